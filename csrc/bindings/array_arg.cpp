@@ -1,0 +1,261 @@
+#include "bindings/array_arg.hpp"
+
+#include "bindings/dlpack.hpp"
+#include "core/parallel.hpp"
+
+namespace pyrl::bindings {
+namespace {
+
+// torch.Tensor's exchange table, found once a type; null for torch builds that have none.
+struct TorchType {
+  PyTypeObject* type = nullptr;
+  const dlpack::ExchangeApi* api = nullptr;
+};
+
+py::object torch_module() {
+  PyObject* modules = PyImport_GetModuleDict();
+  PyObject* torch = PyDict_GetItemString(modules, "torch");
+  return torch == nullptr ? py::object() : py::reinterpret_borrow<py::object>(torch);
+}
+
+TorchType inspect_type(PyTypeObject* type) {
+  const py::object torch = torch_module();
+  if (!torch || !py::hasattr(torch, "Tensor")) return {};
+  if (PyType_IsSubtype(type, reinterpret_cast<PyTypeObject*>(torch.attr("Tensor").ptr())) == 0) return {};
+  TorchType found{type, nullptr};
+  py::handle as_object(reinterpret_cast<PyObject*>(type));
+  if (py::hasattr(as_object, "__dlpack_c_exchange_api__")) {
+    const py::object capsule = as_object.attr("__dlpack_c_exchange_api__");
+    found.api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (found.api == nullptr) PyErr_Clear();
+    if (found.api != nullptr && (found.api->header.version.major != 1 || found.api->tensor_from_object == nullptr)) found.api = nullptr;
+  }
+  return found;
+}
+
+// The GIL guards the cache; almost every tensor is exactly torch.Tensor.
+const TorchType& torch_type(PyTypeObject* type) {
+  static TorchType last;
+  if (last.type != type) {
+    const TorchType found = inspect_type(type);
+    static const TorchType none;
+    if (found.type == nullptr) return none;
+    last = found;
+  }
+  return last;
+}
+
+DType numpy_dtype(const py::detail::PyArray_Proxy* array) {
+  const py::dtype dtype = py::reinterpret_borrow<py::dtype>(array->descr);
+  const char order = dtype.byteorder();
+  if (order != '=' && order != '|') return DType::Other;
+  using Api = py::detail::npy_api;
+  switch (dtype.normalized_num()) {
+    case Api::NPY_BOOL_: return DType::Bool;
+    case Api::NPY_BYTE_: return DType::Int8;
+    case Api::NPY_UBYTE_: return DType::UInt8;
+    case Api::NPY_SHORT_: return DType::Int16;
+    case Api::NPY_USHORT_: return DType::UInt16;
+    case Api::NPY_FLOAT_: return DType::Float32;
+    case Api::NPY_DOUBLE_: return DType::Float64;
+    default: break;
+  }
+  const char kind = dtype.kind();
+  const auto bytes = dtype.itemsize();
+  if (kind == 'i') return bytes == 4 ? DType::Int32 : DType::Int64;
+  if (kind == 'u') return bytes == 4 ? DType::UInt32 : DType::UInt64;
+  if (kind == 'f' && bytes == 2) return DType::Float16;
+  return DType::Other;
+}
+
+DType dlpack_dtype(const dlpack::DataType& type) {
+  if (type.lanes != 1) return DType::Other;
+  const auto pick = [&](DType b8, DType b16, DType b32, DType b64) {
+    return type.bits == 8 ? b8 : type.bits == 16 ? b16 : type.bits == 32 ? b32 : type.bits == 64 ? b64 : DType::Other;
+  };
+  switch (type.code) {
+    case dlpack::code_bool: return DType::Bool;
+    case dlpack::code_int: return pick(DType::Int8, DType::Int16, DType::Int32, DType::Int64);
+    case dlpack::code_uint: return pick(DType::UInt8, DType::UInt16, DType::UInt32, DType::UInt64);
+    case dlpack::code_float: return pick(DType::Other, DType::Float16, DType::Float32, DType::Float64);
+    case dlpack::code_bfloat: return pick(DType::Other, DType::BFloat16, DType::Other, DType::Other);
+    default: return DType::Other;
+  }
+}
+
+dlpack::DataType dlpack_type(DType dtype) {
+  const auto bits = static_cast<std::uint8_t>(8 * size_of(dtype));
+  switch (dtype) {
+    case DType::Bool: return {dlpack::code_bool, bits, 1};
+    case DType::Int8: case DType::Int16: case DType::Int32: case DType::Int64: return {dlpack::code_int, bits, 1};
+    case DType::UInt8: case DType::UInt16: case DType::UInt32: case DType::UInt64: return {dlpack::code_uint, bits, 1};
+    case DType::BFloat16: return {dlpack::code_bfloat, bits, 1};
+    default: return {dlpack::code_float, bits, 1};
+  }
+}
+
+void check_rank(ArrayArg& arg, std::int64_t rank) {
+  PYRL_CHECK(rank <= ArrayArg::max_rank, ShapeError, arg.function, ": ", arg.name, " has ", rank, " dimensions, at most ", ArrayArg::max_rank, " are supported");
+  arg.rank = static_cast<int>(rank);
+}
+
+// `unit` is the size of one stride step in items: strides come in bytes from NumPy, in elements from torch.
+template <class Stride>
+bool is_contiguous(const ArrayArg& arg, const Stride* strides, std::int64_t unit) {
+  if (strides == nullptr) return true;
+  std::int64_t expected = unit;
+  for (int axis = arg.rank - 1; axis >= 0; --axis) {
+    if (arg.shape[axis] == 0) return true;
+    if (arg.shape[axis] != 1 && strides[axis] != expected) return false;
+    expected *= arg.shape[axis];
+  }
+  return true;
+}
+
+void read_numpy(ArrayArg& arg, py::handle object) {
+  const auto* array = py::detail::array_proxy(object.ptr());
+  arg.kind = Kind::NumPy;
+  arg.data = array->data;
+  check_rank(arg, array->nd);
+  for (int axis = 0; axis < arg.rank; ++axis) arg.shape[axis] = array->dimensions[axis];
+  arg.dtype = numpy_dtype(array);
+  arg.contiguous = (array->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
+  arg.writable = (array->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+}
+
+void read_torch_by_exchange(ArrayArg& arg, py::handle object, const dlpack::ExchangeApi& api) {
+  dlpack::Tensor tensor{};
+  if (api.tensor_from_object(object.ptr(), &tensor) != 0) throw py::error_already_set();
+  arg.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  check_rank(arg, tensor.ndim);
+  for (int axis = 0; axis < arg.rank; ++axis) arg.shape[axis] = tensor.shape[axis];
+  arg.dtype = dlpack_dtype(tensor.dtype);
+  arg.on_cpu = tensor.device.type == dlpack::cpu || tensor.device.type == dlpack::cuda_host;
+  arg.contiguous = is_contiguous(arg, tensor.strides, 1);
+}
+
+void read_torch_by_attributes(ArrayArg& arg, py::handle object) {
+  arg.data = reinterpret_cast<void*>(object.attr("data_ptr")().cast<std::uintptr_t>());
+  const py::tuple shape = object.attr("shape");
+  check_rank(arg, static_cast<std::int64_t>(shape.size()));
+  for (int axis = 0; axis < arg.rank; ++axis) arg.shape[axis] = shape[axis].cast<std::int64_t>();
+  const std::string dtype = py::str(object.attr("dtype"));  // "torch.float32"
+  for (int i = 0; i < static_cast<int>(DType::Other); ++i)
+    if (dtype == concat("torch.", name_of(static_cast<DType>(i)))) arg.dtype = static_cast<DType>(i);
+  arg.on_cpu = object.attr("device").attr("type").cast<std::string>() == "cpu";
+  arg.contiguous = object.attr("is_contiguous")().cast<bool>();
+}
+
+}  // namespace
+
+const char* name_of(DType dtype) {
+  constexpr const char* names[] = {"bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "bfloat16", "float32", "float64", "an unsupported dtype"};
+  return names[static_cast<int>(dtype)];
+}
+
+std::int64_t size_of(DType dtype) {
+  constexpr std::int64_t sizes[] = {1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8, 0};
+  return sizes[static_cast<int>(dtype)];
+}
+
+std::int64_t ArrayArg::size() const {
+  std::int64_t product = 1;
+  for (int axis = 0; axis < rank; ++axis) product *= shape[axis];
+  return product;
+}
+
+std::string ArrayArg::shape_text() const {
+  std::string text = "[";
+  for (int axis = 0; axis < rank; ++axis) text += (axis ? ", " : "") + std::to_string(shape[axis]);
+  return text + "]";
+}
+
+void ArrayArg::require_cpu() const {
+  PYRL_CHECK(on_cpu, DeviceError, function, ": ", name, " is on a GPU, expected the CPU (this build has no CUDA kernels)");
+}
+
+void ArrayArg::require_dtype(DType wanted) const {
+  PYRL_CHECK(dtype == wanted, DTypeError, function, ": ", name, " has dtype ", name_of(dtype), ", expected ", name_of(wanted));
+}
+
+void ArrayArg::require_contiguous() const {
+  PYRL_CHECK(contiguous, ArgumentError, function, ": ", name, " is not contiguous in row-major order; pass ",
+             kind == Kind::NumPy ? "np.ascontiguousarray(" : "(", name, kind == Kind::NumPy ? ")" : ").contiguous()");
+}
+
+void ArrayArg::require_writable() const {
+  PYRL_CHECK(writable, ArgumentError, function, ": ", name, " is read-only, expected a writable array");
+}
+
+void ArrayArg::require_rank(int wanted, const char* meaning) const {
+  PYRL_CHECK(rank == wanted, ShapeError, function, ": ", name, " has shape ", shape_text(), ", expected ", wanted, " dimensions ", meaning);
+}
+
+void ArrayArg::require_shape(std::span<const std::int64_t> wanted, const char* meaning) const {
+  bool equal = rank == static_cast<int>(wanted.size());
+  for (int axis = 0; equal && axis < rank; ++axis) equal = wanted[axis] == -1 || shape[axis] == wanted[axis];
+  if (equal) return;
+  ArrayArg expected;
+  expected.rank = static_cast<int>(wanted.size());
+  for (int axis = 0; axis < expected.rank; ++axis) expected.shape[axis] = wanted[axis];
+  throw ShapeError(concat(function, ": ", name, " has shape ", shape_text(), ", expected ", meaning, " = ", expected.shape_text()));
+}
+
+ArrayArg read_array(py::handle object, const char* function, const char* name) {
+  ArrayArg arg;
+  arg.function = function;
+  arg.name = name;
+  if (py::isinstance<py::array>(object)) {
+    read_numpy(arg, object);
+    return arg;
+  }
+  const TorchType& type = torch_type(Py_TYPE(object.ptr()));
+  PYRL_CHECK(type.type != nullptr, DTypeError, function, ": ", name, " is a ", Py_TYPE(object.ptr())->tp_name, ", expected a NumPy array or a torch tensor");
+  arg.kind = Kind::Torch;
+  static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
+  const py::object tracked = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), requires_grad));
+  PYRL_CHECK(tracked.ptr() != Py_True, ArgumentError, function, ": ", name, " requires grad, and kernels stand outside autograd; pass ", name, ".detach()");
+  if (type.api != nullptr) {
+    read_torch_by_exchange(arg, object, *type.api);
+  } else {
+    read_torch_by_attributes(arg, object);
+  }
+  return arg;
+}
+
+py::object empty_like_kind(Kind kind, DType dtype, std::span<const std::int64_t> shape, void** data) {
+  if (kind == Kind::Torch) {
+    const py::object torch = torch_module();
+    const TorchType& type = torch_type(reinterpret_cast<PyTypeObject*>(torch.attr("Tensor").ptr()));
+    py::object tensor;
+    if (type.api != nullptr && type.api->allocate != nullptr && type.api->object_from_managed != nullptr) {
+      dlpack::Tensor prototype{nullptr, {dlpack::cpu, 0}, static_cast<std::int32_t>(shape.size()), dlpack_type(dtype), const_cast<std::int64_t*>(shape.data()), nullptr, 0};
+      dlpack::ManagedTensor* managed = nullptr;
+      std::string failure;
+      const auto keep = [](void* context, const char*, const char* message) { *static_cast<std::string*>(context) = message; };
+      if (type.api->allocate(&prototype, &managed, &failure, keep) != 0) throw std::runtime_error(concat("torch could not allocate an output: ", failure));
+      void* made = nullptr;
+      if (type.api->object_from_managed(managed, &made) != 0) throw py::error_already_set();
+      *data = managed->tensor.data;
+      tensor = py::reinterpret_steal<py::object>(static_cast<PyObject*>(made));
+    } else {
+      py::tuple extents(shape.size());
+      for (std::size_t axis = 0; axis < shape.size(); ++axis) extents[axis] = shape[axis];
+      tensor = torch.attr("empty")(extents, py::arg("dtype") = torch.attr(name_of(dtype)));
+      *data = reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<std::uintptr_t>());
+    }
+    return tensor;
+  }
+  const py::dtype numpy_type = dtype == DType::Bool ? py::dtype::of<bool>() : py::dtype(std::string(name_of(dtype)));
+  py::array array(numpy_type, std::vector<py::ssize_t>(shape.begin(), shape.end()));
+  *data = array.mutable_data();
+  return array;
+}
+
+ReleaseGil::ReleaseGil() {
+  static PyObject* const torch = PyUnicode_InternFromString("torch");
+  note_torch_loaded(PyDict_Contains(PyImport_GetModuleDict(), torch) == 1);
+  state_ = PyEval_SaveThread();
+}
+
+}  // namespace pyrl::bindings

@@ -1,0 +1,130 @@
+// The border: one reader for NumPy arrays and torch tensors, one check, one message.
+//
+//   auto reward = read_array(object, "gae", "reward");             // pointer, shape, dtype, device; nothing is copied
+//   auto view = reward.as<const float, 2>();                       // checked: dtype, rank, contiguity, CPU
+//   auto value = read_array(..).as<const float, 2>({T + 1, N}, "[T+1, N]");   // and the shape
+//   py::object out = empty_like_kind(reward, DType::Float32, {T, N});   // an array or a tensor, as the input was
+//   { ReleaseGil released; kernel(...); }
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string>
+
+#include "core/array_view.hpp"
+#include "core/check.hpp"
+
+namespace pyrl::bindings {
+
+namespace py = pybind11;
+
+enum class DType : std::uint8_t { Bool, Int8, UInt8, Int16, UInt16, Int32, UInt32, Int64, UInt64, Float16, BFloat16, Float32, Float64, Other };
+const char* name_of(DType dtype);
+std::int64_t size_of(DType dtype);
+
+template <class T> constexpr DType dtype_of();
+template <> constexpr DType dtype_of<bool>() { return DType::Bool; }
+template <> constexpr DType dtype_of<std::int8_t>() { return DType::Int8; }
+template <> constexpr DType dtype_of<std::uint8_t>() { return DType::UInt8; }
+template <> constexpr DType dtype_of<std::int32_t>() { return DType::Int32; }
+template <> constexpr DType dtype_of<std::uint32_t>() { return DType::UInt32; }
+template <> constexpr DType dtype_of<std::int64_t>() { return DType::Int64; }
+template <> constexpr DType dtype_of<std::uint64_t>() { return DType::UInt64; }
+template <> constexpr DType dtype_of<float>() { return DType::Float32; }
+template <> constexpr DType dtype_of<double>() { return DType::Float64; }
+
+enum class Kind : std::uint8_t { NumPy, Torch };
+
+struct ArrayArg {
+  static constexpr int max_rank = 8;
+
+  const char* function = "";  // for messages: "gae: reward ..."
+  const char* name = "";
+  void* data = nullptr;
+  int rank = 0;
+  std::array<std::int64_t, max_rank> shape{};
+  DType dtype = DType::Other;
+  Kind kind = Kind::NumPy;
+  bool on_cpu = true;
+  bool contiguous = true;  // row-major
+  bool writable = true;
+
+  std::int64_t size() const;
+  std::string shape_text() const;  // "[128, 8]"
+
+  // Each throws a typed error that names function, argument, expectation and what came.
+  void require_cpu() const;
+  void require_dtype(DType wanted) const;
+  void require_contiguous() const;
+  void require_writable() const;
+  void require_rank(int wanted, const char* meaning) const;
+  // `meaning` names the shape in letters: "[T, N]"; -1 matches any extent.
+  void require_shape(std::span<const std::int64_t> wanted, const char* meaning) const;
+
+  // All the checks at once, then a view. A const T takes read-only arrays; bool also takes uint8.
+  template <class T, int Rank>
+  ArrayView<T, Rank> as(const char* meaning) const {
+    checks<T>();
+    require_rank(Rank, meaning);
+    ArrayView<T, Rank> view{static_cast<T*>(data), {}};
+    for (int axis = 0; axis < Rank; ++axis) view.extent[axis] = shape[axis];
+    return view;
+  }
+  template <class T, int Rank>
+  ArrayView<T, Rank> as(const std::array<std::int64_t, Rank>& wanted, const char* meaning) const {
+    checks<T>();
+    require_shape(wanted, meaning);
+    return {static_cast<T*>(data), wanted};
+  }
+
+ private:
+  template <class T>
+  void checks() const {
+    using Plain = std::remove_const_t<T>;
+    require_cpu();
+    const bool flag_as_byte = std::is_same_v<Plain, bool> && dtype == DType::UInt8;
+    if (!flag_as_byte) require_dtype(dtype_of<Plain>());
+    require_contiguous();
+    if constexpr (!std::is_const_v<T>) require_writable();
+  }
+};
+
+// Throws DTypeError for anything but a NumPy array or a torch tensor, and for a tensor that requires grad.
+ArrayArg read_array(py::handle object, const char* function, const char* name);
+
+// An uninitialised array of the same kind (NumPy or torch, CPU) as `like`.
+py::object empty_like_kind(Kind kind, DType dtype, std::span<const std::int64_t> shape, void** data);
+template <class T, int Rank>
+ArrayView<T, Rank> allocate(py::object& owner, Kind kind, const std::array<std::int64_t, Rank>& shape) {
+  void* data = nullptr;
+  owner = empty_like_kind(kind, dtype_of<T>(), shape, &data);
+  return {static_cast<T*>(data), shape};
+}
+
+// `out` given: checked and used. None: a fresh array of `kind`. Either way `owner` holds what to return.
+template <class T, int Rank>
+ArrayView<T, Rank> output(py::object& owner, py::handle out, Kind kind, const std::array<std::int64_t, Rank>& shape,
+                          const char* function, const char* name, const char* meaning) {
+  if (out.is_none()) return allocate<T, Rank>(owner, kind, shape);
+  owner = py::reinterpret_borrow<py::object>(out);
+  return read_array(out, function, name).as<T, Rank>(shape, meaning);
+}
+
+// Releases the interpreter lock around a kernel, whose pointers were all taken before; tells `parallel` whether torch is loaded.
+class ReleaseGil {
+ public:
+  ReleaseGil();
+  ~ReleaseGil() { PyEval_RestoreThread(state_); }
+  ReleaseGil(const ReleaseGil&) = delete;
+  ReleaseGil& operator=(const ReleaseGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+}  // namespace pyrl::bindings

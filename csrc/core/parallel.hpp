@@ -1,0 +1,21 @@
+// Threads that never compete with torch's: one by default while torch is loaded, more only where asked for.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace pyrl {
+
+// Threads asked for (PYRL_NUM_THREADS or set_num_threads); 0 = decide: one while torch is loaded, else one per core.
+void set_num_threads(int count);
+// Threads a kernel may use now.
+int num_threads();
+// The bindings say whether torch shares this process.
+void note_torch_loaded(bool loaded);
+
+// Calls body(begin, end) over disjoint ranges that cover [0, n), on at most `num_threads()` threads and never with fewer than
+// `grain` items a range. The split must not change results. Not re-entrant: called from inside a body it runs serially.
+// The first exception of a body is rethrown after all ranges have ended.
+void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
+
+}  // namespace pyrl

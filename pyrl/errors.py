@@ -1,0 +1,46 @@
+"""The typed errors of pyrl. Each message names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ShapeError(ValueError):
+    """An array has the wrong shape."""
+
+
+class DTypeError(TypeError):
+    """An array has the wrong dtype, or an argument is no array at all."""
+
+
+class DeviceError(ValueError):
+    """An array is on another device than expected."""
+
+
+class SpaceError(ValueError):
+    """A Gymnasium space that the agent, network or buffer cannot handle, or that differs from the one expected."""
+
+
+class UnknownNameError(ValueError):
+    """No agent, environment or option has this name."""
+
+
+class EnvError(RuntimeError):
+    """An environment raised or returned something impossible; the message says which index and which seed."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged, of a later version, or made for something else."""
+
+
+class NonFiniteError(ValueError):
+    """A NaN or an infinity where a number was expected."""
+
+
+def closest_names(name: str, known: Iterable[str], count: int = 3) -> str:
+    """``"; did you mean ppo, dqn?"``, or an empty string when nothing is close."""
+    candidates = list(known)
+    near = difflib.get_close_matches(name.lower(), [k.lower() for k in candidates], n=count, cutoff=0.5)
+    by_lower = {k.lower(): k for k in candidates}
+    return f"; did you mean {', '.join(by_lower[k] for k in near)}?" if near else ""

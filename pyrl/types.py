@@ -1,0 +1,127 @@
+"""The records that flow between environments, storage and agents.
+
+Dimensions: T steps, N environments, B batch, A action, D observation. An *observation* is an array, or a (nested) dict or
+tuple of arrays as the space says; every leaf has the leading dimensions stated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any  # a NumPy array or a torch tensor
+Observation: TypeAlias = Any  # an Array, or a dict or tuple of observations
+Metrics: TypeAlias = dict[str, float]  # units in the key: "time/env_steps_per_second", "loss/policy", "episode/return_mean"
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {_describe(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(_describe(v) for v in value) + ")"
+    return repr(value)
+
+
+class _Record:
+    """Prints shapes and dtypes instead of data."""
+
+    def __repr__(self) -> str:
+        body = ", ".join(f"{f.name}={_describe(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({body})"
+
+
+@dataclass(slots=True, repr=False)
+class Episode(_Record):
+    """One finished episode. ``success`` is None where the environment says nothing about success."""
+
+    episode_return: float
+    length: int
+    env_index: int
+    success: bool | None = None
+
+
+@dataclass(slots=True, repr=False)
+class StepResult(_Record):
+    """One step of N environments, the same for every autoreset mode (`pyrl.envs.stepper`).
+
+    The arrays may be the stepper's own: they are valid until the next call of ``step``.
+    """
+
+    observation: Observation  # [N, ...] what the action answered
+    action: Array  # [N, ...]
+    reward: Array  # float64 [N], as the environment gave it
+    next_observation: Observation  # [N, ...] the final observation where the episode ended
+    terminated: Array  # bool [N]: the MDP ended; no future value
+    truncated: Array  # bool [N]: cut from outside; the future has value
+    valid: Array  # bool [N]: False marks the dead step of NEXT_STEP autoreset, which is no transition
+    episodes: list[Episode] = field(default_factory=list)  # those that ended in this step
+
+
+@dataclass(slots=True, repr=False)
+class Rollout(_Record):
+    """T consecutive steps of N environments, time first, for on-policy agents.
+
+    ``final_*`` hold the K observations after which episodes were truncated (``final_step``, ``final_env``: int64 [K]), where
+    row t+1 of ``observation`` may already belong to the next episode; a critic values only these and row T.
+    """
+
+    observation: Observation  # [T+1, N, ...]; row T follows the last step
+    action: Array  # [T, N, ...]
+    reward: Array  # float32 [T, N]
+    terminated: Array  # bool [T, N]
+    truncated: Array  # bool [T, N]
+    valid: Array  # bool [T, N]
+    final_step: Array  # int64 [K]
+    final_env: Array  # int64 [K]
+    final_observation: Observation  # [K, ...]
+    extra: dict[str, Array]  # what the agent asked to keep: log_prob [T, N], value [T, N]
+
+
+@dataclass(slots=True, repr=False)
+class Batch(_Record):
+    """B windows drawn from a replay buffer: transitions, or n-step transitions with k <= n steps each.
+
+    ``discount = gamma^k (1 - terminated)`` multiplies the value of ``next_observation``; ``reward`` is the sum of gamma^i r_i.
+    """
+
+    observation: Observation  # [B, ...]
+    action: Array  # [B, ...]
+    reward: Array  # float32 [B]
+    next_observation: Observation  # [B, ...]
+    terminated: Array  # bool [B]
+    discount: Array  # float32 [B]
+    index: Array  # int64 [B]: record names, for update_priorities
+    weight: Array | None = None  # float32 [B], importance weights of prioritized replay
+    extra: dict[str, Array] = field(default_factory=dict)
+
+
+def map_observation(function: Any, observation: Observation, *others: Observation) -> Observation:
+    """Apply ``function`` to every leaf (and the matching leaves of ``others``), keeping dicts and tuples."""
+    if isinstance(observation, Mapping):
+        return {k: map_observation(function, v, *(o[k] for o in others)) for k, v in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(map_observation(function, v, *(o[i] for o in others)) for i, v in enumerate(observation))
+    return function(observation, *others)
+
+
+def first_leaf(observation: Observation) -> Array:
+    """Any one leaf; all share their leading dimensions."""
+    while isinstance(observation, (Mapping, tuple)):
+        observation = next(iter(observation.values())) if isinstance(observation, Mapping) else observation[0]
+    return observation
+
+
+def zeros_for(space: Any, *leading: int) -> Observation:
+    """Zero arrays for a Gymnasium space with leading dimensions: dtype and shape as the space says."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return {k: zeros_for(s, *leading) for k, s in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(zeros_for(s, *leading) for s in space.spaces)
+    return np.zeros((*leading, *(space.shape or ())), dtype=space.dtype)
