@@ -102,10 +102,9 @@ void check_rank(ArrayArg& arg, std::int64_t rank) {
 // `unit` is the size of one stride step in items: strides come in bytes from NumPy, in elements from torch.
 template <class Stride>
 bool is_contiguous(const ArrayArg& arg, const Stride* strides, std::int64_t unit) {
-  if (strides == nullptr) return true;
+  if (strides == nullptr || arg.size() == 0) return true;
   std::int64_t expected = unit;
   for (int axis = arg.rank - 1; axis >= 0; --axis) {
-    if (arg.shape[axis] == 0) return true;
     if (arg.shape[axis] != 1 && strides[axis] != expected) return false;
     expected *= arg.shape[axis];
   }

@@ -1,0 +1,224 @@
+// Advantages and returns over rollouts [T, N].
+#include <initializer_list>
+#include <limits>
+
+#include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
+#include "bindings/registry.hpp"
+#include "returns/gae.hpp"
+#include "returns/lambda_return.hpp"
+#include "returns/n_step_return.hpp"
+#include "returns/vtrace.hpp"
+
+namespace py = pybind11;
+using namespace pyrl;
+using namespace pyrl::bindings;
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+using Shape = std::array<std::int64_t, 2>;
+
+ArrayArg read_optional(py::handle object, const char* function, const char* name) {
+  return object.is_none() ? ArrayArg{} : read_array(object, function, name);
+}
+
+bool given(const ArrayArg& arg) { return arg.name[0] != '\0'; }
+
+void require_shape_of_reward(const ArrayArg& arg, const Shape& wanted, const char* meaning) {
+  if (arg.rank == 2 && arg.shape[0] == wanted[0] && arg.shape[1] == wanted[1]) return;
+  throw ShapeError(concat(arg.function, ": ", arg.name, " has shape ", arg.shape_text(), ", expected ", meaning, " = [", wanted[0], ", ", wanted[1], "] (from reward)"));
+}
+
+// What every function of the family takes first, in this order:
+//   reward, value, next_value, terminated, truncated, final_value, valid
+class RolloutArg {
+ public:
+  static constexpr std::size_t count = 7;
+
+  // `value_needed`: the function reads value[t] itself, not only as the value after the step before.
+  RolloutArg(const FastArgs& args, const char* name, bool value_needed) : function(name) {
+    reward = read_array(args[0], function, "reward");
+    value = read_optional(args[1], function, "value");
+    next_value = read_optional(args[2], function, "next_value");
+    terminated = read_array(args[3], function, "terminated");
+    truncated = read_array(args[4], function, "truncated");
+    final_value = read_optional(args[5], function, "final_value");
+    valid = read_optional(args[6], function, "valid");
+    reward.require_rank(2, "[T, N]");
+    PYRL_CHECK(reward.dtype == DType::Float32 || reward.dtype == DType::Float64, DTypeError, function, ": reward has dtype ", name_of(reward.dtype),
+               ", expected float32 or float64");
+    PYRL_CHECK(given(value) || !value_needed, DTypeError, function, ": value is None, expected [T, N], or [T+1, N] without next_value");
+    PYRL_CHECK(!given(final_value) || (given(value) && !given(next_value)), ArgumentError, function,
+               ": final_value belongs to the form without next_value, where value is [T+1, N]; pass next_value or final_value, not both");
+    if (given(value) && given(next_value)) {
+      require_shape_of_reward(value, shape(), "[T, N]");
+    } else if (given(value)) {
+      require_shape_of_reward(value, {shape()[0] + 1, shape()[1]}, "[T+1, N] without next_value");
+    }
+    for (const ArrayArg* arg : {&next_value, &terminated, &truncated, &final_value, &valid})
+      if (given(*arg)) require_shape_of_reward(*arg, shape(), "[T, N]");
+  }
+
+  Shape shape() const { return {reward.shape[0], reward.shape[1]}; }
+  Kind kind() const { return reward.kind; }
+
+  template <class T>
+  returns::RolloutView<T> view() const {
+    returns::RolloutView<T> view;
+    view.reward = reward.as<const T, 2>("[T, N]");
+    if (given(value)) view.value = value.as<const T, 2>("[T, N]");
+    if (given(next_value)) view.next_value = next_value.as<const T, 2>("[T, N]");
+    if (given(final_value)) view.final_value = final_value.as<const T, 2>("[T, N]");
+    view.terminated = terminated.as<const bool, 2>("[T, N]");
+    view.truncated = truncated.as<const bool, 2>("[T, N]");
+    if (given(valid)) view.valid = valid.as<const bool, 2>("[T, N]");
+    return view;
+  }
+
+  // Throws if [data, data + bytes) meets one of the inputs.
+  void require_apart(const void* data, std::int64_t bytes, const char* name, std::initializer_list<const ArrayArg*> more = {}) const {
+    const auto check = [&](const ArrayArg& arg) {
+      const auto* begin = static_cast<const char*>(arg.data);
+      const auto* out = static_cast<const char*>(data);
+      PYRL_CHECK(out + bytes <= begin || begin + arg.size() * size_of(arg.dtype) <= out, ArgumentError, function, ": ", name, " shares memory with ",
+                 arg.name, ", expected memory of its own");
+    };
+    for (const ArrayArg* arg : {&reward, &value, &next_value, &terminated, &truncated, &final_value, &valid})
+      if (given(*arg)) check(*arg);
+    for (const ArrayArg* arg : more) check(*arg);
+  }
+
+  const char* function;
+  ArrayArg reward, value, next_value, terminated, truncated, final_value, valid;
+};
+
+// One output: `out` itself if given, else fresh.
+template <class T>
+ArrayView<T, 2> one_output(py::object& owner, py::handle out, const char* name, const RolloutArg& rollout, std::initializer_list<const ArrayArg*> more = {}) {
+  const Shape shape = rollout.shape();
+  if (out.is_none()) return allocate<T, 2>(owner, rollout.kind(), shape);
+  const ArrayArg arg = read_array(out, rollout.function, name);
+  require_shape_of_reward(arg, shape, "[T, N]");
+  const auto view = arg.as<T, 2>("[T, N]");
+  rollout.require_apart(view.data, view.size() * static_cast<std::int64_t>(sizeof(T)), name, more);
+  owner = py::reinterpret_borrow<py::object>(out);
+  return view;
+}
+
+// Two outputs: `out` is None or a pair. Returns the pair.
+template <class T>
+py::tuple two_outputs(ArrayView<T, 2>& first, ArrayView<T, 2>& second, py::handle out, const RolloutArg& rollout,
+                      std::initializer_list<const ArrayArg*> more = {}) {
+  py::object a, b;
+  if (out.is_none()) {
+    first = one_output<T>(a, out, "", rollout);
+    second = one_output<T>(b, out, "", rollout);
+  } else {
+    PYRL_CHECK(PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == 2, DTypeError, rollout.function, ": out is a ", Py_TYPE(out.ptr())->tp_name,
+               ", expected a tuple of two arrays");
+    first = one_output<T>(a, PyTuple_GET_ITEM(out.ptr(), 0), "out[0]", rollout, more);
+    second = one_output<T>(b, PyTuple_GET_ITEM(out.ptr(), 1), "out[1]", rollout, more);
+    PYRL_CHECK(first.data + first.size() <= second.data || second.data + second.size() <= first.data, ArgumentError, rollout.function,
+               ": out[1] shares memory with out[0], expected memory of its own");
+  }
+  py::tuple pair(2);
+  PyTuple_SET_ITEM(pair.ptr(), 0, a.release().ptr());
+  PyTuple_SET_ITEM(pair.ptr(), 1, b.release().ptr());
+  return pair;
+}
+
+// body(T{}) for the dtype of reward.
+template <class Body>
+py::object for_dtype(const RolloutArg& rollout, const Body& body) {
+  return rollout.reward.dtype == DType::Float32 ? body(float{}) : body(double{});
+}
+
+// (rollout.., gamma, gae_lambda, out)
+py::object gae(FastArgs args) {
+  const RolloutArg rollout(args, "gae", true);
+  const double gamma = number_in(args[7], 0, 1, "gae", "gamma"), gae_lambda = number_in(args[8], 0, 1, "gae", "gae_lambda");
+  return for_dtype(rollout, [&]<class T>(T) -> py::object {
+    returns::GaeArgs<T> call{rollout.view<T>(), {}, {}, gamma, gae_lambda};
+    py::tuple result = two_outputs<T>(call.advantage, call.return_, args[9], rollout);
+    {
+      ReleaseGil released;
+      returns::gae(call);
+    }
+    return result;
+  });
+}
+
+py::object lambda_return_as(const char* function, const FastArgs& args, double lambda, py::handle out) {
+  const RolloutArg rollout(args, function, false);
+  const double gamma = number_in(args[7], 0, 1, function, "gamma");
+  return for_dtype(rollout, [&]<class T>(T) -> py::object {
+    returns::LambdaReturnArgs<T> call{rollout.view<T>(), {}, gamma, lambda};
+    py::object result;
+    call.return_ = one_output<T>(result, out, "out", rollout);
+    {
+      ReleaseGil released;
+      returns::lambda_return(call, function);
+    }
+    return result;
+  });
+}
+
+// (rollout.., gamma, lambda_, out)
+py::object lambda_return(FastArgs args) {
+  PYRL_CHECK(!args[1].is_none() || !args[2].is_none(), DTypeError, "lambda_return: value and next_value are None, expected next_value [T, N] or value [T+1, N]");
+  return lambda_return_as("lambda_return", args, number_in(args[8], 0, 1, "lambda_return", "lambda_"), args[9]);
+}
+
+// (rollout.., gamma, out)
+py::object discounted_return(FastArgs args) { return lambda_return_as("discounted_return", args, 1.0, args[8]); }
+
+// (rollout.., gamma, n, out)
+py::object n_step_return(FastArgs args) {
+  const char* function = "n_step_return";
+  const RolloutArg rollout(args, function, false);
+  const double gamma = number_in(args[7], 0, 1, function, "gamma");
+  const std::int64_t n = integer_arg(args[8], function, "n");
+  PYRL_CHECK(n >= 1, ArgumentError, function, ": n is ", n, ", expected at least 1");
+  return for_dtype(rollout, [&]<class T>(T) -> py::object {
+    returns::NStepReturnArgs<T> call{rollout.view<T>(), {}, n, gamma};
+    py::object result;
+    call.return_ = one_output<T>(result, args[9], "out", rollout);
+    {
+      ReleaseGil released;
+      returns::n_step_return(call);
+    }
+    return result;
+  });
+}
+
+// (rollout.., log_prob, behaviour_log_prob, gamma, lambda_, rho_bar, c_bar, out)
+py::object vtrace(FastArgs args) {
+  const char* function = "vtrace";
+  const RolloutArg rollout(args, function, true);
+  const ArrayArg log_prob = read_array(args[7], function, "log_prob"), behaviour_log_prob = read_array(args[8], function, "behaviour_log_prob");
+  for (const ArrayArg* arg : {&log_prob, &behaviour_log_prob}) require_shape_of_reward(*arg, rollout.shape(), "[T, N]");
+  const double gamma = number_in(args[9], 0, 1, function, "gamma"), lambda = number_in(args[10], 0, 1, function, "lambda_");
+  const double rho_bar = number_in(args[11], 0, infinity, function, "rho_bar"), c_bar = number_in(args[12], 0, infinity, function, "c_bar");
+  return for_dtype(rollout, [&]<class T>(T) -> py::object {
+    returns::VtraceArgs<T> call{rollout.view<T>(), log_prob.as<const T, 2>("[T, N]"), behaviour_log_prob.as<const T, 2>("[T, N]"), {}, {},
+                                gamma, lambda, rho_bar, c_bar};
+    py::tuple result = two_outputs<T>(call.vs, call.pg_advantage, args[13], rollout, {&log_prob, &behaviour_log_prob});
+    {
+      ReleaseGil released;
+      returns::vtrace(call);
+    }
+    return result;
+  });
+}
+
+}  // namespace
+
+PYRL_BINDINGS(returns, m) {
+  def_fast<gae, 10>(m, "gae", "gae(reward, value, next_value, terminated, truncated, final_value, valid, gamma, gae_lambda, out)");
+  def_fast<lambda_return, 10>(m, "lambda_return", "lambda_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, lambda_, out)");
+  def_fast<discounted_return, 9>(m, "discounted_return", "discounted_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, out)");
+  def_fast<n_step_return, 10>(m, "n_step_return", "n_step_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, n, out)");
+  def_fast<vtrace, 14>(m, "vtrace", "vtrace(reward, value, next_value, terminated, truncated, final_value, valid, log_prob, behaviour_log_prob, gamma, lambda_, rho_bar, c_bar, out)");
+}

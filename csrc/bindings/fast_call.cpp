@@ -1,0 +1,75 @@
+#include "bindings/fast_call.hpp"
+
+#include <new>
+
+namespace pyrl::bindings {
+namespace {
+
+std::string text_of(py::handle object) { return py::repr(object).cast<std::string>(); }
+
+}  // namespace
+
+double number_arg(py::handle object, const char* function, const char* name) {
+  if (PyFloat_CheckExact(object.ptr())) return PyFloat_AS_DOUBLE(object.ptr());
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1.0 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw DTypeError(concat(function, ": ", name, " is ", text_of(object), ", expected a number"));
+  }
+  return value;
+}
+
+double number_in(py::handle object, double low, double high, const char* function, const char* name) {
+  const double value = number_arg(object, function, name);
+  PYRL_CHECK(value >= low && value <= high, ArgumentError, function, ": ", name, " is ", text_of(object), ", expected a number in [", low, ", ", high, "]");
+  return value;
+}
+
+std::int64_t integer_arg(py::handle object, const char* function, const char* name) {
+  PyObject* index = PyNumber_Index(object.ptr());
+  const long long value = index == nullptr ? -1 : PyLong_AsLongLong(index);
+  Py_XDECREF(index);
+  if (PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw DTypeError(concat(function, ": ", name, " is ", text_of(object), ", expected an integer"));
+  }
+  return value;
+}
+
+namespace detail {
+
+void set_python_error() noexcept {
+  const auto raise = [](const char* type, const char* message) { py::set_error(py::module_::import("pyrl.errors").attr(type), message); };
+  try {
+    try {
+      throw;
+    } catch (py::error_already_set& error) {
+      error.restore();
+    } catch (const ShapeError& error) {
+      raise("ShapeError", error.what());
+    } catch (const DTypeError& error) {
+      raise("DTypeError", error.what());
+    } catch (const DeviceError& error) {
+      raise("DeviceError", error.what());
+    } catch (const py::builtin_exception& error) {
+      error.set_error();
+    } catch (const std::invalid_argument& error) {
+      PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const std::bad_alloc&) {
+      PyErr_NoMemory();
+    } catch (const std::exception& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+  } catch (py::error_already_set& error) {  // pyrl.errors could not be imported
+    error.restore();
+  } catch (...) {
+    PyErr_SetString(PyExc_SystemError, "pyrl: an unknown C++ exception");
+  }
+}
+
+PyObject* wrong_count(const char* name, Py_ssize_t expected, Py_ssize_t given) {
+  return PyErr_Format(PyExc_TypeError, "%s takes %zd positional arguments, got %zd", name, expected, given);
+}
+
+}  // namespace detail
+}  // namespace pyrl::bindings

@@ -1,0 +1,184 @@
+// What every return reads, [T, N] row-major, and the sweep over it: time outside and backwards, environments inside.
+//
+// The value after step t has two forms.
+//   next_value present: next_value[t] = V(next_observation of step t), the final observation where an episode ended.
+//   next_value absent:  value has T+1 rows and value[t+1] serves, except where the step was truncated and not terminated:
+//                       there row t+1 may belong to the next episode and final_value[t] is taken. final_value must be present
+//                       as soon as one such step exists.
+// `terminated` means no future value; `terminated or truncated` (done) ends every sum. Where `valid` is present and false the
+// step is no transition: its outputs are 0, its inputs are not used, and the step before it is the last of its sum.
+// Outputs must overlap neither an input nor each other: neighbouring vectors may cover an environment twice.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+
+#include "core/array_view.hpp"
+#include "core/parallel.hpp"
+#include "core/platform.hpp"
+#include "returns/lanes.hpp"
+
+namespace pyrl::returns {
+
+template <class T>
+struct RolloutView {
+  ArrayView<const T, 2> reward;          // [T, N]
+  ArrayView<const T, 2> value;           // [T, N], or [T+1, N] without next_value
+  ArrayView<const T, 2> next_value;      // [T, N], optional
+  ArrayView<const T, 2> final_value;     // [T, N], optional; read at cuts only
+  ArrayView<const bool, 2> terminated;   // [T, N]
+  ArrayView<const bool, 2> truncated;    // [T, N]
+  ArrayView<const bool, 2> valid;        // [T, N], optional
+
+  std::int64_t steps() const { return reward.extent[0]; }
+  std::int64_t environments() const { return reward.extent[1]; }
+};
+
+// Throws ArgumentError if a step needs final_value and there is none.
+template <class T>
+void check_bootstrap(const RolloutView<T>& rollout, const char* function);
+
+// The pointers a loop needs, resolved once.
+template <class T>
+struct RolloutPointers {
+  const T *reward, *value, *next_value, *final_value;
+  const bool *terminated, *truncated, *valid;
+  std::int64_t steps, row;  // T, N
+
+  explicit RolloutPointers(const RolloutView<T>& rollout)
+      : reward(rollout.reward.data), value(rollout.value.data), next_value(rollout.next_value.data), final_value(nullptr),
+        terminated(rollout.terminated.data), truncated(rollout.truncated.data), valid(rollout.valid.data), steps(rollout.steps()),
+        row(rollout.environments()) {
+    if (next_value != nullptr || value == nullptr) return;
+    next_value = value + rollout.environments();
+    final_value = rollout.final_value.data;
+  }
+  // No optional input: the loop without its branches.
+  bool plain() const { return next_value != nullptr && final_value == nullptr && valid == nullptr; }
+};
+
+// One step of W environments, as every recursion sees it.
+template <class L>
+struct Step {
+  typename L::Value reward;
+  typename L::Value next_value;    // the value after the step, 0 if terminated (and if there is no value at all)
+  typename L::Mask done;           // terminated or truncated, or before a step that is not valid: no sum goes on
+  typename L::Mask dead;           // not valid; unset in a plain loop
+};
+
+// Step t; i = t N + environment.
+template <class L, bool Plain, class T>
+PYRL_INLINE Step<L> read_step(const RolloutPointers<T>& from, std::int64_t t, std::int64_t i) {
+  Step<L> step;
+  const auto terminated = L::load_flags(from.terminated + i);
+  const auto truncated = L::load_flags(from.truncated + i);
+  step.reward = L::load(from.reward + i);
+  step.done = L::mask(terminated | truncated);
+  step.dead = typename L::Mask{};
+  step.next_value = typename L::Value{};
+  if (Plain || from.next_value != nullptr) step.next_value = L::load(from.next_value + i);
+  if constexpr (!Plain) {
+    if (from.final_value != nullptr) step.next_value = L::mask(truncated) ? L::load(from.final_value + i) : step.next_value;
+    if (from.valid != nullptr) {
+      step.dead = ~L::mask(L::load_flags(from.valid + i));
+      if (t + 1 < from.steps) step.done |= ~L::mask(L::load_flags(from.valid + i + from.row));
+    }
+  }
+  step.next_value = zero_where(L::mask(terminated), step.next_value);
+  return step;
+}
+
+namespace detail {
+
+constexpr int tile_bytes = 8192;  // of carry, in the first-level cache
+
+// At most two vectors a row: the carries stay in registers. The second vector ends at the last environment.
+template <class L, bool Plain, bool Two, class T, class Recursion>
+PYRL_INLINE void sweep_narrow(const RolloutPointers<T> from, const Recursion recursion, std::int64_t begin, std::int64_t lanes) {
+  typename L::Value first{}, second{};
+  for (std::int64_t t = from.steps - 1; t >= 0; --t) {
+    const std::int64_t i = t * from.row + begin;
+    recursion.template step<L, Plain>(from, t, i, first);
+    if constexpr (Two) recursion.template step<L, Plain>(from, t, i + lanes - L::width, second);
+  }
+}
+
+// Tiles of environments whose carries lie in the first-level cache; a row of a tile is one run of memory, long enough for
+// the prefetchers.
+template <class L, bool Plain, class T, class Recursion>
+PYRL_INLINE void sweep_wide(const RolloutPointers<T> from, const Recursion recursion, std::int64_t begin, std::int64_t lanes) {
+  constexpr std::int64_t tile = tile_bytes / sizeof(T), width = L::width;
+  alignas(64) T carries[tile];
+  for (std::int64_t done = 0; done < lanes; done += tile) {
+    const std::int64_t start = std::min(done, lanes - width), count = std::min(tile, lanes - start);
+    std::fill_n(carries, (count + width - 1) / width * width, T{0});
+    for (std::int64_t t = from.steps - 1; t >= 0; --t) {
+      const std::int64_t i = t * from.row + begin + start;
+      for (std::int64_t j = 0; j < count; j += width) {  // the last vector ends with the tile, its carry has a place of its own
+        auto carry = L::load(carries + j);
+        recursion.template step<L, Plain>(from, t, i + std::min(j, count - width), carry);
+        L::store(carries + j, carry);
+      }
+    }
+  }
+}
+
+template <int W, bool Plain, class T, class Recursion>
+PYRL_INLINE void sweep_lanes(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t begin, std::int64_t lanes) {
+  if (lanes > 2 * W) {
+    sweep_wide<Lanes<T, W>, Plain>(from, recursion, begin, lanes);
+  } else if (lanes > W) {
+    sweep_narrow<Lanes<T, W>, Plain, true>(from, recursion, begin, lanes);
+  } else if (lanes == W) {
+    sweep_narrow<Lanes<T, W>, Plain, false>(from, recursion, begin, lanes);
+  } else if constexpr (W > 4) {
+    sweep_lanes<W / 2, Plain>(from, recursion, begin, lanes);
+  } else if (lanes == 3) {
+    sweep_narrow<Lanes<T, W, 3>, Plain, false>(from, recursion, begin, lanes);
+  } else if (lanes == 2) {
+    sweep_narrow<Lanes<T, W, 2>, Plain, false>(from, recursion, begin, lanes);
+  } else {
+    sweep_narrow<Lanes<T, W, 1>, Plain, false>(from, recursion, begin, lanes);
+  }
+}
+
+template <int Bytes, class T, class Recursion>
+PYRL_INLINE void sweep_bytes(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t begin, std::int64_t lanes) {
+  constexpr int width = std::max(4, Bytes / static_cast<int>(sizeof(T)));
+  if (from.plain()) {
+    sweep_lanes<width, true>(from, recursion, begin, lanes);
+  } else {
+    sweep_lanes<width, false>(from, recursion, begin, lanes);
+  }
+}
+
+}  // namespace detail
+
+// Calls recursion.step<L, Plain>(pointers, t, i, carry) for all steps, t descending; i = t N + environment is the index of the
+// first lane, and `carry` (0 at first) belongs to these lanes. Results do not depend on threads or instruction set.
+template <class T, class Recursion>
+void sweep(const RolloutView<T>& rollout, const Recursion& recursion) {
+  const RolloutPointers<T> from(rollout);
+  const std::int64_t steps = from.steps, row = from.row;
+  if (steps == 0 || row == 0) return;
+  // Threads share out units of 64 environments; the last unit takes the rest, so no vector crosses into another's range.
+  constexpr std::int64_t unit = 64, elements_a_thread = 1 << 17;
+  const std::int64_t units = std::max<std::int64_t>(1, row / unit);
+  const auto part = [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t begin = first * unit, lanes = (last == units ? row : last * unit) - begin;
+#if PYRL_X86
+    switch (simd::level()) {
+      case simd::Level::Avx512:
+        return simd::run_avx512([&]() PYRL_INLINE_LAMBDA { detail::sweep_bytes<64>(from, recursion, begin, lanes); });
+      case simd::Level::Avx2:
+        return simd::run_avx2([&]() PYRL_INLINE_LAMBDA { detail::sweep_bytes<32>(from, recursion, begin, lanes); });
+      case simd::Level::Portable: break;
+    }
+#endif
+    detail::sweep_bytes<16>(from, recursion, begin, lanes);
+  };
+  parallel_for(units, std::max<std::int64_t>(1, elements_a_thread / (unit * steps)), std::ref(part));  // a reference: nothing is allocated
+}
+
+}  // namespace pyrl::returns

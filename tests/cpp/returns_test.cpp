@@ -1,0 +1,141 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "core/check.hpp"
+#include "core/parallel.hpp"
+#include "core/philox.hpp"
+#include "core/platform.hpp"
+#include "returns/gae.hpp"
+#include "returns/lambda_return.hpp"
+#include "returns/n_step_return.hpp"
+#include "returns/vtrace.hpp"
+
+using namespace pyrl;
+using namespace pyrl::returns;
+
+namespace {
+
+// Every array is an allocation of its exact size, so that AddressSanitizer sees a read or write one element beyond.
+template <class T>
+struct Inputs {
+  std::int64_t T_, N;
+  std::unique_ptr<T[]> reward, value, next_value, final_value, log_prob, behaviour_log_prob;
+  std::unique_ptr<bool[]> terminated, truncated, valid;
+
+  Inputs(std::int64_t steps, std::int64_t environments, bool rows) : T_(steps), N(environments) {
+    std::uint32_t element = 0;
+    const auto numbers = [&](std::int64_t count) {
+      auto array = std::make_unique<T[]>(count);
+      for (std::int64_t i = 0; i < count; ++i) array[i] = static_cast<T>(uniform_float(philox(7, 0, element++, 0)[0]) - 0.5f);
+      return array;
+    };
+    const auto flags = [&](float probability) {
+      auto array = std::make_unique<bool[]>(steps * environments);
+      for (std::int64_t i = 0; i < steps * environments; ++i) array[i] = uniform_float(philox(7, 0, element++, 0)[0]) < probability;
+      return array;
+    };
+    const std::int64_t count = steps * environments;
+    reward = numbers(count), next_value = numbers(count), final_value = numbers(count);
+    log_prob = numbers(count), behaviour_log_prob = numbers(count);
+    value = numbers(rows ? count + environments : count);
+    terminated = flags(0.1f), truncated = flags(0.1f), valid = flags(0.9f);
+    if (rows) {
+      next_value.reset();
+    } else {
+      final_value.reset(), valid.reset();
+    }
+  }
+
+  RolloutView<T> view() const {
+    const std::array<std::int64_t, 2> shape{T_, N};
+    return {{reward.get(), shape}, {value.get(), shape}, {next_value.get(), shape}, {final_value.get(), shape},
+            {terminated.get(), shape}, {truncated.get(), shape}, {valid.get(), shape}};
+  }
+};
+
+// The bytes of all outputs of all kernels, one after the other.
+template <class T>
+std::vector<T> run_all(const Inputs<T>& in) {
+  const std::size_t count = static_cast<std::size_t>(in.T_ * in.N);
+  std::vector<T> all;
+  auto first = std::make_unique<T[]>(count), second = std::make_unique<T[]>(count);
+  const ArrayView<T, 2> a{first.get(), {in.T_, in.N}}, b{second.get(), {in.T_, in.N}};
+  const auto keep = [&](const std::unique_ptr<T[]>& array) { all.insert(all.end(), array.get(), array.get() + count); };
+  gae(GaeArgs<T>{in.view(), a, b, 0.99, 0.95});
+  keep(first), keep(second);
+  lambda_return(LambdaReturnArgs<T>{in.view(), a, 0.99, 0.9});
+  keep(first);
+  n_step_return(NStepReturnArgs<T>{in.view(), a, 3, 0.99});
+  keep(first);
+  const std::array<std::int64_t, 2> shape{in.T_, in.N};
+  vtrace(VtraceArgs<T>{in.view(), {in.log_prob.get(), shape}, {in.behaviour_log_prob.get(), shape}, a, b, 0.99, 1.0, 1.0, 1.0});
+  keep(first), keep(second);
+  return all;
+}
+
+template <class T>
+void same_bits(std::int64_t steps, std::int64_t environments, bool rows) {
+  CAPTURE(steps);
+  CAPTURE(environments);
+  CAPTURE(rows);
+  const Inputs<T> in(steps, environments, rows);
+  const auto before = simd::level();
+  std::vector<T> want;
+  for (int level = 0; level <= static_cast<int>(simd::supported()); ++level) {
+    for (int threads : {1, 3}) {
+      simd::set_level(static_cast<simd::Level>(level));
+      set_num_threads(threads);
+      const auto got = run_all(in);
+      if (want.empty()) want = got;
+      CHECK((got.empty() || std::memcmp(got.data(), want.data(), got.size() * sizeof(T)) == 0));
+    }
+  }
+  simd::set_level(before);
+  set_num_threads(0);
+}
+
+}  // namespace
+
+TEST_CASE("returns: every width and remainder, on exact allocations, gives the same bits at every level and thread count") {
+  for (bool rows : {false, true}) {
+    for (std::int64_t environments : {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 65, 129}) {
+      for (std::int64_t steps : {0, 1, 2, 5}) {
+        same_bits<float>(steps, environments, rows);
+        same_bits<double>(steps, environments, rows);
+      }
+    }
+    // Tiles of the wide sweep, whole and with a remainder; large enough for several threads.
+    same_bits<float>(140, 2048 + 5, rows);
+    same_bits<double>(140, 2048 + 5, rows);
+    same_bits<float>(140, 4096, rows);
+  }
+}
+
+TEST_CASE("returns: a truncated step without final_value is refused before anything is written") {
+  Inputs<float> in(3, 2, true);
+  in.final_value.reset(), in.valid.reset();
+  for (int i = 0; i < 6; ++i) in.truncated[i] = in.terminated[i] = false;
+  float first[6] = {7, 7, 7, 7, 7, 7}, second[6] = {};
+  const GaeArgs<float> args{in.view(), {first, {3, 2}}, {second, {3, 2}}, 0.9, 0.9};
+  in.truncated[3] = true;
+  CHECK_THROWS_WITH_AS(gae(args), doctest::Contains("gae: truncated[1, 1] is set and final_value is None"), ArgumentError);
+  CHECK(first[0] == 7);
+  in.terminated[3] = true;
+  CHECK_NOTHROW(gae(args));
+  CHECK(first[0] != 7);
+}
+
+TEST_CASE("returns: the exponential at the ends of its range") {
+  using L = Lanes<double, 4>;
+  const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  const auto result = exponential<L>(L::Value{-infinity, infinity, 0.0, nan});
+  CHECK(result[0] == 0);
+  CHECK(result[1] == infinity);
+  CHECK(result[2] == 1);
+  CHECK(std::isnan(result[3]));
+}
