@@ -91,7 +91,7 @@ PYRL_INLINE Step<L> read_step(const RolloutPointers<T>& from, std::int64_t t, st
 
 namespace detail {
 
-constexpr int tile_bytes = 8192;  // of carry, in the first-level cache
+constexpr int tile_bytes = 16384; // of carry, in the first-level cache
 
 // At most two vectors a row: the carries stay in registers. The second vector ends at the last environment.
 template <class L, bool Plain, bool Two, class T, class Recursion>
