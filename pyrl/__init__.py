@@ -1,0 +1,53 @@
+"""pyrl: reinforcement learning with a fast C++ core and thin, readable Python agents.
+
+    run = pyrl.train("ppo", "CartPole-v1")              # train, with curves and checkpoints
+    for metrics in pyrl.iterate(agent, env, 100_000):   # the same loop, opened
+    pyrl.buffers, pyrl.ops                              # the parts, for your own loop
+
+Names are imported on first use, so that ``import pyrl`` is quick and the parts work without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyrl import buffers, envs, ops
+    from pyrl.agents.base import Agent, available_agents, make_agent
+    from pyrl.checkpoint import load_agent as load
+    from pyrl.loops import Evaluation, Run, evaluate, iterate, train
+    from pyrl.ops.random import RandomStream
+
+_HOMES = {
+    "Agent": "pyrl.agents.base",
+    "available_agents": "pyrl.agents.base",
+    "make_agent": "pyrl.agents.base",
+    "Evaluation": "pyrl.loops",
+    "Run": "pyrl.loops",
+    "evaluate": "pyrl.loops",
+    "iterate": "pyrl.loops",
+    "train": "pyrl.loops",
+    "RandomStream": "pyrl.ops.random",
+}
+_MODULES = ("agents", "buffers", "checkpoint", "envs", "errors", "loops", "nets", "ops", "plots", "presets", "runs")
+
+__all__ = [*sorted(_HOMES), "buffers", "envs", "load", "ops"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pyrl")
+    if name == "load":
+        return importlib.import_module("pyrl.checkpoint").load_agent
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"pyrl.{name}")
+    raise AttributeError(f"module 'pyrl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -14,7 +14,6 @@ import numpy as np
 
 Array: TypeAlias = Any  # a NumPy array or a torch tensor
 Observation: TypeAlias = Any  # an Array, or a dict or tuple of observations
-Metrics: TypeAlias = dict[str, float]  # units in the key: "time/env_steps_per_second", "loss/policy", "episode/return_mean"
 
 
 def _describe(value: Any) -> str:
@@ -43,6 +42,15 @@ class Episode(_Record):
     length: int
     env_index: int
     success: bool | None = None
+
+
+class Metrics(dict[str, float]):
+    """What a loop yields: numbers under keys with units (``"time/env_steps_per_second"``, ``"loss/policy"``,
+    ``"episode/return_mean"``), and the episodes that ended since the last record."""
+
+    def __init__(self, values: Mapping[str, float], episodes: list[Episode]) -> None:
+        super().__init__(values)
+        self.episodes = episodes
 
 
 @dataclass(slots=True, repr=False)

@@ -1,0 +1,140 @@
+// The record stream: one ring of slots a lane (environment), each slot one record. The contract is docs/replay.md.
+//
+// Position p of a lane counts slots for ever; it lies in slot lane * lane_capacity + p % lane_capacity. A slot holds a
+// *transition* (observation, action, reward, flags, extra columns), the *pending* observation at the head of the lane, or a
+// *tail*, the sealed last observation of an episode. The next observation of transition p is the observation of slot p + 1.
+//
+//     positions   0   1   2   3   4   5   6          o observation, T tail, P pending, ^ start of an episode
+//     lane        o ->o ->o ->T   o ->o ->P
+//                 ^               ^
+//
+// One byte of flags a slot, apart from the records: a million slots stay in the cache, so rejection sampling and the search for
+// episode edges never wait for memory.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/philox.hpp"
+#include "replay/record_layout.hpp"
+
+namespace pyrl::replay {
+
+namespace flag {
+constexpr std::uint8_t transition = 1;  // not pending, not a tail, not empty
+constexpr std::uint8_t drawable = 2;    // a transition whose frame stack is not overwritten
+constexpr std::uint8_t start = 4;       // first record of an episode (or after a cut)
+constexpr std::uint8_t terminated = 8;
+constexpr std::uint8_t truncated = 16;
+constexpr std::uint8_t cut = 32;  // the stream broke here (manual reset); bootstraps like a truncation
+constexpr std::uint8_t end = terminated | truncated | cut;
+}  // namespace flag
+
+struct StreamOptions {
+  std::int64_t capacity = 0;  // slots in total; rounded down to a multiple of num_lanes
+  std::int64_t num_lanes = 1;
+  int n_step = 1;
+  int frame_stack = 1;
+  bool pad_with_zeros = false;  // missing frames of a stack: zeros, or the episode's first frame
+  bool linked = true;           // false: rows have no order, both observations are stored in each
+  double gamma = 0.99;
+};
+
+// One row a lane. `observation`, `next_observation` and `columns` hold a pointer a column (in the order given at construction,
+// observations first), to rows that lie one after the other.
+struct AddArgs {
+  const void* const* observation = nullptr;
+  const void* const* next_observation = nullptr;
+  const void* const* columns = nullptr;
+  const float* reward = nullptr;
+  const bool* terminated = nullptr;
+  const bool* truncated = nullptr;
+  const bool* valid = nullptr;  // null: all
+};
+
+struct EpisodeSpan {
+  std::int64_t lane, start, end;  // positions [start, end) of its transitions that are still in the ring
+  std::uint8_t flags;             // flag::start if its beginning is still there; the end flags of its last transition
+};
+
+// Owns the store. Calls may come from several threads: each takes the mutex.
+class LaneRing {
+ public:
+  // `columns`: observation columns first.
+  LaneRing(std::vector<Column> columns, const StreamOptions& options);
+
+  // All rows are stored or, if a reward of a valid row is not finite, none: then the row's number is returned, else -1.
+  std::int64_t add(const AddArgs& args);
+  void clear();
+
+  // Drawable transitions.
+  std::int64_t size() const { return size_; }
+  // Names of `count` drawable records, with replacement. Attempt j of element i uses Philox counter (draw, i, j), so the result
+  // does not depend on threads or splitting. size() must be positive.
+  void draw(const RandomStream& stream, std::int64_t count, std::int64_t* index) const;
+  // Names of `count` <= size() distinct drawable records: a partial Fisher-Yates shuffle of all of them. Costs O(capacity).
+  void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index) const;
+  // Slot of a drawable record, -1 if the name is stale or was never given.
+  std::int64_t slot_of(std::int64_t index) const;
+  // Episodes in the ring, oldest first in each lane.
+  std::vector<EpisodeSpan> episodes() const;
+
+  const StreamOptions& options() const { return options_; }
+  const RecordLayout& layout() const { return layout_; }
+  int num_observation_columns() const { return num_observation_columns_; }
+  std::int64_t lane_capacity() const { return lane_capacity_; }
+  std::int64_t num_slots() const { return lane_capacity_ * options_.num_lanes; }
+  std::int64_t nbytes() const;
+  std::mutex& mutex() const { return mutex_; }
+
+  const std::uint8_t* flags() const { return flags_.data(); }
+  // Start of a column's row in a slot.
+  std::uint8_t* row(const Column& column, std::int64_t slot) const {
+    return store_.get() + column.offset + slot * (column.hot ? layout_.stride() : column.row_bytes);
+  }
+  std::uint8_t* record(std::int64_t slot) const { return store_.get() + slot * layout_.stride(); }
+  // The slot after / before in the lane's ring.
+  std::int64_t next_slot(std::int64_t slot) const { return (slot + 1) % lane_capacity_ == 0 ? slot + 1 - lane_capacity_ : slot + 1; }
+  std::int64_t previous_slot(std::int64_t slot) const { return slot % lane_capacity_ == 0 ? slot - 1 + lane_capacity_ : slot - 1; }
+
+  // Raw state, for checkpoints. A lane each: the position where it began (after the last clear), the position after its head,
+  // whether the head is pending; a slot each: the flags.
+  std::vector<std::int64_t>& origins() { return origins_; }
+  std::vector<std::int64_t>& heads() { return heads_; }
+  std::vector<std::uint8_t>& pending() { return pending_; }
+  std::vector<std::uint8_t>& flag_bytes() { return flags_; }
+  void state_was_set();  // recounts
+
+ private:
+  struct Unmap {
+    std::size_t bytes = 0;
+    void operator()(std::uint8_t* address) const;
+  };
+  static std::unique_ptr<std::uint8_t[], Unmap> map(std::int64_t bytes);
+
+  void add_linked(std::int64_t lane, const AddArgs& args);
+  void add_unlinked(std::int64_t lane, const AddArgs& args);
+  std::int64_t push(std::int64_t lane);
+  void write_observation(std::int64_t slot, const void* const* observation, std::int64_t lane);
+  void write_rest(std::int64_t slot, const AddArgs& args, std::int64_t lane);
+  bool pending_equals(std::int64_t slot, const void* const* observation, std::int64_t lane) const;
+  bool history_is_whole(std::int64_t lane, std::int64_t position) const;
+  std::int64_t slot(std::int64_t lane, std::int64_t position) const { return lane * lane_capacity_ + position % lane_capacity_; }
+  std::int64_t name(std::int64_t slot) const;
+  std::int64_t filled() const;
+
+  StreamOptions options_;
+  int num_observation_columns_ = 0;
+  std::int64_t lane_capacity_ = 0;
+  RecordLayout layout_;
+  std::unique_ptr<std::uint8_t[], Unmap> store_;
+  std::vector<std::uint8_t> flags_;
+  std::vector<std::int64_t> origins_, heads_;
+  std::vector<std::uint8_t> pending_;
+  std::int64_t size_ = 0;
+  mutable std::mutex mutex_;
+};
+
+}  // namespace pyrl::replay

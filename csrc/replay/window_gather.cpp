@@ -1,0 +1,133 @@
+#include "replay/window_gather.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/parallel.hpp"
+#include "core/platform.hpp"
+
+namespace pyrl::replay {
+namespace {
+
+constexpr std::int64_t prefetch_distance = 12;    // records in flight; more than the core's line-fill buffers serves nothing
+constexpr std::int64_t grain_bytes = 256 * 1024;  // below this a second thread costs more than it saves
+
+// memcpy for short rows of unknown length: two overlapping moves instead of a call.
+PYRL_INLINE void copy_row(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from, std::int64_t bytes) {
+  const auto move = [&]<class Word>(Word word) PYRL_INLINE_LAMBDA {
+    std::int64_t at = 0;
+    for (; at + static_cast<std::int64_t>(sizeof(Word)) <= bytes; at += sizeof(Word)) {
+      std::memcpy(&word, from + at, sizeof(Word));
+      std::memcpy(to + at, &word, sizeof(Word));
+    }
+    if (at < bytes) {
+      std::memcpy(&word, from + bytes - sizeof(Word), sizeof(Word));
+      std::memcpy(to + bytes - sizeof(Word), &word, sizeof(Word));
+    }
+  };
+  struct Word16 {
+    std::uint64_t low, high;
+  };
+  if (bytes > 256) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  } else if (bytes >= 16) {
+    move(Word16{});
+  } else if (bytes >= 8) {
+    move(std::uint64_t{});
+  } else if (bytes >= 4) {
+    move(std::uint32_t{});
+  } else {
+    for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
+  }
+}
+
+class Gatherer {
+ public:
+  Gatherer(const LaneRing& ring, const GatherArgs& args)
+      : ring_(ring), args_(args), options_(ring.options()), num_observations_(ring.num_observation_columns()) {}
+
+  void run(std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t i = begin; i < std::min(end, begin + prefetch_distance); ++i) prefetch(i);
+    for (std::int64_t i = begin; i < end; ++i) {
+      if (i + prefetch_distance < end) prefetch(i + prefetch_distance);
+      one(i);
+    }
+  }
+
+ private:
+  void prefetch(std::int64_t i) const {
+    const std::int64_t slot = ring_.slot_of(args_.index[i]);
+    const std::uint8_t* record = ring_.record(slot);
+    const std::int64_t bytes = ring_.layout().stride() + ring_.layout().observation_prefix();
+    for (std::int64_t at = 0; at < bytes; at += cache_line) PYRL_PREFETCH(record + at);
+    PYRL_PREFETCH(record + bytes - 1);
+  }
+
+  void one(std::int64_t i) const {
+    const std::uint8_t* flags = ring_.flags();
+    const std::int64_t first = ring_.slot_of(args_.index[i]);
+
+    // The window: rewards up to the first end, or to the newest transition of the lane.
+    double reward = 0.0, power = 1.0;
+    std::int64_t last = first, next = ring_.next_slot(first);
+    for (int k = 1;; ++k) {
+      float r = 0.0f;
+      std::memcpy(&r, ring_.record(last), sizeof r);
+      reward += power * r;
+      power *= options_.gamma;
+      if (k == options_.n_step || (flags[last] & flag::end) || !(flags[next] & flag::transition)) break;
+      last = next;
+      next = ring_.next_slot(next);
+    }
+    const bool terminated = (flags[last] & flag::terminated) != 0;
+    args_.reward[i] = static_cast<float>(reward);
+    args_.terminated[i] = terminated;
+    args_.discount[i] = terminated ? 0.0f : static_cast<float>(power);
+
+    const auto& columns = ring_.layout().columns();
+    for (int c = 0; c < num_observations_; ++c) stack(columns[c], first, args_.observation[c], i);
+    if (options_.linked) {
+      for (int c = 0; c < num_observations_; ++c) stack(columns[c], next, args_.next_observation[c], i);
+    }
+    for (std::size_t c = num_observations_; c < columns.size(); ++c) {
+      auto* out = static_cast<std::uint8_t*>(args_.columns[c - num_observations_]);
+      copy_row(out + i * columns[c].row_bytes, ring_.row(columns[c], first), columns[c].row_bytes);
+    }
+  }
+
+  // The last m frames up to `slot`, written from the newest to the oldest.
+  PYRL_INLINE void stack(const Column& column, std::int64_t slot, void* out, std::int64_t i) const {
+    const std::int64_t m = options_.frame_stack, bytes = column.row_bytes;
+    std::uint8_t* rows = static_cast<std::uint8_t*>(out) + i * m * bytes;
+    for (std::int64_t frame = m - 1; frame >= 0; --frame) {
+      copy_row(rows + frame * bytes, ring_.row(column, slot), bytes);
+      if (frame == 0) break;
+      if (!(ring_.flags()[slot] & flag::start)) {
+        slot = ring_.previous_slot(slot);
+      } else if (options_.pad_with_zeros) {
+        std::memset(rows, 0, static_cast<std::size_t>(frame * bytes));
+        break;
+      }
+    }
+  }
+
+  const LaneRing& ring_;
+  const GatherArgs& args_;
+  const StreamOptions& options_;
+  const int num_observations_;
+};
+
+}  // namespace
+
+std::int64_t gather(const LaneRing& ring, const GatherArgs& args) {
+  std::int64_t stale = 0, row_bytes = 0;
+  for (std::int64_t i = 0; i < args.count; ++i) stale += ring.slot_of(args.index[i]) < 0;
+  if (stale > 0) return stale;
+  for (const Column& column : ring.layout().columns()) row_bytes += column.row_bytes * (column.is_observation ? 2 * ring.options().frame_stack : 1);
+  const Gatherer gatherer(ring, args);
+  parallel_for(args.count, std::max<std::int64_t>(1, grain_bytes / std::max<std::int64_t>(row_bytes, 1)),
+               [&](std::int64_t begin, std::int64_t end) { gatherer.run(begin, end); });
+  return 0;
+}
+
+}  // namespace pyrl::replay

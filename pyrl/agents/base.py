@@ -1,0 +1,260 @@
+"""What every agent is, and how agents are found by name.
+
+An agent owns its networks, optimisers, random stream and normaliser, and nothing else: no environment, no storage. The loop
+hands it data, it returns actions and metrics. A new algorithm is a new file in this folder (or a package that lists its class
+under the entry-point group ``pyrl.agents``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from pyrl.errors import ShapeError, SpaceError, UnknownNameError, closest_names
+from pyrl.nets.normalizer import Normalizer
+from pyrl.ops.random import RandomStream
+from pyrl.seeding import stream_seed
+from pyrl.types import Array, Observation, map_observation
+
+Loop: TypeAlias = Literal["on_policy", "off_policy"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """What all agents share. Storage keeps raw values; these apply when a batch is drawn and when the agent acts."""
+
+    gamma: float = 0.99  # discount factor, in [0, 1]
+    normalize_observation: bool = False  # by running mean and variance
+    clip_observation: float | None = None  # bound of (normalised) observations
+    normalize_reward: bool = False  # by the standard deviation of the running discounted return
+    clip_reward: float | None = None  # bound of (normalised) rewards
+
+    def __post_init__(self) -> None:
+        check_range(self, "gamma", 0.0, 1.0)
+        for name in ("clip_observation", "clip_reward"):
+            if getattr(self, name) is not None:
+                check_range(self, name, 0.0, None, open_low=True)
+
+
+class Agent(ABC):
+    """Acts and learns. See `policy` and `learn`; the rest is shared."""
+
+    name: ClassVar[str]
+    loop: ClassVar[Loop]
+    Config: ClassVar[type[AgentConfig]]
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.config: Any = config
+        self.seed = seed
+        self.num_envs = num_envs
+        self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
+        self.env_steps = 0  # environment steps seen, set by the loop
+        self.updates = 0  # gradient steps made
+        self.random = RandomStream(seed, "agent")
+        self.normalizer = Normalizer(
+            observation_space,
+            normalize_observation=config.normalize_observation,
+            clip_observation=config.clip_observation,
+            normalize_reward=config.normalize_reward,
+            clip_reward=config.clip_reward,
+            gamma=config.gamma,
+            num_envs=num_envs,
+        )
+
+    @abstractmethod
+    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
+        """Choose for a batch: ``{"action": [N, ...]}`` and whatever else the agent wants stored beside it.
+
+        ``observation`` has the leading dimension N. Discrete actions count from zero, whatever the space's ``start``.
+        """
+
+    @abstractmethod
+    def learn(self, data: Any) -> dict[str, float]:
+        """Learn from a `Rollout` (on-policy) or a `Batch` (off-policy) and say how it went."""
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The networks a checkpoint keeps, by name."""
+        return {}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimisers a checkpoint keeps, by name."""
+        return {}
+
+    def streams(self) -> dict[str, RandomStream]:
+        """The random streams a checkpoint keeps, by name."""
+        return {"agent": self.random}
+
+    def counters(self) -> dict[str, int]:
+        """The integer attributes a checkpoint keeps, by name."""
+        return {"env_steps": self.env_steps, "updates": self.updates}
+
+    def act(self, observation: Observation, deterministic: bool = True) -> Any:
+        """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out."""
+        observation, single = self._batched(observation)
+        action = np.asarray(self.policy(observation, deterministic)["action"])
+        if isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete):
+            action = action + self.action_space.start
+        return action[0] if single else action
+
+    def _batched(self, observation: Observation) -> tuple[Observation, bool]:
+        space, leaf = self.observation_space, observation
+        while isinstance(space, spaces.Dict | spaces.Tuple):
+            key = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
+            space, leaf = space[key], leaf[key]
+        shape = np.shape(leaf)
+        if shape == space.shape:
+            return map_observation(lambda x: np.asarray(x)[None], observation), True
+        if shape[1:] != space.shape:
+            raise ShapeError(f"act: observation has shape {list(shape)}, expected {list(space.shape or ())} or [N, ...] of them")
+        return map_observation(np.asarray, observation), False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
+        return {
+            "model": {f"{k}.{n}": t for k, m in self.modules().items() for n, t in m.state_dict().items()},
+            "optimizer": {k: _optimizer_state(o) for k, o in self.optimizers().items()},
+            "normalizer": self.normalizer.state_dict(),
+            "random": {k: list(r.state) for k, r in self.streams().items()},
+            "counters": self.counters(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, module in self.modules().items():
+            module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in state["model"].items() if n.startswith(f"{name}.")})
+        for name, optimizer in self.optimizers().items():
+            _load_optimizer_state(optimizer, state["optimizer"][name])
+        self.normalizer.load_state_dict(state["normalizer"])
+        for name, stream in self.streams().items():
+            stream.state = tuple(state["random"][name])
+        for name in self.counters():
+            setattr(self, name, int(state["counters"][name]))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a checkpoint folder: safetensors and JSON, no pickle (`pyrl.checkpoint`)."""
+        from pyrl import checkpoint
+
+        return checkpoint.save_agent(Path(path), self)
+
+
+def seeded_network(seed: int, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """Build a network whose initial weights depend on ``seed`` only; the process's torch generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "network"))
+        return build()
+
+
+def tensors(observation: Observation) -> Observation:
+    """The same memory as torch tensors."""
+    return map_observation(torch.as_tensor, observation)
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {f"{i}.{name}": value for i, slots in optimizer.state_dict()["state"].items() for name, value in slots.items()}
+
+
+def _load_optimizer_state(optimizer: torch.optim.Optimizer, flat: Mapping[str, Any]) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in flat.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+# -- finding agents by name ---------------------------------------------------------------------------------------------------
+
+AgentType = TypeVar("AgentType", bound=type[Agent])
+_registered: dict[str, type[Agent]] = {}
+
+
+def register(name: str) -> Callable[[AgentType], AgentType]:
+    """Class decorator: ``@register("ppo")``."""
+
+    def keep(cls: AgentType) -> AgentType:
+        cls.name = name
+        _registered[name] = cls
+        return cls
+
+    return keep
+
+
+def available_agents() -> list[str]:
+    """Names of the agents of this package and of installed extensions."""
+    import pyrl.agents
+
+    own = {m.name for m in pkgutil.iter_modules(pyrl.agents.__path__)} - {"base"}
+    return sorted(own | set(_registered) | {e.name for e in entry_points(group="pyrl.agents")})
+
+
+def agent_class(name: str) -> type[Agent]:
+    """The class called ``name``; UnknownNameError with the closest names otherwise."""
+    if name not in _registered:
+        known = available_agents()
+        if name not in known:
+            raise UnknownNameError(f"unknown algorithm {name!r}{closest_names(name, known)} (available: {', '.join(known)})")
+        outside = {e.name: e for e in entry_points(group="pyrl.agents")}
+        if name in outside:
+            register(name)(outside[name].load())
+        else:
+            importlib.import_module(f"pyrl.agents.{name}")
+    return _registered[name]
+
+
+def make_config(name: str, options: Mapping[str, Any]) -> AgentConfig:
+    """The config of algorithm ``name`` with ``options`` set; ValueError for a field it does not have."""
+    config_type = agent_class(name).Config
+    known = [f.name for f in dataclasses.fields(config_type)]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"{name} has no option {option!r}{closest_names(option, known)} (options: {', '.join(known)})")
+    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+
+def make_agent(
+    name: str, observation_space: spaces.Space, action_space: spaces.Space, *, seed: int = 0, num_envs: int = 1, **options: Any
+) -> Agent:
+    """An untrained agent for these (single-environment) spaces; ``options`` are the fields of its config."""
+    return agent_class(name)(observation_space, action_space, make_config(name, options), seed, num_envs)
+
+
+def config_to_json(config: AgentConfig) -> dict[str, Any]:
+    """Plain JSON values, to be read back by `make_config`."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+# -- checks for configs -------------------------------------------------------------------------------------------------------
+
+
+def check_range(config: Any, name: str, low: float | None, high: float | None, *, open_low: bool = False) -> None:
+    """Raise ValueError unless ``low <= config.name <= high`` (``<`` below if ``open_low``)."""
+    value = getattr(config, name)
+    too_low = low is not None and (not value > low if open_low else not value >= low)
+    if too_low or (high is not None and not value <= high):
+        bounds = f"{'(' if open_low else '['}{low if low is not None else '-inf'}, {high if high is not None else 'inf'}]"
+        raise ValueError(f"{type(config).__name__}: {name} is {value}, expected a value in {bounds}")
+
+
+def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise ValueError(f"{type(config).__name__}: {name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def check_spaces(name: str, action_space: spaces.Space, allowed: tuple[type, ...]) -> None:
+    """Raise SpaceError unless the algorithm can act in ``action_space``."""
+    if not isinstance(action_space, allowed):
+        raise SpaceError(f"{name}: action_space is {action_space}, expected {' or '.join(t.__name__ for t in allowed)}")
+
+

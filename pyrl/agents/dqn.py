@@ -1,0 +1,161 @@
+"""Deep Q-learning (Mnih et al. 2015) with the ingredients of its successors, each an option.
+
+    symbol        here                shape
+    Q(o, a)       q                   [B]     the online network's value of the action taken
+    y             target              [B]     r + discount * Q^-(o', a'), discount = gamma^k (1 - terminated)
+    theta^-       target network      copied every target_update_interval steps (tau = 1) or averaged (tau < 1)
+    epsilon       exploration rate
+
+Double Q-learning (van Hasselt et al. 2016) takes a' from the online network; dueling (Wang et al. 2016) is in the network;
+n-step returns (Sutton 1988) come summed from the replay, whose discount already is gamma^k.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyrl import ops
+from pyrl.agents.base import Agent, AgentConfig, check_choice, check_range, check_spaces, register, seeded_network, tensors
+from pyrl.nets.heads import QNetwork
+from pyrl.nets.mlp import Activation
+from pyrl.schedules import Schedule, check_schedule, linear, value_at
+from pyrl.types import Array, Batch, Observation, first_leaf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DQNConfig(AgentConfig):
+    """Defaults as in Stable-Baselines3."""
+
+    learning_rate: Schedule = 1e-4  # of Adam; "linear_1e-4" falls to zero over the run
+    buffer_size: int = 1_000_000  # slots of the replay, all environments together
+    learning_starts: int = 100  # transitions stored before the first update
+    batch_size: int = 32
+    tau: float = 1.0  # Polyak factor of the target update; 1 copies (hard update)
+    train_freq: int = 4  # steps of each environment between two rounds of updates
+    gradient_steps: int = 1  # updates in a round; -1: as many as transitions were added since the last
+    target_update_interval: int = 10_000  # environment steps between two target updates
+    exploration_fraction: float = 0.1  # share of the run over which epsilon falls
+    exploration_initial_eps: float = 1.0
+    exploration_final_eps: float = 0.05
+    exploration_decay: float | None = None  # how much epsilon falls at each update; replaces exploration_fraction
+    n_step: int = 1  # length of the returns
+    double: bool = False  # double Q-learning
+    dueling: bool = False  # dueling head
+    loss: Literal["huber", "mse"] = "huber"
+    max_grad_norm: float | None = 10.0  # clip of the gradient's global norm; None: off
+    net_arch: tuple[int, ...] = (64, 64)  # hidden layers
+    activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("buffer_size", "batch_size", "train_freq", "target_update_interval", "n_step"):
+            check_range(self, name, 1, None)
+        for name in ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
+            check_range(self, name, 0.0, 1.0)
+        check_range(self, "tau", 0.0, 1.0, open_low=True)
+        check_range(self, "gradient_steps", -1, None)
+        check_range(self, "learning_starts", 0, None)
+        check_choice(self, "loss", ("huber", "mse"))
+        check_schedule("DQNConfig: learning_rate", self.learning_rate)
+
+
+def q_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_q_target: Tensor, double: bool) -> Tensor:
+    """y = r + discount * Q^-(o', a'), a' = argmax of Q^- or, for double Q-learning, of Q. Rewards [B], Qs [B, A]."""
+    chosen = (next_q if double else next_q_target).argmax(dim=1, keepdim=True)
+    return reward + discount * next_q_target.gather(1, chosen).squeeze(1)
+
+
+def q_loss(td_error: Tensor, weight: Tensor | None, huber: bool) -> Tensor:
+    """Mean of delta^2 or Huber(delta), weighted by importance if the replay is prioritized. All [B]."""
+    zero = torch.zeros_like(td_error)
+    elementwise = F.smooth_l1_loss(td_error, zero, reduction="none") if huber else td_error.square()
+    return (elementwise if weight is None else weight * elementwise).mean()
+
+
+@register("dqn")
+class DQN(Agent):
+    """Discrete actions, any observation that the encoder takes."""
+
+    loop = "off_policy"
+    Config = DQNConfig
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DQNConfig, seed: int, num_envs: int) -> None:
+        check_spaces("dqn", action_space, (spaces.Discrete,))
+        super().__init__(observation_space, action_space, config, seed, num_envs)
+        self.num_actions = int(cast(spaces.Discrete, action_space).n)
+
+        def build() -> QNetwork:
+            return QNetwork(observation_space, self.num_actions, config.net_arch, config.activation, config.dueling)
+
+        self.q_network = cast(QNetwork, seeded_network(seed, build))
+        self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.q_network.parameters(), lr=value_at(config.learning_rate, 0.0), fused=True)
+        self.last_target_update = 0  # env step of it
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return {"q_network": self.q_network, "target_network": self.target_network}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self.optimizer}
+
+    def counters(self) -> dict[str, int]:
+        return {**super().counters(), "last_target_update": self.last_target_update}
+
+    @property
+    def epsilon(self) -> float:
+        """Probability of a random action now."""
+        c = self.config
+        if c.exploration_decay is not None:
+            return max(c.exploration_final_eps, c.exploration_initial_eps - c.exploration_decay * self.updates)
+        fraction = self.progress / c.exploration_fraction if c.exploration_fraction > 0 else 1.0
+        return linear(c.exploration_initial_eps, c.exploration_final_eps, fraction)
+
+    @torch.no_grad()
+    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
+        """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
+        count = len(first_leaf(observation))
+        q = self.q_network(tensors(self.normalizer.observation(observation)))
+        action = q.argmax(dim=1).numpy()
+        if not deterministic:
+            uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
+            random_action = ops.uniform_indices(count, self.num_actions, self.random)
+            action = np.where(uniform < self.epsilon, random_action, action)
+        return {"action": action}
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        config = self.config
+        self.optimizer.param_groups[0]["lr"] = value_at(config.learning_rate, self.progress)
+        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
+        action, discount = torch.as_tensor(batch.action), torch.as_tensor(batch.discount)
+        reward = torch.as_tensor(self.normalizer.reward(batch.reward))
+        with torch.no_grad():
+            next_q_target = self.target_network(next_observation)
+            next_q = self.q_network(next_observation) if config.double else next_q_target
+            target = q_target(reward, discount, next_q, next_q_target, config.double)
+        q = self.q_network(observation).gather(1, action.unsqueeze(1)).squeeze(1)
+        td_error = q - target
+        loss = q_loss(td_error, None if batch.weight is None else torch.as_tensor(batch.weight), config.loss == "huber")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.q_network.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        self.updates += 1
+        self._update_target()
+        return {"loss/q": loss.item(), "train/q_mean": q.mean().item(), "exploration/epsilon": self.epsilon}
+
+    @torch.no_grad()
+    def _update_target(self) -> None:
+        """theta^- <- (1 - tau) theta^- + tau theta, when target_update_interval environment steps have passed."""
+        if self.env_steps - self.last_target_update < self.config.target_update_interval:
+            return
+        self.last_target_update = self.env_steps
+        torch._foreach_lerp_(list(self.target_network.parameters()), list(self.q_network.parameters()), self.config.tau)

@@ -1,0 +1,82 @@
+"""Storage of one rollout: T steps of N environments, written row by row, handed out whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.types import Array, Observation, Rollout, StepResult, map_observation, zeros_for
+
+
+class RolloutBuffer:
+    """``num_steps`` rows of ``num_envs`` environments, allocated once.
+
+    The arrays of the `Rollout` are the buffer's own: they are valid until the next ``add``. Each observation is stored once,
+    plus the final ones of truncated episodes, the only ones beside row T whose value is needed.
+    """
+
+    def __init__(self, num_steps: int, num_envs: int, observation_space: Any, action_space: Any) -> None:
+        if num_steps < 1 or num_envs < 1:
+            raise ValueError(f"RolloutBuffer: num_steps is {num_steps} and num_envs {num_envs}, expected at least 1 each")
+        self.num_steps, self.num_envs = num_steps, num_envs
+        self.observation_space = observation_space
+        self._observation = zeros_for(observation_space, num_steps + 1, num_envs)
+        self._action = zeros_for(action_space, num_steps, num_envs)
+        self._reward = np.zeros((num_steps, num_envs), np.float32)
+        self._terminated, self._truncated, self._valid = (np.zeros((num_steps, num_envs), bool) for _ in range(3))
+        self._extra: dict[str, np.ndarray] = {}
+        self._final: list[tuple[int, int, Observation]] = []
+        self._row = 0
+
+    def __len__(self) -> int:
+        """Rows written."""
+        return self._row
+
+    @property
+    def full(self) -> bool:
+        return self._row == self.num_steps
+
+    def add(self, step: StepResult, extra: Mapping[str, Array]) -> None:
+        """Write one row; ``extra`` holds arrays [N, ...] that the agent wants back. Raises before anything is written."""
+        if self.full:
+            raise ValueError(f"RolloutBuffer: all {self.num_steps} rows are written; take the rollout first")
+        if np.shape(step.reward) != (self.num_envs,):
+            raise ShapeError(f"RolloutBuffer: reward has shape {list(np.shape(step.reward))}, expected [N] = [{self.num_envs}]")
+        if not np.isfinite(step.reward).all():
+            raise NonFiniteError(f"RolloutBuffer: reward of environment {int(np.argmin(np.isfinite(step.reward)))} is not finite: {step.reward}")
+        t = self._row
+        map_observation(lambda rows, x: rows.__setitem__(t, x), self._observation, step.observation)
+        self._action[t] = step.action
+        self._reward[t] = step.reward
+        self._terminated[t], self._truncated[t], self._valid[t] = step.terminated, step.truncated, step.valid
+        for name, value in extra.items():
+            if name not in self._extra:
+                self._extra[name] = np.zeros((self.num_steps, *np.shape(value)), np.asarray(value).dtype)
+            self._extra[name][t] = value
+        for n in np.flatnonzero(step.truncated):
+            self._final.append((t, int(n), map_observation(lambda x, n=n: np.array(x[n]), step.next_observation)))
+        self._row += 1
+
+    def take(self, observation: Observation) -> Rollout:
+        """The rollout, closed by ``observation`` [N, ...], what the agent would act on next; the buffer starts anew."""
+        T, self._row = self._row, 0
+        map_observation(lambda rows, x: rows.__setitem__(T, x), self._observation, observation)
+        finals, self._final = self._final, []
+        stacked = zeros_for(self.observation_space, len(finals))
+        for k, (_, _, final) in enumerate(finals):
+            map_observation(lambda rows, x, k=k: rows.__setitem__(k, x), stacked, final)
+        return Rollout(
+            observation=map_observation(lambda x: x[: T + 1], self._observation),
+            action=self._action[:T],
+            reward=self._reward[:T],
+            terminated=self._terminated[:T],
+            truncated=self._truncated[:T],
+            valid=self._valid[:T],
+            final_step=np.array([t for t, _, _ in finals], np.int64),
+            final_env=np.array([n for _, n, _ in finals], np.int64),
+            final_observation=stacked,
+            extra={name: rows[:T] for name, rows in self._extra.items()},
+        )

@@ -1,0 +1,128 @@
+"""What on-policy and off-policy training share: counting, stopping, reporting, and going on after a stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pyrl.agents.base import Agent
+from pyrl.envs import Stepper
+from pyrl.seeding import stream_seed
+from pyrl.types import Array, Episode, Metrics, StepResult
+
+WINDOW = 100  # episodes in the running means, as in the literature
+
+
+class Loop(ABC):
+    """Iterate over it: each item is one `Metrics` record, after one round of acting and learning.
+
+    Breaking out leaves agent and loop whole; iterating again goes on from there. Each iteration begins with a reset whose seeds
+    depend on the environment steps done, so that stopping at step N and going on, in this process or in a new one from a
+    checkpoint, gives the same run.
+    """
+
+    def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
+        if total_steps is None and total_episodes is None:
+            raise ValueError("total_steps and total_episodes are both None, expected at least one")
+        for name, value in (("total_steps", total_steps), ("total_episodes", total_episodes)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        self.agent = agent
+        self.stepper = stepper
+        self.total_steps = total_steps if total_steps is not None else math.inf
+        self.total_episodes = total_episodes if total_episodes is not None else math.inf
+        self.episodes = 0
+        self.window: deque[Episode] = deque(maxlen=WINDOW)
+        self._ended: list[Episode] = []
+        self._window_means: dict[str, float] = {}
+
+    def __iter__(self) -> Iterator[Metrics]:
+        start, first_step = time.perf_counter(), self.agent.env_steps
+        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
+        self.agent.normalizer.begin()
+        self.begin()
+        self._update_progress()
+        while not self.finished:
+            losses = self.round()
+            elapsed = max(time.perf_counter() - start, 1e-9)
+            yield self._record(losses, (self.agent.env_steps - first_step) / elapsed)
+
+    @property
+    def finished(self) -> bool:
+        return self.agent.env_steps >= self.total_steps or self.episodes >= self.total_episodes
+
+    def begin(self) -> None:
+        """Called after each reset, before the first round."""
+
+    @abstractmethod
+    def round(self) -> dict[str, float]:
+        """Act, store, learn; what `learn` reported."""
+
+    def act(self) -> tuple[StepResult, dict[str, Array]]:
+        """One step of all environments, and what the agent wants stored beside it."""
+        agent, observation = self.agent, self.stepper.observation
+        if agent.normalizer.active:
+            agent.normalizer.update(observation)
+        choice = agent.policy(observation)
+        step = self.stepper.step(choice.pop("action"))
+        if agent.normalizer.active:
+            agent.normalizer.observe_reward(step.reward, step.terminated | step.truncated, step.valid)
+        agent.env_steps += int(np.count_nonzero(step.valid))
+        if step.episodes:
+            self._count(step.episodes)
+        self._update_progress()
+        return step, choice
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the loop itself must remember, beside the agent: arrays and JSON values only."""
+        return {
+            "episodes": self.episodes,
+            "window": [[e.episode_return, e.length, e.env_index, e.success] for e in self.window],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.episodes = int(state["episodes"])
+        self.window = deque((Episode(*values) for values in state["window"]), maxlen=WINDOW)
+        self._window_means = _means(self.window)
+
+    def _count(self, ended: list[Episode]) -> None:
+        ended = ended[: int(min(len(ended), self.total_episodes - self.episodes))]
+        self.episodes += len(ended)
+        self.window.extend(ended)
+        self._ended += ended
+
+    def _update_progress(self) -> None:
+        self.agent.progress = min(1.0, max(self.agent.env_steps / self.total_steps, self.episodes / self.total_episodes))
+
+    def _record(self, losses: Mapping[str, float], steps_per_second: float) -> Metrics:
+        ended, self._ended = self._ended, []
+        if ended:
+            self._window_means = _means(self.window)
+        values = {
+            "time/env_steps": self.agent.env_steps,
+            "time/env_steps_per_second": steps_per_second,
+            "time/updates": self.agent.updates,
+            "time/episodes": self.episodes,
+            **self._window_means,
+            **losses,
+        }
+        return Metrics(values, ended)
+
+
+def _means(window: deque[Episode]) -> dict[str, float]:
+    if not window:
+        return {}
+    means = {
+        "episode/return_mean": float(np.mean([e.episode_return for e in window])),
+        "episode/length_mean": float(np.mean([e.length for e in window])),
+    }
+    successes = [e.success for e in window if e.success is not None]
+    if successes:
+        means["episode/success_rate"] = float(np.mean(successes))
+    return means

@@ -1,0 +1,73 @@
+"""Evaluation: episodes of their own, on seeds of their own, deterministic by default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyrl.agents.base import Agent
+from pyrl.envs import Stepper, make
+from pyrl.types import Episode
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of K episodes. ``success_rate`` is None where the environment says nothing about success."""
+
+    returns: np.ndarray  # float64 [K]
+    lengths: np.ndarray  # int64 [K]
+    success_rate: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        return float(self.returns.std())
+
+    def __repr__(self) -> str:
+        success = "" if self.success_rate is None else f", success {self.success_rate:.1%}"
+        return f"Evaluation({self.mean:.1f} +- {self.std:.1f} over {len(self.returns)} episodes, length {self.lengths.mean():.0f}{success})"
+
+
+def evaluate(
+    agent: Agent, env: Any, episodes: int = 20, *, seed: int = 10_000, deterministic: bool = True, num_envs: int | None = None, **make_options: Any
+) -> Evaluation:
+    """Run ``episodes`` episodes; ``env`` is an id, a callable or a `Stepper`, ``make_options`` are those of `pyrl.envs.make`.
+
+    The episodes are shared out over the environments beforehand (counting whichever end first would favour short ones), so
+    the start states depend on ``seed`` only, and every agent meets the same. Nothing is learned; the agent's normaliser and
+    random streams are left as they were.
+    """
+    if episodes < 1:
+        raise ValueError(f"evaluate: episodes is {episodes}, expected at least 1")
+    own = not isinstance(env, Stepper)
+    stepper = make(env, num_envs if num_envs is not None else min(episodes, 20), seed=seed, **make_options) if own else env
+    states = {name: stream.state for name, stream in agent.streams().items()}
+    try:
+        finished = _run(agent, stepper, episodes, seed, deterministic)
+    finally:
+        for name, stream in agent.streams().items():
+            stream.state = states[name]
+        if own:
+            stepper.close()
+    successes = [e.success for e in finished if e.success is not None]
+    return Evaluation(
+        returns=np.array([e.episode_return for e in finished]),
+        lengths=np.array([e.length for e in finished]),
+        success_rate=float(np.mean(successes)) if successes else None,
+    )
+
+
+def _run(agent: Agent, stepper: Stepper, episodes: int, seed: int, deterministic: bool) -> list[Episode]:
+    quota = [len(range(i, episodes, stepper.num_envs)) for i in range(stepper.num_envs)]
+    finished: list[list[Episode]] = [[] for _ in quota]
+    stepper.reset(seed=seed)
+    while any(len(done) < share for done, share in zip(finished, quota)):
+        for episode in stepper.step(agent.policy(stepper.observation, deterministic)["action"]).episodes:
+            if len(finished[episode.env_index]) < quota[episode.env_index]:
+                finished[episode.env_index].append(episode)
+    return [episode for done in finished for episode in done]

@@ -1,0 +1,56 @@
+"""Off-policy training: step, store, draw, learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyrl.agents.base import Agent
+from pyrl.buffers import ReplayBuffer
+from pyrl.envs import Stepper
+from pyrl.loops.base import Loop
+from pyrl.seeding import stream_key
+from pyrl.types import Batch
+
+
+class OffPolicyLoop(Loop):
+    """One round = train_freq steps of every environment, then gradient_steps calls of ``agent.learn`` (-1: as many as
+    transitions were stored in the round) once learning_starts transitions are stored."""
+
+    def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
+        super().__init__(agent, stepper, total_steps, total_episodes)
+        config = agent.config
+        self.buffer = ReplayBuffer(
+            config.buffer_size,
+            agent.observation_space,
+            agent.action_space,
+            num_envs=stepper.num_envs,
+            n_step=config.n_step,
+            gamma=config.gamma,
+            seed=stream_key(agent.seed, "replay") >> 1,
+        )
+        self._batch: Batch | None = None
+
+    def round(self) -> dict[str, float]:
+        agent, config = self.agent, self.agent.config
+        first_step = agent.env_steps
+        for _ in range(config.train_freq):
+            step, extra = self.act()
+            self.buffer.add(
+                step.observation, step.action, step.reward, step.next_observation, step.terminated, step.truncated,
+                valid=step.valid, **extra,
+            )  # fmt: skip
+        if len(self.buffer) < max(config.learning_starts, config.batch_size):
+            return {}
+        losses: dict[str, float] = {}
+        for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):
+            self._batch = self.buffer.sample(config.batch_size, out=self._batch)
+            losses = agent.learn(self._batch)
+        return losses
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.buffer.load_state_dict(state["buffer"])

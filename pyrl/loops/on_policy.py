@@ -1,0 +1,26 @@
+"""On-policy training: collect n_steps of every environment, learn from them, forget them."""
+
+from __future__ import annotations
+
+from pyrl.agents.base import Agent
+from pyrl.buffers.rollout import RolloutBuffer
+from pyrl.envs import Stepper
+from pyrl.loops.base import Loop
+
+
+class OnPolicyLoop(Loop):
+    """One round = one rollout [n_steps, num_envs] and one call of ``agent.learn``."""
+
+    def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
+        super().__init__(agent, stepper, total_steps, total_episodes)
+        self.buffer = RolloutBuffer(agent.config.n_steps, stepper.num_envs, agent.observation_space, agent.action_space)
+
+    def begin(self) -> None:
+        # A rollout that was broken off belongs to other episodes than the ones that start now.
+        if len(self.buffer):
+            self.buffer.take(self.stepper.observation)
+
+    def round(self) -> dict[str, float]:
+        while not self.buffer.full and not self.finished:
+            self.buffer.add(*self.act())
+        return self.agent.learn(self.buffer.take(self.stepper.observation))

@@ -1,0 +1,1 @@
+"""Networks: encoders of observations, multilayer perceptrons, heads and action distributions."""

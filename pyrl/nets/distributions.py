@@ -1,0 +1,96 @@
+"""Action distributions: what a policy network must put out, how to sample from it and how likely an action was.
+
+Sampling is a kernel (`pyrl.ops`: Philox, sample and log-probability in one call, no autograd); log-probability and entropy for
+the loss are torch. Each class is made from an action space and names ``size``, the width of the network's output.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from pyrl.errors import SpaceError
+from pyrl.ops.random import RandomStream
+from pyrl.ops.sampling import sample_categorical, sample_gaussian, sample_multi_categorical
+
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class Distribution(Protocol):
+    """``output`` is the policy network's [B, size]; ``log_std`` is read by the Gaussian only."""
+
+    size: int
+
+    def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+        """(action [B, ...], log_prob float32 [B]); outside autograd."""
+        ...
+
+    def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """(log_prob [B], entropy [B]), differentiable."""
+        ...
+
+
+class Categorical:
+    """Discrete(n): the output is n logits."""
+
+    def __init__(self, space: spaces.Discrete) -> None:
+        self.size = int(space.n)
+
+    def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+        return sample_categorical(output, random, deterministic=deterministic)
+
+    def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = torch.log_softmax(output, dim=1)
+        return log_p.gather(1, action.unsqueeze(1)).squeeze(1), -(log_p.exp() * log_p).sum(1)
+
+
+class MultiCategorical:
+    """MultiDiscrete(nvec): the logits of independent categoricals side by side."""
+
+    def __init__(self, space: spaces.MultiDiscrete) -> None:
+        self.nvec = [int(n) for n in space.nvec.ravel()]
+        self.size = sum(self.nvec)
+
+    def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+        return sample_multi_categorical(output, self.nvec, random, deterministic=deterministic)
+
+    def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        log_prob, entropy = torch.zeros(len(output)), torch.zeros(len(output))
+        for i, logits in enumerate(output.split(self.nvec, dim=1)):
+            log_p = torch.log_softmax(logits, dim=1)
+            log_prob = log_prob + log_p.gather(1, action[:, i : i + 1]).squeeze(1)
+            entropy = entropy - (log_p.exp() * log_p).sum(1)
+        return log_prob, entropy
+
+
+class DiagonalGaussian:
+    """Box [A]: the output is the mean, the standard deviation does not depend on the observation."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        self.shape = space.shape
+        self.size = math.prod(space.shape)
+
+    def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+        action, log_prob = sample_gaussian(output, log_std, random, deterministic=deterministic)
+        return action.reshape(-1, *self.shape), log_prob
+
+    def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        z = (action.flatten(1) - output) * torch.exp(-log_std)
+        log_prob = (-0.5 * z.square() - log_std - LOG_SQRT_2PI).sum(1)
+        entropy = (0.5 + LOG_SQRT_2PI + log_std).sum().expand(len(output))
+        return log_prob, entropy
+
+
+def distribution_for(space: spaces.Space) -> Distribution:
+    """The distribution over ``space``."""
+    if isinstance(space, spaces.Discrete):
+        return Categorical(space)
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiCategorical(space)
+    if isinstance(space, spaces.Box):
+        return DiagonalGaussian(space)
+    raise SpaceError(f"action_space is {space}, expected Discrete, MultiDiscrete or Box")

@@ -1,0 +1,72 @@
+"""Whole networks of the agents: actor and critic, and action values with an optional dueling head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from pyrl.nets.distributions import DiagonalGaussian, distribution_for
+from pyrl.nets.encoder import Encoder
+from pyrl.nets.mlp import ACTIVATIONS, Activation, mlp, orthogonal
+from pyrl.types import Observation
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value network of the same shape that share no layer.
+
+    Initialised as in Stable-Baselines3: orthogonal, gain sqrt(2) inside, 0.01 for the policy's last layer, 1 for the value's.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, action_space: spaces.Space, net_arch: Sequence[int], activation: Activation, log_std_init: float
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(observation_space)
+        self.distribution = distribution_for(action_space)
+        sizes = (self.encoder.size, *net_arch)
+        self.actor = orthogonal(mlp((*sizes, self.distribution.size), activation), math.sqrt(2), 0.01)
+        self.critic = orthogonal(mlp((*sizes, 1), activation), math.sqrt(2), 1.0)
+        width = self.distribution.size if isinstance(self.distribution, DiagonalGaussian) else 0
+        self.log_std = nn.Parameter(torch.full((width,), float(log_std_init)))
+
+    def policy(self, observation: Observation) -> Tensor:
+        """Policy output [B, size]."""
+        return self.actor(self.encoder(observation))
+
+    def value(self, observation: Observation) -> Tensor:
+        """V(observation) [B]."""
+        return self.critic(self.encoder(observation)).squeeze(1)
+
+    def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        encoded = self.encoder(observation)
+        return self.actor(encoded), self.critic(encoded).squeeze(1)
+
+
+class QNetwork(nn.Module):
+    """Q(observation, .) [B, A] for discrete actions.
+
+    Dueling (Wang et al. 2016, eq. 9): Q = V + advantage - mean advantage, two streams over a shared trunk.
+    """
+
+    def __init__(self, observation_space: spaces.Space, num_actions: int, net_arch: Sequence[int], activation: Activation, dueling: bool) -> None:
+        super().__init__()
+        self.encoder = Encoder(observation_space)
+        self.dueling = dueling
+        if not dueling:
+            self.network = mlp((self.encoder.size, *net_arch, num_actions), activation)
+            return
+        *trunk, last = (self.encoder.size, *net_arch)
+        self.network = nn.Sequential(*mlp(trunk, activation), ACTIVATIONS[activation]()) if len(trunk) > 1 else nn.Sequential()
+        self.advantage = mlp((trunk[-1], last, num_actions), activation)
+        self.value = mlp((trunk[-1], last, 1), activation)
+
+    def forward(self, observation: Observation) -> Tensor:
+        hidden = self.network(self.encoder(observation))
+        if not self.dueling:
+            return hidden
+        advantage = self.advantage(hidden)
+        return self.value(hidden) + advantage - advantage.mean(dim=1, keepdim=True)

@@ -1,0 +1,96 @@
+"""Tiny environments with known answers, and spaces of every kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class TwoStates(gym.Env):
+    """Observation 0 or 1 at random, reward 1 for the action equal to it; ten steps an episode."""
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict]:
+        super().reset(seed=seed)
+        self.t = 0
+        self.state = int(self.np_random.integers(2))
+        return self.state, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict]:
+        reward = float(action == self.state)
+        self.state = int(self.np_random.integers(2))
+        self.t += 1
+        return self.state, reward, False, self.t == 10, {}
+
+
+class CutOrEnd(gym.Env):
+    """Where confusing the two flags changes the optimal action.
+
+    In state 0, action 0 pays 1 and *terminates*; action 1 pays 0 and leads to state 1, where every step pays 1 and the episode
+    is *truncated* after two of them. With gamma 0.9 state 1 is worth 1 / (1 - 0.9) = 10, so action 1 is worth 9 and action 0 is
+    worth 1. Whoever takes the cut for an end values state 1 at most 1.9, whoever bootstraps through the end overrates action 0.
+    """
+
+    observation_space = spaces.Discrete(3)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict]:
+        super().reset(seed=seed)
+        self.state, self.t = 0, 0
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict]:
+        if self.state == 0 and action == 0:
+            self.state = 2
+            return 2, 1.0, True, False, {}
+        if self.state == 0:
+            self.state = 1
+            return 1, 0.0, False, False, {}
+        self.t += 1
+        return 1, 1.0, False, self.t == 2, {}
+
+
+OBSERVATION_SPACES = {
+    "box": spaces.Box(-1, 1, (3,)),
+    "image": spaces.Box(0, 255, (4, 4), np.uint8),
+    "float64": spaces.Box(-1, 1, (2,), np.float64),
+    "discrete": spaces.Discrete(5),
+    "discrete_start": spaces.Discrete(5, start=3),
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_binary": spaces.MultiBinary(4),
+    "dict": spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}),
+    "tuple": spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.MultiBinary(2))),
+}
+ACTION_SPACES = {
+    "discrete": spaces.Discrete(3),
+    "discrete_start": spaces.Discrete(3, start=-1),
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "box": spaces.Box(-2, 2, (2,)),
+}
+
+
+def random_env(observation_space: spaces.Space, action_space: spaces.Space, length: int = 7) -> type[gym.Env]:
+    """An environment of these spaces with random observations; checks that it is handed legal actions."""
+
+    class RandomSpaces(gym.Env):
+        def __init__(self) -> None:
+            self.observation_space, self.action_space, self.t = observation_space, action_space, 0
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+            super().reset(seed=seed)
+            if seed is not None:
+                self.observation_space.seed(seed)
+            self.t = 0
+            return self.observation_space.sample(), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            assert action_space.contains(action) or isinstance(action_space, spaces.Discrete) and action_space.contains(int(action)), action
+            self.t += 1
+            return self.observation_space.sample(), float(self.np_random.normal()), self.t == length, False, {}
+
+    return RandomSpaces

@@ -1,0 +1,97 @@
+"""The drawing of DESIGN.md, checked: who may import and include whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LEAVES = {"types", "seeding", "schedules", "errors", "spaces"}
+# What each room may import from pyrl, beside itself and the leaves.
+ALLOWED = {
+    "ops": {"_core"},
+    "nets": {"ops"},
+    "buffers": {"ops"},
+    "envs": set(),
+    "agents": {"ops", "nets", "checkpoint"},
+    "checkpoint": {"agents"},
+    "metrics": set(),
+    "plots": {"runs", "metrics"},
+    "runs": {"checkpoint"},
+    "presets": set(),
+    "loops": {"agents", "envs", "buffers", "checkpoint", "metrics", "plots", "presets", "runs"},
+    "cli": {"agents", "envs", "loops", "checkpoint", "metrics", "plots", "presets", "runs", "__init__"},
+}
+# Below these a checkpoint's agent is only read from the registry: the import stands inside a function.
+CPP_ALLOWED = {
+    "core": {"core"},
+    "returns": {"core", "returns"},
+    "replay": {"core", "replay"},
+    "sampling": {"core", "sampling"},
+    "bindings": {"core", "returns", "replay", "sampling", "bindings"},
+}
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports_of(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{a.name}" for a in node.names} if node.module == "pyrl" else {node.module}
+    return {n for n in names if n == "pyrl" or n.startswith("pyrl.")}
+
+
+SOURCES = sorted(p for p in (ROOT / "pyrl").rglob("*.py") if p.parent != ROOT / "pyrl" or p.name not in {"__init__.py", "__main__.py"})
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_arrows(path: Path) -> None:
+    room = path.relative_to(ROOT / "pyrl").parts[0].removesuffix(".py")
+    allowed = LEAVES | {room} | ALLOWED.get(room, set()) if room not in LEAVES else LEAVES
+    wrong = {n for n in imports_of(path) if room_of(n) not in allowed}
+    assert not wrong, f"{path.name} in {room} imports {wrong}, allowed: {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "csrc").rglob("*.[ch]pp")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_cpp_arrows(path: Path) -> None:
+    room = path.parent.name
+    text = path.read_text()
+    for included in re.findall(r'#include "([^"/]+)/', text):
+        assert included in CPP_ALLOWED[room], f"{path.name} in {room} includes {included}/"
+    if room != "bindings":
+        assert not re.search(r"#include <(pybind11|Python\.h|torch|numpy)", text), f"{path.name} knows of Python"
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_is_lazy() -> None:
+    loaded = run_python("import sys, pyrl; print(*sorted(m for m in sys.modules if m in ('torch', 'gymnasium', 'matplotlib', 'numpy')))")
+    assert loaded.split() == []
+
+
+def test_parts_work_without_torch() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None  # any import of torch fails
+import numpy as np, pyrl
+from gymnasium.spaces import Box, Discrete
+advantage, return_ = pyrl.ops.gae(*(np.ones((3, 2), np.float32),) * 3, *(np.zeros((3, 2), bool),) * 2, gamma=0.9, gae_lambda=0.8)
+buffer = pyrl.buffers.ReplayBuffer(10, Box(-1, 1, (3,)), Discrete(2))
+for _ in range(5):
+    buffer.add(np.zeros((1, 3), np.float32), np.zeros(1, np.int64), np.ones(1), np.ones((1, 3), np.float32), np.zeros(1, bool), np.zeros(1, bool))
+print(advantage.shape, buffer.sample(4).observation.shape)
+"""
+    assert run_python(code).strip() == "(3, 2) (4, 3)"
