@@ -3,9 +3,9 @@
     python benchmarks/bench_returns.py [--cases gae,vtrace] [--seconds 0.5] [--rounds 7] [--threads 1]
 
 Inputs are float32 with flags, every contender starts from its own kind of array (NumPy, or torch for torch code), and
-makes its outputs afresh unless its name says ``out=``. Contenders take turns in each round, so that noise of the machine
-meets them all; a line shows minimum and median over the rounds, the ratio to pyrl with fresh outputs and the traffic
-(every input read once, every output written once). The floor is the time that a plain copy of as many bytes takes.
+makes its outputs afresh unless its name says ``out=``. Contenders take turns in each round, so that noise meets them
+all; a line shows minimum and median over the rounds, the ratio to pyrl with fresh outputs and the traffic (every input
+read once, every output written once). The floor is the time that a plain copy of as many bytes takes.
 """
 
 from __future__ import annotations
@@ -315,9 +315,8 @@ def main() -> None:
         for name, (low, middle) in sorted(result.items(), key=lambda item: item[1]):
             ratio = middle / base[1]
             print(f"  {name:22}{readable(low):>10}{readable(middle):>10}{ratio:>8.2f}{case.bytes / low / 1e9:>8.1f}")
-        print(
-            f"  {'floor: a copy':22}{readable(floor):>10}{'':>10}{floor / base[0]:>8.2f}{case.bytes / floor / 1e9:>8.1f}"
-        )
+        ratio, speed = floor / base[0], case.bytes / floor / 1e9
+        print(f"  {'floor: a copy':22}{readable(floor):>10}{'':>10}{ratio:>8.2f}{speed:>8.1f}")
         for name, reason in case.missing.items():
             print(f"  {name}: not here ({reason})")
 

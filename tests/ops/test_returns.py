@@ -234,6 +234,19 @@ def test_truncation_bootstraps_and_termination_does_not():
     assert n_step_return(reward, None, value, none, flag, n=2, gamma=0.5).ravel().tolist() == [2, 2, 2]
 
 
+def test_sums_read_next_value_only_where_they_end():
+    r = Rollout(40, 21, np.float32, 8)
+    want = discounted_return(r.reward, r.terminated, r.truncated, gamma=0.9, next_value=r.next_value)
+    sparse = np.full_like(r.next_value, np.nan)
+    ends = r.truncated & ~r.terminated
+    ends[-1] = True
+    sparse[ends] = r.next_value[ends]
+    got = discounted_return(r.reward, r.terminated, r.truncated, gamma=0.9, next_value=sparse)
+    assert got.tobytes() == want.tobytes()
+    long = n_step_return(r.reward, None, sparse, r.terminated, r.truncated, n=40, gamma=0.9)
+    assert long.tobytes() == want.tobytes()
+
+
 def test_a_step_that_is_both_counts_as_terminated():
     both = np.ones((1, 1), bool)
     one = np.ones((1, 1))
