@@ -94,8 +94,8 @@ def discounted_return(
     """Discounted returns [T, N]: the sum of ``gamma^i reward_{t+i}`` up to the end of the episode or rollout.
 
     With ``value`` or ``next_value`` (either form), ``gamma^k`` times the value after the last step is added unless it
-    terminated; only these values count, others may be NaN. Without any, the sum holds the rewards seen and no more: exact
-    for terminated episodes, short otherwise.
+    terminated; only these values count, others may be NaN. Without any, the sum holds the rewards seen and no more:
+    exact for terminated episodes, short otherwise.
     """
     return _core.discounted_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, out)
 
