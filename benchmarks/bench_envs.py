@@ -3,8 +3,9 @@
     python benchmarks/bench_envs.py [--envs CartPole-v1 Pendulum-v1 ...] [--num-envs 1 8 64] [--seconds 0.3] [--rounds 5]
 
 `bare` is the floor: a loop that calls ``step`` of the unwrapped environments with ready actions and resets what ended, and keeps
-nothing. `gymnasium sync` is its SyncVectorEnv as made by ``gymnasium.make_vec``. All rows of a block alternate in one process;
-each figure is the median of the rounds. `over bare` is what a vector step costs beyond the floor.
+nothing. `gymnasium sync` is its SyncVectorEnv as made by ``gymnasium.make_vec``, `envpool` EnvPool as it comes. All rows of a block
+alternate in one process; each figure is the median of the rounds. `over bare` is what a vector step costs beyond the floor. Dead
+steps of NEXT_STEP autoreset are no transitions and do not count in transitions/s.
 """
 
 from __future__ import annotations
@@ -30,7 +31,19 @@ def actions_for(space: Any, num_envs: int) -> list[np.ndarray]:
     return [np.stack([np.asarray(space.sample()) for _ in range(num_envs)]) for _ in range(POOL)]
 
 
-def bare(env_id: str, num_envs: int) -> Callable[[int], None]:
+class Run:
+    """``loop(count)`` makes so many vector steps; ``valid`` is the share of their rows that are transitions."""
+
+    def __init__(self, loop: Callable[[int], None], valid: float = 1.0, close: Callable[[], Any] = lambda: None) -> None:
+        self.loop, self.valid, self.close = loop, valid, close
+
+    def microseconds(self, count: int) -> float:
+        start = time.perf_counter()
+        self.loop(count)
+        return (time.perf_counter() - start) / count * 1e6
+
+
+def bare(env_id: str, num_envs: int) -> Run:
     """The loop that no stepper can beat; a time limit costs it one comparison."""
     envs = [gymnasium.make(env_id) for _ in range(num_envs)]
     limit = envs[0].spec.max_episode_steps or 1 << 60
@@ -55,23 +68,36 @@ def bare(env_id: str, num_envs: int) -> Callable[[int], None]:
                 for env in inner:
                     env.reset()
 
-    return run
+    return Run(run)
 
 
-def sync(env_id: str, num_envs: int) -> Callable[[int], None]:
-    env = gymnasium.make_vec(env_id, num_envs, vectorization_mode="sync")
-    env.reset(seed=0)
-    batches = actions_for(env.single_action_space, num_envs)
+def peer(env: Any) -> Run:
+    """A NEXT_STEP vector environment in a loop that keeps nothing."""
+    env.reset()
+    batches = actions_for(env.single_action_space, env.num_envs)
 
     def run(count: int) -> None:
         for k in range(count):
             env.step(batches[k % POOL])
 
-    return run
+    ends = sum(int((result[2] | result[3]).sum()) for result in (env.step(batches[k % POOL]) for k in range(500)))
+    return Run(run, 1 - ends / (500 * env.num_envs), env.close)
 
 
-def ours(backend: str) -> Callable[[str, int], Callable[[int], None]]:
-    def build(env_id: str, num_envs: int) -> Callable[[int], None]:
+def sync(env_id: str, num_envs: int) -> Run:
+    return peer(gymnasium.make_vec(env_id, num_envs, vectorization_mode="sync"))
+
+
+def envpool(env_id: str, num_envs: int) -> Run:
+    try:
+        import envpool
+    except ImportError as error:
+        raise EnvError("envpool is not installed") from error
+    return peer(envpool.make_gymnasium(env_id, num_envs=num_envs, seed=0))
+
+
+def ours(backend: str) -> Callable[[str, int], Run]:
+    def build(env_id: str, num_envs: int) -> Run:
         stepper = make(env_id, num_envs, backend=backend)  # type: ignore[arg-type]
         stepper.reset()
         batches = actions_for(stepper.single_action_space, num_envs)
@@ -82,27 +108,22 @@ def ours(backend: str) -> Callable[[str, int], Callable[[int], None]]:
             for k in range(count):
                 stepper.step(batches[k % POOL])
 
-        run.close = stepper.close  # type: ignore[attr-defined]
-        return run
+        valid = float(np.mean([stepper.step(batches[k % POOL]).valid.mean() for k in range(500)]))
+        return Run(run, valid, stepper.close)
 
     return build
 
 
-ROWS: dict[str, Callable[[str, int], Callable[[int], None]]] = {
+ROWS: dict[str, Callable[[str, int], Run]] = {
     "bare": bare,
     "gymnasium sync": sync,
     "pyrl lean": ours("lean"),
     "pyrl sync": ours("sync"),
     "pyrl async": ours("async"),
     "pyrl vector": ours("vector"),
+    "envpool": envpool,
     "pyrl envpool": ours("envpool"),
 }
-
-
-def microseconds(run: Callable[[int], None], count: int) -> float:
-    start = time.perf_counter()
-    run(count)
-    return (time.perf_counter() - start) / count * 1e6
 
 
 def block(env_id: str, num_envs: int, rows: list[str], seconds: float, rounds: int) -> None:
@@ -112,20 +133,20 @@ def block(env_id: str, num_envs: int, rows: list[str], seconds: float, rounds: i
             runs[name] = ROWS[name](env_id, num_envs)
         except (EnvError, UnknownNameError, ValueError) as error:
             missing[name] = str(error)
-    counts = {name: max(1, int(seconds * 1e6 / microseconds(run, 20))) for name, run in runs.items()}
+    counts = {name: max(1, int(seconds * 1e6 / run.microseconds(20))) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            times[name].append(microseconds(run, counts[name]))
+            times[name].append(run.microseconds(counts[name]))
     floor = statistics.median(times["bare"])
-    print(f"\n{env_id}, {num_envs} environments   {'us/vector step':>16} {'env steps/s':>12} {'x bare':>7} {'over bare us':>13}")
+    print(f"\n{env_id}, {num_envs} environments   {'us/vector step':>16} {'transitions/s':>14} {'x bare':>7} {'over bare us':>13}")
     for name, values in times.items():
         us = statistics.median(values)
-        print(f"  {name:<16} {us:>29.1f} {num_envs / us * 1e6:>12,.0f} {us / floor:>7.2f} {us - floor:>13.1f}")
+        print(f"  {name:<16} {us:>29.1f} {num_envs * runs[name].valid / us * 1e6:>14,.0f} {us / floor:>7.2f} {us - floor:>13.1f}")
     for name, reason in missing.items():
         print(f"  {name:<16} not measured: {reason}")
     for run in runs.values():
-        getattr(run, "close", lambda: None)()
+        run.close()
 
 
 def main() -> None:

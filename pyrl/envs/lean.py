@@ -40,7 +40,7 @@ class LeanStepper(Stepper):
         self._inner = [env for env, _ in peeled]
         self._limits = [limit for _, limit in peeled]
         self._step_functions = [env.step for env in self._inner]
-        self._deadline = _NEVER  # the clock at which the next time limit strikes
+        self._deadline = min(self._limits)  # no time limit strikes before the clock says so
         self._observations: list[Any] = [None] * len(envs)
         self._rewards: list[Any] = [0.0] * len(envs)
         self._infos: list[Any] = [None] * len(envs)
@@ -50,8 +50,8 @@ class LeanStepper(Stepper):
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
         for i in range(self.num_envs):
             self._reset_one(i, buffer, None if seeds is None else seeds[i])
+        self._check_numbers(buffer, "reset")
         self._flags_set = False
-        self._set_deadline()
 
     def _reset_one(self, index: int, buffer: ObservationBuffer, seed: int | None = None) -> None:
         try:
@@ -74,8 +74,8 @@ class LeanStepper(Stepper):
         ended: list[int] = []
         i = 0
         try:
-            for i, step in enumerate(self._step_functions):
-                observations[i], rewards[i], over, cut, infos[i] = step(env_actions[i])
+            for i, (step, env_action) in enumerate(zip(self._step_functions, env_actions)):
+                observations[i], rewards[i], over, cut, infos[i] = step(env_action)
                 if over or cut:
                     terminated[i], truncated[i] = over, cut
                     ended.append(i)
@@ -109,6 +109,10 @@ class LeanStepper(Stepper):
             if self._clock - self._starts[i] >= limit:
                 self._truncated[i] = True
                 ended.append(i)
+        # Later starts only put it off, so it need not follow every one of them.
+        self._deadline = min(
+            limit + (self._clock if i in ended else start) for i, (start, limit) in enumerate(zip(self._starts, self._limits))
+        )
         return sorted(set(ended))
 
     def _restart(self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer) -> list[Episode]:
@@ -118,11 +122,9 @@ class LeanStepper(Stepper):
         for i in ended:
             episodes.append(self._finish(i, self._clock, success_in(self._infos[i])))
             self._reset_one(i, after)
-        self._set_deadline()
+        if not after.finite():
+            raise self._error(after.not_finite_rows()[0], "reset returned an observation that is not finite")
         return episodes
-
-    def _set_deadline(self) -> None:
-        self._deadline = min(start + limit for start, limit in zip(self._starts, self._limits))
 
     def _output_error(self, env_actions: list[Any]) -> EnvError:
         """The batch could not be written: find the environment that returned something impossible."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,15 @@ class Leaf:
         else:
             self.array[:] = column
 
+    def write_row(self, index: int, observation: Observation) -> None:
+        value = self.pick(observation) if self.path else observation
+        # The usual case at once; `fault` reads anything and is slow.
+        if not (type(value) is np.ndarray and value.dtype is self.array.dtype and value.shape == self.shape):
+            fault = self.fault(observation)
+            if fault is not None:
+                raise ValueError(fault)
+        self.array[index] = value
+
     def finite(self) -> bool:
         flat = self.flat
         if flat is None:
@@ -47,7 +57,7 @@ class Leaf:
             with np.errstate(all="ignore"):
                 quick = np.add.reduce(flat)
         # A sum of huge finite numbers may overflow: only then look at each.
-        return quick - quick == 0 or bool(np.isfinite(flat).all())
+        return isfinite(quick) or bool(np.isfinite(flat).all())
 
     def fault(self, observation: Observation) -> str | None:
         """What is wrong with this leaf of one environment's observation."""
@@ -84,12 +94,9 @@ class ObservationBuffer:
             leaf.write([leaf.pick(o) for o in observations])
 
     def write_row(self, index: int, observation: Observation) -> None:
-        """The observation of one environment; ValueError saying what is wrong with it."""
+        """The observation of one environment; ValueError saying what is wrong with its shape or dtype."""
         for leaf in self.leaves:
-            fault = leaf.fault(observation)
-            if fault is not None:
-                raise ValueError(fault)
-            leaf.array[index] = leaf.pick(observation)
+            leaf.write_row(index, observation)
 
     def write_batch(self, observation: Observation) -> None:
         """A batch as vector environments give it; ValueError saying what is wrong with its shape or dtype."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Stepper(ABC):
             seeds = self.env_seeds = [stream_seed(self.seed, "env", i) for i in range(self.num_envs)]
             self.single_action_space.seed(stream_seed(self.seed, "action_space"))
         self.observation = None
-        self._returns[:] = 0.0
+        self._returns[:] = self._reward[:] = 0.0
         self._starts = [self._clock] * self.num_envs
         self._terminated[:] = self._truncated[:] = False
         self._reset(seeds, self._buffers[self._current])
@@ -150,8 +151,7 @@ class Stepper(ABC):
 
     def _check_numbers(self, buffer: ObservationBuffer, what: str) -> None:
         """EnvError where a reward or an observation is not finite."""
-        total = self._reward.dot(self._reward)
-        if total - total != 0 and not np.isfinite(self._reward).all():
+        if not isfinite(self._reward.dot(self._reward)) and not np.isfinite(self._reward).all():
             index = int(np.flatnonzero(~np.isfinite(self._reward))[0])
             raise self._error(index, f"{what} returned the reward {self._reward[index]}, expected a finite number")
         if not buffer.finite():
@@ -185,10 +185,12 @@ class VectorStepper(Stepper):
             raise ValueError(f"make: autoreset is {autoreset.name}, but {name} declares {declared.name}")
         self._assumed = declared is None and autoreset is None
         self.autoreset = autoreset or declared or AutoresetMode.NEXT_STEP
+        self._ended = np.zeros(self.num_envs, bool)
         self._dead = np.zeros(self.num_envs, bool)  # ended in the last step, so NEXT_STEP resets it in this one
+        self._any_dead = self._any_invalid = False
 
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
-        self._dead[:] = False
+        self._any_dead = False
         keywords: dict[str, Any] = {}
         if seeds is not None and self._rebuild is not None:
             if seeds != self._unused_seeds:
@@ -201,7 +203,6 @@ class VectorStepper(Stepper):
         observation, infos = self._call("reset", lambda: self.env.reset(**keywords), None)
         self._raise_failure(infos, "reset")
         self._write(buffer, observation, "reset")
-        self._reward[:] = 0.0
         self._check_numbers(buffer, "reset")
 
     def step(self, action: Array) -> StepResult:
@@ -221,11 +222,14 @@ class VectorStepper(Stepper):
             self.observation = None
             raise EnvError(f"{self.name}: step returned a reward or flags of another shape than [N] = [{self.num_envs}]: {error}") from error
         self._clock += 1
-        if self.autoreset is AutoresetMode.NEXT_STEP:
-            self._leave_out_dead(infos)
+        if self._any_invalid:
+            self._valid[:], self._any_invalid = True, False
+        if self._any_dead:
+            self._leave_out_dead()
         self._check_numbers(following, "step")
         self._returns += self._reward
-        ended = np.flatnonzero(self._terminated | self._truncated).tolist()
+        np.logical_or(self._terminated, self._truncated, out=self._ended)
+        ended = np.flatnonzero(self._ended).tolist() if np.count_nonzero(self._ended) else []
         episodes: list[Episode] = []
         after = following
         if ended:
@@ -233,6 +237,8 @@ class VectorStepper(Stepper):
                 current = (current + 1) % 3
                 after = self._buffers[current]
                 self._split(ended, following, after, infos)
+            else:
+                self._mark_dead(infos)
             next_start = self._clock + (self.autoreset is AutoresetMode.NEXT_STEP)
             episodes = [self._finish(i, next_start, self._success(infos, i)) for i in ended]
         self._current = current
@@ -241,18 +247,22 @@ class VectorStepper(Stepper):
             observation, action, self._reward, following.value, self._terminated, self._truncated, self._valid, episodes
         )  # fmt: skip
 
-    def _leave_out_dead(self, infos: Mapping[str, Any]) -> None:
+    def _leave_out_dead(self) -> None:
         """NEXT_STEP: what ended in the last step was reset in this one, which is no transition there."""
         dead = self._dead
+        if self._assumed and (self._reward[dead].any() or self._terminated[dead].any() or self._truncated[dead].any()):
+            raise self._mode_error("rewards or ends in the step after an episode's end, where NEXT_STEP has none")
+        self._reward[dead] = 0.0
+        self._terminated[dead] = self._truncated[dead] = False
         np.logical_not(dead, out=self._valid)
-        if dead.any():
-            if self._assumed and (self._reward[dead].any() or self._terminated[dead].any() or self._truncated[dead].any()):
-                raise self._mode_error("rewards or ends in the step after an episode's end, where NEXT_STEP has none")
-            self._reward[dead] = 0.0
-            self._terminated[dead] = self._truncated[dead] = False
-        np.logical_or(self._terminated, self._truncated, out=dead)
-        if any(key in infos for key in _FINAL_KEYS) and dead.any():
+        self._any_dead, self._any_invalid = False, True
+
+    def _mark_dead(self, infos: Mapping[str, Any]) -> None:
+        """NEXT_STEP: what ended in this step is reset in the next one."""
+        if any(key in infos for key in _FINAL_KEYS):
             raise self._mode_error("final observations in infos, as SAME_STEP does")
+        self._dead[:] = self._ended
+        self._any_dead = True
 
     def _split(self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any]) -> None:
         """SAME_STEP and DISABLED: ``following`` gets the final observations, ``after`` the first ones of the next episodes."""
@@ -267,7 +277,8 @@ class VectorStepper(Stepper):
                     following.write_row(i, row)
                 except ValueError as error:
                     raise self._error(i, f"final_obs in infos: {error}") from error
-            self._check_numbers(following, "step")
+            if not following.finite():
+                raise self._error(following.not_finite_rows()[0], "final_obs in infos is not finite")
             return
         mask = np.zeros(self.num_envs, bool)
         mask[ended] = True
