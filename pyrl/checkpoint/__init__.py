@@ -9,12 +9,13 @@ killed at any moment leaves the old checkpoint or the new one, never half of one
 
 from pyrl.checkpoint.agents import load_agent, require_match, save_agent
 from pyrl.checkpoint.format import FORMAT_VERSION, library_versions
-from pyrl.checkpoint.loading import Tree, load, read_metadata
+from pyrl.checkpoint.loading import Tree, exists, load, read_metadata
 from pyrl.checkpoint.saving import save
 
 __all__ = [
     "FORMAT_VERSION",
     "Tree",
+    "exists",
     "library_versions",
     "load",
     "load_agent",

@@ -41,8 +41,17 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return _read_manifest(_existing(Path(path)))["metadata"]
 
 
+def exists(path: str | Path) -> bool:
+    """Whether `load` would find a checkpoint there, whole or not."""
+    return any((p / MANIFEST).exists() for p in _candidates(Path(path)))
+
+
+def _candidates(path: Path) -> tuple[Path, Path]:
+    return path, aside_of(path)  # a save was killed between its two renames: the old one stands aside
+
+
 def _existing(path: Path) -> Path:
-    for candidate in (path, aside_of(path)):  # a save was killed between its two renames: the old one stands aside
+    for candidate in _candidates(path):
         if (candidate / MANIFEST).exists():
             return candidate
     if path.is_dir():
