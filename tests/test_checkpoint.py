@@ -26,8 +26,8 @@ from pyrl import checkpoint
 from pyrl.checkpoint.format import MANIFEST, SEAL
 from pyrl.checkpoint.loading import load, read_metadata
 from pyrl.checkpoint.saving import save
+from pyrl.checkpoint.spaces_json import space_to_json
 from pyrl.errors import CheckpointError, SpaceError
-from pyrl.spaces import space_to_json
 
 EXAMPLES = int(os.environ.get("PYRL_EXAMPLES", "1"))  # multiplies the number of kills, flips and random trees
 
@@ -142,7 +142,7 @@ import sys
 sys.modules["torch"] = None
 import numpy as np
 from pyrl import checkpoint
-from pyrl.spaces import space_to_json
+from pyrl.checkpoint.spaces_json import space_to_json
 checkpoint.save({str(tmp_path / "c")!r}, {{"buffer": {{"x": np.arange(3)}}}}, {{}})
 print(checkpoint.load({str(tmp_path / "c")!r})[0]["buffer"]["x"].tolist())
 """

@@ -11,6 +11,7 @@ from pyrl.checkpoint.agents import load_agent, require_match, save_agent
 from pyrl.checkpoint.format import FORMAT_VERSION, library_versions
 from pyrl.checkpoint.loading import Tree, exists, load, read_metadata
 from pyrl.checkpoint.saving import save
+from pyrl.checkpoint.spaces_json import space_from_json, space_to_json
 
 __all__ = [
     "FORMAT_VERSION",
@@ -23,4 +24,6 @@ __all__ = [
     "require_match",
     "save",
     "save_agent",
+    "space_from_json",
+    "space_to_json",
 ]

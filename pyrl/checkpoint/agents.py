@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyrl.checkpoint.loading import load
 from pyrl.checkpoint.saving import save
+from pyrl.checkpoint.spaces_json import space_from_json, space_to_json
 from pyrl.errors import CheckpointError, SpaceError
-from pyrl.spaces import space_from_json, space_to_json
 
 if TYPE_CHECKING:
     from pyrl.agents.base import Agent

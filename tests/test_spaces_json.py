@@ -12,8 +12,8 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrl.checkpoint.spaces_json import space_from_json, space_to_json
 from pyrl.errors import SpaceError
-from pyrl.spaces import space_from_json, space_to_json
 
 SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 BOUNDS = st.sampled_from([(-1.0, 1.0), (0.1, 0.3), (-np.inf, np.inf), (-np.inf, 0.0), (-3.4e38, 3.4e38)])
