@@ -58,4 +58,27 @@ void def_fast(py::module_& m, const char* name, const char* doc) {
   m.attr(name) = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition, m.ptr(), module_name.ptr()));
 }
 
+// The same for a method of a pybind11 class: `py::object add(Core& self, FastArgs args)`, `def_fast_method<Core, add, 8>(cls, ..)`.
+namespace detail {
+
+template <class Self, py::object (*body)(Self&, FastArgs), int count>
+PyObject* fast_method_entry(PyObject* self, PyObject* const* args, Py_ssize_t given) {
+  if (given != count) return wrong_count("this method", count, given);
+  try {
+    return body(*py::handle(self).cast<Self*>(), FastArgs(args)).release().ptr();
+  } catch (...) {
+    set_python_error();
+    return nullptr;
+  }
+}
+
+}  // namespace detail
+
+template <class Self, py::object (*body)(Self&, FastArgs), int count, class Class>
+void def_fast_method(Class& cls, const char* name, const char* doc) {
+  static PyMethodDef definition = {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&detail::fast_method_entry<Self, body, count>)),
+                                   METH_FASTCALL, doc};
+  cls.attr(name) = py::reinterpret_steal<py::object>(PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(cls.ptr()), &definition));
+}
+
 }  // namespace pyrl::bindings

@@ -21,6 +21,7 @@ LaneRing::LaneRing(std::vector<Column> columns, const StreamOptions& options)
       flags_(static_cast<std::size_t>(num_slots()), 0),
       origins_(static_cast<std::size_t>(options.num_lanes), 0),
       heads_(static_cast<std::size_t>(options.num_lanes), 0),
+      newest_(static_cast<std::size_t>(options.num_lanes), -1),
       pending_(static_cast<std::size_t>(options.num_lanes), 0) {}
 
 std::unique_ptr<std::uint8_t[], LaneRing::Unmap> LaneRing::map(std::int64_t bytes) {
@@ -45,6 +46,7 @@ void LaneRing::clear() {
   // Names are never given twice: positions go on from the next multiple of the ring, so that every old name is stale.
   for (auto& head : heads_) head = (head + lane_capacity_ - 1) / lane_capacity_ * lane_capacity_;
   origins_ = heads_;
+  std::fill(newest_.begin(), newest_.end(), -1);
   std::fill(pending_.begin(), pending_.end(), std::uint8_t{0});
   size_ = 0;
 }
@@ -63,17 +65,16 @@ std::int64_t LaneRing::add(const AddArgs& args) {
 }
 
 void LaneRing::add_linked(std::int64_t lane, const AddArgs& args) {
-  std::int64_t& head = heads_[lane];
-  std::int64_t here = head == 0 ? -1 : slot(lane, head - 1);
+  std::int64_t here = lane * lane_capacity_ + newest_[lane];
   std::uint8_t flags = flag::transition;
   if (!pending_[lane] || !pending_equals(here, args.observation, lane)) {
     // Another stream begins: what was pending is a tail now, and the transition before it ends its windows.
-    if (pending_[lane]) flags_[slot(lane, head - 2)] |= flag::cut;
+    if (pending_[lane]) flags_[previous_slot(here)] |= flag::cut;
     here = push(lane);
     flags |= flag::start;
     write_observation(here, args.observation, lane);
   }
-  const std::int64_t position = head - 1;
+  const std::int64_t position = heads_[lane] - 1;
   write_rest(here, args, lane);
   if (args.terminated[lane]) flags |= flag::terminated;
   if (args.truncated[lane]) flags |= flag::truncated;
@@ -99,7 +100,8 @@ void LaneRing::add_unlinked(std::int64_t lane, const AddArgs& args) {
 // longer drawable.
 std::int64_t LaneRing::push(std::int64_t lane) {
   const std::int64_t position = heads_[lane]++;
-  const std::int64_t taken = slot(lane, position);
+  newest_[lane] = newest_[lane] + 1 == lane_capacity_ ? 0 : newest_[lane] + 1;
+  const std::int64_t taken = lane * lane_capacity_ + newest_[lane];
   if (flags_[taken] & flag::drawable) --size_;
   flags_[taken] = 0;
   const std::int64_t oldest = position + 1 - lane_capacity_;
@@ -148,18 +150,24 @@ bool LaneRing::pending_equals(std::int64_t at, const void* const* observation, s
 }
 
 // The name of the record in a written slot: position * num_lanes + lane.
-std::int64_t LaneRing::name(std::int64_t at) const {
-  const std::int64_t lane = at / lane_capacity_, offset = at % lane_capacity_, last = heads_[lane] - 1;
-  const std::int64_t position = last - (last - offset) % lane_capacity_;
-  return position * options_.num_lanes + lane;
+std::int64_t LaneRing::name_of(std::int64_t at) const {
+  const std::int64_t lane = options_.num_lanes == 1 ? 0 : at / lane_capacity_;
+  const std::int64_t back = newest_[lane] - (at - lane * lane_capacity_);
+  return (heads_[lane] - 1 - (back < 0 ? back + lane_capacity_ : back)) * options_.num_lanes + lane;
 }
 
-std::int64_t LaneRing::slot_of(std::int64_t index) const {
-  if (index < 0) return -1;
-  const std::int64_t lane = index % options_.num_lanes, position = index / options_.num_lanes;
-  if (position >= heads_[lane] || position < heads_[lane] - lane_capacity_ || position < origins_[lane]) return -1;
-  const std::int64_t at = slot(lane, position);
-  return flags_[at] & flag::drawable ? at : -1;
+std::int64_t LaneRing::find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const {
+  std::int64_t stale = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    slots[i] = -1;
+    if (index[i] >= 0) {
+      const std::int64_t lane = index[i] % options_.num_lanes, position = index[i] / options_.num_lanes;
+      const bool in_ring = position < heads_[lane] && position >= heads_[lane] - lane_capacity_ && position >= origins_[lane];
+      if (in_ring && (flags_[slot(lane, position)] & flag::drawable)) slots[i] = slot(lane, position);
+    }
+    stale += slots[i] < 0;
+  }
+  return stale;
 }
 
 // Slots that the fullest lane has written, from the first on: the space to draw from.
@@ -169,34 +177,51 @@ std::int64_t LaneRing::filled() const {
   return std::min(lane_capacity_, most);
 }
 
-void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t* index) const {
+void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const {
   const std::int64_t used = filled();
   const auto space = static_cast<std::uint64_t>(used * options_.num_lanes);
   const bool dense = used == lane_capacity_ || options_.num_lanes == 1;
-  parallel_for(count, 4096, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      std::int64_t at = 0;
-      for (std::uint32_t attempt = 0;; ++attempt) {
-        const PhiloxBlock words = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), attempt / 2);
-        const auto drawn = static_cast<std::int64_t>(attempt % 2 == 0 ? uniform_below(words[0], words[1], space) : uniform_below(words[2], words[3], space));
-        at = dense ? drawn : drawn / used * lane_capacity_ + drawn % used;
-        if (flags_[at] & flag::drawable) break;
+  const auto candidate = [&](std::uint32_t high, std::uint32_t low) {
+    const auto drawn = static_cast<std::int64_t>(uniform_below(high, low, space));
+    return dense ? drawn : drawn / used * lane_capacity_ + drawn % used;
+  };
+  constexpr std::int64_t chunk = 64;
+  parallel_for(count, 8192, [&](std::int64_t begin, std::int64_t end) {
+    std::uint32_t words[4][chunk];
+    for (std::int64_t first = begin; first < end; first += chunk) {
+      const std::int64_t n = std::min(chunk, end - first);
+      simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+        for (std::int64_t i = 0; i < chunk; ++i) {
+          const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(first + i), 0);
+          for (int w = 0; w < 4; ++w) words[w][i] = block[w];
+        }
+      });
+      for (std::int64_t i = 0; i < n; ++i) {
+        std::int64_t at = candidate(words[0][i], words[1][i]);
+        if (!(flags_[at] & flag::drawable)) at = candidate(words[2][i], words[3][i]);
+        for (std::uint32_t j = 1; !(flags_[at] & flag::drawable); ++j) {
+          const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(first + i), j);
+          at = candidate(block[0], block[1]);
+          if (!(flags_[at] & flag::drawable)) at = candidate(block[2], block[3]);
+        }
+        slots[first + i] = at;
+        index[first + i] = name_of(at);
       }
-      index[i] = name(at);
     }
   });
 }
 
-void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index) const {
-  std::vector<std::int64_t> names;
-  names.reserve(static_cast<std::size_t>(size_));
+void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const {
+  std::vector<std::int64_t> all;
+  all.reserve(static_cast<std::size_t>(size_));
   for (std::int64_t at = 0; at < num_slots(); ++at)
-    if (flags_[at] & flag::drawable) names.push_back(name(at));
+    if (flags_[at] & flag::drawable) all.push_back(at);
   for (std::int64_t i = 0; i < count; ++i) {
     const PhiloxBlock words = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), 0);
     const auto other = i + static_cast<std::int64_t>(uniform_below(words[0], words[1], static_cast<std::uint64_t>(size_ - i)));
-    std::swap(names[i], names[other]);
-    index[i] = names[i];
+    std::swap(all[i], all[other]);
+    slots[i] = all[i];
+    index[i] = name_of(all[i]);
   }
 }
 
@@ -221,6 +246,8 @@ std::vector<EpisodeSpan> LaneRing::episodes() const {
 }
 
 void LaneRing::state_was_set() {
+  for (std::size_t lane = 0; lane < heads_.size(); ++lane)
+    newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity_;
   size_ = std::count_if(flags_.begin(), flags_.end(), [](std::uint8_t f) { return (f & flag::drawable) != 0; });
 }
 

@@ -71,13 +71,13 @@ class LaneRing {
 
   // Drawable transitions.
   std::int64_t size() const { return size_; }
-  // Names of `count` drawable records, with replacement. Attempt j of element i uses Philox counter (draw, i, j), so the result
-  // does not depend on threads or splitting. size() must be positive.
-  void draw(const RandomStream& stream, std::int64_t count, std::int64_t* index) const;
-  // Names of `count` <= size() distinct drawable records: a partial Fisher-Yates shuffle of all of them. Costs O(capacity).
-  void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index) const;
-  // Slot of a drawable record, -1 if the name is stale or was never given.
-  std::int64_t slot_of(std::int64_t index) const;
+  // Names and slots of `count` drawable records, with replacement, by rejection. Attempts 2j and 2j + 1 of element i use the
+  // halves of Philox block (draw, i, j), so the result does not depend on threads or splitting. size() must be positive.
+  void draw(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const;
+  // The same without replacement, `count` <= size(): a partial Fisher-Yates shuffle of all drawable records. Costs O(capacity).
+  void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const;
+  // Slots of names; returns how many are stale or were never given (their slot is -1).
+  std::int64_t find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const;
   // Episodes in the ring, oldest first in each lane.
   std::vector<EpisodeSpan> episodes() const;
 
@@ -122,7 +122,7 @@ class LaneRing {
   bool pending_equals(std::int64_t slot, const void* const* observation, std::int64_t lane) const;
   bool history_is_whole(std::int64_t lane, std::int64_t position) const;
   std::int64_t slot(std::int64_t lane, std::int64_t position) const { return lane * lane_capacity_ + position % lane_capacity_; }
-  std::int64_t name(std::int64_t slot) const;
+  std::int64_t name_of(std::int64_t slot) const;
   std::int64_t filled() const;
 
   StreamOptions options_;
@@ -132,6 +132,7 @@ class LaneRing {
   std::unique_ptr<std::uint8_t[], Unmap> store_;
   std::vector<std::uint8_t> flags_;
   std::vector<std::int64_t> origins_, heads_;
+  std::vector<std::int64_t> newest_;  // offset in the lane of its newest slot: (head - 1) % lane_capacity, kept to save the division
   std::vector<std::uint8_t> pending_;
   std::int64_t size_ = 0;
   mutable std::mutex mutex_;

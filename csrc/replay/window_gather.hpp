@@ -1,4 +1,4 @@
-// From record names to batches: each name stands for a window of consecutive records.
+// From records to batches: each record stands for a window of consecutive records.
 //
 //   transition      observation of t, action, reward; next observation = observation of t + 1
 //   n-step          reward = sum over i < k of gamma^i r_(t+i), next observation of t + k - 1, discount = gamma^k (1 - terminated),
@@ -15,7 +15,7 @@
 namespace pyrl::replay {
 
 struct GatherArgs {
-  const std::int64_t* index = nullptr;  // [B] names
+  const std::int64_t* slots = nullptr;  // [B] of drawable records
   std::int64_t count = 0;
   void* const* observation = nullptr;       // a pointer a column
   void* const* next_observation = nullptr;  // a pointer a column
@@ -25,7 +25,7 @@ struct GatherArgs {
   float* discount = nullptr;
 };
 
-// Returns how many names are stale; if any is, nothing is written. The caller holds the ring's mutex.
-std::int64_t gather(const LaneRing& ring, const GatherArgs& args);
+// The caller holds the ring's mutex.
+void gather(const LaneRing& ring, const GatherArgs& args);
 
 }  // namespace pyrl::replay

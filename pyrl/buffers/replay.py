@@ -1,0 +1,216 @@
+"""The replay buffer: a stream of records, from which batches of windows are drawn (docs/replay.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from pyrl.errors import SpaceError
+from pyrl.ops.replay import ReplayCore
+from pyrl.seeding import stream_key
+from pyrl.types import Array, Batch, Observation
+
+_ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # flags of csrc/replay/lane_ring.hpp
+
+
+class ReplayBuffer:
+    """Stores each observation once; draws transitions, n-step returns and frame stacks as windows of consecutive records.
+
+    Args:
+        capacity: slots in total, tails included; rounded down to a multiple of ``num_envs``. ``nbytes`` is exact.
+        observation_space: Box, Discrete, MultiDiscrete, MultiBinary, or a (nested) Dict or Tuple of them; of a single frame if
+            frames are stacked. dtypes are kept as the space says.
+        action_space: Box, Discrete, MultiDiscrete or MultiBinary.
+        num_envs: N, the number of lanes.
+        n_step: longest return; windows are shortened at an episode's end and at the newest record, never left out.
+        gamma: discount factor of the returns, in [0, 1].
+        frame_stack: m frames an observation; batches hold ``[B, m, ...]`` for m > 1, oldest frame first.
+        seed: of the draws.
+        stack_padding: what stands before an episode's first frame: the frame itself ("repeat") or zeros.
+        linked: False for transitions without order (a shuffled data set): both observations are stored in each record.
+        extra: further columns, ``{"log_prob": ((), "float32")}``: shape of one row and dtype.
+        kind: what batches consist of, "numpy" or "torch" (CPU tensors).
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        observation_space: Any,
+        action_space: Any,
+        num_envs: int = 1,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        frame_stack: int = 1,
+        seed: int = 0,
+        *,
+        stack_padding: Literal["repeat", "zero"] = "repeat",
+        linked: bool = True,
+        extra: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
+        kind: Literal["numpy", "torch"] = "numpy",
+    ) -> None:
+        for name, value, allowed in (("stack_padding", stack_padding, ("repeat", "zero")), ("kind", kind, ("numpy", "torch"))):
+            if value not in allowed:
+                raise ValueError(f"ReplayBuffer: {name} is {value!r}, expected one of {', '.join(allowed)}")
+        if kind == "torch":
+            import torch  # noqa: F401  (the core makes tensors only where torch is loaded)
+        self.observation_space, self.action_space = observation_space, action_space
+        self.num_envs, self.n_step, self.gamma, self.frame_stack, self.linked = num_envs, n_step, gamma, frame_stack, linked
+        self._torch = kind == "torch"
+        self._extra = tuple(extra or ())
+        self._leaves = _leaves(observation_space, "observation")
+        columns = _leaves(action_space, "action")
+        if len(columns) != 1:
+            raise SpaceError(f"ReplayBuffer: action_space is {action_space}, expected Box, Discrete, MultiDiscrete or MultiBinary")
+        columns += [(name, np.dtype(dtype).name, tuple(shape)) for name, (shape, dtype) in (extra or {}).items()]
+        self._core = ReplayCore(
+            self._leaves, columns, capacity=int(capacity), num_envs=num_envs, n_step=n_step, frame_stack=frame_stack,
+            pad_with_zeros=stack_padding == "zero", linked=linked, gamma=gamma, key=stream_key(seed, "replay"),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        """Transitions that can be drawn now."""
+        return len(self._core)
+
+    @property
+    def capacity(self) -> int:
+        """Slots in total."""
+        return self._core.capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole store, exact, reserved at construction."""
+        return self._core.nbytes
+
+    def add(
+        self,
+        observation: Observation,
+        action: Array,
+        reward: Array,
+        next_observation: Observation,
+        terminated: Array,
+        truncated: Array,
+        valid: Array | None = None,
+        **extra: Array,
+    ) -> None:
+        """Store one transition of each environment: every argument leads with N (which may be left out if N = 1).
+
+        ``next_observation`` is the final one where the episode ended. If ``observation`` is not bit for bit the last
+        ``next_observation`` of its lane, the stream is cut there. Rows with ``valid`` False are not stored. Rewards are kept
+        as float32; float64 observations and actions are rounded to the space's float32.
+
+        Raises ShapeError, DTypeError or NonFiniteError (reward), naming the argument; then nothing is stored.
+        """
+        if len(self._leaves) > 1:
+            observation, next_observation = (tuple(_flat(self.observation_space, o)) for o in (observation, next_observation))
+        columns = action
+        if self._extra or extra:
+            if extra.keys() != set(self._extra):
+                raise ValueError(f"add: extra columns are {sorted(extra)}, expected {sorted(self._extra)}")
+            columns = (action, *(extra[name] for name in self._extra))
+        self._core.add(observation, columns, reward, next_observation, terminated, truncated, valid)
+
+    def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
+        """Draw uniformly: ``batch_size`` windows, distinct if ``replacement`` is False.
+
+        ``out``: a batch of this size from this buffer, or one of torch CPU tensors; it is filled and returned.
+        Raises ValueError if more is asked for than is stored.
+        """
+        if out is None:
+            return self._batch(self._core.sample(batch_size, replacement, self._torch, None))
+        self._core.sample(batch_size, replacement, self._torch, self._arrays(out))
+        return out
+
+    def get(self, index: Array, out: Batch | None = None) -> Batch:
+        """The windows of the named records (``batch.index``: int64 [B]). ValueError if any of them is gone."""
+        arrays = self._core.get(index, self._torch, None if out is None else self._arrays(out))
+        return self._batch(arrays) if out is None else out
+
+    def epoch(self, batch_size: int, *, drop_last: bool = False) -> Iterator[Batch]:
+        """Every drawable record once, in random order. Adding meanwhile may overwrite records that are still to come: `get` says so."""
+        if batch_size < 1:
+            raise ValueError(f"epoch: batch_size is {batch_size}, expected at least 1")
+        order = self._core.shuffled()
+        for start in range(0, len(order) - (batch_size - 1 if drop_last else 0), batch_size):
+            yield self.get(order[start : start + batch_size])
+
+    def is_drawable(self, index: Array) -> np.ndarray:
+        """bool [B]: whether the named records can (still) be drawn."""
+        return self._core.drawable(index)
+
+    def episodes(self) -> list[dict[str, Any]]:
+        """The episodes in the buffer, oldest first in each environment.
+
+        ``index``: names of the transitions that are still stored, in order; ``env``; ``length``; ``begins``: False if the
+        beginning is overwritten; ``ended``: "terminated", "truncated", "cut", or None while it goes on.
+        """
+        return [
+            {
+                "env": int(env),
+                "index": np.arange(start, end) * self.num_envs + env,
+                "length": int(end - start),
+                "begins": bool(begins),
+                "ended": next((name for bit, name in _ENDS.items() if ended & bit), None),
+            }
+            for env, start, end, begins, ended in self._core.episodes()
+        ]
+
+    def clear(self) -> None:
+        """Forget everything; old names stay stale for ever."""
+        self._core.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Arrays and plain integers; restoring gives the same contents and the same next draws, bit for bit."""
+        return self._core.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Into a buffer of the same capacity, spaces and options; ValueError otherwise, and nothing is changed."""
+        self._core.set_state({k: tuple(v) if k == "random" else np.asarray(v) for k, v in state.items()})
+
+    def __repr__(self) -> str:
+        return f"ReplayBuffer({len(self)} of {self.capacity} slots, {self.num_envs} environments, {self.nbytes / 2**20:.1f} MiB)"
+
+    def _batch(self, arrays: tuple[Array, ...]) -> Batch:
+        count = len(self._leaves)
+        observation: Observation = arrays[0]
+        next_observation: Observation = arrays[count]
+        if count > 1:
+            observation = _nested(self.observation_space, iter(arrays[:count]))
+            next_observation = _nested(self.observation_space, iter(arrays[count : 2 * count]))
+        extra = dict(zip(self._extra, arrays[2 * count + 1 : -4])) if self._extra else {}
+        return Batch(observation, arrays[2 * count], arrays[-4], next_observation, arrays[-3], arrays[-2], arrays[-1], None, extra)
+
+    def _arrays(self, batch: Batch) -> tuple[Array, ...]:
+        tail = (batch.reward, batch.terminated, batch.discount, batch.index)
+        if len(self._leaves) == 1 and not self._extra:
+            return (batch.observation, batch.next_observation, batch.action, *tail)
+        observations = (*_flat(self.observation_space, batch.observation), *_flat(self.observation_space, batch.next_observation))
+        return (*observations, batch.action, *(batch.extra[name] for name in self._extra), *tail)
+
+
+def _leaves(space: Any, name: str) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(name, dtype, shape) of every array in a space, in the space's order."""
+    if hasattr(space, "spaces"):
+        children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
+        return [leaf for key, child in children for leaf in _leaves(child, f"{name}[{key!r}]")]
+    if space.shape is None or space.dtype is None:
+        raise SpaceError(f"ReplayBuffer: {name} is in {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
+    return [(name, np.dtype(space.dtype).name, tuple(int(n) for n in space.shape))]
+
+
+def _flat(space: Any, value: Any) -> Iterator[Array]:
+    if hasattr(space, "spaces"):
+        children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
+        for key, child in children:
+            yield from _flat(child, value[key])
+    else:
+        yield value
+
+
+def _nested(space: Any, leaves: Iterator[Array]) -> Observation:
+    if not hasattr(space, "spaces"):
+        return next(leaves)
+    if isinstance(space.spaces, Mapping):
+        return {key: _nested(child, leaves) for key, child in space.spaces.items()}
+    return tuple(_nested(child, leaves) for child in space.spaces)
