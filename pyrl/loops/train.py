@@ -84,7 +84,7 @@ def train(
             "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "config": {**chosen.config, **config},
         }  # fmt: skip
         folder = None
-    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps")}
+    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
     with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, torch_threads(threads):
         agent = make_agent(
             settings["algo"], stepper.single_observation_space, stepper.single_action_space,
