@@ -89,6 +89,6 @@ class ActionBorder:
     def _out_of_range(self, action: np.ndarray, index: int) -> ValueError:
         count = self._count if self._discrete else self._count.tolist()
         return ValueError(
-            f"step: action of environment {index} is {action[index].tolist()}, expected at least 0 and less than {count} "
-            f"(agents count from zero; the space is {self.space})"
+            f"step: action of environment {index} is {action[index].tolist()}, expected at least 0 and less than "
+            f"{count} (agents count from zero; the space is {self.space})"
         )

@@ -167,7 +167,7 @@ def _from_gymnasium(factory: _Factory, num_envs: int, seed: int, backend: str, m
     try:
         # The stepper copies what it is given, so the vector environment need not.
         env = kind([factory.guarded] * num_envs, copy=False, autoreset_mode=mode)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         if "space" in str(error):
             raise SpaceError(f"{factory.name}: the environments' spaces differ: {error}") from error
         raise

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from toy_envs import ACTIONS, OBSERVATIONS, Script, Scripted, ToyVector, policy
 
 from pyrl.envs import Stepper, make
+from pyrl.envs.success import success_rule
 from pyrl.errors import EnvError
 from pyrl.seeding import stream_seed
 from pyrl.types import map_observation
@@ -197,6 +198,23 @@ def test_async(mode: AutoresetMode, kind: str, action_kind: str) -> None:
         check(stepper, [script] * 2, kind, action_kind, 15, [stream_seed(0, "env", i) for i in range(2)])
 
 
+@pytest.mark.parametrize("mode", [None, *MODES], ids=lambda m: m.name if m else "lean")
+@pytest.mark.parametrize("steps", range(6))
+def test_reset_at_any_time(mode: AutoresetMode | None, steps: int) -> None:
+    """In the middle of an episode, and between its end and the dead step."""
+    scripts: list[Script] = [[(3, "terminated")], [(2, "truncated"), (4, "both")]]
+    env: Any = makers(scripts, "box", "discrete")
+    if mode is not None:
+        env = ToyVector([Scripted(s) for s in scripts], mode, mode)
+    with make(env, 2) as stepper:
+        stepper.reset()
+        for _ in range(steps):
+            stepper.step(np.ones(2, np.int64))
+        stepper.reset(seed=8)
+        seeds = [stream_seed(8, "env", 0) + i if mode else stream_seed(8, "env", i) for i in range(2)]
+        check(stepper, scripts, "box", "discrete", 12, seeds)
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_users_sync_vector_env(wrapped: bool) -> None:
     """Known kinds of vector environments get one seed stream each, also below a vector wrapper."""
@@ -368,6 +386,17 @@ def test_success(backend: Any) -> None:
     assert episode([1, 1, 2, 2, 1, 2]) is True
     assert episode([2, 1]) is False
     assert episode([0, 0, 0], limit=3) is False
+
+
+def test_success_rules() -> None:
+    for env_id in ("FrozenLake-v1", "FrozenLake8x8-v1", "LunarLander-v3", "somewhere/FrozenLake-v2", "FrozenLake"):
+        rule = success_rule(env_id)
+        assert rule is not None
+        assert [rule(True, 1.0), rule(True, 0.0), rule(True, -100.0), rule(False, 1.0)] == [True, False, False, False]
+    rule = success_rule("MountainCar-v0")
+    assert rule is not None
+    assert [rule(True, -1.0), rule(False, -1.0)] == [True, False]
+    assert success_rule("CartPole-v1") is None
 
 
 def test_no_success_where_nothing_is_known() -> None:

@@ -1,4 +1,4 @@
-"""Environments whose every number can be foretold, in all kinds of spaces; a vector environment in every autoreset mode."""
+"""Environments whose every number can be foretold, in all kinds of spaces; a vector environment of every mode."""
 
 from __future__ import annotations
 
