@@ -1,11 +1,11 @@
 """What stepping environments costs, for every backend, against the bare environments.
 
-    python benchmarks/bench_envs.py [--envs CartPole-v1 Pendulum-v1 ...] [--num-envs 1 8 64] [--seconds 0.3] [--rounds 5]
+    python benchmarks/bench_envs.py [--envs CartPole-v1 ...] [--num-envs 1 8 64] [--seconds 0.3] [--rounds 5]
 
-`bare` is the floor: a loop that calls ``step`` of the unwrapped environments with ready actions and resets what ended, and keeps
-nothing. `gymnasium sync` is its SyncVectorEnv as made by ``gymnasium.make_vec``, `envpool` EnvPool as it comes. All rows of a block
-alternate in one process; each figure is the median of the rounds. `over bare` is what a vector step costs beyond the floor. Dead
-steps of NEXT_STEP autoreset are no transitions and do not count in transitions/s.
+`bare` is the floor: a loop that calls ``step`` of the unwrapped environments with ready actions, resets what ended, and
+keeps nothing. `gymnasium sync` is its SyncVectorEnv as made by ``gymnasium.make_vec``, `envpool` EnvPool as it comes.
+All rows of a block alternate in one process; each figure is the median of the rounds. `over bare` is what a vector step
+costs beyond the floor. Dead steps of NEXT_STEP autoreset are no transitions and do not count in transitions/s.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def actions_for(space: Any, num_envs: int) -> list[np.ndarray]:
 class Run:
     """``loop(count)`` makes so many vector steps; ``valid`` is the share of their rows that are transitions."""
 
-    def __init__(self, loop: Callable[[int], None], valid: float = 1.0, close: Callable[[], Any] = lambda: None) -> None:
+    def __init__(
+        self, loop: Callable[[int], None], valid: float = 1.0, close: Callable[[], Any] = lambda: None
+    ) -> None:
         self.loop, self.valid, self.close = loop, valid, close
 
     def microseconds(self, count: int) -> float:
@@ -139,10 +141,16 @@ def block(env_id: str, num_envs: int, rows: list[str], seconds: float, rounds: i
         for name, run in runs.items():
             times[name].append(run.microseconds(counts[name]))
     floor = statistics.median(times["bare"])
-    print(f"\n{env_id}, {num_envs} environments   {'us/vector step':>16} {'transitions/s':>14} {'x bare':>7} {'over bare us':>13}")
+    print(
+        f"\n{env_id}, {num_envs} environments   {'us/vector step':>16} {'transitions/s':>14} {'x bare':>7} "
+        f"{'over bare us':>13}"
+    )
     for name, values in times.items():
         us = statistics.median(values)
-        print(f"  {name:<16} {us:>29.1f} {num_envs * runs[name].valid / us * 1e6:>14,.0f} {us / floor:>7.2f} {us - floor:>13.1f}")
+        print(
+            f"  {name:<16} {us:>29.1f} {num_envs * runs[name].valid / us * 1e6:>14,.0f} {us / floor:>7.2f} "
+            f"{us - floor:>13.1f}"
+        )
     for name, reason in missing.items():
         print(f"  {name:<16} not measured: {reason}")
     for run in runs.values():
