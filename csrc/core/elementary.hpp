@@ -1,6 +1,6 @@
 // exp, log, tanh and the sine and cosine of a turn, as straight lines of arithmetic: no branch, no table, no fused
-// multiply-add. So a loop over them vectorises (the build sets -fno-trapping-math, without which GCC keeps the choices as
-// branches), and every instruction set gives the same bits (-ffp-contract=off). The standard library's are neither inlined nor the same on every machine.
+// multiply-add. So a loop over them vectorises, and every instruction set gives the same bits (the build sets
+// -ffp-contract=off). The standard library's are neither inlined nor the same on every machine.
 //
 //   function            largest error seen, in units in the last place     ends
 //   exp(float)          0.97   (every 61st of all floats)                  exp(-inf) = 0, overflow gives inf, subnormals are kept
@@ -48,6 +48,14 @@ PYRL_HD PYRL_INLINE T from_bits(typename Format<T>::Bits bits) { return std::bit
 template <class T>
 PYRL_HD PYRL_INLINE typename Format<T>::Bits bits_of(T value) { return std::bit_cast<typename Format<T>::Bits>(value); }
 
+// condition ? a : b in integers. Of a written choice between numbers GCC makes branches, threads jumps through the constants
+// of one path, and then vectorises nothing.
+template <class T>
+PYRL_HD PYRL_INLINE T choose(bool condition, T a, T b) {
+  using Bits = typename Format<T>::Bits;
+  return from_bits<T>(bits_of(b) ^ ((bits_of(a) ^ bits_of(b)) & (Bits{0} - Bits{condition})));
+}
+
 // exp(r) for |r| <= ln(2) / 2.
 PYRL_HD PYRL_INLINE float exp_reduced(float r) {
   const float p = (((0x1.6a24p-10f * r + 0x1.123ap-7f) * r + 0x1.5558f2p-5f) * r + 0x1.555492p-3f) * r + 0x1.fffffcp-2f;
@@ -72,8 +80,8 @@ PYRL_HD PYRL_INLINE double exp_reduced(double r) {
 template <class T>
 PYRL_HD PYRL_INLINE T exponential(T x) {
   using F = Format<T>;
-  x = x < F::exp_lowest ? F::exp_lowest : x;
-  x = x > F::exp_highest ? F::exp_highest : x;
+  x = choose(x < F::exp_lowest, F::exp_lowest, x);
+  x = choose(x > F::exp_highest, F::exp_highest, x);
   // x = k ln 2 + r
   const T shifted = x * T(1.4426950408889634) + F::rounder, k = shifted - F::rounder;
   const T e = exp_reduced((x - k * F::ln2_high) - k * F::ln2_low);
@@ -107,17 +115,16 @@ PYRL_HD PYRL_INLINE T logarithm(T x) {
   constexpr T grow = T(Bits{1} << F::mantissa), infinity = std::numeric_limits<T>::infinity();
   const bool subnormal = x < std::numeric_limits<T>::min();
   // x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); log x = k ln 2 + f - (f^2/2 - s (f^2/2 + tail)), s = f / (2 + f).
-  const Bits bits = bits_of(subnormal ? x * grow : x) + ((F::bias << F::mantissa) - F::sqrt_half);
+  const Bits bits = bits_of(choose(subnormal, x * grow, x)) + ((F::bias << F::mantissa) - F::sqrt_half);
   const T f = from_bits<T>((bits & ((Bits{1} << F::mantissa) - 1)) + F::sqrt_half) - T(1);
   // The exponent becomes a number as the low bits of 2^mantissa.
   const T biased = from_bits<T>((bits >> F::mantissa) | bits_of(grow)) - (grow + T(F::bias));
-  const T k = subnormal ? biased - T(F::mantissa) : biased;
+  const T k = choose(subnormal, biased - T(F::mantissa), biased);
   const T s = f / (T(2) + f), half_square = T(0.5) * f * f;
   const T tail = log_tail(s * s);
-  T result = k * F::ln2_high - ((half_square - (s * (half_square + tail) + k * F::ln2_low)) - f);
-  result = x < infinity ? result : x;
-  const T outside = x == T(0) ? -infinity : std::numeric_limits<T>::quiet_NaN();
-  return x > T(0) ? result : outside;
+  const T result = k * F::ln2_high - ((half_square - (s * (half_square + tail) + k * F::ln2_low)) - f);
+  const T outside = choose(x == T(0), -infinity, std::numeric_limits<T>::quiet_NaN());
+  return choose(x > T(0), choose(x < infinity, result, x), outside);
 }
 
 }  // namespace detail
@@ -133,7 +140,7 @@ PYRL_HD PYRL_INLINE float tanh(float x) {
   const float near_zero =
       a + a * z * ((((-0x1.75e1dcp-8f * z + 0x1.52269ep-6f) * z - 0x1.b83c5ap-5f) * z + 0x1.110726p-3f) * z - 0x1.555532p-2f);
   const float far = 1.0f - 2.0f / (exp(a + a) + 1.0f);
-  return detail::from_bits<float>(detail::bits_of(a < 0.625f ? near_zero : far) | sign);
+  return detail::from_bits<float>(detail::bits_of(detail::choose(a < 0.625f, near_zero, far)) | sign);
 }
 
 struct SineCosine {
@@ -148,7 +155,7 @@ PYRL_HD PYRL_INLINE SineCosine turn(std::uint32_t word) {
   const float c = 1.0f - (0.5f * z - z * z * ((0x1.99eb9cp-16f * z - 0x1.6c0c34p-10f) * z + 0x1.55554ap-5f));
   const bool odd = (quarter & 1) != 0;
   const std::uint32_t sine_sign = (quarter & 2) << 30, cosine_sign = ((quarter + 1) & 2) << 30;
-  return {detail::from_bits<float>(detail::bits_of(odd ? c : s) ^ sine_sign), detail::from_bits<float>(detail::bits_of(odd ? s : c) ^ cosine_sign)};
+  return {detail::from_bits<float>(detail::bits_of(detail::choose(odd, c, s)) ^ sine_sign), detail::from_bits<float>(detail::bits_of(detail::choose(odd, s, c)) ^ cosine_sign)};
 }
 
 }  // namespace pyrl::elementary
