@@ -151,24 +151,31 @@ PYRL_INLINE void draw_tile(const CategoricalArgs& args, std::int64_t index) {
   for (int l = 0; l < rows.count(); ++l) args.log_prob(rows.first() + l) = tile.log_prob[l];
 }
 
+// Whether all logits of the rows are finite: then each component without a mask has a possible action.
+PYRL_INLINE bool all_finite(const CategoricalArgs& args, const Rows& rows) {
+  const std::int64_t stride = args.logits.extent[1];
+  const float* logits = args.logits.data + rows.first() * stride;
+  std::uint32_t outside = 0;
+  for (std::int64_t i = 0; i < rows.count() * stride; ++i) outside |= static_cast<std::uint32_t>(!(std::fabs(logits[i]) < infinity));
+  return outside == 0;
+}
+
 // Whether the tile holds a NaN, a +inf or a component without a possible action.
 PYRL_INLINE bool is_bad(const CategoricalArgs& args, std::int64_t index) {
   const Rows rows(args, index);
+  if (!args.mask.present() && all_finite(args, rows)) return false;
   Columns columns;
   Tile tile;
   std::int64_t begin = 0;
   std::uint32_t bad[lanes] = {};
   for (std::int64_t m = 0; m < args.nvec.extent[0]; ++m) {
     for (float& value : tile.largest) value = -infinity;
-    for_chunks(rows, columns, begin, args.nvec(m), [&](std::int64_t, std::int64_t width) PYRL_INLINE_LAMBDA {
+    for_chunks(rows, columns, begin, args.nvec(m), [&](std::int64_t from, std::int64_t width) PYRL_INLINE_LAMBDA {
+      find_largest(columns, tile, from, width, false);
       for (std::int64_t k = 0; k < width; ++k)
-        for (int l = 0; l < lanes; ++l) {
-          const float value = columns.value[k][l];
-          bad[l] |= value < infinity ? 0u : 1u;
-          tile.largest[l] = value > tile.largest[l] ? value : tile.largest[l];
-        }
+        for (int l = 0; l < lanes; ++l) bad[l] |= static_cast<std::uint32_t>(!(columns.value[k][l] < infinity));
     });
-    for (int l = 0; l < lanes; ++l) bad[l] |= tile.largest[l] == -infinity ? 1u : 0u;
+    for (int l = 0; l < lanes; ++l) bad[l] |= static_cast<std::uint32_t>(tile.largest[l] == -infinity);
     begin += args.nvec(m);
   }
   std::uint32_t any = 0;

@@ -34,20 +34,41 @@ PYRL_INLINE void load_column(float (&out)[lanes], const float* from, std::int64_
   }
 }
 
-PYRL_INLINE void draw_tile(const GaussianArgs& args, std::int64_t tile) {
+// exp(log_std) and its inverse, in the lanes of one column.
+struct alignas(64) Scale {
+  float log_std[lanes], std[lanes], inverse_std[lanes];
+
+  PYRL_INLINE void load(const GaussianArgs& args, std::int64_t first, std::int64_t a, int count) {
+    const bool shared = args.log_std.extent[0] == 1;
+    const std::int64_t dimensions = args.mean.extent[1];
+    load_column(log_std, args.log_std.data + (shared ? a : first * dimensions + a), shared ? 0 : dimensions, count);
+    for (int l = 0; l < lanes; ++l) {
+      std[l] = elementary::exp(log_std[l]);
+      inverse_std[l] = elementary::exp(-log_std[l]);
+    }
+  }
+};
+
+constexpr std::int64_t kept_columns = 16;  // of a shared log_std
+
+// `kept` holds the scales of the first columns if log_std is shared.
+PYRL_INLINE void draw_tile(const GaussianArgs& args, const Scale* kept, std::int64_t tile) {
   const std::int64_t first = tile * lanes, dimensions = args.mean.extent[1];
   const int count = static_cast<int>(std::min<std::int64_t>(lanes, args.mean.extent[0] - first));
   const bool shared = args.log_std.extent[0] == 1;
   Normals normals{};
-  alignas(64) float mean[lanes], log_std[lanes], action[lanes], cost[lanes] = {};
+  Scale own;
+  alignas(64) float mean[lanes], action[lanes], cost[lanes] = {};
   for (std::int64_t a = 0; a < dimensions; ++a) {
     if (a % 4 == 0 && !args.deterministic) fill_normals(normals, args, first, a / 4);
     const float(&z)[lanes] = normals.z[a % 4];
     load_column(mean, args.mean.data + first * dimensions + a, dimensions, count);
-    load_column(log_std, args.log_std.data + (shared ? a : first * dimensions + a), shared ? 0 : dimensions, count);
+    const bool is_kept = shared && a < kept_columns;
+    if (!is_kept) own.load(args, first, a, count);
+    const Scale& scale = is_kept ? kept[a] : own;
     for (int l = 0; l < lanes; ++l) {
-      action[l] = gaussian_action(mean[l], log_std[l], z[l]);
-      cost[l] += gaussian_cost(mean[l], log_std[l], action[l]);
+      action[l] = gaussian_action(mean[l], scale.std[l], z[l]);
+      cost[l] += gaussian_cost(mean[l], scale.log_std[l], scale.inverse_std[l], action[l]);
     }
     for (int l = 0; l < count; ++l) args.action.data[(first + l) * dimensions + a] = action[l];
   }
@@ -81,7 +102,10 @@ void sample_gaussian(const GaussianArgs& args) {
   const std::int64_t grain = std::max<std::int64_t>(1, 512 / std::max<std::int64_t>(args.mean.extent[1], 1));
   parallel_for(tiles, grain, [&args](std::int64_t begin, std::int64_t end) {
     simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-      for (std::int64_t tile = begin; tile < end; ++tile) draw_tile(args, tile);
+      Scale kept[kept_columns];
+      if (args.log_std.extent[0] == 1)
+        for (std::int64_t a = 0; a < std::min(kept_columns, args.mean.extent[1]); ++a) kept[a].load(args, 0, a, lanes);
+      for (std::int64_t tile = begin; tile < end; ++tile) draw_tile(args, kept, tile);
     });
   });
 }
