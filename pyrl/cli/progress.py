@@ -8,6 +8,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from pyrl.types import Metrics
 
 
+def score(value: float) -> str:
+    """A return with as many decimals as matter to a reader: 487.3, 0.74."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _short(count: float) -> str:
+    """1,234, 56k, 7.89M: eighty columns are few."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.3g}M"
+
+
 class Bar:
     """A progress bar on a terminal; elsewhere one line for every tenth of the run."""
 
@@ -24,9 +36,10 @@ class Bar:
 
     def show(self, metrics: Metrics) -> None:
         done = metrics["time/env_steps" if self._unit == "steps" else "time/episodes"]
-        parts = [f"{done:,.0f}/{self._total:,} {self._unit}", f"{metrics['time/env_steps_per_second']:,.0f} steps/s"]
+        speed = _short(metrics["time/env_steps_per_second"])
+        parts = [f"{_short(done)}/{_short(self._total)} {self._unit}", f"{speed} steps/s"]
         if "episode/return_mean" in metrics:
-            parts.append(f"return {metrics['episode/return_mean']:.1f}")
+            parts.append(f"return {score(metrics['episode/return_mean'])}")
         if "episode/success_rate" in metrics:
             parts.append(f"success {metrics['episode/success_rate']:.0%}")
         text = "  ".join(parts)
