@@ -66,7 +66,7 @@ def evaluate(arguments: list[str]) -> int:
     lowest, highest = score(result.returns.min()), score(result.returns.max())
     table = Table.grid(padding=(0, 2))
     table.add_row("checkpoint", str(path))
-    table.add_row("return", f"{score(result.mean)} +- {score(result.std)} (lowest {lowest}, highest {highest})")
+    table.add_row("return", f"{score(result.mean, result.std)} (lowest {lowest}, highest {highest})")
     table.add_row("length", f"{result.lengths.mean():.1f}")
     if result.success_rate is not None:
         table.add_row("success", f"{result.success_rate:.1%}")

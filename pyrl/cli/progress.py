@@ -8,9 +8,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from pyrl.types import Metrics
 
 
-def score(value: float) -> str:
-    """A return with as many decimals as matter to a reader: 487.3, 0.74."""
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+def score(*values: float) -> str:
+    """Returns with as many decimals as matter to a reader: 487.3, 0.74; a mean and its deviation with equally many."""
+    decimals = 1 if abs(values[0]) >= 10 else 2
+    return " +- ".join(f"{value:.{decimals}f}" for value in values)
 
 
 def _short(count: float) -> str:
@@ -28,6 +29,7 @@ class Bar:
         self._title = title
         self._unit = "steps" if total_steps is not None else "episodes"
         self._total = total_steps if total_steps is not None else total_episodes or 0
+        self._shown = False
         self._tenths = 0
         columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[text]}", style="cyan"))
         live = console.is_terminal and not console.quiet
@@ -43,6 +45,9 @@ class Bar:
         if "episode/success_rate" in metrics:
             parts.append(f"success {metrics['episode/success_rate']:.0%}")
         text = "  ".join(parts)
+        if not self._shown:  # a run that goes on has done these long ago
+            self._progress.reset(self._task, total=self._total or None, completed=int(done))
+        self._shown = True
         self._progress.update(self._task, completed=done, text=text)
         tenths = int(10 * done / self._total) if self._total else 0
         if tenths > self._tenths and not self._console.is_terminal:

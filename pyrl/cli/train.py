@@ -137,6 +137,6 @@ def _summarise(console: Console, run: Any, seconds: float) -> None:
     scores = [m for m in run.metrics if "evaluation/return_mean" in m]
     if scores:
         mean, deviation = (scores[-1].get(f"evaluation/return_{k}", 0.0) for k in ("mean", "std"))
-        table.add_row("evaluation", f"{score(mean)} +- {score(deviation)}")
+        table.add_row("evaluation", score(mean, deviation))
     table.add_row("run folder", str(run.dir))
     console.print(table, highlight=False)
