@@ -303,6 +303,6 @@ PYRL_BINDINGS(sampling, m) {
   def_fast<sample_categorical, 5>(m, "sample_categorical", "sample_categorical(logits, mask, random, deterministic, out)");
   def_fast<sample_multi_categorical, 6>(m, "sample_multi_categorical", "sample_multi_categorical(logits, nvec, mask, random, deterministic, out)");
   def_fast<sample_gaussian, 5>(m, "sample_gaussian", "sample_gaussian(mean, log_std, random, deterministic, out)");
-  def_fast<update_moments, 4>(m, "update_moments", "update_moments(batch, count, mean, m2) -> count");
+  def_fast<update_moments, 4>(m, "update_moments", "update_moments(batch, count, mean, m2)");
   def_fast<normalize, 8>(m, "normalize", "normalize(x, count, mean, m2, clip, epsilon, center, out)");
 }

@@ -46,7 +46,7 @@ class RandomStream(_core.RandomStream):
         words = tuple(int(word) for word in state)
         if len(words) != 3 or words[1] != 0 or not all(0 <= word < _WORD for word in words):
             raise ValueError(f"RandomStream: state is {state!r}, expected (key, 0, draw) of 64-bit words")
-        _core.RandomStream.state.__set__(self, words)
+        _core.RandomStream.state.__set__(self, words)  # type: ignore[attr-defined]
 
     def spawn(self, *name: str | int) -> RandomStream:
         """The stream called ``name`` below this one: it depends on the key, not on the draws made, and takes none."""

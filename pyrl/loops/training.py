@@ -16,8 +16,8 @@ from pyrl.agents.base import Agent, config_to_json, make_agent
 from pyrl.envs import make
 from pyrl.errors import CheckpointError
 from pyrl.loops.base import Loop
-from pyrl.loops.evaluate import Evaluation, evaluate
-from pyrl.loops.iterate import iterate
+from pyrl.loops.evaluation import Evaluation, evaluate
+from pyrl.loops.iteration import iterate
 from pyrl.metrics import MetricsLog
 from pyrl.presets import preset
 from pyrl.runs import RunFolder
