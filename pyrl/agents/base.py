@@ -85,6 +85,10 @@ class Agent(ABC):
     def learn(self, data: Any) -> dict[str, float]:
         """Learn from a `Rollout` (on-policy) or a `Batch` (off-policy) and say how it went."""
 
+    def status(self) -> dict[str, float]:
+        """Numbers that every metrics record shows, whether or not there was an update."""
+        return {}
+
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks a checkpoint keeps, by name."""
         return {}
@@ -107,6 +111,8 @@ class Agent(ABC):
         action = np.asarray(self.policy(observation, deterministic)["action"])
         if isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete):
             action = action + self.action_space.start
+        elif isinstance(self.action_space, spaces.Box):
+            action = np.clip(action, self.action_space.low, self.action_space.high)
         return action[0] if single else action
 
     def _batched(self, observation: Observation) -> tuple[Observation, bool]:
@@ -246,6 +252,12 @@ def check_range(config: Any, name: str, low: float | None, high: float | None, *
     if too_low or (high is not None and not value <= high):
         bounds = f"{'(' if open_low else '['}{low if low is not None else '-inf'}, {high if high is not None else 'inf'}]"
         raise ValueError(f"{type(config).__name__}: {name} is {value}, expected a value in {bounds}")
+
+
+def check_layers(config: Any) -> None:
+    """Raise ValueError unless every hidden layer of ``config.net_arch`` has a width."""
+    if any(width < 1 for width in config.net_arch):
+        raise ValueError(f"{type(config).__name__}: net_arch is {config.net_arch}, expected widths of at least 1")
 
 
 def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:

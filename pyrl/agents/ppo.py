@@ -22,7 +22,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, check_range, check_spaces, register, seeded_network, tensors
+from pyrl.agents.base import Agent, AgentConfig, check_layers, check_range, check_spaces, register, seeded_network, tensors
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.schedules import Schedule, check_schedule, value_at
@@ -51,6 +51,7 @@ class PPOConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_layers(self)
         for name in ("n_steps", "batch_size", "n_epochs"):
             check_range(self, name, 1, None)
         check_range(self, "gae_lambda", 0.0, 1.0)
