@@ -10,7 +10,7 @@ struct Gae {
 
   template <class L, bool Plain>
   PYRL_INLINE void step(const RolloutPointers<T>& from, std::int64_t t, std::int64_t i, typename L::Value& carry) const {
-    const auto step = read_step<L, Plain>(from, t, i);
+    const auto step = read_step<L, Plain>(from, i, from.last(t));
     const auto value = L::load(from.value + i);
     carry = zero_where(step.dead, gae_step<L>(step, value, gamma, decay, carry));
     L::store(advantage + i, carry);

@@ -56,6 +56,7 @@ struct RolloutPointers {
   }
   // No optional input: the loop without its branches.
   bool plain() const { return next_value != nullptr && final_value == nullptr && valid == nullptr; }
+  bool last(std::int64_t t) const { return t + 1 == steps; }
 };
 
 // One step of W environments, as every recursion sees it.
@@ -67,9 +68,9 @@ struct Step {
   typename L::Mask dead;           // not valid; unset in a plain loop
 };
 
-// Step t; i = t N + environment.
+// The step at i = t N + environment; `last` says that there is no row t+1.
 template <class L, bool Plain, class T>
-PYRL_INLINE Step<L> read_step(const RolloutPointers<T>& from, std::int64_t t, std::int64_t i) {
+PYRL_INLINE Step<L> read_step(const RolloutPointers<T>& from, std::int64_t i, bool last) {
   Step<L> step;
   const auto terminated = L::load_flags(from.terminated + i);
   const auto truncated = L::load_flags(from.truncated + i);
@@ -82,7 +83,7 @@ PYRL_INLINE Step<L> read_step(const RolloutPointers<T>& from, std::int64_t t, st
     if (from.final_value != nullptr) step.next_value = L::mask(truncated) ? L::load(from.final_value + i) : step.next_value;
     if (from.valid != nullptr) {
       step.dead = ~L::mask(L::load_flags(from.valid + i));
-      if (t + 1 < from.steps) step.done |= ~L::mask(L::load_flags(from.valid + i + from.row));
+      if (!last) step.done |= ~L::mask(L::load_flags(from.valid + i + from.row));
     }
   }
   step.next_value = zero_where(L::mask(terminated), step.next_value);
@@ -91,30 +92,35 @@ PYRL_INLINE Step<L> read_step(const RolloutPointers<T>& from, std::int64_t t, st
 
 namespace detail {
 
-constexpr int tile_bytes = 8192;  // of carry, in the first-level cache
+// What one thread sweeps: `lanes` environments from `begin` on, in rows of `row`.
+struct Range {
+  std::int64_t steps, row, begin, lanes;
+};
+
+constexpr int tile_bytes = 16384; // of carry, in the first-level cache
 
 // At most two vectors a row: the carries stay in registers. The second vector ends at the last environment.
 template <class L, bool Plain, bool Two, class T, class Recursion>
-PYRL_INLINE void sweep_narrow(const RolloutPointers<T> from, const Recursion recursion, std::int64_t begin, std::int64_t lanes) {
+PYRL_INLINE void sweep_narrow(const RolloutPointers<T> from, const Recursion recursion, const Range range) {
   typename L::Value first{}, second{};
-  for (std::int64_t t = from.steps - 1; t >= 0; --t) {
-    const std::int64_t i = t * from.row + begin;
+  for (std::int64_t t = range.steps - 1; t >= 0; --t) {
+    const std::int64_t i = t * range.row + range.begin;
     recursion.template step<L, Plain>(from, t, i, first);
-    if constexpr (Two) recursion.template step<L, Plain>(from, t, i + lanes - L::width, second);
+    if constexpr (Two) recursion.template step<L, Plain>(from, t, i + range.lanes - L::width, second);
   }
 }
 
 // Tiles of environments whose carries lie in the first-level cache; a row of a tile is one run of memory, long enough for
 // the prefetchers.
 template <class L, bool Plain, class T, class Recursion>
-PYRL_INLINE void sweep_wide(const RolloutPointers<T> from, const Recursion recursion, std::int64_t begin, std::int64_t lanes) {
+PYRL_INLINE void sweep_wide(const RolloutPointers<T> from, const Recursion recursion, const Range range) {
   constexpr std::int64_t tile = tile_bytes / sizeof(T), width = L::width;
   alignas(64) T carries[tile];
-  for (std::int64_t done = 0; done < lanes; done += tile) {
-    const std::int64_t start = std::min(done, lanes - width), count = std::min(tile, lanes - start);
+  for (std::int64_t done = 0; done < range.lanes; done += tile) {
+    const std::int64_t start = std::min(done, range.lanes - width), count = std::min(tile, range.lanes - start);
     std::fill_n(carries, (count + width - 1) / width * width, T{0});
-    for (std::int64_t t = from.steps - 1; t >= 0; --t) {
-      const std::int64_t i = t * from.row + begin + start;
+    for (std::int64_t t = range.steps - 1; t >= 0; --t) {
+      const std::int64_t i = t * range.row + range.begin + start;
       for (std::int64_t j = 0; j < count; j += width) {  // the last vector ends with the tile, its carry has a place of its own
         auto carry = L::load(carries + j);
         recursion.template step<L, Plain>(from, t, i + std::min(j, count - width), carry);
@@ -125,31 +131,31 @@ PYRL_INLINE void sweep_wide(const RolloutPointers<T> from, const Recursion recur
 }
 
 template <int W, bool Plain, class T, class Recursion>
-PYRL_INLINE void sweep_lanes(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t begin, std::int64_t lanes) {
-  if (lanes > 2 * W) {
-    sweep_wide<Lanes<T, W>, Plain>(from, recursion, begin, lanes);
-  } else if (lanes > W) {
-    sweep_narrow<Lanes<T, W>, Plain, true>(from, recursion, begin, lanes);
-  } else if (lanes == W) {
-    sweep_narrow<Lanes<T, W>, Plain, false>(from, recursion, begin, lanes);
+PYRL_INLINE void sweep_lanes(const RolloutPointers<T>& from, const Recursion& recursion, const Range& range) {
+  if (range.lanes > 2 * W) {
+    sweep_wide<Lanes<T, W>, Plain>(from, recursion, range);
+  } else if (range.lanes > W) {
+    sweep_narrow<Lanes<T, W>, Plain, true>(from, recursion, range);
+  } else if (range.lanes == W) {
+    sweep_narrow<Lanes<T, W>, Plain, false>(from, recursion, range);
   } else if constexpr (W > 4) {
-    sweep_lanes<W / 2, Plain>(from, recursion, begin, lanes);
-  } else if (lanes == 3) {
-    sweep_narrow<Lanes<T, W, 3>, Plain, false>(from, recursion, begin, lanes);
-  } else if (lanes == 2) {
-    sweep_narrow<Lanes<T, W, 2>, Plain, false>(from, recursion, begin, lanes);
+    sweep_lanes<W / 2, Plain>(from, recursion, range);
+  } else if (range.lanes == 3) {
+    sweep_narrow<Lanes<T, W, 3>, Plain, false>(from, recursion, range);
+  } else if (range.lanes == 2) {
+    sweep_narrow<Lanes<T, W, 2>, Plain, false>(from, recursion, range);
   } else {
-    sweep_narrow<Lanes<T, W, 1>, Plain, false>(from, recursion, begin, lanes);
+    sweep_narrow<Lanes<T, W, 1>, Plain, false>(from, recursion, range);
   }
 }
 
 template <int Bytes, class T, class Recursion>
-PYRL_INLINE void sweep_bytes(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t begin, std::int64_t lanes) {
+PYRL_INLINE void sweep_bytes(const RolloutPointers<T>& from, const Recursion& recursion, const Range& range) {
   constexpr int width = std::max(4, Bytes / static_cast<int>(sizeof(T)));
   if (from.plain()) {
-    sweep_lanes<width, true>(from, recursion, begin, lanes);
+    sweep_lanes<width, true>(from, recursion, range);
   } else {
-    sweep_lanes<width, false>(from, recursion, begin, lanes);
+    sweep_lanes<width, false>(from, recursion, range);
   }
 }
 
@@ -157,28 +163,32 @@ PYRL_INLINE void sweep_bytes(const RolloutPointers<T>& from, const Recursion& re
 
 // Calls recursion.step<L, Plain>(pointers, t, i, carry) for all steps, t descending; i = t N + environment is the index of the
 // first lane, and `carry` (0 at first) belongs to these lanes. Results do not depend on threads or instruction set.
+// [steps, row] may differ from [T, N]: where there is no carry, all elements are one row.
 template <class T, class Recursion>
-void sweep(const RolloutView<T>& rollout, const Recursion& recursion) {
-  const RolloutPointers<T> from(rollout);
-  const std::int64_t steps = from.steps, row = from.row;
+void sweep(const RolloutPointers<T>& from, std::int64_t steps, std::int64_t row, const Recursion& recursion) {
   if (steps == 0 || row == 0) return;
   // Threads share out units of 64 environments; the last unit takes the rest, so no vector crosses into another's range.
   constexpr std::int64_t unit = 64, elements_a_thread = 1 << 17;
   const std::int64_t units = std::max<std::int64_t>(1, row / unit);
   const auto part = [&](std::int64_t first, std::int64_t last) {
-    const std::int64_t begin = first * unit, lanes = (last == units ? row : last * unit) - begin;
+    const detail::Range range{steps, row, first * unit, (last == units ? row : last * unit) - first * unit};
 #if PYRL_X86
     switch (simd::level()) {
       case simd::Level::Avx512:
-        return simd::run_avx512([&]() PYRL_INLINE_LAMBDA { detail::sweep_bytes<64>(from, recursion, begin, lanes); });
+        return simd::run_avx512([&]() PYRL_INLINE_LAMBDA { detail::sweep_bytes<64>(from, recursion, range); });
       case simd::Level::Avx2:
-        return simd::run_avx2([&]() PYRL_INLINE_LAMBDA { detail::sweep_bytes<32>(from, recursion, begin, lanes); });
+        return simd::run_avx2([&]() PYRL_INLINE_LAMBDA { detail::sweep_bytes<32>(from, recursion, range); });
       case simd::Level::Portable: break;
     }
 #endif
-    detail::sweep_bytes<16>(from, recursion, begin, lanes);
+    detail::sweep_bytes<16>(from, recursion, range);
   };
   parallel_for(units, std::max<std::int64_t>(1, elements_a_thread / (unit * steps)), std::ref(part));  // a reference: nothing is allocated
+}
+
+template <class T, class Recursion>
+void sweep(const RolloutView<T>& rollout, const Recursion& recursion) {
+  sweep(RolloutPointers<T>(rollout), rollout.steps(), rollout.environments(), recursion);
 }
 
 }  // namespace pyrl::returns

@@ -37,9 +37,8 @@ struct VtraceStep {
 
 // `carry` is vs_{t+1} - value_{t+1}.
 template <class L, class T = typename L::Scalar>
-PYRL_INLINE VtraceStep<L> vtrace_step(const Step<L>& step, typename L::Value value, typename L::Value log_ratio, const VtraceScalars<T>& scalars,
+PYRL_INLINE VtraceStep<L> vtrace_step(const Step<L>& step, typename L::Value value, typename L::Value ratio, const VtraceScalars<T>& scalars,
                                       typename L::Value carry) {
-  const auto ratio = exponential<L>(log_ratio);
   const auto rho = at_most<L>(ratio, scalars.rho_bar), c = scalars.lambda * at_most<L>(ratio, scalars.c_bar);
   const auto future = zero_where(step.done, scalars.gamma * carry);
   const auto td_error = step.reward + scalars.gamma * step.next_value - value;

@@ -75,7 +75,7 @@ class DiagonalGaussian:
         self.size = math.prod(space.shape)
 
     def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
-        action, log_prob = sample_gaussian(output, log_std, random, deterministic=deterministic)
+        action, log_prob = sample_gaussian(output, log_std.detach(), random, deterministic=deterministic)
         return action.reshape(-1, *self.shape), log_prob
 
     def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,23 +2,23 @@
 
 All functions share their first arguments and their rules.
 
-- Arrays are NumPy arrays or torch CPU tensors, contiguous; floats are all float32 or all float64, flags are bool (uint8 works).
+- Arrays are NumPy arrays or torch CPU tensors, contiguous; floats all float32 or all float64, flags bool (or uint8).
   Results are of the kind and dtype of ``reward``. Nothing is copied, and the interpreter lock is released meanwhile.
-- ``terminated`` says that there is no future; ``truncated`` that the future exists and was cut off. Both end a sum, only
-  ``terminated`` removes the bootstrap value. A step that is both counts as terminated.
+- ``terminated`` says that there is no future; ``truncated`` that the future exists and was cut off. Both end a sum,
+  only ``terminated`` removes the bootstrap value. A step that is both counts as terminated.
 - The value after a step comes in one of two forms:
 
-  * ``value`` [T, N] and ``next_value`` [T, N] = V(next_observation), with the *final* observation where an episode ended;
-  * ``value`` [T+1, N] and ``next_value=None``: row t+1 serves for step t, except where step t was truncated. There row t+1
-    may belong to the next episode, so ``final_value`` [T, N] = V(final observation) is read there, and only there: the rest
-    may be uninitialised. If any step is truncated and ``final_value`` is missing, ValueError is raised. (With NEXT_STEP
-    autoreset row t+1 *is* the final observation: pass ``final_value=value[1:]``.)
+  * ``value`` [T, N] and ``next_value`` [T, N] = V(next_observation), with the *final* one where an episode ended;
+  * ``value`` [T+1, N] and ``next_value=None``: row t+1 serves for step t, except where step t was truncated. There row
+    t+1 may belong to the next episode, so ``final_value`` [T, N] = V(final observation) is read there, and only there:
+    the rest may be uninitialised. If any step is truncated and ``final_value`` is missing, ValueError is raised. (With
+    NEXT_STEP autoreset row t+1 *is* the final observation: pass ``final_value=value[1:]``.)
 
-- ``valid`` [T, N], if given, is False where a step is no transition (the dead step of NEXT_STEP autoreset). Its results are
-  0, nothing is read from it into other steps, and the step before it bootstraps as at the end of the rollout.
+- ``valid`` [T, N], if given, is False where a step is no transition (the dead step of NEXT_STEP autoreset). Its results
+  are 0, its inputs are used for no other step, and the step before it bootstraps as at the end of the rollout.
 - ``out`` takes arrays [T, N] to write to, which are returned; they must not share memory with an input or each other.
 - A NaN in ``reward`` or ``value`` spreads to the results of earlier steps of its episode, and no further.
-- Errors: `ShapeError`, `DTypeError`, `DeviceError`, ValueError; they name the argument, and nothing has been written then.
+- Errors: `ShapeError`, `DTypeError`, `DeviceError`, ValueError; they name the argument, and nothing has been written.
 
 Results are bitwise the same for any number of threads and any instruction set.
 """
@@ -52,9 +52,7 @@ def gae(
 
     >>> advantage, return_ = gae(reward, value, next_value, terminated, truncated, gamma=0.99, gae_lambda=0.95)
     """
-    return _core.gae(
-        reward, value, next_value, terminated, truncated, final_value, valid, gamma, gae_lambda, out
-    )
+    return _core.gae(reward, value, next_value, terminated, truncated, final_value, valid, gamma, gae_lambda, out)
 
 
 def lambda_return(
@@ -73,8 +71,8 @@ def lambda_return(
     """Lambda returns (Sutton and Barto, 2018, section 12.1), [T, N].
 
     ``return_t = reward_t + gamma ((1 - lambda_) next_value_t + lambda_ return_{t+1})``, which ends in
-    ``reward_t + gamma (1 - terminated_t) next_value_t`` at the end of an episode and of the rollout. ``value`` is read only
-    in the form without ``next_value`` and may be None otherwise. Equals ``gae(...)[1]`` up to rounding.
+    ``reward_t + gamma (1 - terminated_t) next_value_t`` at the end of an episode and of the rollout. ``value`` is read
+    only in the form without ``next_value`` and may be None otherwise. Equals ``gae(...)[1]`` up to rounding.
     """
     return _core.lambda_return(
         reward, value, next_value, terminated, truncated, final_value, valid, gamma, lambda_, out
@@ -96,11 +94,10 @@ def discounted_return(
     """Discounted returns [T, N]: the sum of ``gamma^i reward_{t+i}`` up to the end of the episode or rollout.
 
     With ``value`` or ``next_value`` (either form), ``gamma^k`` times the value after the last step is added unless it
-    terminated. Without any, the sum holds the rewards seen and no more: exact for terminated episodes, too small for cut ones.
+    terminated; only these values count, others may be NaN. Without any, the sum holds the rewards seen and no more:
+    exact for terminated episodes, short otherwise.
     """
-    return _core.discounted_return(
-        reward, value, next_value, terminated, truncated, final_value, valid, gamma, out
-    )
+    return _core.discounted_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, out)
 
 
 def n_step_return(
@@ -118,13 +115,11 @@ def n_step_return(
 ) -> Array:
     """n-step returns (Sutton and Barto, 2018, equation 7.1), [T, N].
 
-    ``reward_t + ... + gamma^(k-1) reward_{t+k-1} + gamma^k (1 - terminated_{t+k-1}) next_value_{t+k-1}``, where k is n, or
-    less where the episode or the rollout ends before. ``value`` is read only in the form without ``next_value``; if both are
-    None the bootstrap is 0.
+    ``reward_t + ... + gamma^(k-1) reward_{t+k-1} + gamma^k (1 - terminated_{t+k-1}) next_value_{t+k-1}``, where k is n,
+    or less where the episode or the rollout ends before. ``value`` is read only in the form without ``next_value``; if
+    both are None the bootstrap is 0.
     """
-    return _core.n_step_return(
-        reward, value, next_value, terminated, truncated, final_value, valid, gamma, n, out
-    )
+    return _core.n_step_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, n, out)
 
 
 def vtrace(

@@ -1,7 +1,8 @@
 """Returns by definition: NumPy float64, one step at a time. This is the specification.
 
-Every function takes ``reward``, ``terminated``, ``truncated``, ``valid`` [T, N] (``valid`` may be None) and ``next_value``
-[T, N] = the value after each step, before termination is considered; `next_value_of` makes it from the other form.
+Every function takes ``reward``, ``terminated``, ``truncated``, ``valid`` [T, N] (``valid`` may be None) and
+``next_value`` [T, N] = the value after each step, before termination is considered; `next_value_of` makes it from the
+other form.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def next_value_of(value, terminated, truncated, final_value):
 
 
 def _prepare(reward, next_value, terminated, truncated, valid):
-    """In float64: reward, bootstrap value (0 if terminated), whether a sum ends with the step, whether the step exists."""
+    """In float64: reward, bootstrap value (0 if terminated), whether a sum ends with the step, whether it exists."""
     alive = np.ones(reward.shape, bool) if valid is None else valid
     ends = terminated | truncated
     ends[-1:] = True
@@ -59,9 +60,8 @@ def n_step_return(reward, next_value, terminated, truncated, valid, gamma, n):
     return result
 
 
-def vtrace(
-    log_prob, behaviour_log_prob, reward, value, next_value, terminated, truncated, valid, gamma, lambda_, rho_bar, c_bar
-):
+def vtrace(log_prob, behaviour_log_prob, reward, value, next_value, terminated, truncated, valid, *numbers):
+    gamma, lambda_, rho_bar, c_bar = numbers
     reward, bootstrap, ends, alive = _prepare(reward, next_value, terminated, truncated, valid)
     value = value.astype(np.float64)
     ratio = np.exp(log_prob.astype(np.float64) - behaviour_log_prob.astype(np.float64))

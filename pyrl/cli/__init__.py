@@ -1,0 +1,95 @@
+"""The command line: ``pyrl train ppo CartPole-v1``, then ``pyrl eval``, ``play`` and ``plot`` on its run folder.
+
+Flags are made from dataclasses: those of the commands, and the config of the algorithm with its preset's values as
+defaults. Training itself is `pyrl.loops.train`; its records become a progress bar here. Heavy libraries are imported
+where they are used, so that a mistyped name is answered at once.
+
+Exit codes: 0; 1 when an environment failed; 2 for a user's mistake, in one line; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pyrl.cli.look import evaluate, list_all, play, plot
+from pyrl.cli.train import train
+from pyrl.errors import CheckpointError, DTypeError, EnvError, UnknownNameError, closest_names
+
+USAGE = """usage: pyrl COMMAND ...
+
+  train ALGO ENV   train an agent            pyrl train ppo CartPole-v1 --seed 1
+  train --resume   go on with a stopped run  pyrl train --resume runs/...
+  eval RUN         evaluate a run            pyrl eval runs/... --episodes 100
+  play RUN         watch a run               pyrl play runs/... --video play.mp4
+  plot RUN...      draw one run, or several  pyrl plot runs/ppo_* --out ppo.png
+  list             what there is: algorithms, presets, environments, runs
+
+COMMAND --help shows its flags (pyrl train ALGO ENV --help: those of the algorithm too); --version the version."""
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "play": play,
+    "plot": plot,
+    "list": list_all,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except SystemExit as stop:  # tyro has printed help or a mistake
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # pyrl list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except EnvError as error:
+        return _fail(error, 1)
+    except (CheckpointError, DTypeError, OSError, ModuleNotFoundError) as error:
+        return _fail(error, 2)
+    except ValueError as error:
+        if not _raised_by_pyrl(error):
+            raise
+        return _fail(error, 2)
+
+
+def _run(arguments: list[str]) -> int:
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if command in ("-V", "--version"):
+        print(f"pyrl {_version()}")
+        return 0
+    if command not in COMMANDS:
+        close = closest_names(command, COMMANDS)
+        raise UnknownNameError(f"unknown command {command!r}{close} (commands: {', '.join(COMMANDS)})")
+    return COMMANDS[command](rest)
+
+
+def _version() -> str:
+    try:
+        return version("pyrl")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"pyrl: {error}", file=sys.stderr)
+    return code
+
+
+def _raised_by_pyrl(error: BaseException) -> bool:
+    """Whether pyrl itself found fault with a value; anything else is a bug, whose traceback is wanted."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and Path(place.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent.parent)

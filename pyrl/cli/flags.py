@@ -1,0 +1,67 @@
+"""What the commands share: flags from dataclasses, and names checked before anything slow is imported."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+import tyro
+
+from pyrl.errors import UnknownNameError, closest_names
+
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], arguments: list[str], command: str, about: str) -> Options:
+    """Flags into a dataclass; tyro prints help and mistakes and leaves with 0 or 2."""
+    return tyro.cli(
+        options, args=arguments, prog=f"pyrl {command}", description=about, config=(tyro.conf.OmitArgPrefixes,)
+    )
+
+
+def split_env_kwargs(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """``--env-kwargs.name value`` (or ``=value``, a Python literal or a word) apart from the other flags."""
+    kwargs: dict[str, Any] = {}
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if not argument.startswith("--env-kwargs."):
+            rest.append(argument)
+            continue
+        name, given, text = argument.removeprefix("--env-kwargs.").partition("=")
+        text = text if given else next(waiting, "")
+        if not name.replace("-", "_").isidentifier() or not text or (not given and text.startswith("--")):
+            raise ValueError(f"train: {argument} is not of the form --env-kwargs.NAME VALUE")
+        kwargs[name.replace("-", "_")] = _literal(text)
+    return kwargs, rest
+
+
+def _literal(text: str) -> Any:
+    named = {"true": True, "false": False, "null": None}
+    try:
+        return named[text] if text in named else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check_names(algo: str, env: str) -> None:
+    """Unknown names are told before anything slow is imported."""
+    if algo not in algorithms():
+        raise UnknownNameError(f"unknown algorithm {algo!r}{closest_names(algo, algorithms())} ({known_algorithms()})")
+    from pyrl.envs.make import find_spec as find_env
+
+    find_env(env)
+
+
+def algorithms() -> list[str]:
+    """`pyrl.agents.base.available_agents` without importing torch."""
+    import pyrl.agents
+
+    own = {m.name for m in pkgutil.iter_modules(pyrl.agents.__path__)} - {"base"}
+    return sorted(own | {e.name for e in entry_points(group="pyrl.agents")})
+
+
+def known_algorithms() -> str:
+    return f"algorithms: {', '.join(algorithms())}"

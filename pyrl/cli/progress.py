@@ -1,0 +1,44 @@
+"""A run's records as a progress bar."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pyrl.types import Metrics
+
+
+class Bar:
+    """A progress bar on a terminal; elsewhere one line for every tenth of the run."""
+
+    def __init__(self, title: str, console: Console, total_steps: int | None, total_episodes: int | None) -> None:
+        self._console = console
+        self._title = title
+        self._unit = "steps" if total_steps is not None else "episodes"
+        self._total = total_steps if total_steps is not None else total_episodes or 0
+        self._tenths = 0
+        columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[text]}", style="cyan"))
+        live = console.is_terminal and not console.quiet
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not live, expand=True)
+        self._task = self._progress.add_task(title, total=self._total or None, text="")
+
+    def show(self, metrics: Metrics) -> None:
+        done = metrics["time/env_steps" if self._unit == "steps" else "time/episodes"]
+        parts = [f"{done:,.0f}/{self._total:,} {self._unit}", f"{metrics['time/env_steps_per_second']:,.0f} steps/s"]
+        if "episode/return_mean" in metrics:
+            parts.append(f"return {metrics['episode/return_mean']:.1f}")
+        if "episode/success_rate" in metrics:
+            parts.append(f"success {metrics['episode/success_rate']:.0%}")
+        text = "  ".join(parts)
+        self._progress.update(self._task, completed=done, text=text)
+        tenths = int(10 * done / self._total) if self._total else 0
+        if tenths > self._tenths and not self._console.is_terminal:
+            self._console.print(f"{self._title}  {text}", highlight=False, soft_wrap=True)
+        self._tenths = max(tenths, self._tenths)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,142 @@
+"""``pyrl train``: from flags to `pyrl.loops.train`, and from its records to a progress bar."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from pyrl.cli.flags import check_names, known_algorithms, parse, split_env_kwargs
+from pyrl.cli.progress import Bar
+from pyrl.errors import UnknownNameError
+from pyrl.types import Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    total_steps: int | None = None  # environment steps to train for
+    total_episodes: int | None = None  # episodes to train for; the first limit that is reached ends the run
+    seed: int = 0  # of everything random
+    num_envs: int | None = None  # environments stepped together
+    env_backend: Literal["auto", "lean", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
+    max_episode_steps: int | None = None  # time limit of an episode; None: the environment's own
+    eval_every: int | None = None  # environment steps between evaluations; None: no evaluation
+    eval_episodes: int = 10  # episodes of each evaluation
+    stop_at_return: float | None = None  # stop when the mean return of the last 100 episodes reaches this
+    run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
+    quiet: bool = False  # no progress bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    resume: Path  # run folder to go on with
+    total_steps: int | None = None  # environment steps at which to end; None: as the run was told
+    total_episodes: int | None = None  # episodes at which to end; None: as the run was told
+    quiet: bool = False  # no progress bar
+
+
+def train(arguments: list[str]) -> int:
+    if any(a == "--resume" or a.startswith("--resume=") for a in arguments):
+        return _resume(parse(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had."))
+    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            about = (
+                "Flags of every algorithm; pyrl train ALGO ENV --help shows the algorithm's own too, and the preset."
+            )
+            parse(TrainOptions, ["--help"], "train ALGO ENV", about)
+        raise UnknownNameError(f"train needs ALGO and ENV first: pyrl train ppo CartPole-v1 ({known_algorithms()})")
+    algo, env, *flags = arguments
+    env_kwargs, flags = split_env_kwargs(flags)
+    check_names(algo, env)
+    general, config = _parse_train_flags(algo, env, flags)
+    keywords = {f.name: getattr(general, f.name) for f in dataclasses.fields(general)}
+    quiet, backend = keywords.pop("quiet"), keywords.pop("env_backend")
+    keywords |= {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return _train_watched(algo, env, quiet, backend=backend, env_kwargs=env_kwargs, **keywords)
+
+
+def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOptions, Any]:
+    """The general options and the algorithm's config, with the preset's values where no flag says otherwise."""
+    from pyrl.agents.base import agent_class
+    from pyrl.presets import available_presets, preset
+
+    chosen = preset(algo, env)
+    general = TrainOptions(
+        total_steps=chosen.total_steps, total_episodes=chosen.total_episodes, num_envs=chosen.num_envs
+    )
+    config = agent_class(algo).Config(**chosen.config)
+    parts = [(n, type(d), dataclasses.field(default=d)) for n, d in (("training", general), (algo, config))]
+    both = dataclasses.make_dataclass("Options", parts, frozen=True)
+    source = "the preset for it" if (algo, env) in available_presets() else f"{algo}; there is no preset for it"
+    about = f"Train {algo} on {env}. Defaults: those of {source}. --env-kwargs.NAME VALUE goes to the environment."
+    options: Any = parse(both, flags, f"train {algo} {env}", about)
+    return options.training, getattr(options, algo)
+
+
+def _resume(options: ResumeOptions) -> int:
+    from pyrl.runs import RunFolder
+
+    run = RunFolder.open(options.resume)
+    limits = {}
+    for name in ("total_steps", "total_episodes"):
+        told = getattr(options, name)
+        limits[name] = told if told is not None else run.config.get(name)
+    return _train_watched(run.config["algo"], run.config["env"], options.quiet, resume=run.path, **limits)
+
+
+def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
+    """Call `pyrl.loops.train` under a progress bar; Ctrl-C ends it after the update that is being made."""
+    from pyrl.loops import train
+
+    console = Console(quiet=quiet)
+    interrupted = False
+
+    def stop_soon(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        console.print("stopping after this update ...", style="dim")
+
+    started = time.perf_counter()
+    before = signal.signal(signal.SIGINT, stop_soon)
+    try:
+        with Bar(f"{algo} {env}", console, keywords["total_steps"], keywords["total_episodes"]) as bar:
+
+            def watch(metrics: Metrics) -> bool:
+                bar.show(metrics)
+                return interrupted
+
+            run = train(algo, env, on_metrics=watch, **keywords)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    folder = shlex.quote(str(run.dir))
+    if interrupted:
+        print(f"stopped after {run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
+        return 130
+    _summarise(console, run, time.perf_counter() - started)
+    console.print(f"watch it with\n  [bold]pyrl play {folder}[/]", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _summarise(console: Console, run: Any, seconds: float) -> None:
+    last: Mapping[str, float] = run.metrics[-1] if run.metrics else {}
+    table = Table.grid(padding=(0, 2))
+    table.add_row("steps", f"{run.agent.env_steps:,} in {seconds:.1f} s")
+    if "episode/return_mean" in last:
+        table.add_row("return", f"{last['episode/return_mean']:.1f}, mean of the last 100 episodes")
+    if "episode/success_rate" in last:
+        table.add_row("success", f"{last['episode/success_rate']:.1%} of the last 100 episodes")
+    scores = [m for m in run.metrics if "evaluation/return_mean" in m]
+    if scores:
+        deviation = scores[-1].get("evaluation/return_std", 0.0)
+        table.add_row("evaluation", f"{scores[-1]['evaluation/return_mean']:.1f} +- {deviation:.1f}")
+    table.add_row("run folder", str(run.dir))
+    console.print(table, highlight=False)

@@ -1,0 +1,224 @@
+"""`pyrl.train`: a loop with everything around it: run folder, metrics, curve, evaluations, checkpoints, going on after a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyrl import checkpoint
+from pyrl.agents.base import Agent, config_to_json, make_agent
+from pyrl.envs import make
+from pyrl.errors import CheckpointError
+from pyrl.loops.base import Loop
+from pyrl.loops.evaluate import Evaluation, evaluate
+from pyrl.loops.iterate import iterate
+from pyrl.metrics import MetricsLog
+from pyrl.presets import preset
+from pyrl.runs import RunFolder
+from pyrl.types import Metrics
+
+ROWS = 500  # about how many rows a run's metrics.csv gets
+SAVES = 50  # at most about how many times a run writes its best checkpoint
+
+
+@dataclasses.dataclass
+class Run:
+    """What training leaves in memory; `dir` is what it leaves on the disk (None without a run folder)."""
+
+    agent: Agent
+    metrics: list[Metrics]  # the rows of metrics.csv
+    dir: Path | None
+    evaluations: list[tuple[int, Evaluation]]  # (environment step, scores)
+
+
+def train(
+    algo: str,
+    env: Any,
+    *,
+    total_steps: int | None = None,
+    total_episodes: int | None = None,
+    seed: int = 0,
+    num_envs: int | None = None,
+    backend: str = "auto",
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: int | None = None,
+    eval_every: int | None = None,
+    eval_episodes: int = 10,
+    stop_at_return: float | None = None,
+    run_dir: str | Path | bool | None = None,
+    resume: str | Path | None = None,
+    on_metrics: Callable[[Metrics], bool | None] | None = None,
+    threads: int | None = 1,
+    **config: Any,
+) -> Run:
+    """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
+
+    total_steps, total_episodes: the first limit that is reached ends the run; without either, the preset's.
+    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env).
+    backend, env_kwargs, max_episode_steps: as in `pyrl.envs.make`.
+    eval_every: environment steps between evaluations of ``eval_episodes`` episodes, on environments of their own.
+    stop_at_return: end when the mean return of the last 100 episodes reaches this.
+    run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
+    resume: the folder of a stopped run to go on with, by its own settings; only the limits and ``on_metrics`` are read.
+    on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
+    threads: torch's threads while training; one is fastest for small networks. None leaves them alone.
+    """
+    if resume is not None:
+        folder: RunFolder | None = RunFolder.open(resume)
+        settings = dict(folder.config)  # type: ignore[union-attr]
+        settings |= {k: v for k, v in (("total_steps", total_steps), ("total_episodes", total_episodes)) if v is not None}
+    else:
+        chosen = preset(algo, env if isinstance(env, str) else None)
+        if total_steps is None and total_episodes is None:
+            total_steps, total_episodes = chosen.total_steps, chosen.total_episodes
+        settings = {
+            "algo": algo, "env": env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__), "seed": seed,
+            "num_envs": num_envs if num_envs is not None else chosen.num_envs, "total_steps": total_steps, "total_episodes": total_episodes,
+            "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "eval_every": eval_every,
+            "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "config": {**chosen.config, **config},
+        }  # fmt: skip
+        folder = None
+    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps")}
+    with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, torch_threads(threads):
+        agent = make_agent(
+            settings["algo"], stepper.single_observation_space, stepper.single_action_space,
+            seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
+        )  # fmt: skip
+        loop = iterate(agent, stepper, settings["total_steps"], total_episodes=settings["total_episodes"])
+        if resume is None and run_dir is not False:
+            settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs}
+            rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
+            path = None if run_dir in (None, True) else Path(str(run_dir))
+            folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
+        elif resume is not None and folder is not None:
+            _restore(folder, agent, loop)
+            folder.config = settings
+            folder.write_config()
+        score = (lambda: evaluate(agent, env, settings["eval_episodes"], **options)) if settings["eval_every"] else None
+        return _run(loop, folder, settings, score, on_metrics, resumed=resume is not None)
+
+
+def _run(
+    loop: Loop,
+    folder: RunFolder | None,
+    settings: Mapping[str, Any],
+    score: Callable[[], Evaluation] | None,
+    on_metrics: Callable[[Metrics], bool | None] | None,
+    resumed: bool,
+) -> Run:
+    agent, eval_every, threshold = loop.agent, settings["eval_every"] or math.inf, settings["stop_at_return"]
+    run = Run(agent, [], folder.path if folder is not None else None, [])
+    pace = _Pace(settings["total_steps"], agent.env_steps)
+    evaluated = agent.env_steps
+    best = -math.inf if folder is None or not resumed else folder.config.get("best", -math.inf)
+    log = MetricsLog(folder.path, resume_from=agent.env_steps if resumed else None) if folder is not None else None
+    try:
+        for metrics in loop:
+            if agent.env_steps - evaluated >= eval_every and score is not None:
+                evaluated = agent.env_steps
+                result = score()
+                run.evaluations.append((evaluated, result))
+                metrics |= {"evaluation/return_mean": result.mean, "evaluation/return_std": result.std}
+                if result.success_rate is not None:
+                    metrics["evaluation/success_rate"] = result.success_rate
+            row = pace.row(metrics)
+            if row is not None:
+                run.metrics.append(row)
+                if log is not None:
+                    log.write(row)
+            reached = metrics.get("evaluation/return_mean" if score is not None else "episode/return_mean", -math.inf)
+            if folder is not None and reached > best and len(loop.window) >= 10 and (score is not None or pace.may_save(agent.env_steps)):
+                best = reached
+                folder.config["best"] = best
+                checkpoint.save_agent(folder.best, agent)
+            enough = threshold is not None and len(loop.window) >= 100 and metrics["episode/return_mean"] >= threshold
+            if (on_metrics is not None and on_metrics(metrics)) or enough:
+                break
+        rest = pace.rest()
+        if rest is not None:
+            run.metrics.append(rest)
+            if log is not None:
+                log.write(rest)
+    finally:
+        if log is not None:
+            log.close()
+    if folder is not None:
+        _save_last(folder, agent, loop)
+        folder.write_config()
+        from pyrl.plots import plot_run
+
+        plot_run(folder.path)
+    return run
+
+
+class _Pace:
+    """Thins the records of a run to about ROWS rows: losses averaged, counters as they are, no episode lost."""
+
+    def __init__(self, total_steps: float | None, start: int) -> None:
+        self.every = (total_steps or 100_000) / ROWS
+        self.save_every = (total_steps or 100_000) / SAVES
+        self.next_row, self.next_save = 0.0, start + self.save_every
+        self.held: list[Metrics] = []
+
+    def row(self, metrics: Metrics) -> Metrics | None:
+        """The row that ``metrics`` completes, or None."""
+        self.held.append(metrics)
+        if metrics["time/env_steps"] < self.next_row and not any(k.startswith("evaluation/") for k in metrics):
+            return None
+        self.next_row = metrics["time/env_steps"] + self.every
+        return self.rest()
+
+    def rest(self) -> Metrics | None:
+        """The row of what is held back."""
+        if not self.held:
+            return None
+        held, self.held = self.held, []
+        merged = dict(held[-1])
+        for key in {key for metrics in held for key in metrics if key.startswith(("loss/", "train/"))}:
+            values = [metrics[key] for metrics in held if key in metrics]
+            merged[key] = sum(values) / len(values)
+        return Metrics(merged, [episode for metrics in held for episode in metrics.episodes])
+
+    def may_save(self, env_steps: int) -> bool:
+        """At most once in `save_every` steps."""
+        if env_steps < self.next_save:
+            return False
+        self.next_save = env_steps + self.save_every
+        return True
+
+
+def _save_last(folder: RunFolder, agent: Agent, loop: Loop) -> None:
+    """The agent, and what its loop needs to go on: replay, episode window, counters."""
+    checkpoint.save_agent(folder.last, agent, loop=loop.state_dict())
+
+
+def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:
+    tree, metadata = checkpoint.load(folder.last)
+    if "loop" not in tree:
+        raise CheckpointError(f"{folder.last} holds no training state to go on from")
+    for what, saved, wanted in (
+        ("observation_space", metadata["observation_space"], checkpoint.space_to_json(agent.observation_space)),
+        ("action_space", metadata["action_space"], checkpoint.space_to_json(agent.action_space)),
+        ("config", metadata["config"], config_to_json(agent.config)),
+    ):
+        checkpoint.require_match(saved, wanted, what)
+    agent.load_state_dict(tree)
+    loop.load_state_dict(tree["loop"])
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """torch's thread count inside a ``with``."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

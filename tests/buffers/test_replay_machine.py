@@ -1,0 +1,171 @@
+"""The replay equals the plain model, whatever is done to it, in whatever order.
+
+Fast tier: 200 examples of 50 steps. `PYRL_EXAMPLES=5000 pytest tests/buffers/test_replay_machine.py` for the long run.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from replay_model import Lane
+
+from pyrl.buffers import ReplayBuffer
+
+EXAMPLES = int(os.environ.get("PYRL_EXAMPLES", "200"))
+
+SPACES: dict[str, spaces.Space] = {
+    "vector": spaces.Box(-9, 9, (3,), np.float32),
+    "image": spaces.Box(0, 255, (2, 3), np.uint8),
+    "wide": spaces.Box(-9, 9, (70,), np.float64),  # a row of its own beside the hot record
+    "discrete": spaces.Discrete(4),
+    "dict": spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(3)))}),
+}
+
+
+def leaves(value: Any) -> tuple[np.ndarray, ...]:
+    if isinstance(value, dict):
+        return tuple(leaf for v in value.values() for leaf in leaves(v))
+    if isinstance(value, tuple):
+        return tuple(leaf for v in value for leaf in leaves(v))
+    return (np.asarray(value),)
+
+
+def batched(space: spaces.Space, values: list[Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {k: batched(s, [v[k] for v in values]) for k, s in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(batched(s, [v[i] for v in values]) for i, s in enumerate(space.spaces))
+    return np.stack([np.asarray(v, space.dtype) for v in values])
+
+
+class ReplayMachine(RuleBasedStateMachine):
+    """Environments with random episode ends in any autoreset mode, manual resets, clears, checkpoints."""
+
+    @initialize(
+        kind=st.sampled_from(sorted(SPACES)),
+        lanes=st.integers(1, 16),
+        extra_slots=st.integers(0, 12),
+        n_step=st.integers(1, 5),
+        frame_stack=st.integers(1, 4),
+        padding=st.sampled_from(["repeat", "zero"]),
+        linked=st.booleans(),
+        column=st.booleans(),
+        mode=st.sampled_from(["same_step", "next_step", "disabled"]),
+        seed=st.integers(0, 2**16),
+    )
+    def build(self, kind: str, lanes: int, extra_slots: int, n_step: int, frame_stack: int, padding: Any, linked: bool, column: bool, mode: str, seed: int) -> None:
+        if not linked:
+            n_step = frame_stack = 1
+        self.space, self.mode, self.column, self.lanes = SPACES[kind], mode, column, lanes
+        self.space.seed(seed)
+        self.rng = np.random.default_rng(seed)
+        options: dict[str, Any] = {"n_step": n_step, "frame_stack": frame_stack, "gamma": 0.9}
+        capacity = lanes * (n_step + frame_stack + extra_slots) + int(self.rng.integers(lanes))
+        self.make = lambda: ReplayBuffer(
+            capacity, self.space, spaces.Box(-1, 1, (2,)), num_envs=lanes, seed=seed, stack_padding=padding, linked=linked,
+            extra={"log_prob": ((), "float32")} if column else None, **options,
+        )  # fmt: skip
+        self.buffer = self.make()
+        self.model = [Lane(capacity // lanes, padding=padding, linked=linked, **options) for _ in range(lanes)]
+        self.observation = [self.draw() for _ in range(lanes)]
+        self.ended = np.zeros(lanes, bool)
+
+    def draw(self) -> Any:
+        """Few different values, so that a manual reset sometimes meets an equal observation."""
+        space = self.space
+        if isinstance(space, spaces.Box):
+            return self.rng.integers(0, 3, space.shape).astype(space.dtype)
+        return space.sample()
+
+    @rule(end=st.sampled_from([0.0, 0.1, 0.5, 1.0]), times=st.integers(1, 6))
+    def step(self, end: float, times: int) -> None:
+        for _ in range(times):
+            self.one_step(end)
+
+    def one_step(self, end: float) -> None:
+        N = self.lanes
+        dead = self.ended if self.mode == "next_step" else np.zeros(N, bool)
+        after = [self.draw() for _ in range(N)]
+        terminated, truncated = (self.rng.random((2, N)) < end) & ~dead
+        action = self.rng.random((N, 2)).astype(np.float32)
+        reward = self.rng.normal(size=N)
+        extra = {"log_prob": self.rng.random(N).astype(np.float32)} if self.column else {}
+        self.buffer.add(batched(self.space, self.observation), action, reward, batched(self.space, after), terminated, truncated, valid=~dead, **extra)
+        for n in np.flatnonzero(~dead):
+            here, there = leaves(batched(self.space, [self.observation[n]])), leaves(batched(self.space, [after[n]]))
+            log_prob = extra["log_prob"][n] if self.column else None
+            self.model[n].add(
+                tuple(x[0] for x in here), action[n], reward[n], tuple(x[0] for x in there), bool(terminated[n]), bool(truncated[n]), log_prob
+            )
+        ended = terminated | truncated
+        for n in range(N):
+            # In the other modes the environment is reset in the same call, and acted on from there.
+            self.observation[n] = self.draw() if ended[n] and self.mode != "next_step" else after[n]
+        self.ended = ended
+
+    @rule(which=st.integers(0, 2**16 - 1))
+    def manual_reset(self, which: int) -> None:
+        for n in range(self.lanes):
+            if which >> n & 1:
+                self.observation[n] = self.draw()
+
+    @rule()
+    def clear(self) -> None:
+        self.buffer.clear()
+        for lane in self.model:
+            lane.clear()
+
+    @rule()
+    def save_and_load(self) -> None:
+        state = self.buffer.state_dict()
+        fresh = self.make()
+        fresh.load_state_dict(state)
+        if len(fresh):
+            np.testing.assert_array_equal(fresh.sample(1).index, self.buffer.sample(1).index)
+        self.buffer = fresh
+
+    @precondition(lambda self: len(self.buffer))
+    @rule(replacement=st.booleans())
+    def draw_a_batch(self, replacement: bool) -> None:
+        names = {p * self.lanes + n for n, lane in enumerate(self.model) for p in lane.drawables()}
+        index = self.buffer.sample(len(names), replacement=replacement).index
+        assert set(index.tolist()) <= names
+        if not replacement:
+            assert len(set(index.tolist())) == len(names)
+
+    @precondition(lambda self: hasattr(self, "buffer"))
+    @invariant()
+    def equal(self) -> None:
+        wanted = [(n, p) for n, lane in enumerate(self.model) for p in lane.drawables()]
+        assert len(self.buffer) == len(wanted)
+        longest = max(len(lane.slots) for lane in self.model)
+        everything = np.arange(max(longest, 1) * self.lanes + 3)
+        names = np.array(sorted(p * self.lanes + n for n, p in wanted), np.int64)
+        np.testing.assert_array_equal(np.flatnonzero(self.buffer.is_drawable(everything)), names)
+        table = [(e["env"], int(e["index"][0]) // self.lanes, e["length"], e["begins"], e["ended"]) for e in self.buffer.episodes()]
+        assert table == [(n, s, e - s, begins, how) for n, lane in enumerate(self.model) for s, e, begins, how in lane.episodes()]
+        if not len(names):
+            return
+        batch = self.buffer.get(names)
+        windows = [self.model[name % self.lanes].window(name // self.lanes) for name in names]
+        for got, field in ((batch.observation, "observation"), (batch.next_observation, "next_observation")):
+            for i, leaf in enumerate(leaves(got)):
+                np.testing.assert_array_equal(leaf, np.stack([w[field][i] for w in windows]))
+        np.testing.assert_array_equal(batch.action, np.stack([w["action"] for w in windows]))
+        np.testing.assert_array_equal(batch.terminated, [w["terminated"] for w in windows])
+        np.testing.assert_allclose(batch.reward, [w["reward"] for w in windows], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(batch.discount, [w["discount"] for w in windows], rtol=1e-6)
+        if self.column:
+            np.testing.assert_array_equal(batch.extra["log_prob"], [w["extra"] for w in windows])
+
+
+ReplayMachine.TestCase.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+TestReplay = ReplayMachine.TestCase

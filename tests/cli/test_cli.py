@@ -1,0 +1,309 @@
+"""The command line: what flags become, what a user's mistakes are answered with, and what Ctrl-C leaves behind.
+
+Training is replaced by a stand-in that records how it was called; tests/cli/test_commands.py trains for real.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from rich.console import Console
+
+from pyrl.cli import main
+from pyrl.cli.flags import split_env_kwargs
+from pyrl.cli.progress import Bar
+from pyrl.presets import Preset
+from pyrl.types import Metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeConfig:
+    """Settings of an algorithm."""
+
+    gamma: float = 0.99  # discount factor, in [0, 1]
+    learning_rate: float | str = 3e-4  # of Adam
+    gae_lambda: float = 0.95  # of the advantage
+    net_arch: tuple[int, ...] = (64, 64)  # hidden layers
+    loss: Literal["huber", "mse"] = "mse"  # of the value
+    max_grad_norm: float | None = 0.5  # None: off
+    dueling: bool = False  # a head of two parts
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"FakeConfig: gamma is {self.gamma}, expected a value in [0, 1]")
+
+
+class Training:
+    """Stands in for `pyrl.loops.train`: remembers its arguments and makes ten records, or stops when it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: list[dict[str, Any]] = []
+        self.at_record: Any = lambda i: None
+
+    def train(self, algo: str, env: str, *, on_metrics: Any, **keywords: Any) -> Any:
+        self.calls.append({"algo": algo, "env": env, **keywords})
+        records = []
+        for i in range(1, 11):
+            self.at_record(i)
+            values = {"time/env_steps": 10 * i, "time/env_steps_per_second": 1234.5, "time/episodes": i}
+            if i > 2:
+                values |= {"episode/return_mean": 7.0 * i, "episode/success_rate": i / 10}
+            records.append(Metrics(values, []))
+            if on_metrics(records[-1]):
+                break
+        agent = types.SimpleNamespace(env_steps=int(records[-1]["time/env_steps"]))
+        return types.SimpleNamespace(agent=agent, metrics=records, dir=self.folder)
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+    fake = Training(tmp_path / "runs" / "ppo_CartPole-v1")
+    loops: Any = types.ModuleType("pyrl.loops")
+    loops.train = fake.train
+    agents: Any = types.ModuleType("pyrl.agents.base")
+    agents.agent_class = lambda name: types.SimpleNamespace(Config=FakeConfig)
+    presets = {
+        ("ppo", "CartPole-v1"): Preset(total_steps=1234, num_envs=4, config={"gae_lambda": 0.8, "net_arch": (32,)})
+    }
+    monkeypatch.setattr("pyrl.presets.preset", lambda algo, env: presets.get((algo, env), Preset()))
+    monkeypatch.setattr("pyrl.presets.available_presets", lambda: sorted(presets))
+    monkeypatch.setitem(sys.modules, "pyrl.loops", loops)
+    monkeypatch.setitem(sys.modules, "pyrl.agents.base", agents)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+# -- train -------------------------------------------------------------------------------------------------------------
+
+
+def test_preset_is_the_default(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "ppo", "CartPole-v1"]) == 0
+    (call,) = training.calls
+    assert (call["algo"], call["env"], call["seed"]) == ("ppo", "CartPole-v1", 0)
+    assert (call["total_steps"], call["num_envs"], call["gae_lambda"], call["net_arch"]) == (1234, 4, 0.8, (32,))
+    assert call["max_grad_norm"] == 0.5  # the algorithm's own default
+    assert "quiet" not in call
+    output = capsys.readouterr().out
+    assert "100 in" in output
+    assert "70.0, mean of the last 100 episodes" in output
+    assert "100.0% of the last 100 episodes" in output
+    assert f"pyrl play {training.folder}" in output
+
+
+def test_flags_win_over_the_preset(training: Training) -> None:
+    flags = """--total-steps 77 --seed 3 --num-envs 2 --env-backend sync --eval-every 10 --eval-episodes 5
+        --run-dir here --stop-at-return 475 --learning-rate linear_1e-3 --net-arch 32 16 --loss huber
+        --max-grad-norm None --dueling --env-kwargs.is_slippery False --env-kwargs.map-name=8x8 --gamma 0.5
+        --max-episode-steps 9"""
+    assert main(["train", "ppo", "FrozenLake-v1", *flags.split()]) == 0
+    (call,) = training.calls
+    expected = {
+        "total_steps": 77, "total_episodes": None, "seed": 3, "num_envs": 2, "backend": "sync", "eval_every": 10,
+        "eval_episodes": 5, "run_dir": Path("here"), "stop_at_return": 475.0, "learning_rate": "linear_1e-3",
+        "net_arch": (32, 16), "loss": "huber", "max_grad_norm": None, "dueling": True, "gamma": 0.5,
+        "env_kwargs": {"is_slippery": False, "map_name": "8x8"}, "max_episode_steps": 9,
+    }  # fmt: skip
+    assert {k: call[k] for k in expected} == expected
+
+
+def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "ppo", "CartPole-v1", "--help"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "the preset for it" in output
+    assert "--gae-lambda FLOAT of the advantage (default: 0.8)" in output.replace("│ │ ", "")
+    assert training.calls == []
+    main(["train", "ppo", "Acrobot-v1", "--help"])
+    assert "there is no preset for it" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "usage: pyrl COMMAND"),
+        ("trian ppo", "unknown command 'trian'; did you mean train?"),
+        ("train", "train needs ALGO and ENV first"),
+        ("train ppo --seed 1", "train needs ALGO and ENV first"),
+        ("train poo CartPole-v1", "unknown algorithm 'poo'; did you mean ppo?"),
+        ("train ppo CartPole-v7", "CartPole-v1"),
+        ("train ppo CartPol-v1", "CartPole-v1"),
+        ("train ppo CartPole-v1 --gama 0.9", "--gamma"),
+        ("train ppo CartPole-v1 --gamma 1.5", "gamma is 1.5, expected a value in [0, 1]"),
+        ("train ppo CartPole-v1 --gamma much", "much"),
+        ("train ppo CartPole-v1 --loss l2", "huber"),
+        ("train ppo CartPole-v1 --env-kwargs.a", "--env-kwargs.NAME VALUE"),
+        ("train ppo CartPole-v1 --env-kwargs.a --seed 1", "--env-kwargs.NAME VALUE"),
+        ("train --resume nowhere", "there is no run in nowhere"),
+        ("train --resume nowhere --gamma 0.9", "--gamma"),
+        ("eval", "RUN"),
+        ("eval nowhere", "there is no run in nowhere"),
+        ("play nowhere", "there is no run in nowhere"),
+        ("plot nowhere", "there is no run in nowhere"),
+        ("plot", "expected at least one run"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    training: Training, capsys: pytest.CaptureFixture[str], command: str, message: str
+) -> None:
+    code = main(command.split())
+    output = capsys.readouterr()
+    assert code == (2 if command else 0)
+    assert message in output.out + output.err
+    assert "Traceback" not in output.err
+    assert training.calls == []
+
+
+@pytest.mark.parametrize("code", ["train poo CartPole-v1", "train ppo CartPole-v7", "--help", "--version", "play x"])
+def test_trivial_answers_need_no_torch(code: str) -> None:
+    program = f"""
+import sys
+from pyrl.cli import main
+main({code.split()!r})
+print(*sorted({{"torch", "matplotlib", "safetensors"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_errors_from_within(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    from pyrl.errors import CheckpointError, EnvError
+    from pyrl.plots import plot_runs
+
+    def fail(error: BaseException) -> Any:
+        def at_record(i: int) -> None:
+            raise error
+
+        return at_record
+
+    for error, code in (
+        (EnvError("CartPole-v1: environment 3 (seed 7): step raised"), 1),
+        (CheckpointError("damaged"), 2),
+        (OSError(28, "No space left on device"), 2),
+        (KeyboardInterrupt(), 130),
+    ):
+        training.at_record = fail(error)
+        assert main(["train", "ppo", "CartPole-v1"]) == code
+        assert str(error) in capsys.readouterr().err
+    training.at_record = fail(ValueError("a bug"))  # not raised by pyrl: the traceback is wanted
+    with pytest.raises(ValueError, match="a bug"):
+        main(["train", "ppo", "CartPole-v1"])
+    training.at_record = lambda i: plot_runs([])  # raised by pyrl
+    assert main(["train", "ppo", "CartPole-v1"]) == 2
+
+
+def test_interrupt_stops_after_the_update(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    training.at_record = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 3 else None
+    assert main(["train", "ppo", "CartPole-v1"]) == 130
+    output = capsys.readouterr().out
+    assert "stopped after 30 steps" in output
+    assert f"pyrl train --resume {training.folder}" in output
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_second_interrupt_does_not_wait(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    def twice(i: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    training.at_record = twice
+    assert main(["train", "ppo", "CartPole-v1"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_resume_goes_on_as_told(training: Training, tmp_path: Path) -> None:
+    from pyrl.runs import RunFolder
+
+    run = RunFolder.create("ppo", "CartPole-v1", 4, {"total_steps": 100, "total_episodes": None}, path=tmp_path / "r")
+    assert main(["train", "--resume", str(run.path)]) == 0
+    assert main(["train", "--resume", str(run.path), "--total-steps", "500", "--quiet"]) == 0
+    assert training.calls == [
+        {"algo": "ppo", "env": "CartPole-v1", "resume": run.path, "total_steps": 100, "total_episodes": None},
+        {"algo": "ppo", "env": "CartPole-v1", "resume": run.path, "total_steps": 500, "total_episodes": None},
+    ]
+
+
+def test_quiet_says_nothing(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "ppo", "CartPole-v1", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("False", False), ("false", False), ("true", True), ("null", None), ("3", 3), ("0.5", 0.5), ("-1", -1),
+        ("[1,2]", [1, 2]), ("{'a': 1}", {"a": 1}), ("8x8", "8x8"), ("'7'", "7"), ("exit()", "exit()"),
+    ],
+)  # fmt: skip
+def test_env_kwargs_are_literals(text: str, value: Any) -> None:
+    for arguments in ([f"--env-kwargs.k={text}"], ["--env-kwargs.k", text]):
+        kwargs, rest = split_env_kwargs([*arguments, "--seed", "1"])
+        assert kwargs == {"k": value}
+        assert rest == ["--seed", "1"]
+
+
+def record(step: int, **values: float) -> Metrics:
+    return Metrics({"time/env_steps": step, "time/env_steps_per_second": 4321.0, **values}, [])
+
+
+def test_bar_on_a_terminal() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=140)
+    with Bar("ppo FrozenLake-v1", console, 1000, None) as bar:
+        bar.show(record(250, **{"episode/return_mean": 0.51, "episode/success_rate": 0.5}))
+    for part in ("ppo FrozenLake-v1", "250/1,000 steps", "4,321 steps/s", "return 0.5", "success 50%"):
+        assert part in screen.getvalue()
+
+
+def test_bar_in_a_file() -> None:
+    screen = io.StringIO()
+    with Bar("dqn LunarLander-v3", Console(file=screen, width=200), None, 50) as bar:
+        for i in range(1, 51):
+            bar.show(record(100 * i, **{"time/episodes": i, "episode/return_mean": -i}))
+    lines = screen.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "dqn LunarLander-v3  5/50 episodes  4,321 steps/s  return -5.0"
+    assert lines[-1] == "dqn LunarLander-v3  50/50 episodes  4,321 steps/s  return -50.0"
+
+
+def test_list(training: Training, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pyrl.metrics import MetricsLog
+    from pyrl.runs import RunFolder
+    from pyrl.types import Episode
+
+    run = RunFolder.create("ppo", "CartPole-v1", 4, {})
+    with MetricsLog(run.path) as log:
+        log.write(Metrics({"time/env_steps": 10}, [Episode(123.0, 5, 0)]))
+    assert main(["list"]) == 0
+    output = capsys.readouterr().out
+    for part in ("ppo", "dqn", "random", "classic_control", "CartPole-v1", "_s4", "123.0"):
+        assert part in output
+
+
+def test_plot(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    from pyrl.runs import RunFolder
+
+    runs = [RunFolder.create("ppo", "CartPole-v1", seed, {}) for seed in (0, 1)]
+    assert main(["plot", str(runs[0].path)]) == 0
+    assert capsys.readouterr().out.strip() == str(runs[0].curve_file)
+    assert main(["plot", *(str(r.path) for r in runs), "--out", "both.png"]) == 0
+    assert capsys.readouterr().out.strip() == "both.png"
+    assert runs[0].curve_file.exists()
+    assert Path("both.png").exists()
+
+
+def test_module_is_the_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "pyrl", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("pyrl ")
