@@ -82,9 +82,12 @@ def install(peer: str) -> str | None:
     VENVS.mkdir(exist_ok=True)
     (VENVS / ".gitignore").write_text("*\n")
     venv.create(home, with_pip=True, clear=True)
-    command = [home / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "-r", HERE / "peers" / f"{peer}.txt"]
+    environment = dict(os.environ, VIRTUAL_ENV=str(home), PATH=f"{home / 'bin'}:{os.environ['PATH']}")
+    commands = [["pip", "install", "--disable-pip-version-check", "-r", HERE / "peers" / f"{peer}.txt"]]
+    recipe = HERE / "peers" / f"{peer}.sh"  # for what pip alone does not do
+    commands += [["bash", recipe]] if recipe.exists() else []
     with open(log, "w") as output:
-        failed = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+        failed = any(subprocess.run(c, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode for c in commands)
     errors = [line for line in log.read_text().splitlines() if "error" in line.lower()]
     return (errors[-1].strip() if errors else f"see {log}") if failed else None
 
