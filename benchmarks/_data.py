@@ -1,7 +1,8 @@
-"""The inputs that all contenders of a case share: the same shapes, dtypes and values, made from one seed. NumPy only."""
+"""The inputs that all contenders of a case share: the same shapes, dtypes and values, from fixed seeds. NumPy only."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,8 @@ EPISODE = 200  # steps
 class Kind(NamedTuple):
     """A kind of transition, and how many of them fill a buffer in these benchmarks.
 
-    10^6 where seven full buffers fit into memory side by side (contenders are timed in turns, so all are held at once), else
-    fewer, but always hundreds of times the caches.
+    10^6 where the full buffers of all contenders fit into memory side by side (they are timed in turns, so all are held
+    at once), else fewer, but always many times the caches.
     """
 
     shape: tuple[int, ...]
@@ -73,8 +74,9 @@ def rewards(count: int, seed: int = 2) -> np.ndarray:
 def stream(kind: str, batch: int) -> list[Steps]:
     """One episode length of steps of ``batch`` environments, to be cycled through: add step 0, 1, ..., 199, 0, ...
 
-    A stream as an environment gives it: the observation of a step is the next observation of the step before. Every environment
-    terminates every 200 steps, not all at once. The arrays repeat soon, so that they are in cache as fresh observations are.
+    A stream as an environment gives it: the observation of a step is the next observation of the step before. Every
+    environment terminates every 200 steps, not all at once. The arrays repeat soon, so that they are in cache as fresh
+    observations are.
     """
     period = 2 if KINDS[kind].dtype == "uint8" else 4
     observation = observations(kind, period * batch).reshape(period, batch, *KINDS[kind].shape)
@@ -82,14 +84,21 @@ def stream(kind: str, batch: int) -> list[Steps]:
     never = np.zeros(batch, bool)
     phase = (np.arange(batch) * 37) % EPISODE
     return [
-        Steps(observation[t % period], action, reward, observation[(t + 1) % period], (t + phase) % EPISODE == EPISODE - 1, never)
+        Steps(
+            observation[t % period],
+            action,
+            reward,
+            observation[(t + 1) % period],
+            (t + phase) % EPISODE == EPISODE - 1,
+            never,
+        )
         for t in range(EPISODE)
     ]
 
 
 class Rollout(NamedTuple):
-    """[T, N], float32 and bool. No step is truncated and ``next_value[t]`` is ``value[t + 1]``: all libraries, whatever they
-    make of truncation, have the same answer. 1 % of the steps terminate. ``last_value`` [N] follows the last step."""
+    """[T, N], float32 and bool; ``last_value`` [N] follows the last step. 1 % of the steps terminate. No step is truncated
+    and ``next_value[t]`` is ``value[t + 1]``: all libraries, whatever they make of truncation, have the same answer."""
 
     reward: np.ndarray
     value: np.ndarray
@@ -135,3 +144,9 @@ def logits(batch: int, count: int = 4) -> np.ndarray:
 def gaussians(batch: int, size: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian policies: mean float32 [batch, size] and log standard deviation float32 [size]."""
     return np.random.default_rng(batch).standard_normal((batch, size), np.float32), np.full(size, -0.5, np.float32)
+
+
+def copying(moved: int) -> Any:
+    """A call that moves so many bytes, half of them read and half written: the floor of work on memory."""
+    source = np.ones(moved // 2, np.uint8)
+    return partial(np.copyto, np.ones_like(source), source)

@@ -20,7 +20,7 @@ TOLERANCE = 1e-3  # between answers to one case
 
 def kind_of(name: str) -> str:
     """pyrl, reference, floor or peer."""
-    return {"pyrl": "pyrl", "ref": "reference", "floor": "floor"}.get(name.split()[0], "peer")
+    return {"pyrl": "pyrl", "ref": "reference", "floor": "floor"}.get(name.split()[0].rstrip(":"), "peer")
 
 
 def duration(ns: float) -> str:
@@ -88,10 +88,16 @@ class Group:
                     judged.append((goal, measured, measured <= bound))
                 continue
             name, factor, rival = re.fullmatch(r"(.+) ([\d.]+)x (.+)", goal).groups()
-            rival = self.best({"peers": "peer", "references": "reference"}[rival]) if rival in ("peers", "references") else rival
+            rival = (
+                self.best({"peers": "peer", "references": "reference"}[rival])
+                if rival in ("peers", "references")
+                else rival
+            )
             if name in self.rounds and rival in self.rounds:
                 measured = self.ratio(rival, name)
-                judged.append((f"{goal} ({rival})" if not goal.endswith(rival) else goal, measured, measured >= float(factor)))
+                judged.append(
+                    (f"{goal} ({rival})" if not goal.endswith(rival) else goal, measured, measured >= float(factor))
+                )
         return judged
 
     def lines(self) -> list[str]:
@@ -104,15 +110,30 @@ class Group:
             of_floor = f"{100 * self.ratio(floor, name):.0f} %" if floor else "-"
             mark = "  WRONG: its answer differs" if name in wrong else ""
             speed = rate(1e9 * case.units / median)
-            lines.append(f"  {name:32}{duration(median):>9} {duration(min(times)):>9} {of_pyrl:>8} {of_floor:>8}  {speed}{mark}")
+            lines.append(
+                f"  {name:32}{duration(median):>9} {duration(min(times)):>9} {of_pyrl:>8} {of_floor:>8}  {speed}{mark}"
+            )
         lines += [f"  {name:32}{'-':>9} {reason[:120]}" for name, reason in self.refused.items()]
         lines += [f"  {'goal' if ok else 'MISSED'}: {goal}: {measured:.2f}" for goal, measured, ok in self.goals()]
         return lines
 
     def record(self) -> dict[str, Any]:
         goals = [{"goal": goal, "measured": measured, "reached": ok} for goal, measured, ok in self.goals()]
-        case = {"name": self.case.name, "op": self.case.op, "params": self.case.params, "units": self.case.units, "unit": self.case.unit}
-        return {**case, "ns": self.rounds, "answers": self.answers, "wrong": self.wrong(), "refused": self.refused, "goals": goals}
+        case = {
+            "name": self.case.name,
+            "op": self.case.op,
+            "params": self.case.params,
+            "units": self.case.units,
+            "unit": self.case.unit,
+        }
+        return {
+            **case,
+            "ns": self.rounds,
+            "answers": self.answers,
+            "wrong": self.wrong(),
+            "refused": self.refused,
+            "goals": goals,
+        }
 
 
 class Report:
@@ -122,7 +143,11 @@ class Report:
         self.groups: list[Group] = []
         self.missing: dict[str, str] = {}
         self.versions: dict[str, dict[str, str]] = {}
-        self.machine = machine_facts() | {"threads": options.threads, "rounds": options.rounds, "seconds": options.seconds}
+        self.machine = machine_facts() | {
+            "threads": options.threads,
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+        }
         print(", ".join(f"{name} {value}" for name, value in self.machine.items()), flush=True)
 
     def peer_versions(self, name: str, versions: dict[str, str]) -> None:
@@ -148,7 +173,11 @@ class Report:
     def finish(self, folder: Path) -> None:
         judged = [(group.case.name, *goal) for group in self.groups for goal in group.goals()]
         missed = [f"  {name}: {goal}: {measured:.2f}" for name, goal, measured, ok in judged if not ok]
-        print(f"\n{len(judged) - len(missed)} of {len(judged)} goals reached; missed:" if missed else f"\nall {len(judged)} goals reached")
+        print(
+            f"\n{len(judged) - len(missed)} of {len(judged)} goals reached; missed:"
+            if missed
+            else f"\nall {len(judged)} goals reached"
+        )
         print("\n".join([*missed, *(f"missing {name}: {reason}" for name, reason in self.missing.items())]))
         folder.mkdir(exist_ok=True)
         path = folder / f"{self.machine['date'].replace(':', '').replace(' ', '-')}-{self.machine['commit']}.json"
@@ -159,15 +188,22 @@ class Report:
 
 def machine_facts() -> dict[str, Any]:
     def line(path: str, key: str) -> str:
-        found = [text.split(":", 1)[1].strip() for text in Path(path).read_text().splitlines() if text.startswith(key)] if os.path.exists(path) else []
+        found = (
+            [text.split(":", 1)[1].strip() for text in Path(path).read_text().splitlines() if text.startswith(key)]
+            if os.path.exists(path)
+            else []
+        )
         return found[0] if found else "unknown"
 
     def git(*command: str) -> str:
-        return subprocess.run(["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        return subprocess.run(
+            ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent
+        ).stdout.strip()
 
     return {
         "date": datetime.datetime.now().isoformat(" ", "seconds"),
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + ("-changed" if git("status", "--porcelain", "-uno") else ""),
+        "commit": (git("rev-parse", "--short", "HEAD") or "unknown")
+        + ("-changed" if git("status", "--porcelain", "-uno") else ""),
         "cpu": line("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": line("/proc/meminfo", "MemTotal"),

@@ -1,7 +1,7 @@
-"""Cases, contenders, and the worker process that times them. Standard library only: every peer's environment runs this file.
+"""Cases, contenders, and the worker process that times them. Standard library only: every peer's environment runs it.
 
-A worker is ``python _timing.py MODULE``: it imports MODULE, which registers contenders, and answers JSON lines on stdin with
-JSON lines on stdout. `run.py` speaks to the workers; README.md is the contract for the modules.
+A worker is ``python _timing.py MODULE``: it imports MODULE, which registers contenders, and answers JSON lines on stdin
+with JSON lines on stdout. `run.py` speaks to the workers; README.md is the contract for the modules.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Unsupported(Exception):
 class Case:
     """One row group of the table: the same work for every contender of ``op``.
 
-    ``units`` of ``unit`` are done by one call ("transitions", "elements", "env steps"); ``goals`` are sentences that `run.py` checks,
-    "pyrl 3x peers" or "pyrl <= 2 us". ``once``: a call is long and changes its own state (training), so a round is one call.
+    One call does ``units`` of ``unit`` ("transitions", "elements"). ``goals`` are sentences that the report checks, "pyrl 3x
+    peers" or "pyrl <= 2 us". ``once``: a call is long and changes its own state (training), so a round is one call.
     """
 
     name: str

@@ -1,8 +1,9 @@
 """Environment steps/s of whole training runs on CartPole-v1: acting, stepping, storing, learning; start-up not counted.
 
-A call goes on with the run by ``env_steps`` steps, so the time lies between two step marks of a run that is under way. All contenders
-have done the same number of steps at each round. Stable-Baselines3 runs its own ``learn`` on its own vector environment (``peers/sb3.py``),
-without logger and progress bar. The hyper-parameters are those of both: pyrl uses Stable-Baselines3's names.
+A call goes on with the run by ``env_steps`` steps, so the time lies between two step marks of a run that is under way.
+All contenders have done the same number of steps at each round. Stable-Baselines3 runs its own ``learn`` on its own
+vector environment (``peers/sb3.py``), without logger and progress bar. The hyper-parameters are those of both: pyrl uses
+Stable-Baselines3's names.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any
 
 from _timing import Case, contender
 
-PPO = {
-    "n_steps": 128, "batch_size": 256, "n_epochs": 4, "learning_rate": 3e-4, "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.2,
-    "ent_coef": 0.0, "vf_coef": 0.5, "max_grad_norm": 0.5,
-}  # fmt: skip
-DQN = {
-    "buffer_size": 100_000, "batch_size": 64, "train_freq": 4, "gradient_steps": 1, "learning_starts": 1_000, "learning_rate": 1e-3,
-    "gamma": 0.99, "target_update_interval": 500, "max_grad_norm": 10.0, "exploration_initial_eps": 0.1, "exploration_final_eps": 0.1,
-}  # fmt: skip
+PPO = dict(
+    n_steps=128, batch_size=256, n_epochs=4, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, clip_range=0.2,
+    ent_coef=0.0, vf_coef=0.5, max_grad_norm=0.5,
+)  # fmt: skip
+DQN = dict(
+    buffer_size=100_000, batch_size=64, train_freq=4, gradient_steps=1, learning_starts=1_000, learning_rate=1e-3,
+    gamma=0.99, target_update_interval=500, max_grad_norm=10.0, exploration_initial_eps=0.1, exploration_final_eps=0.1,
+)  # fmt: skip
 
 CASES = [
     Case(
@@ -43,7 +44,9 @@ CASES = [
 ]
 
 
-def training(algorithm: str, backend: str, env_id: str, num_envs: int, env_steps: int, options: dict[str, Any]) -> Callable[[], None]:
+def training(
+    algorithm: str, backend: str, env_id: str, num_envs: int, env_steps: int, options: dict[str, Any]
+) -> Callable[[], None]:
     import pyrl
 
     stepper = pyrl.envs.make(env_id, num_envs, backend=backend, seed=0)
@@ -61,7 +64,9 @@ def training(algorithm: str, backend: str, env_id: str, num_envs: int, env_steps
 
 def register(algorithm: str, backend: str) -> None:
     @contender(f"train.{algorithm}_cartpole", f"pyrl {backend}")
-    def make(env_id: str, num_envs: int, env_steps: int, config: dict[str, Any], net_arch: list[int]) -> Callable[[], None]:
+    def make(
+        env_id: str, num_envs: int, env_steps: int, config: dict[str, Any], net_arch: list[int]
+    ) -> Callable[[], None]:
         return training(algorithm, backend, env_id, num_envs, env_steps, {**config, "net_arch": tuple(net_arch)})
 
 

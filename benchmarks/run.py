@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,18 @@ class WorkerError(Exception):
 class Remote:
     """A worker process (`_timing.serve`) and what it offers."""
 
-    def __init__(self, python: Path, module: str, threads: int, log: Path | None) -> None:
-        environment = dict(os.environ, PYRL_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="3")
+    def __init__(self, python: str | Path, module: str, threads: int, keep_path: bool = False) -> None:
+        environment = dict(os.environ, PYRL_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads))
         environment |= {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         if threads == 1:
             environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-        if log is not None:
+        if not keep_path:
             environment.pop("PYTHONPATH", None)
-        self.log = log
-        with open(log or os.devnull, "w") as errors:
-            self.process = subprocess.Popen(
-                [python, HERE / "_timing.py", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=errors if log else None, text=True, env=environment,
-            )  # fmt: skip
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
+        self.process = subprocess.Popen(
+            [python, HERE / "_timing.py", module], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+        )  # fmt: skip
         greeting = self._reply()
         if "error" in greeting:
             self.close()
@@ -72,8 +72,10 @@ class Remote:
         return json.loads(line)
 
     def _last_words(self) -> str:
-        lines = self.log.read_text().strip().splitlines() if self.log else []
-        return f"the process died ({lines[-1] if lines else 'see above'}; status {self.process.wait()})"
+        status = self.process.wait()
+        self.errors.seek(0)
+        said = self.errors.read().strip().splitlines()
+        return f"the process died with status {status}: {said[-1] if said else 'it said nothing'}"
 
 
 def install(peer: str) -> str | None:
@@ -87,7 +89,9 @@ def install(peer: str) -> str | None:
     recipe = HERE / "peers" / f"{peer}.sh"  # for what pip alone does not do
     commands += [["bash", recipe]] if recipe.exists() else []
     with open(log, "w") as output:
-        failed = any(subprocess.run(c, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode for c in commands)
+        failed = any(
+            subprocess.run(c, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode for c in commands
+        )
     errors = [line for line in log.read_text().splitlines() if "error" in line.lower()]
     return (errors[-1].strip() if errors else f"see {log}") if failed else None
 
@@ -99,7 +103,7 @@ def start_peers(names: list[str], threads: int, report: Report) -> dict[str, Rem
         try:
             if not python.exists():
                 raise WorkerError("not installed: python benchmarks/run.py --install-peers")
-            remotes[name] = Remote(python, f"peers.{name}", threads, VENVS / f"{name}.log")
+            remotes[name] = Remote(python, f"peers.{name}", threads)
             report.peer_versions(name, remotes[name].versions)
         except WorkerError as reason:
             report.peer_missing(name, str(reason))
@@ -121,9 +125,11 @@ def run_case(case: Case, remotes: dict[str, Remote], rounds: int, seconds: float
             group.add(name, reply["answer"])
         else:
             group.refuse(name, reply.get("unsupported") or reply["error"])
-    for _ in range(rounds):
+    for turn in range(rounds + 1):
         for remote, name, loops in ready:
-            group.time(name, remote.ask("time", name=name, loops=loops)["ns"])
+            ns = remote.ask("time", name=name, loops=loops)["ns"]
+            if turn > 0:  # the first round warms up memory that all of them together touch
+                group.time(name, ns)
     for remote in {id(remote): remote for remote, *_ in ready}.values():
         remote.ask("drop", stores=False)
     return group
@@ -131,7 +137,7 @@ def run_case(case: Case, remotes: dict[str, Remote], rounds: int, seconds: float
 
 def run_subject(subject: str, peers: dict[str, Remote], report: Report, options: argparse.Namespace) -> None:
     try:
-        home = Remote(Path(sys.executable), f"bench_{subject}", options.threads, None)
+        home = Remote(sys.executable, f"bench_{subject}", options.threads, keep_path=True)
     except WorkerError as reason:
         report.subject_missing(subject, str(reason))
         return
@@ -140,7 +146,8 @@ def run_subject(subject: str, peers: dict[str, Remote], report: Report, options:
     for case in home.cases:
         if wanted.search(case.name):
             if options.list:
-                print(f"{case.name:40} {', '.join(n for r in (home, *peers.values()) for n in r.contenders.get(case.op, ()))}")
+                offers = [name for worker in (home, *peers.values()) for name in worker.contenders.get(case.op, ())]
+                print(f"{case.name:40} {', '.join(offers)}")
                 continue
             report.add(run_case(case, {"pyrl": home, **peers}, options.rounds, options.seconds))
     home.close()
@@ -153,7 +160,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s instead of 5 of 0.2 s")
     parser.add_argument("--only", metavar="REGEX", help="cases whose name matches")
-    parser.add_argument("--peers", default=",".join(PEERS), help=f"comma-separated, of {', '.join(PEERS)}; default: all; '' for none")
+    parser.add_argument(
+        "--peers", default=",".join(PEERS), help=f"comma-separated, of {', '.join(PEERS)}; default: all; '' for none"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads for everyone; default: 1")
     parser.add_argument("--list", action="store_true", help="show cases and contenders, time nothing")
     parser.add_argument("--install-peers", action="store_true", help="make the peers' virtual environments")

@@ -1,7 +1,5 @@
 """JAX: GAE as a compiled scan, sampling by `jax.random`; flashbax: the item buffer. Results stay JAX arrays."""
 
-from functools import partial
-
 import _data
 import flashbax
 import jax
@@ -79,7 +77,8 @@ def full_state(kind):
     observation = _data.observations(kind, capacity)
     rows = {
         "observation": jnp.asarray(observation), "action": jnp.asarray(_data.actions(kind, capacity)),
-        "reward": jnp.asarray(_data.rewards(capacity)), "next_observation": jnp.asarray(np.roll(observation, -1, axis=0)),
+        "reward": jnp.asarray(_data.rewards(capacity)),
+        "next_observation": jnp.asarray(np.roll(observation, -1, axis=0)),
         "done": jnp.asarray(np.arange(capacity) % _data.EPISODE == _data.EPISODE - 1),
     }  # fmt: skip
     state = buffer.init(jax.tree.map(lambda column: column[0], rows))

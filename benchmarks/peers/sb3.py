@@ -61,7 +61,7 @@ def stack_sample(kind, batch, stack):
 
 @contender("returns.gae", "sb3")
 def gae(T, N):
-    rollout, (observation_space, action_space) = _data.rollout(T, N), _data.spaces("obs4")
+    rollout = _data.rollout(T, N)
     buffer = RolloutBuffer.__new__(RolloutBuffer)  # its __init__ would allocate observations too
     buffer.buffer_size, buffer.gamma, buffer.gae_lambda = T, 0.99, 0.95
     buffer.rewards, buffer.values = rollout.reward, rollout.value

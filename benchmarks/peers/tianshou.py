@@ -1,6 +1,5 @@
 """Tianshou 2: replay buffers (samples turned into torch tensors) and its numba GAE."""
 
-from functools import partial
 from itertools import cycle
 
 import _data
@@ -73,7 +72,8 @@ def gae(T, N):
     ends = rollout.terminated.copy()
     ends[-1] = True
     reward, value, next_value, done, end = (
-        np.ascontiguousarray(x.T).ravel() for x in (rollout.reward, rollout.value, rollout.next_value, rollout.terminated, ends)
+        np.ascontiguousarray(x.T).ravel()
+        for x in (rollout.reward, rollout.value, rollout.next_value, rollout.terminated, ends)
     )
     alive = ~done
 

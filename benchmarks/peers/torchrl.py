@@ -22,24 +22,32 @@ def as_tensordict(observation, action, reward, next_observation, terminated, tru
 
     after = TensorDict(
         {
-            "observation": torch.from_numpy(next_observation), "reward": column(reward), "terminated": column(terminated),
+            "observation": torch.from_numpy(next_observation),
+            "reward": column(reward),
+            "terminated": column(terminated),
             "truncated": column(truncated),
         },
         batch_size=len(reward),
-    )  # fmt: skip
+    )
     return TensorDict(
-        {"observation": torch.from_numpy(observation), "action": torch.from_numpy(action), "next": after}, batch_size=len(reward)
+        {"observation": torch.from_numpy(observation), "action": torch.from_numpy(action), "next": after},
+        batch_size=len(reward),
     )
 
 
 @keep_one
 def full_buffer(kind):
     capacity, block = _data.KINDS[kind].capacity, 10_000
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(capacity), batch_size=256)
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(capacity))
     observation, never = _data.observations(kind, block), np.zeros(block, bool)
     ends = np.arange(block) % _data.EPISODE == _data.EPISODE - 1
     rows = as_tensordict(
-        observation.copy(), _data.actions(kind, block), _data.rewards(block), np.roll(observation, -1, axis=0), ends, never
+        observation.copy(),
+        _data.actions(kind, block),
+        _data.rewards(block),
+        np.roll(observation, -1, axis=0),
+        ends,
+        never,
     )
     for _ in range(capacity // block):
         buffer.extend(rows)
@@ -94,13 +102,11 @@ def loop_gae(T, N):
 
 @contender("returns.vtrace", "torchrl")
 def vtrace(T, N):
-    rollout = _data.vtrace_rollout(T, N)
+    r = _data.vtrace_rollout(T, N)
+    data = r.log_prob, r.behaviour_log_prob, r.value, r.next_value, r.reward, r.terminated
     log_pi, log_mu, value, next_value, reward, done = (
-        torch.from_numpy(np.ascontiguousarray(x.T)).unsqueeze(-1)
-        for x in (
-            rollout.log_prob, rollout.behaviour_log_prob, rollout.value, rollout.next_value, rollout.reward, rollout.terminated,
-        )
-    )  # fmt: skip
+        torch.from_numpy(np.ascontiguousarray(x.T)).unsqueeze(-1) for x in data
+    )
     call = partial(vtrace_advantage_estimate, 0.99, log_pi, log_mu, value, next_value, reward, done, done)
     return call, lambda: float(call()[1].abs().mean())
 
