@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,9 @@ def check_observation_space(space: Space, where: str) -> None:
         for key, entry in entries:
             check_observation_space(entry, f"{where}: entry {key!r}")
     elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise SpaceError(f"{where}: observation_space is {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
+        raise SpaceError(
+            f"{where}: observation_space is {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
+        )
 
 
 def check_action_space(space: Space, where: str) -> None:
@@ -35,11 +37,11 @@ def check_action_space(space: Space, where: str) -> None:
 
 
 def difference(ours: Space, theirs: Space) -> str | None:
-    """None where the spaces are equal, else the first difference: ``"['position'] is Discrete(3), expected Discrete(4)"``."""
+    """None where the spaces are equal, else the first difference: ``"['x'] is Discrete(3), expected Discrete(4)"``."""
     return None if ours == theirs else _difference(ours, theirs, "")
 
 
-def _difference(ours: Space, theirs: Space, path: str) -> str:
+def _difference(ours: Any, theirs: Any, path: str) -> str:
     from gymnasium import spaces
 
     name = path or "the space"
@@ -52,7 +54,9 @@ def _difference(ours: Space, theirs: Space, path: str) -> str:
     if isinstance(ours, spaces.Tuple):
         if len(ours.spaces) != len(theirs.spaces):
             return f"{name} has {len(theirs.spaces)} entries, expected {len(ours.spaces)}"
-        return next(_difference(s, t, f"{path}[{i}]") for i, (s, t) in enumerate(zip(ours.spaces, theirs.spaces)) if s != t)
+        return next(
+            _difference(s, t, f"{path}[{i}]") for i, (s, t) in enumerate(zip(ours.spaces, theirs.spaces)) if s != t
+        )
     for attribute in ("shape", "dtype"):
         a, b = getattr(ours, attribute), getattr(theirs, attribute)
         if a != b:

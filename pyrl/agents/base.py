@@ -110,9 +110,10 @@ class Agent(ABC):
         return action[0] if single else action
 
     def _batched(self, observation: Observation) -> tuple[Observation, bool]:
-        space, leaf = self.observation_space, observation
+        space: Any = self.observation_space
+        leaf = observation
         while isinstance(space, spaces.Dict | spaces.Tuple):
-            key = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
+            key: Any = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
             space, leaf = space[key], leaf[key]
         shape = np.shape(leaf)
         if shape == space.shape:
@@ -219,7 +220,8 @@ def make_config(name: str, options: Mapping[str, Any]) -> AgentConfig:
     for option in options:
         if option not in known:
             raise UnknownNameError(f"{name} has no option {option!r}{closest_names(option, known)} (options: {', '.join(known)})")
-    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return config_type(**values)
 
 
 def make_agent(

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pyrl.agents.base import Agent, AgentConfig, check_range, check_spaces, register
-from pyrl.ops.sampling import uniform_indices
+from pyrl.ops import RandomStream, uniform_indices
 from pyrl.types import Array, Observation, Rollout, first_leaf
 
 
@@ -45,7 +45,7 @@ class Random(Agent):
 _GRID = 1 << 24  # Box actions lie on a grid of 2^-24, as float32 uniforms do
 
 
-def uniform_actions(space: spaces.Space, count: int, random: Any) -> np.ndarray:
+def uniform_actions(space: Any, count: int, random: RandomStream) -> np.ndarray:
     """``count`` uniform actions of ``space``, discrete ones counted from zero."""
     if isinstance(space, spaces.Discrete):
         return uniform_indices(count, int(space.n), random)

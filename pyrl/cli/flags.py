@@ -46,13 +46,19 @@ def _literal(text: str) -> Any:
         return text
 
 
-def check_names(algo: str, env: str) -> None:
+def check_names(algo: str, env: str, env_kwargs: dict[str, Any]) -> None:
     """Unknown names are told before anything slow is imported."""
     if algo not in algorithms():
         raise UnknownNameError(f"unknown algorithm {algo!r}{closest_names(algo, algorithms())} ({known_algorithms()})")
     from pyrl.envs.make import find_spec as find_env
+    from pyrl.envs.make import make
 
     find_env(env)
+    if env_kwargs:
+        try:
+            make(env, env_kwargs=env_kwargs).close()
+        except TypeError as error:
+            raise ValueError(f"train: {error}") from error
 
 
 def algorithms() -> list[str]:

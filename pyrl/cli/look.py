@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrl.cli.flags import algorithms, parse
+from pyrl.cli.progress import score
 
 if TYPE_CHECKING:
     from pyrl.runs import RunFolder
@@ -62,10 +63,10 @@ def evaluate(arguments: list[str]) -> int:
         deterministic=not options.stochastic,
         **_env_options(run),
     )
-    spread = f"lowest {result.returns.min():.2f}, highest {result.returns.max():.2f}"
+    lowest, highest = score(result.returns.min()), score(result.returns.max())
     table = Table.grid(padding=(0, 2))
     table.add_row("checkpoint", str(path))
-    table.add_row("return", f"{result.mean:.2f} +- {result.std:.2f} ({spread})")
+    table.add_row("return", f"{score(result.mean, result.std)} (lowest {lowest}, highest {highest})")
     table.add_row("length", f"{result.lengths.mean():.1f}")
     if result.success_rate is not None:
         table.add_row("success", f"{result.success_rate:.1%}")
@@ -80,26 +81,35 @@ def play(arguments: list[str]) -> int:
     run, path = _trained(options.run)
     if options.video is not None and find_spec("moviepy") is None:
         raise ModuleNotFoundError("play: --video needs a package that is not installed: pip install 'pyrl[video]'")
+    import numpy as np
+    from gymnasium.spaces import Box
+
     from pyrl.checkpoint import load_agent
     from pyrl.envs import make
 
     agent = load_agent(path)
     mode = "human" if options.video is None else "rgb_array"
-    env = make(run.config["env"], 1, render_mode=mode, **_env_options(run) | {"backend": "lean"}).envs[0]
+    if options.video is not None:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # a video needs no screen
+    stepper: Any = make(run.config["env"], 1, render_mode=mode, **_env_options(run) | {"backend": "lean"})
+    env = stepper.envs[0]  # by itself: a stepper restarts an episode before its last frame is seen
     video = None if options.video is None else _Video(options.video, env.metadata.get("render_fps", 30))
     try:
         for episode in range(options.episodes):
             observation, _ = env.reset(seed=options.seed + episode)
-            score, length, over = 0.0, 0, False
+            total, length, over = 0.0, 0, False
             while not over:
                 if video is not None:
                     video.add(env.render())
                 action = agent.act(observation, deterministic=not options.stochastic)
+                if isinstance(env.action_space, Box):
+                    action = np.clip(action, env.action_space.low, env.action_space.high)
                 observation, reward, terminated, truncated, _ = env.step(action)
-                score, length, over = score + float(reward), length + 1, terminated or truncated
-            print(f"episode {episode + 1}: return {score:.2f}, {length} steps")
+                total, length, over = total + float(reward), length + 1, terminated or truncated
+            if video is not None:
+                video.add(env.render())
+            print(f"episode {episode + 1}: return {score(total)}, {length} steps")
         if video is not None:
-            video.add(env.render())
             print(f"wrote {video.finish()}")
     finally:
         env.close()
@@ -193,7 +203,7 @@ def _last_score(run: RunFolder) -> str:
     from pyrl.metrics import read_csv, running_mean
 
     returns = read_csv(run.episodes_file).get("return")
-    return f"{running_mean(returns)[-1]:.1f}" if returns is not None and len(returns) else ""
+    return score(running_mean(returns)[-1]) if returns is not None and len(returns) else ""
 
 
 def _trained(path: Path) -> tuple[RunFolder, Path]:

@@ -8,6 +8,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from pyrl.types import Metrics
 
 
+def score(*values: float) -> str:
+    """Returns with as many decimals as matter to a reader: 487.3, 0.74; a mean and its deviation with equally many."""
+    decimals = 1 if abs(values[0]) >= 10 else 2
+    return " +- ".join(f"{value:.{decimals}f}" for value in values)
+
+
+def _short(count: float) -> str:
+    """1,234, 56k, 7.89M: eighty columns are few."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.3g}M"
+
+
 class Bar:
     """A progress bar on a terminal; elsewhere one line for every tenth of the run."""
 
@@ -16,6 +29,7 @@ class Bar:
         self._title = title
         self._unit = "steps" if total_steps is not None else "episodes"
         self._total = total_steps if total_steps is not None else total_episodes or 0
+        self._shown = False
         self._tenths = 0
         columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[text]}", style="cyan"))
         live = console.is_terminal and not console.quiet
@@ -24,12 +38,16 @@ class Bar:
 
     def show(self, metrics: Metrics) -> None:
         done = metrics["time/env_steps" if self._unit == "steps" else "time/episodes"]
-        parts = [f"{done:,.0f}/{self._total:,} {self._unit}", f"{metrics['time/env_steps_per_second']:,.0f} steps/s"]
+        speed = _short(metrics["time/env_steps_per_second"])
+        parts = [f"{_short(done)}/{_short(self._total)} {self._unit}", f"{speed} steps/s"]
         if "episode/return_mean" in metrics:
-            parts.append(f"return {metrics['episode/return_mean']:.1f}")
+            parts.append(f"return {score(metrics['episode/return_mean'])}")
         if "episode/success_rate" in metrics:
             parts.append(f"success {metrics['episode/success_rate']:.0%}")
         text = "  ".join(parts)
+        if not self._shown:  # a run that goes on has done these long ago
+            self._progress.reset(self._task, total=self._total or None, completed=int(done))
+        self._shown = True
         self._progress.update(self._task, completed=done, text=text)
         tenths = int(10 * done / self._total) if self._total else 0
         if tenths > self._tenths and not self._console.is_terminal:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrl.cli.flags import check_names, known_algorithms, parse, split_env_kwargs
-from pyrl.cli.progress import Bar
+from pyrl.cli.progress import Bar, score
 from pyrl.errors import UnknownNameError
 from pyrl.types import Metrics
 
@@ -55,7 +55,7 @@ def train(arguments: list[str]) -> int:
         raise UnknownNameError(f"train needs ALGO and ENV first: pyrl train ppo CartPole-v1 ({known_algorithms()})")
     algo, env, *flags = arguments
     env_kwargs, flags = split_env_kwargs(flags)
-    check_names(algo, env)
+    check_names(algo, env, env_kwargs)
     general, config = _parse_train_flags(algo, env, flags)
     keywords = {f.name: getattr(general, f.name) for f in dataclasses.fields(general)}
     quiet, backend = keywords.pop("quiet"), keywords.pop("env_backend")
@@ -131,12 +131,12 @@ def _summarise(console: Console, run: Any, seconds: float) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_row("steps", f"{run.agent.env_steps:,} in {seconds:.1f} s")
     if "episode/return_mean" in last:
-        table.add_row("return", f"{last['episode/return_mean']:.1f}, mean of the last 100 episodes")
+        table.add_row("return", f"{score(last['episode/return_mean'])}, mean of the last 100 episodes")
     if "episode/success_rate" in last:
         table.add_row("success", f"{last['episode/success_rate']:.1%} of the last 100 episodes")
     scores = [m for m in run.metrics if "evaluation/return_mean" in m]
     if scores:
-        deviation = scores[-1].get("evaluation/return_std", 0.0)
-        table.add_row("evaluation", f"{scores[-1]['evaluation/return_mean']:.1f} +- {deviation:.1f}")
+        mean, deviation = (scores[-1].get(f"evaluation/return_{k}", 0.0) for k in ("mean", "std"))
+        table.add_row("evaluation", score(mean, deviation))
     table.add_row("run folder", str(run.dir))
     console.print(table, highlight=False)

@@ -1,12 +1,12 @@
 """The border between an agent's actions and an environment's: the only place where one becomes the other.
 
-An agent counts discrete actions from zero and may choose any real number for a Box. The environment gets what its space says:
-Discrete and MultiDiscrete shifted by the space's ``start``, Box clipped to its bounds. What is stored is the agent's own.
+An agent counts discrete actions from zero and may choose any real number for a Box. The environment gets what its space
+says: Discrete and MultiDiscrete shifted by the space's ``start``, Box clipped to its bounds. What is stored is the
+agent's own.
 """
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from gymnasium import Space, spaces
 
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError
 from pyrl.types import Array
-
 
 _FEW = 256  # numbers up to which a set of Python integers beats two comparisons of arrays
 
@@ -53,7 +52,7 @@ class ActionBorder:
     def batch(self, action: np.ndarray) -> np.ndarray:
         """Checked actions [N, ...] in the environment's units, in memory that an environment may keep."""
         if self._box:
-            if not isfinite(np.vdot(action, action)) and not np.isfinite(action).all():
+            if not np.isfinite(action).all():
                 raise NonFiniteError(f"step: action of environment {self._first(~np.isfinite(action))} is not finite")
             if self._bounded:
                 action = np.maximum(action, self._low)
@@ -71,11 +70,15 @@ class ActionBorder:
         return action
 
     def each(self, action: np.ndarray) -> list[Any]:
-        """The same, one action per environment; discrete ones as Python numbers, which environments take the fastest."""
+        """The same, one action per environment; discrete ones as Python numbers, the fastest for environments."""
         if not self._discrete:
             return list(self.batch(action))
         numbers: list[Any] = action.tolist()
-        legal = self._legal.issuperset(numbers) if self._legal is not None else min(numbers) >= 0 and max(numbers) < self._count
+        legal = (
+            self._legal.issuperset(numbers)
+            if self._legal is not None
+            else min(numbers) >= 0 and max(numbers) < self._count
+        )
         if not legal:
             raise self._out_of_range(action, self._first((action < 0) | (action >= self._count)))
         return [number + self._start for number in numbers] if not self._from_zero else numbers
@@ -84,7 +87,8 @@ class ActionBorder:
         return int(np.argwhere(wrong)[0][0])
 
     def _out_of_range(self, action: np.ndarray, index: int) -> ValueError:
+        count = self._count if self._discrete else self._count.tolist()
         return ValueError(
             f"step: action of environment {index} is {action[index].tolist()}, expected at least 0 and less than "
-            f"{self._count if self._discrete else self._count.tolist()} (agents count from zero; the space is {self.space})"
+            f"{count} (agents count from zero; the space is {self.space})"
         )

@@ -1,7 +1,8 @@
 """N plain Gymnasium environments stepped in this process with as little between agent and environment as possible.
 
-No vector environment, no info dictionaries gathered, no wrapper that only checks or counts: `TimeLimit` becomes one comparison
-of integers for all environments together. An ended episode restarts at once, from its environment's own random stream.
+No vector environment, no info dictionaries gathered, no wrapper that only checks or counts: `TimeLimit` becomes one
+comparison of integers for all environments together. An ended episode restarts at once, from its environment's own
+random stream.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class LeanStepper(Stepper):
             for kind in ("observation_space", "action_space"):
                 text = difference(getattr(first, kind), getattr(env, kind))
                 if text is not None:
-                    raise SpaceError(f"{name}: the {kind} of environment {i} differs from that of environment 0: {text}")
+                    raise SpaceError(
+                        f"{name}: the {kind} of environment {i} differs from that of environment 0: {text}"
+                    )
         self.envs = envs
         peeled = [_peel(env) for env in envs]
         self._inner = [env for env, _ in peeled]
@@ -80,7 +83,9 @@ class LeanStepper(Stepper):
                     terminated[i], truncated[i] = over, cut
                     ended.append(i)
         except Exception as error:
-            raise self._error(i, f"step raised {type(error).__name__}: {error} (action {_shown(env_actions[i])})") from error
+            raise self._error(
+                i, f"step raised {type(error).__name__}: {error} (action {_shown(env_actions[i])})"
+            ) from error
         current = (self._current + 1) % 3
         following = self._buffers[current]
         try:
@@ -101,7 +106,9 @@ class LeanStepper(Stepper):
             episodes = self._restart(ended, following, after)
         self._current = current
         self.observation = after.value
-        return StepResult(observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes)
+        return StepResult(
+            observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes
+        )
 
     def _cut_at_limits(self, ended: list[int]) -> list[int]:
         """The environments that ended, now with those whose time is over; a time limit is never terminal."""
@@ -111,7 +118,8 @@ class LeanStepper(Stepper):
                 ended.append(i)
         # Later starts only put it off, so it need not follow every one of them.
         self._deadline = min(
-            limit + (self._clock if i in ended else start) for i, (start, limit) in enumerate(zip(self._starts, self._limits))
+            limit + (self._clock if i in ended else start)
+            for i, (start, limit) in enumerate(zip(self._starts, self._limits))
         )
         return sorted(set(ended))
 

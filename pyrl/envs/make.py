@@ -48,11 +48,11 @@ def make(
 ) -> Stepper:
     """``num_envs`` environments behind one `Stepper`.
 
-    env: an id (``"CartPole-v1"``, ``"module:Name-v0"``), a callable that returns a new `gymnasium.Env` (a class will do), or a
-        `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
-    backend: ``"lean"`` (what ``"auto"`` takes): our own stepper in this process; ``"sync"`` and ``"async"``: Gymnasium's vector
-        environments, the second with one process per environment; ``"vector"``: the id's native vector entry point;
-        ``"envpool"``: C++ threads (``pip install 'pyrl[envpool]'``).
+    env: an id (``"CartPole-v1"``, ``"module:Name-v0"``), a callable that returns a new `gymnasium.Env` (a class will
+        do), or a `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
+    backend: ``"lean"`` (what ``"auto"`` takes): our own stepper in this process; ``"sync"`` and ``"async"``:
+        Gymnasium's vector environments, the second with one process per environment; ``"vector"``: the id's native
+        vector entry point; ``"envpool"``: C++ threads (``pip install 'pyrl[envpool]'``).
     seed: of the first `Stepper.reset`; environment i gets the stream ("env", i) of it.
     env_kwargs: for the environment's constructor.
     autoreset: for ``sync`` and ``async`` (SAME_STEP, where no step is dead, unless told otherwise), and for a vector
@@ -63,11 +63,15 @@ def make(
     """
     mode = None if autoreset is None else resolve_mode(autoreset)
     if backend not in BACKENDS:
-        raise UnknownNameError(f"make: backend is {backend!r}{closest_names(backend, BACKENDS)} (expected one of {', '.join(BACKENDS)})")
+        raise UnknownNameError(
+            f"make: backend is {backend!r}{closest_names(backend, BACKENDS)} (expected one of {', '.join(BACKENDS)})"
+        )
     if max_episode_steps is not None and operator.index(max_episode_steps) < 1:
         raise ValueError(f"make: max_episode_steps is {max_episode_steps}, expected at least 1")
     if isinstance(env, VectorEnv):
-        given = dict(env_kwargs=env_kwargs, max_episode_steps=max_episode_steps, render_mode=render_mode, wrapper=wrapper)
+        given = dict(
+            env_kwargs=env_kwargs, max_episode_steps=max_episode_steps, render_mode=render_mode, wrapper=wrapper
+        )
         return _from_vector_env(env, num_envs, backend, seed, mode, given)
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise ValueError(f"make: num_envs is {num_envs!r}, expected an integer of at least 1")
@@ -79,20 +83,30 @@ def make(
     if backend in ("sync", "async"):
         return _from_gymnasium(factory, int(num_envs), seed, backend, mode or AutoresetMode.SAME_STEP)
     if mode not in (None, AutoresetMode.SAME_STEP):
-        raise ValueError(f"make: autoreset is {mode.name}, but the lean backend is SAME_STEP; take backend='sync'")  # type: ignore[union-attr]
+        raise ValueError(f"make: autoreset is {mode}, but the lean backend is SAME_STEP; take backend='sync'")
     envs = [factory() for _ in range(num_envs)]
     if len({id(e) for e in envs}) < len(envs):
-        raise ValueError(f"make: {factory.name} returned the same object more than once, expected a new environment at each call")
+        raise ValueError(
+            f"make: {factory.name} returned the same object more than once, expected a new environment at each call"
+        )
     return LeanStepper(envs, seed=seed, name=factory.name, spec=factory.env_spec)
 
 
 class _Factory:
     """Makes one environment at each call, and knows what it is called."""
 
-    def __init__(self, env: Any, kwargs: dict[str, Any], limit: int | None, render_mode: str | None, wrapper: Wrapper | None) -> None:
+    def __init__(
+        self, env: Any, kwargs: dict[str, Any], limit: int | None, render_mode: str | None, wrapper: Wrapper | None
+    ) -> None:
         if not isinstance(env, str) and not callable(env):
-            hint = "; pass a callable that makes it, so that there can be several" if isinstance(env, gymnasium.Env) else ""
-            raise TypeError(f"make: env is {type(env).__name__}, expected an id, a callable or a gymnasium.vector.VectorEnv{hint}")
+            hint = (
+                "; pass a callable that makes it, so that there can be several"
+                if isinstance(env, gymnasium.Env)
+                else ""
+            )
+            raise TypeError(
+                f"make: env is {type(env).__name__}, expected an id, a callable or a gymnasium.vector.VectorEnv{hint}"
+            )
         self.spec: EnvSpec | None = find_spec(env) if isinstance(env, str) else None  # None for a callable
         self.env_spec: EnvSpec | None = self.spec  # of the environments as made
         self.name: str = self.spec.id if self.spec is not None else getattr(env, "__name__", type(env).__name__)
@@ -126,13 +140,17 @@ class _Factory:
 
     def need_id(self, backend: str) -> EnvSpec:
         if self.spec is None:
-            raise ValueError(f"make: backend {backend!r} needs an environment id, got {self.name}; lean, sync and async take callables")
+            raise ValueError(
+                f"make: backend {backend!r} needs an environment id, got {self.name}; others take callables"
+            )
         if self.wrapper is not None:
             raise ValueError(f"make: backend {backend!r} cannot wrap single environments; lean, sync and async can")
         return self.spec
 
 
-def _from_vector_env(env: VectorEnv, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None, given: dict[str, Any]) -> Stepper:
+def _from_vector_env(
+    env: VectorEnv, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None, given: dict[str, Any]
+) -> Stepper:
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"make: {name} cannot be applied to a vector environment that exists already")
@@ -149,7 +167,7 @@ def _from_gymnasium(factory: _Factory, num_envs: int, seed: int, backend: str, m
     try:
         # The stepper copies what it is given, so the vector environment need not.
         env = kind([factory.guarded] * num_envs, copy=False, autoreset_mode=mode)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         if "space" in str(error):
             raise SpaceError(f"{factory.name}: the environments' spaces differ: {error}") from error
         raise
@@ -169,48 +187,60 @@ def _from_entry_point(factory: _Factory, num_envs: int, seed: int, mode: Autores
 
 
 def _from_envpool(factory: _Factory, num_envs: int, seed: int, mode: AutoresetMode | None) -> Stepper:
-    """EnvPool's environments reimplement Gymnasium's in C++. One that terminates exactly at its time limit says only truncated."""
+    """C++ versions of Gymnasium's environments. One that terminates exactly at its time limit says only truncated."""
     spec = factory.need_id("envpool")
     try:
         import envpool
     except ImportError as error:
-        raise EnvError("make: backend 'envpool' needs a package that is not installed: pip install 'pyrl[envpool]'") from error
+        raise EnvError(
+            "make: backend 'envpool' needs a package that is not installed: pip install 'pyrl[envpool]'"
+        ) from error
     known = envpool.list_all_envs()
     if spec.id not in known:
-        raise UnknownNameError(f"make: EnvPool has no {spec.id!r}{closest_names(spec.id, known)} (another backend may have it)")
+        raise UnknownNameError(
+            f"make: EnvPool has no {spec.id!r}{closest_names(spec.id, known)} (another backend may have it)"
+        )
     kwargs = dict(factory.kwargs)
     if kwargs.get("batch_size", num_envs) != num_envs:
-        raise ValueError(f"make: EnvPool's batch_size is {kwargs['batch_size']}, expected num_envs = {num_envs}: every step steps all")
+        raise ValueError(
+            f"make: EnvPool's batch_size is {kwargs['batch_size']}, expected num_envs = {num_envs}, all at every step"
+        )
     if factory.limit is not None:
         kwargs["max_episode_steps"] = factory.limit
 
-    def build(seeds: list[int]) -> VectorEnv:
+    def build(seeds: list[int]) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the precision of Box bounds
-            return envpool.make_gymnasium(spec.id, num_envs=num_envs, seed=seeds, **kwargs)
+            warnings.simplefilter("ignore")
+            pool = envpool.make_gymnasium(spec.id, num_envs=num_envs, seed=seeds, **kwargs)
+            _ = (
+                pool.observation_space,
+                pool.action_space,
+            )  # made at the first look, with warnings on the precision of bounds
+        return pool
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pool = build([stream_seed(seed, "env", i) for i in range(num_envs)])
-        space = _published_space(factory, pool.single_observation_space)
-    return VectorStepper(pool, seed=seed, name=spec.id, spec=spec, autoreset=mode, rebuild=build, observation_space=space)
+    pool = build([stream_seed(seed, "env", i) for i in range(num_envs)])
+    space = _published_space(factory, pool.single_observation_space)
+    return VectorStepper(
+        pool, seed=seed, name=spec.id, spec=spec, autoreset=mode, rebuild=build, observation_space=space
+    )
 
 
 def _published_space(factory: _Factory, space: gymnasium.Space) -> gymnasium.Space:
-    """Gymnasium's observation space in place of EnvPool's where only the bounds differ, so that what is trained on the one
-    can be played on the other."""
+    """Gymnasium's observation space in place of EnvPool's where only the bounds differ, so that what is trained on the
+    one can be played on the other."""
     try:
         env = gymnasium.make(factory.spec, disable_env_checker=True)  # type: ignore[arg-type]
     except Exception:
         return space
     published = env.observation_space
     env.close()
-    return published if type(published) is type(space) and (published.shape, published.dtype) == (space.shape, space.dtype) else space
+    alike = type(published) is type(space) and (published.shape, published.dtype) == (space.shape, space.dtype)
+    return published if alike else space
 
 
 class Guard(gymnasium.Wrapper):
-    """For Gymnasium's vector environments, which lose the index (sync) or the worker (async) when an environment raises or returns
-    an observation of another shape: says so in the info, where the stepper looks."""
+    """For Gymnasium's vector environments, which lose the index (sync) or the worker (async) when an environment
+    raises or returns an observation of another shape: says so in the info, where the stepper looks."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
@@ -233,11 +263,21 @@ class Guard(gymnasium.Wrapper):
             self._check(observation, "step")
             return observation, float(reward), terminated, truncated, info
         except Exception as error:
-            return zeros_for(self._space), 0.0, False, False, _failure("step", error, f" (action {np.asarray(action).tolist()})")
+            return (
+                zeros_for(self._space),
+                0.0,
+                False,
+                False,
+                _failure("step", error, f" (action {np.asarray(action).tolist()})"),
+            )
 
     def _check(self, observation: Any, what: str) -> None:
         # The usual cases at once; `fault` reads anything and is slow.
-        if isinstance(observation, int | np.integer) if self._discrete else getattr(observation, "shape", None) == self._shape:
+        if (
+            isinstance(observation, int | np.integer)
+            if self._discrete
+            else getattr(observation, "shape", None) == self._shape
+        ):
             return
         fault = self._buffer.fault(observation)
         if fault is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -14,18 +14,46 @@ from pyrl.types import Observation, zeros_for
 _SMALL = 2048  # elements up to which BLAS's dot beats NumPy's sum (and stays on one thread)
 
 
+def finite_test(array: np.ndarray) -> Callable[[], bool]:
+    """A quick test that ``array``, as it is when called, holds no NaN and no infinity."""
+    flat = array.reshape(-1)
+    if flat.size > _SMALL:
+
+        def by_sum() -> bool:
+            with np.errstate(all="ignore"):
+                # A sum of huge finite numbers may overflow: only then look at each.
+                return isfinite(np.add.reduce(flat)) or bool(np.isfinite(flat).all())
+
+        return by_sum
+
+    dot, zeros = flat.dot, np.zeros_like(flat)
+
+    def by_dot() -> bool:
+        try:
+            return bool(dot(zeros) == 0)  # NaN * 0 and inf * 0 are NaN
+        except RuntimeWarning:  # inf * 0, where the user makes errors of warnings
+            return False
+
+    return by_dot
+
+
 class Leaf:
     """One array of an observation [N, ...] and how to reach it inside a single observation."""
 
-    __slots__ = ("array", "flat", "path", "rows", "shape")
+    __slots__ = ("_finite", "array", "path", "rows", "shape")
 
     def __init__(self, array: np.ndarray, path: tuple[Any, ...]) -> None:
         self.array = array
         self.path = path
         self.shape = array.shape[1:]
-        # Environments' arrays laid end to end are the batch: concatenate copies them in one call and checks their shapes.
+        # Environments' arrays laid end to end are the batch: concatenate copies them in one call and checks their
+        # shapes.
         self.rows = array.reshape(-1, *array.shape[2:]) if self.shape else None
-        self.flat = array.reshape(-1) if array.dtype.kind == "f" else None
+        self._finite = finite_test(array) if array.dtype.kind == "f" else None
+
+    @property
+    def name(self) -> str:
+        return "observation" + "".join(f"[{key!r}]" for key in self.path)
 
     def pick(self, observation: Observation) -> Any:
         for key in self.path:
@@ -48,20 +76,11 @@ class Leaf:
         self.array[index] = value
 
     def finite(self) -> bool:
-        flat = self.flat
-        if flat is None:
-            return True
-        if flat.size <= _SMALL:
-            quick = flat.dot(flat)
-        else:
-            with np.errstate(all="ignore"):
-                quick = np.add.reduce(flat)
-        # A sum of huge finite numbers may overflow: only then look at each.
-        return isfinite(quick) or bool(np.isfinite(flat).all())
+        return self._finite is None or self._finite()
 
     def fault(self, observation: Observation) -> str | None:
         """What is wrong with this leaf of one environment's observation."""
-        name = "observation" + "".join(f"[{key!r}]" for key in self.path)
+        name = self.name
         try:
             value = np.asarray(self.pick(observation))
         except (LookupError, TypeError, ValueError) as error:
@@ -103,7 +122,7 @@ class ObservationBuffer:
         for leaf in self.leaves:
             value = np.asarray(leaf.pick(observation))
             if value.shape != leaf.array.shape:
-                raise ValueError(f"observation{list(leaf.path) or ''} has shape {list(value.shape)}, expected {list(leaf.array.shape)}")
+                raise ValueError(f"{leaf.name} has shape {list(value.shape)}, expected {list(leaf.array.shape)}")
             np.copyto(leaf.array, value)
 
     def copy_from(self, other: ObservationBuffer) -> None:
@@ -126,7 +145,7 @@ class ObservationBuffer:
     def not_finite_rows(self) -> list[int]:
         bad = np.zeros(len(self.leaves[0].array), bool)
         for leaf in self.leaves:
-            if leaf.flat is not None:
+            if leaf.array.dtype.kind == "f":
                 bad |= ~np.isfinite(leaf.array).reshape(len(bad), -1).all(axis=1)
         return np.flatnonzero(bad).tolist()
 

@@ -1,24 +1,25 @@
 """N environments behind one face, whatever steps them and however they reset: the only code that knows autoreset.
 
-A vector environment restarts ended episodes in one of three ways (Gymnasium's ``AutoresetMode``). `Stepper` hides which:
+A vector environment restarts ended episodes in one of three ways (Gymnasium's ``AutoresetMode``). `Stepper` hides
+which:
 
-=========== ====================================== ================================ =========================================
-mode        ``step`` returns at the end            the final observation is         the next episode starts
-=========== ====================================== ================================ =========================================
-NEXT_STEP   the final observation                  returned                         in the next step, which ignores the action
-SAME_STEP   the first observation of the next one  in ``infos["final_obs"]``        at once
-DISABLED    the final observation                  returned                         when we call ``reset`` with a mask
-=========== ====================================== ================================ =========================================
+========= =================================== ============================ ======================================
+mode      ``step`` returns at an end          the final observation is     the next episode starts
+========= =================================== ============================ ======================================
+NEXT_STEP the final observation               returned                     in the next step; its action is ignored
+SAME_STEP the next episode's first            in ``infos["final_obs"]``    at once
+DISABLED  the final observation               returned                     when we call ``reset`` with a mask
+========= =================================== ============================ ======================================
 
-In each, ``StepResult.next_observation`` is the final observation where an episode ended, and ``stepper.observation`` is what to
-act on next. In NEXT_STEP that is the final observation once more: the step after it is dead, marked ``valid=False``.
+In each, ``StepResult.next_observation`` is the final observation where an episode ended, and ``stepper.observation`` is
+what to act on next. In NEXT_STEP that is the final observation once more: the step after it is dead, marked
+``valid=False``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from pyrl.envs.actions import ActionBorder
-from pyrl.envs.observations import ObservationBuffer
+from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import INFO_KEYS, success_in, success_rule
 from pyrl.errors import EnvError
 from pyrl.seeding import stream_seed
@@ -40,13 +41,16 @@ _FINAL_KEYS = ("final_obs", "final_observation")
 class Stepper(ABC):
     """What loops see of the environments. Made by `pyrl.envs.make`; close it, or use it in a ``with``.
 
-    ``observation`` [N, ...] is what to act on, None before the first `reset` and after an error. Arrays handed out are the
-    stepper's own: those of a `StepResult` and ``observation`` stay as they are until the next call of `step` or `reset`.
+    ``observation`` [N, ...] is what to act on, None before the first `reset` and after an error. Arrays handed out are
+    the stepper's own: those of a `StepResult` and ``observation`` stay as they are until the next call of `step` or
+    `reset`.
     """
 
     autoreset: AutoresetMode
 
-    def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
+    def __init__(
+        self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any
+    ) -> None:
         check_observation_space(observation_space, name)
         check_action_space(action_space, name)
         self.num_envs = num_envs
@@ -63,6 +67,7 @@ class Stepper(ABC):
         self._buffers = [ObservationBuffer(observation_space, num_envs) for _ in range(3)]
         self._current = 0
         self._reward = np.zeros(num_envs)
+        self._finite_reward = finite_test(self._reward)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
         self._valid = np.ones(num_envs, bool)
@@ -75,8 +80,8 @@ class Stepper(ABC):
     def reset(self, seed: int | None = None) -> Observation:
         """Start new episodes everywhere; the observation [N, ...], which is also kept as ``observation``.
 
-        Environment i is seeded from the stream ("env", i) of ``seed``. Without a seed the first reset takes the one given to
-        `make`; later ones go on with the environments' own random streams.
+        Environment i is seeded from the stream ("env", i) of ``seed``. Without a seed the first reset takes the one
+        given to `make`; later ones go on with the environments' own random streams.
         """
         if self.closed:
             raise EnvError(f"{self.name}: reset after close")
@@ -100,7 +105,8 @@ class Stepper(ABC):
 
     @abstractmethod
     def step(self, action: Array) -> StepResult:
-        """Step every environment. ``action`` [N, ...] is the agent's: discrete actions count from zero, Box actions are clipped.
+        """Step every environment. ``action`` [N, ...] is the agent's: discrete actions count from zero, Box actions
+        are clipped.
 
         After an error the environments are in an unknown state: `reset` or `close`.
         """
@@ -147,11 +153,12 @@ class Stepper(ABC):
     def _error(self, index: int, what: str) -> EnvError:
         """The environments are unusable until a reset, and the message says which one failed."""
         self.observation = None
-        return EnvError(f"{self.name}: environment {index} (seed {self.env_seeds[index]}, step {self._clock - self._starts[index]}): {what}")
+        age = self._clock - self._starts[index]
+        return EnvError(f"{self.name}: environment {index} (seed {self.env_seeds[index]}, step {age}): {what}")
 
     def _check_numbers(self, buffer: ObservationBuffer, what: str) -> None:
         """EnvError where a reward or an observation is not finite."""
-        if not isfinite(self._reward.dot(self._reward)) and not np.isfinite(self._reward).all():
+        if not self._finite_reward():
             index = int(np.flatnonzero(~np.isfinite(self._reward))[0])
             raise self._error(index, f"{what} returned the reward {self._reward[index]}, expected a finite number")
         if not buffer.finite():
@@ -176,10 +183,14 @@ class VectorStepper(Stepper):
         rebuild: Callable[[list[int]], Any] | None = None,
         observation_space: Space | None = None,
     ) -> None:
-        super().__init__(observation_space or env.single_observation_space, env.single_action_space, env.num_envs, seed, name, spec)
+        super().__init__(
+            observation_space or env.single_observation_space, env.single_action_space, env.num_envs, seed, name, spec
+        )
         self.env = env
         self._rebuild = rebuild
-        self._unused_seeds = self.env_seeds if rebuild is not None else None  # what ``env`` was made with, until its first reset
+        self._unused_seeds = (
+            self.env_seeds if rebuild is not None else None
+        )  # what ``env`` was made with, until its first reset
         declared = declared_mode(env)
         if autoreset is not None and declared is not None and autoreset != declared:
             raise ValueError(f"make: autoreset is {autoreset.name}, but {name} declares {declared.name}")
@@ -220,7 +231,9 @@ class VectorStepper(Stepper):
             self._truncated[:] = truncated
         except (TypeError, ValueError) as error:
             self.observation = None
-            raise EnvError(f"{self.name}: step returned a reward or flags of another shape than [N] = [{self.num_envs}]: {error}") from error
+            raise EnvError(
+                f"{self.name}: step returned a reward or flags of another shape than [N] = [{self.num_envs}]: {error}"
+            ) from error
         self._clock += 1
         if self._any_invalid:
             self._valid[:], self._any_invalid = True, False
@@ -264,8 +277,10 @@ class VectorStepper(Stepper):
         self._dead[:] = self._ended
         self._any_dead = True
 
-    def _split(self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any]) -> None:
-        """SAME_STEP and DISABLED: ``following`` gets the final observations, ``after`` the first ones of the next episodes."""
+    def _split(
+        self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any]
+    ) -> None:
+        """SAME_STEP and DISABLED: the final observations go to ``following``, the next episodes' first to ``after``."""
         after.copy_from(following)
         if self.autoreset is AutoresetMode.SAME_STEP:
             final = next((infos[key] for key in _FINAL_KEYS if key in infos), None)
@@ -303,7 +318,9 @@ class VectorStepper(Stepper):
             buffer.write_batch(observation)
         except Exception as error:
             self.observation = None
-            raise EnvError(f"{self.name}: {what} returned something else than its observation space says: {error}") from error
+            raise EnvError(
+                f"{self.name}: {what} returned something else than its observation space says: {error}"
+            ) from error
 
     def _call(self, what: str, function: Callable[[], Any], action: Any) -> Any:
         try:
@@ -326,8 +343,8 @@ class VectorStepper(Stepper):
         self.observation = None
         how = "is assumed to be" if self._assumed else "says that it is"
         return EnvError(
-            f"{self.name} {how} {self.autoreset.name}, but gave {found}. Set the right metadata['autoreset_mode'] in the vector "
-            f"environment{', or tell make(..., autoreset=...)' if self._assumed else ''}"
+            f"{self.name} {how} {self.autoreset.name}, but gave {found}. Set the right metadata['autoreset_mode'] in "
+            f"the vector environment{', or tell make(..., autoreset=...)' if self._assumed else ''}"
         )
 
     def render(self) -> Any:
@@ -337,7 +354,9 @@ class VectorStepper(Stepper):
         return frames[0] if frames is not None else None
 
     def _close(self) -> None:
-        if isinstance(self.env.unwrapped, AsyncVectorEnv) and any(pipe is None for pipe in self.env.unwrapped.parent_pipes):
+        if isinstance(self.env.unwrapped, AsyncVectorEnv) and any(
+            pipe is None for pipe in self.env.unwrapped.parent_pipes
+        ):
             self.env.close(terminate=True)  # a worker died: the polite way would wait for its answer
         else:
             self.env.close()

@@ -142,6 +142,7 @@ def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture
         ("train ppo CartPole-v1 --loss l2", "huber"),
         ("train ppo CartPole-v1 --env-kwargs.a", "--env-kwargs.NAME VALUE"),
         ("train ppo CartPole-v1 --env-kwargs.a --seed 1", "--env-kwargs.NAME VALUE"),
+        ("train ppo FrozenLake-v1 --env-kwargs.slippery 1", "unexpected keyword argument 'slippery'"),
         ("train --resume nowhere", "there is no run in nowhere"),
         ("train --resume nowhere --gamma 0.9", "--gamma"),
         ("eval", "RUN"),
@@ -260,10 +261,10 @@ def record(step: int, **values: float) -> Metrics:
 
 def test_bar_on_a_terminal() -> None:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=140)
-    with Bar("ppo FrozenLake-v1", console, 1000, None) as bar:
-        bar.show(record(250, **{"episode/return_mean": 0.51, "episode/success_rate": 0.5}))
-    for part in ("ppo FrozenLake-v1", "250/1,000 steps", "4,321 steps/s", "return 0.5", "success 50%"):
+    console = Console(file=screen, force_terminal=True, width=80)
+    with Bar("ppo FrozenLake-v1", console, 1_000_000, None) as bar:
+        bar.show(record(250_000, **{"episode/return_mean": 0.51, "episode/success_rate": 0.5}))
+    for part in ("ppo FrozenLake-v1", "250k/1M steps", "4,321 steps/s", "return 0.51", "success 50%"):
         assert part in screen.getvalue()
 
 
@@ -274,7 +275,7 @@ def test_bar_in_a_file() -> None:
             bar.show(record(100 * i, **{"time/episodes": i, "episode/return_mean": -i}))
     lines = screen.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[0] == "dqn LunarLander-v3  5/50 episodes  4,321 steps/s  return -5.0"
+    assert lines[0] == "dqn LunarLander-v3  5/50 episodes  4,321 steps/s  return -5.00"
     assert lines[-1] == "dqn LunarLander-v3  50/50 episodes  4,321 steps/s  return -50.0"
 
 

@@ -16,8 +16,8 @@ from pyrl.agents.base import Agent, config_to_json, make_agent
 from pyrl.envs import make
 from pyrl.errors import CheckpointError
 from pyrl.loops.base import Loop
-from pyrl.loops.evaluate import Evaluation, evaluate
-from pyrl.loops.iterate import iterate
+from pyrl.loops.evaluation import Evaluation, evaluate
+from pyrl.loops.iteration import iterate
 from pyrl.metrics import MetricsLog
 from pyrl.presets import preset
 from pyrl.runs import RunFolder
@@ -84,7 +84,7 @@ def train(
             "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "config": {**chosen.config, **config},
         }  # fmt: skip
         folder = None
-    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps")}
+    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
     with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, torch_threads(threads):
         agent = make_agent(
             settings["algo"], stepper.single_observation_space, stepper.single_action_space,

@@ -1,0 +1,308 @@
+// Indices, permutations, actions and running moments.
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <vector>
+
+#include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
+#include "bindings/random_arg.hpp"
+#include "bindings/registry.hpp"
+#include "sampling/categorical.hpp"
+#include "sampling/gaussian.hpp"
+#include "sampling/permutation.hpp"
+#include "sampling/running_moments.hpp"
+#include "sampling/uniform_indices.hpp"
+
+namespace py = pybind11;
+using namespace pyrl;
+using namespace pyrl::bindings;
+
+namespace {
+
+bool flag_arg(py::handle object, const char* function, const char* name) {
+  const int truth = PyObject_IsTrue(object.ptr());
+  if (truth < 0) {
+    PyErr_Clear();
+    throw DTypeError(concat(function, ": ", name, " is a ", Py_TYPE(object.ptr())->tp_name, ", expected True or False"));
+  }
+  return truth != 0;
+}
+
+void require_apart(const void* out, std::int64_t bytes, const char* name, const ArrayArg& arg) {
+  const auto *begin = static_cast<const char*>(arg.data), *first = static_cast<const char*>(out);
+  PYRL_CHECK(first + bytes <= begin || begin + arg.size() * size_of(arg.dtype) <= first, ArgumentError, arg.function, ": ", name, " shares memory with ",
+             arg.name, ", expected memory of its own");
+}
+
+template <class T, int Rank>
+std::int64_t bytes_of(const ArrayView<T, Rank>& view) {
+  return view.size() * static_cast<std::int64_t>(sizeof(T));
+}
+
+// `out` is None or a pair (action, log_prob).
+std::array<py::handle, 2> pair_arg(py::handle out, const char* function) {
+  if (out.is_none()) return {out, out};
+  PYRL_CHECK(PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == 2, DTypeError, function, ": out is a ", Py_TYPE(out.ptr())->tp_name,
+             ", expected a tuple (action, log_prob)");
+  return {PyTuple_GET_ITEM(out.ptr(), 0), PyTuple_GET_ITEM(out.ptr(), 1)};
+}
+
+// Outputs given by the caller lie apart from the inputs and each other.
+template <class Action, int Rank>
+void require_outputs_apart(py::handle out, const ArrayView<Action, Rank>& action, const ArrayView<float, 1>& log_prob,
+                           std::initializer_list<const ArrayArg*> inputs) {
+  if (out.is_none()) return;
+  for (const ArrayArg* input : inputs) {
+    if (input->data == nullptr) continue;
+    require_apart(action.data, bytes_of(action), "out[0]", *input);
+    require_apart(log_prob.data, bytes_of(log_prob), "out[1]", *input);
+  }
+  const auto *a = reinterpret_cast<const char*>(action.data), *b = reinterpret_cast<const char*>(log_prob.data);
+  PYRL_CHECK(a + bytes_of(action) <= b || b + bytes_of(log_prob) <= a, ArgumentError, (*inputs.begin())->function,
+             ": out[0] shares memory with out[1], expected memory of its own");
+}
+
+// (size, high, random, replacement, out)
+py::object uniform_indices(FastArgs args) {
+  const char* function = "uniform_indices";
+  const std::int64_t size = integer_arg(args[0], function, "size"), high = integer_arg(args[1], function, "high");
+  PYRL_CHECK(size >= 0 && size <= (std::int64_t{1} << 33), ArgumentError, function, ": size is ", size, ", expected 0 to 2^33");
+  PYRL_CHECK(high >= 1 || (size == 0 && high == 0), ArgumentError, function, ": high is ", high, ", expected at least 1");
+  RandomStream& random = stream_arg(args[2], function);
+  const bool replacement = flag_arg(args[3], function, "replacement");
+  PYRL_CHECK(replacement || size <= high, ArgumentError, function, ": size is ", size, ", expected at most high = ", high, " without replacement");
+  py::object result;
+  const auto index = output<std::int64_t, 1>(result, args[4], Kind::NumPy, {size}, function, "out", "[size]");
+  const sampling::UniformIndicesArgs call{index, static_cast<std::uint64_t>(high), random.key, random.next_draw()};
+  ReleaseGil released;
+  replacement ? sampling::uniform_indices(call) : sampling::distinct_indices(call);
+  return result;
+}
+
+// (n, random, out)
+py::object permutation(FastArgs args) {
+  const char* function = "permutation";
+  const std::int64_t n = integer_arg(args[0], function, "n");
+  PYRL_CHECK(n >= 0 && n < (std::int64_t{1} << 32), ArgumentError, function, ": n is ", n, ", expected 0 to 2^32 - 1");
+  RandomStream& random = stream_arg(args[1], function);
+  py::object result;
+  const auto out = output<std::int64_t, 1>(result, args[2], Kind::NumPy, {n}, function, "out", "[n]");
+  const sampling::PermutationArgs call{out, random.key, random.next_draw()};
+  ReleaseGil released;
+  sampling::permutation(call);
+  return result;
+}
+
+// Reads and checks what both forms share; the caller sets nvec and action.
+struct CategoricalCall {
+  ArrayArg logits, mask;
+  RandomStream& random;
+  sampling::CategoricalArgs args;
+
+  CategoricalCall(const char* function, py::handle logits_object, py::handle mask_object, py::handle random_object, py::handle deterministic)
+      : logits(read_array(logits_object, function, "logits")), random(stream_arg(random_object, function)) {
+    args.function = function;
+    args.logits = logits.as<const float, 2>("[B, K]");
+    if (!mask_object.is_none()) {
+      mask = read_array(mask_object, function, "mask");
+      args.mask = mask.as<const bool, 2>({logits.shape[0], logits.shape[1]}, "[B, K]");
+    }
+    args.deterministic = flag_arg(deterministic, function, "deterministic");
+    PYRL_CHECK(logits.shape[0] <= (std::int64_t{1} << 32), ShapeError, function, ": logits has shape ", logits.shape_text(), ", expected at most 2^32 rows");
+    args.key = random.key;
+    args.draw = random.draw;
+  }
+
+  // The stream moves on only where a draw was made.
+  void run() {
+    {
+      ReleaseGil released;
+      sampling::sample_categorical(args);
+    }
+    if (!args.deterministic) random.next_draw();
+  }
+};
+
+// (logits, mask, random, deterministic, out)
+py::object sample_categorical(FastArgs args) {
+  const char* function = "sample_categorical";
+  CategoricalCall call(function, args[0], args[1], args[2], args[3]);
+  const std::int64_t batch = call.logits.shape[0], categories = call.logits.shape[1];
+  PYRL_CHECK(categories >= 1, ShapeError, function, ": logits has shape ", call.logits.shape_text(), ", expected [B, K] with K at least 1");
+  const auto [action_out, log_prob_out] = pair_arg(args[4], function);
+  py::object action, log_prob;
+  const auto flat = output<std::int64_t, 1>(action, action_out, call.logits.kind, {batch}, function, "out[0]", "[B]");
+  call.args.log_prob = output<float, 1>(log_prob, log_prob_out, call.logits.kind, {batch}, function, "out[1]", "[B]");
+  require_outputs_apart(args[4], flat, call.args.log_prob, {&call.logits, &call.mask});
+  call.args.action = {flat.data, {batch, 1}};
+  call.args.nvec = {&categories, {1}};
+  call.run();
+  return py::make_tuple(std::move(action), std::move(log_prob));
+}
+
+std::vector<std::int64_t> nvec_arg(py::handle object, const char* function) {
+  const py::object items = py::reinterpret_steal<py::object>(PySequence_Fast(object.ptr(), ""));
+  if (!items) {
+    PyErr_Clear();
+    throw DTypeError(concat(function, ": nvec is a ", Py_TYPE(object.ptr())->tp_name, ", expected a sequence of integers"));
+  }
+  std::vector<std::int64_t> nvec(static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr())));
+  for (std::size_t m = 0; m < nvec.size(); ++m) {
+    nvec[m] = integer_arg(PySequence_Fast_GET_ITEM(items.ptr(), static_cast<Py_ssize_t>(m)), function, "nvec");
+    PYRL_CHECK(nvec[m] >= 1, ArgumentError, function, ": nvec[", m, "] is ", nvec[m], ", expected at least 1");
+  }
+  return nvec;
+}
+
+// (logits, nvec, mask, random, deterministic, out)
+py::object sample_multi_categorical(FastArgs args) {
+  const char* function = "sample_multi_categorical";
+  CategoricalCall call(function, args[0], args[2], args[3], args[4]);
+  const std::vector<std::int64_t> nvec = nvec_arg(args[1], function);
+  const std::int64_t batch = call.logits.shape[0], components = static_cast<std::int64_t>(nvec.size());
+  std::int64_t columns = 0;
+  for (const std::int64_t n : nvec) columns += n;
+  PYRL_CHECK(columns == call.logits.shape[1], ShapeError, function, ": logits has shape ", call.logits.shape_text(), ", expected [B, sum of nvec] = [", batch, ", ",
+             columns, "]");
+  const auto [action_out, log_prob_out] = pair_arg(args[5], function);
+  py::object action, log_prob;
+  call.args.action = output<std::int64_t, 2>(action, action_out, call.logits.kind, {batch, components}, function, "out[0]", "[B, M]");
+  call.args.log_prob = output<float, 1>(log_prob, log_prob_out, call.logits.kind, {batch}, function, "out[1]", "[B]");
+  require_outputs_apart(args[5], call.args.action, call.args.log_prob, {&call.logits, &call.mask});
+  call.args.nvec = {nvec.data(), {components}};
+  call.run();
+  return py::make_tuple(std::move(action), std::move(log_prob));
+}
+
+// (mean, log_std, random, deterministic, out)
+py::object sample_gaussian(FastArgs args) {
+  const char* function = "sample_gaussian";
+  const ArrayArg mean = read_array(args[0], function, "mean"), log_std = read_array(args[1], function, "log_std");
+  RandomStream& random = stream_arg(args[2], function);
+  sampling::GaussianArgs call;
+  call.mean = mean.as<const float, 2>("[B, A]");
+  const std::int64_t batch = mean.shape[0], dimensions = mean.shape[1];
+  PYRL_CHECK(batch <= (std::int64_t{1} << 32), ShapeError, function, ": mean has shape ", mean.shape_text(), ", expected at most 2^32 rows");
+  if (log_std.rank == 1) {
+    call.log_std = {log_std.as<const float, 1>({dimensions}, "[A]").data, {1, dimensions}};
+  } else {
+    call.log_std = log_std.as<const float, 2>({batch, dimensions}, "[A] or [B, A]");
+  }
+  call.deterministic = flag_arg(args[3], function, "deterministic");
+  const auto [action_out, log_prob_out] = pair_arg(args[4], function);
+  py::object action, log_prob;
+  call.action = output<float, 2>(action, action_out, mean.kind, {batch, dimensions}, function, "out[0]", "[B, A]");
+  call.log_prob = output<float, 1>(log_prob, log_prob_out, mean.kind, {batch}, function, "out[1]", "[B]");
+  require_outputs_apart(args[4], call.action, call.log_prob, {&mean, &log_std});
+  call.key = random.key;
+  call.draw = random.draw;
+  {
+    ReleaseGil released;
+    sampling::sample_gaussian(call);
+  }
+  if (!call.deterministic) random.next_draw();
+  return py::make_tuple(std::move(action), std::move(log_prob));
+}
+
+// mean and m2 are the float64 arrays of one RunningMoments, shaped like an item.
+struct MomentsCall {
+  ArrayArg batch, mean, m2;
+  std::int64_t rows = 1;
+  sampling::Moments moments;
+
+  MomentsCall(const char* function, const char* name, py::handle batch_object, py::handle count, py::handle mean_object, py::handle m2_object)
+      : batch(read_array(batch_object, function, name)), mean(read_array(mean_object, function, "mean")), m2(read_array(m2_object, function, "m2")) {
+    const int leading = batch.rank - mean.rank;
+    bool matches = leading >= 0;
+    for (int axis = 0; matches && axis < mean.rank; ++axis) matches = batch.shape[leading + axis] == mean.shape[axis];
+    if (!matches) {
+      const std::string item = mean.shape_text();
+      throw ShapeError(concat(function, ": ", name, " has shape ", batch.shape_text(), ", expected [...", item.size() > 2 ? ", " : "", item.substr(1)));
+    }
+    for (int axis = 0; axis < leading; ++axis) rows *= batch.shape[axis];
+    moments.count = integer_arg(count, function, "count");
+    moments.mean = flat(mean);
+    moments.m2 = flat(m2);
+    PYRL_CHECK(batch.dtype == DType::Float32 || batch.dtype == DType::Float64, DTypeError, function, ": ", name, " has dtype ", name_of(batch.dtype),
+               ", expected float32 or float64");
+    batch.require_cpu();
+    batch.require_contiguous();
+  }
+
+  template <class T>
+  ArrayView<const T, 2> view() const {
+    return {static_cast<const T*>(batch.data), {rows, mean.size()}};
+  }
+
+ private:
+  static ArrayView<double, 1> flat(const ArrayArg& arg) {
+    arg.require_dtype(DType::Float64);
+    arg.require_contiguous();
+    arg.require_writable();
+    return {static_cast<double*>(arg.data), {arg.size()}};
+  }
+};
+
+// (batch, count, mean, m2) -> the new count
+py::object update_moments(FastArgs args) {
+  MomentsCall call("RunningMoments.update", "batch", args[0], args[1], args[2], args[3]);
+  {
+    ReleaseGil released;
+    if (call.batch.dtype == DType::Float32) {
+      sampling::update_moments(call.view<float>(), call.moments);
+    } else {
+      sampling::update_moments(call.view<double>(), call.moments);
+    }
+  }
+  return py::int_(call.moments.count);
+}
+
+// (x, count, mean, m2, clip, epsilon, center, out)
+py::object normalize(FastArgs args) {
+  const char* function = "RunningMoments.normalize";
+  const MomentsCall call(function, "x", args[0], args[1], args[2], args[3]);
+  const double infinity = std::numeric_limits<double>::infinity();
+  const double clip = args[4].is_none() ? infinity : number_in(args[4], 0, infinity, function, "clip");
+  const double epsilon = number_in(args[5], 0, infinity, function, "epsilon");
+  const bool center = flag_arg(args[6], function, "center");
+  const std::span<const std::int64_t> shape(call.batch.shape.data(), static_cast<std::size_t>(call.batch.rank));
+  py::object result;
+  void* data = nullptr;
+  if (args[7].is_none()) {
+    result = empty_like_kind(call.batch.kind, DType::Float32, shape, &data);
+  } else {
+    const ArrayArg out = read_array(args[7], function, "out");
+    out.require_cpu();
+    out.require_dtype(DType::Float32);
+    out.require_contiguous();
+    out.require_writable();
+    out.require_shape(shape, "the shape of x");
+    if (out.data != call.batch.data || call.batch.dtype != DType::Float32) require_apart(out.data, out.size() * size_of(out.dtype), "out", call.batch);
+    result = py::reinterpret_borrow<py::object>(args[7]);
+    data = out.data;
+  }
+  const ArrayView<float, 2> out{static_cast<float*>(data), {call.rows, call.mean.size()}};
+  {
+    ReleaseGil released;
+    if (call.batch.dtype == DType::Float32) {
+      sampling::normalize<float>({call.view<float>(), out, call.moments, clip, epsilon, center});
+    } else {
+      sampling::normalize<double>({call.view<double>(), out, call.moments, clip, epsilon, center});
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+PYRL_BINDINGS(sampling, m) {
+  def_fast<uniform_indices, 5>(m, "uniform_indices", "uniform_indices(size, high, random, replacement, out)");
+  def_fast<permutation, 3>(m, "permutation", "permutation(n, random, out)");
+  def_fast<sample_categorical, 5>(m, "sample_categorical", "sample_categorical(logits, mask, random, deterministic, out)");
+  def_fast<sample_multi_categorical, 6>(m, "sample_multi_categorical", "sample_multi_categorical(logits, nvec, mask, random, deterministic, out)");
+  def_fast<sample_gaussian, 5>(m, "sample_gaussian", "sample_gaussian(mean, log_std, random, deterministic, out)");
+  def_fast<update_moments, 4>(m, "update_moments", "update_moments(batch, count, mean, m2)");
+  def_fast<normalize, 8>(m, "normalize", "normalize(x, count, mean, m2, clip, epsilon, center, out)");
+}

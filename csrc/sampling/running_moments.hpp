@@ -1,0 +1,62 @@
+// Mean and variance of a stream of rows, and normalisation by them.
+//
+//   Merging counts n and m (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+//   variances", 1979):  delta = mean_b - mean_a;  mean = mean_a + delta m / (n + m);  M2 = M2_a + M2_b + delta^2 n m / (n + m)
+//   variance = M2 / n, and 1 before the first row
+//
+// The state is float64: count, mean [D], m2 [D]. batch: float32 or float64 [B, D], finite. Blocks of rows are summed in two
+// passes and merged in their order, each column by itself: the result depends neither on threads nor on vector width.
+// Cost: three passes over the batch, two of them in the cache; normalisation is one pass.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/array_view.hpp"
+#include "core/platform.hpp"
+
+namespace pyrl::sampling {
+
+struct Moments {
+  std::int64_t count = 0;
+  ArrayView<double, 1> mean;  // [D]
+  ArrayView<double, 1> m2;    // [D], sum of squared deviations
+};
+
+// Merges a part of `added` rows into one of `count` rows.
+PYRL_HD PYRL_INLINE void merge_moments(double count, double& mean, double& m2, double added, double added_mean, double added_m2) {
+  const double total = count + added, delta = added_mean - mean, share = added / total;
+  mean += delta * share;
+  m2 += added_m2 + delta * delta * (count * share);
+}
+
+// 1 / sqrt(variance + epsilon)
+PYRL_HD PYRL_INLINE double inverse_deviation(std::int64_t count, double m2, double epsilon) {
+  return 1.0 / std::sqrt((count > 0 ? m2 / static_cast<double>(count) : 1.0) + epsilon);
+}
+
+// Clamped to [-clip, clip]; NaN stays.
+PYRL_HD PYRL_INLINE float normalized(double value, double mean, double scale, double clip) {
+  const double scaled = (value - mean) * scale;
+  const double below = scaled > clip ? clip : scaled;
+  return static_cast<float>(below < -clip ? -clip : below);
+}
+
+// Adds the rows of `batch`. A NaN or an infinity throws, and nothing has changed then.
+template <class T>
+void update_moments(const ArrayView<const T, 2>& batch, Moments& moments);
+
+template <class T>
+struct NormalizeArgs {
+  ArrayView<const T, 2> value;  // [B, D]
+  ArrayView<float, 2> out;      // [B, D]; may be `value` itself
+  Moments moments;
+  double clip = 0;  // infinity: off
+  double epsilon = 0;
+  bool center = true;  // subtract the mean
+};
+
+template <class T>
+void normalize(const NormalizeArgs<T>& args);
+
+}  // namespace pyrl::sampling

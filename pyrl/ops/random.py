@@ -1,0 +1,59 @@
+"""The random stream that every sampler takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyrl import _core
+from pyrl.seeding import stream_key
+
+__all__ = ["RandomStream"]
+
+_WORD = 1 << 64
+
+
+class RandomStream(_core.RandomStream):
+    """A Philox 4x32-10 stream (Salmon et al., 2011): a 64-bit key and a count of draws, 24 bytes in a checkpoint.
+
+    ``RandomStream(seed, *name)`` has the key `pyrl.seeding.stream_key` gives to ``name``, so that streams of one seed with
+    different names are unrelated. Each call of a sampler takes the next draw; its numbers are a function of the key, the
+    number of the draw and the position of the element, for any number of threads and on every platform. Copies and pickles
+    go on from the same point. Not to be shared between threads: a draw is not atomic.
+
+    >>> stream = RandomStream(0, "agent")
+    >>> stream.state = (key, 0, draw)
+    """
+
+    def __init__(self, seed: int = 0, *name: str | int) -> None:
+        super().__init__(stream_key(seed, *name), 0)
+
+    @classmethod
+    def from_state(cls, state: Sequence[int]) -> RandomStream:
+        """The stream that was at ``state``."""
+        stream = cls.__new__(cls)
+        _core.RandomStream.__init__(stream, 0, 0)
+        stream.state = state
+        return stream
+
+    @property
+    def state(self) -> tuple[int, int, int]:
+        """(key, counter low, counter high): three 64-bit words. Between draws the low word is 0."""
+        return (self.key, 0, self.draw)
+
+    @state.setter
+    def state(self, state: Sequence[int]) -> None:
+        words = tuple(int(word) for word in state)
+        if len(words) != 3 or words[1] != 0 or not all(0 <= word < _WORD for word in words):
+            raise ValueError(f"RandomStream: state is {state!r}, expected (key, 0, draw) of 64-bit words")
+        _core.RandomStream.state.__set__(self, words)  # type: ignore[attr-defined]
+
+    def spawn(self, *name: str | int) -> RandomStream:
+        """The stream called ``name`` below this one: it depends on the key, not on the draws made, and takes none."""
+        return type(self).from_state((stream_key(self.key, *name), 0, 0))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_state, (self.state,)
+
+    def __repr__(self) -> str:
+        return f"RandomStream(key=0x{self.key:016x}, draw={self.draw})"

@@ -1,0 +1,284 @@
+"""The replay buffer by hand: windows, draws, errors, memory, state. The state machine beside this file covers the rest."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+from scipy import stats
+
+from pyrl import _core
+from pyrl.buffers import ReplayBuffer
+from pyrl.errors import DTypeError, NonFiniteError, ShapeError, SpaceError
+
+OBSERVATION, ACTION = Box(-9, 9, (2,), np.float32), Discrete(3)
+
+
+def filled(count: int, *, capacity: int = 64, end_every: int = 0, num_envs: int = 1, **options: Any) -> ReplayBuffer:
+    """Observation t has the value t; reward t; every ``end_every``-th transition terminates."""
+    buffer = ReplayBuffer(capacity, OBSERVATION, ACTION, num_envs=num_envs, **options)
+    for t in range(count):
+        ended = np.full(num_envs, bool(end_every) and (t + 1) % end_every == 0)
+        here, there = (np.full((num_envs, 2), x, np.float32) for x in (t + 0.5 * bool(end_every and t % end_every == 0), t + 1))
+        buffer.add(here, np.full(num_envs, t % 3), np.full(num_envs, float(t)), there, ended, np.zeros(num_envs, bool))
+    return buffer
+
+
+def snapshot(buffer: ReplayBuffer) -> dict[str, bytes]:
+    return {k: np.asarray(v).tobytes() for k, v in buffer.state_dict().items()}
+
+
+def test_stores_each_observation_once() -> None:
+    buffer = filled(10)
+    assert len(buffer) == 10
+    batch = buffer.get(np.arange(10))
+    np.testing.assert_array_equal(batch.observation[:, 0], np.arange(10))
+    np.testing.assert_array_equal(batch.next_observation[:, 0], np.arange(1, 11))
+    assert buffer.state_dict()["heads"].tolist() == [11]  # ten transitions and the pending observation
+    assert buffer.nbytes < 64 * (4 + 8 + 8 + 16) + 64
+
+
+def test_n_step_by_hand() -> None:
+    buffer = filled(6, n_step=3, gamma=0.5, end_every=5)
+    batch = buffer.get(np.array([0, 3, 4, 6]))  # slot 5 is the tail of the first episode; record 6 is its successor
+    np.testing.assert_allclose(batch.reward, [0 + 0.5 * 1 + 0.25 * 2, 3 + 0.5 * 4, 4, 5])
+    np.testing.assert_array_equal(batch.terminated, [False, True, True, False])
+    np.testing.assert_allclose(batch.discount, [0.125, 0, 0, 0.5])
+    np.testing.assert_array_equal(batch.next_observation[:, 0], [3, 5, 5, 6])
+
+
+def test_a_manual_reset_cuts_the_stream() -> None:
+    buffer = filled(3, n_step=5, gamma=0.5)
+    buffer.add(np.float32([[7, 7]]), [1], [1.0], np.float32([[8, 8]]), [False], [False])
+    batch = buffer.get(np.array([2]))
+    assert batch.reward == 2
+    assert batch.discount == 0.5
+    assert not batch.terminated
+    assert [e["ended"] for e in buffer.episodes()] == ["cut", None]
+
+
+@pytest.mark.parametrize(("padding", "first"), [("repeat", [0.5, 0.5, 0.5]), ("zero", [0, 0, 0.5])])
+def test_frame_stack_by_hand(padding: Any, first: list[float]) -> None:
+    buffer = filled(5, frame_stack=3, stack_padding=padding, end_every=4)
+    batch = buffer.get(np.array([0, 2, 5]))
+    assert batch.observation.shape == (3, 3, 2)
+    np.testing.assert_array_equal(batch.observation[0, :, 0], first)
+    np.testing.assert_array_equal(batch.observation[1, :, 0], [0.5, 1, 2])
+    np.testing.assert_array_equal(batch.next_observation[1, :, 0], [1, 2, 3])
+    np.testing.assert_array_equal(batch.observation[2, -1], [4.5, 4.5])
+
+
+def test_dead_steps_are_not_stored() -> None:
+    buffer = ReplayBuffer(20, OBSERVATION, ACTION, num_envs=2)
+    zeros, flags = np.zeros((2, 2), np.float32), np.zeros(2, bool)
+    buffer.add(zeros, [0, 1], [1.0, np.nan], zeros + 1, flags, flags, valid=np.array([True, False]))
+    assert len(buffer) == 1
+    assert buffer.episodes()[0]["env"] == 0
+
+
+def test_names_go_stale_and_never_return() -> None:
+    buffer = filled(100, capacity=16)
+    assert len(buffer) == 15
+    assert not buffer.is_drawable(np.array([0, 84, 100, -1])).any()
+    assert buffer.is_drawable(np.array([85, 99])).all()
+    with pytest.raises(ValueError, match="get: 1 of 2 records are no longer"):
+        buffer.get(np.array([84, 99]))
+    old = buffer.sample(1).index
+    buffer.clear()
+    assert len(buffer) == 0
+    assert not buffer.is_drawable(old)[0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_uniform(size: int, num_envs: int) -> None:
+    """Chi-square over every drawable record, with tails and holes between them."""
+    fresh = os.environ.get("PYRL_FRESH_SEEDS") == "1"
+    seed = int.from_bytes(os.urandom(4), "little") if fresh else 7
+    buffer = filled(size, capacity=3 * size * num_envs, end_every=2, num_envs=num_envs, seed=seed)
+    counts: dict[int, int] = {}
+    batch = None
+    for _ in range(max(20, 200_000 // len(buffer))):
+        batch = buffer.sample(len(buffer), out=batch)
+        for index in batch.index.tolist():
+            counts[index] = counts.get(index, 0) + 1
+    assert len(counts) == len(buffer) == size * num_envs
+    if len(counts) > 1:
+        assert stats.chisquare(list(counts.values())).pvalue > (1e-6 if fresh else 1e-4)
+
+
+def test_draws_depend_on_the_seed_alone() -> None:
+    def draws(seed: int, threads: int = 1, level: int = 2) -> np.ndarray:
+        before = _core.simd_level()
+        _core.set_num_threads(threads)
+        _core.set_simd_level(level)
+        try:
+            buffer = filled(50_000, capacity=60_000, end_every=7, seed=seed)
+            return np.concatenate([buffer.sample(20_000).index for _ in range(3)])
+        finally:
+            _core.set_num_threads(0)
+            _core.set_simd_level(before)
+
+    once = draws(1)
+    for threads, level in ((1, 0), (1, 1), (2, 2), (4, 2)):
+        np.testing.assert_array_equal(draws(1, threads, level), once)
+    assert (draws(2) != once).any()
+
+
+def test_epoch_and_distinct_draws_meet_each_record_once() -> None:
+    buffer = filled(50, end_every=7, num_envs=2, capacity=200)
+    batches = list(buffer.epoch(16))
+    assert [len(b.index) for b in batches] == [16] * 6 + [4]
+    assert len({i for b in batches for i in b.index.tolist()}) == 100
+    assert len(list(buffer.epoch(16, drop_last=True))) == 6
+    assert len(set(buffer.sample(100, replacement=False).index.tolist())) == 100
+
+
+def test_out_is_filled_in_place_numpy_and_torch() -> None:
+    buffer = filled(30)
+    batch = buffer.sample(8)
+    where = batch.observation.ctypes.data
+    again = buffer.sample(8, out=batch)
+    assert again is batch
+    assert batch.observation.ctypes.data == where
+    tensors = filled(30, kind="torch").sample(8)
+    assert isinstance(tensors.observation, torch.Tensor)
+    address = tensors.reward.data_ptr()
+    assert filled(30, seed=3).sample(8, out=tensors) is tensors
+    assert tensors.reward.data_ptr() == address
+    np.testing.assert_array_equal(tensors.observation[:, 0].numpy(), tensors.reward.numpy())
+    with pytest.raises(ShapeError, match=r"out.observation has shape \[8, 2\], expected \[B, ...\] = \[9, 2\]"):
+        buffer.sample(9, out=batch)
+
+
+def test_dtypes_are_kept_and_harmless_ones_converted() -> None:
+    space = Dict({"a": Box(0, 255, (3,), np.uint8), "b": Box(-1, 1, (2,), np.float64), "c": Box(-1, 1, (2,), np.float16)})
+    buffer = ReplayBuffer(8, space, Discrete(3), extra={"mask": ((2,), bool)})
+    one = {"a": np.arange(3, dtype=np.uint8), "b": np.array([0.1, 0.2]), "c": np.array([0.5, 0.25], np.float16)}
+    buffer.add(one, 2, 1, one, False, np.bool_(False), mask=np.array([True, False]))
+    batch = buffer.sample(1)
+    for key, leaf in one.items():
+        assert batch.observation[key].dtype == leaf.dtype
+        np.testing.assert_array_equal(batch.observation[key][0], leaf)
+    assert batch.action.dtype == np.int64
+    assert batch.reward.dtype == np.float32
+    assert batch.extra["mask"].tolist() == [[True, False]]
+    floats = ReplayBuffer(8, OBSERVATION, Box(-1, 1, (1,)))
+    floats.add([[0.1, 0.2]], [[0.3]], np.array([2]), np.array([[1.0, 2.0]]), [False], [False])  # lists and float64 are rounded
+    assert floats.sample(1).observation.tolist() == np.float32([[0.1, 0.2]]).tolist()
+    strided = np.zeros((1, 4), np.float32)[:, ::2]
+    floats.add(torch.zeros(1, 2), strided[:, :1], 0.0, strided, False, False)
+    assert len(floats) == 2
+
+
+ROW = (np.zeros((2, 2), np.float32), np.zeros(2, np.int64), np.zeros(2), np.ones((2, 2), np.float32), np.zeros(2, bool), np.zeros(2, bool))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error", "message"),
+    [
+        (0, np.zeros((2, 3), np.float32), ShapeError, r"add: observation has shape \[2, 3\], expected \[N, ...\] = \[2, 2\]"),
+        (0, np.zeros(2, np.float32), ShapeError, "add: observation has shape"),
+        (0, np.zeros((2, 2), np.complex64), DTypeError, "add: observation has dtype complex64, expected float32"),
+        (0, None, DTypeError, "add: observation is a NoneType, expected a NumPy array or a torch tensor"),
+        (1, np.zeros(2, np.float32), DTypeError, "add: action has dtype float32, expected int64"),
+        (1, np.zeros((2, 1), np.int64), ShapeError, "add: action has shape"),
+        (2, np.array([0.0, np.nan]), NonFiniteError, "add: reward of environment 1 is nan, expected a finite number"),
+        (2, np.array([np.inf, 0.0]), NonFiniteError, "add: reward of environment 0 is inf"),
+        (2, np.zeros(3), ShapeError, "add: reward has shape"),
+        (3, np.zeros((1, 2), np.float32), ShapeError, "add: next_observation has shape"),
+        (4, np.zeros(2), DTypeError, "add: terminated has dtype float64, expected bool"),
+        (5, np.zeros(1, bool), ShapeError, "add: truncated has shape"),
+        (0, torch.zeros(2, 2, requires_grad=True), ValueError, "add: observation requires grad"),
+    ],
+)
+def test_a_bad_row_is_named_and_changes_nothing(place: int, value: Any, error: type[Exception], message: str) -> None:
+    buffer = filled(5, num_envs=2)
+    before = snapshot(buffer)
+    row = list(ROW)
+    row[place] = value
+    with pytest.raises(error, match=message):
+        buffer.add(*row)
+    assert snapshot(buffer) == before
+    with pytest.raises(ValueError, match=r"add: extra columns are \['colour'\], expected \[\]"):
+        buffer.add(*ROW, colour=np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"capacity": 0}, "capacity is 0, expected at least 2 slots"),
+        ({"capacity": 10, "num_envs": 6}, "capacity is 10, expected at least 12 slots"),
+        ({"capacity": 7, "n_step": 5, "frame_stack": 3}, "capacity is 7, expected at least 8"),
+        ({"num_envs": 0}, "num_envs is 0"),
+        ({"n_step": 0}, "n_step is 0"),
+        ({"frame_stack": 0}, "frame_stack is 0"),
+        ({"gamma": 1.1}, "gamma is 1.1"),
+        ({"stack_padding": "mirror"}, "stack_padding is 'mirror', expected one of repeat, zero"),
+        ({"linked": False, "n_step": 2}, "linked=False stores transitions without order"),
+        ({"capacity": 2**61}, "more than memory can hold"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, MemoryError), match=message):
+        ReplayBuffer(**{"capacity": 64, "observation_space": OBSERVATION, "action_space": ACTION, **options})
+
+
+def test_bad_draws() -> None:
+    buffer = filled(5)
+    for size, message in ((6, "batch_size is 6, but only 5 transitions are stored"), (0, "batch_size is 0"), (-1, "batch_size is -1")):
+        with pytest.raises(ValueError, match=message):
+            buffer.sample(size)
+    with pytest.raises(DTypeError, match="batch_size is 2.5, expected an integer"):
+        buffer.sample(2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="but only 0 transitions are stored"):
+        ReplayBuffer(64, OBSERVATION, ACTION).sample(1)
+    with pytest.raises(SpaceError, match="action_space is"):
+        ReplayBuffer(64, OBSERVATION, Dict({"a": ACTION, "b": ACTION}))
+
+
+def test_state_round_trip_and_refusals() -> None:
+    buffer = filled(40, capacity=32, end_every=5, num_envs=2, n_step=3)
+    buffer.sample(8)
+    state = buffer.state_dict()
+    other = filled(3, capacity=32, num_envs=2, n_step=3)
+    other.load_state_dict(state)
+    for _ in range(3):
+        a, b = buffer.sample(16), other.sample(16)
+        for field in ("observation", "action", "reward", "next_observation", "terminated", "discount", "index"):
+            assert getattr(a, field).tobytes() == getattr(b, field).tobytes()
+    small = filled(3, capacity=30, num_envs=2)
+    before = snapshot(small)
+    with pytest.raises(ValueError, match="flags has 32 bytes, expected 30"):
+        small.load_state_dict(state)
+    with pytest.raises(ValueError, match="heads is missing"):
+        small.load_state_dict({k: v for k, v in state.items() if k != "heads"})
+    assert snapshot(small) == before
+
+
+def test_threads_may_share_a_buffer() -> None:
+    """Concurrent adds and draws: every drawn window is one that was added whole."""
+    buffer = filled(200, capacity=256)
+    stop = threading.Event()
+    failures: list[str] = []
+
+    def draw() -> None:
+        while not stop.is_set():
+            batch = buffer.sample(64)
+            if not (batch.next_observation[:, 0] - batch.observation[:, 0] == 1).all():
+                failures.append("torn window")
+
+    threads = [threading.Thread(target=draw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for t in range(200, 5000):
+        buffer.add(np.full((1, 2), t, np.float32), [0], [0.0], np.full((1, 2), t + 1, np.float32), [False], [False])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures

@@ -1,0 +1,153 @@
+"""Training as a whole: run folders, evaluation, stopping, going on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import pyrl
+from pyrl.errors import CheckpointError, SpaceError, UnknownNameError
+from pyrl.presets import preset
+from pyrl.runs import RunFolder
+
+PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2, "net_arch": (8,), "num_envs": 4}
+DQN = {"buffer_size": 500, "train_freq": 2, "gradient_steps": 1, "learning_starts": 20, "batch_size": 16, "net_arch": (8,), "num_envs": 2, "n_step": 3}
+QUICK = {"random": {"num_envs": 2, "n_steps": 8}, "ppo": PPO, "dqn": DQN}
+
+
+class Counter(gym.Env):
+    """Reward 1 a step, random length; the final observation tells the length."""
+
+    observation_space = spaces.Box(-100, 100, (2,))
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.t, self.length = 0, int(self.np_random.integers(3, 9))
+        return np.float32([0, self.length]), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t += 1
+        return np.float32([self.t, self.length]), 1.0, self.t == self.length, False, {"is_success": self.length > 5}
+
+
+def weights(agent: pyrl.Agent) -> list[torch.Tensor]:
+    return [p.detach().clone() for m in agent.modules().values() for p in m.parameters()]
+
+
+@pytest.mark.parametrize("algo", QUICK)
+def test_a_run_leaves_everything(algo: str, tmp_path: Path) -> None:
+    run = pyrl.train(algo, "CartPole-v1", total_steps=400, run_dir=tmp_path / "run", eval_every=200, eval_episodes=2, seed=3, **QUICK[algo])
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.config["seed"] == 3
+    for file in (folder.metrics_file, folder.episodes_file, folder.curve_file):
+        assert file.stat().st_size > 0
+    rows = folder.metrics_file.read_text().splitlines()
+    assert len(rows) == len(run.metrics) + 1
+    assert len(folder.episodes_file.read_text().splitlines()) == run.metrics[-1]["time/episodes"] + 1
+    assert [step for step, _ in run.evaluations] == sorted(step for step, _ in run.evaluations)
+    assert len(run.evaluations) >= 1
+    again = pyrl.load(folder.last)
+    assert all(torch.equal(a, b) for a, b in zip(weights(run.agent), weights(again)))
+    assert json.loads((folder.path / "config.json").read_text())["algo"] == algo
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_going_on_is_exact(algo: str, tmp_path: Path) -> None:
+    """Cut mode: stopping at N and going on in a new agent from the files equals going on in the same one, bit for bit."""
+    options = QUICK[algo]
+    # In one process, one agent: the loop is stopped at N and iterated again.
+    env = pyrl.envs.make("CartPole-v1", options["num_envs"])
+    config = {**preset(algo, "CartPole-v1").config, **{k: v for k, v in options.items() if k != "num_envs"}}
+    agent = pyrl.make_agent(algo, env.single_observation_space, env.single_action_space, num_envs=options["num_envs"], **config)
+    loop = pyrl.iterate(agent, env, 512)
+    for metrics in loop:
+        if metrics["time/env_steps"] >= 256:
+            break
+    *_, last = loop
+    # From the files.
+    pyrl.train(algo, "CartPole-v1", total_steps=512, run_dir=tmp_path / "run", on_metrics=lambda m: m["time/env_steps"] >= 256, **options)
+    run = pyrl.train(algo, "CartPole-v1", resume=tmp_path / "run")
+    assert run.agent.env_steps == agent.env_steps
+    assert all(torch.equal(a, b) for a, b in zip(weights(run.agent), weights(agent)))
+    assert run.agent.random.state == agent.random.state
+    same = [k for k in last if "per_second" not in k and k in run.metrics[-1] and not k.startswith(("loss/", "train/"))]
+    assert {k: run.metrics[-1][k] for k in same} == {k: last[k] for k in same}
+    steps = [line.split(",")[0] for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
+    assert [int(s) for s in steps] == sorted({int(s) for s in steps})
+
+
+def test_limits_and_stop_rules() -> None:
+    run = pyrl.train("random", Counter, total_episodes=50, run_dir=False, num_envs=4)
+    assert run.metrics[-1]["time/episodes"] == 50
+    assert sum(len(m.episodes) for m in run.metrics) == 50
+    assert run.dir is None
+    run = pyrl.train("random", Counter, total_steps=100_000, run_dir=False, stop_at_return=4.0, num_envs=4, n_steps=16)
+    assert 100 <= run.metrics[-1]["time/episodes"] < 1000
+    assert 0.0 < run.metrics[-1]["episode/success_rate"] < 1.0
+    with pytest.raises(ValueError, match="total_steps is 0, expected at least 1"):
+        pyrl.train("random", Counter, total_steps=0, run_dir=False)
+
+
+def test_evaluation_is_fixed_by_its_seed_and_touches_nothing() -> None:
+    agent = pyrl.make_agent("random", Counter.observation_space, Counter.action_space)
+    state = agent.random.state
+    first = pyrl.evaluate(agent, Counter, episodes=50)
+    assert agent.random.state == state
+    again = pyrl.evaluate(agent, Counter, episodes=50)
+    other = pyrl.evaluate(agent, Counter, episodes=50, seed=5)
+    np.testing.assert_array_equal(first.returns, again.returns)
+    assert (first.returns != other.returns).any()
+    np.testing.assert_array_equal(first.returns, first.lengths)
+    assert first.mean == pytest.approx(5.5, abs=1.0)  # not biased to short episodes
+    assert first.success_rate == pytest.approx(np.mean(first.lengths > 5))
+    with pytest.raises(ValueError, match="episodes is 0"):
+        pyrl.evaluate(agent, Counter, episodes=0)
+
+
+def test_wrong_environments_and_names() -> None:
+    agent = pyrl.make_agent("ppo", spaces.Box(-1, 1, (3,)), spaces.Discrete(2), num_envs=2)
+    with pytest.raises(SpaceError, match=r"iterate: the environment's observation_space is .*, expected Box"):
+        pyrl.iterate(agent, Counter, 100)
+    with pytest.raises(ValueError, match="env has 3 environments, expected 1"):
+        pyrl.iterate(pyrl.make_agent("random", Counter.observation_space, Counter.action_space), pyrl.envs.make(Counter, 3), 100)
+    with pytest.raises(UnknownNameError, match="unknown algorithm 'pppo'; did you mean ppo"):
+        pyrl.train("pppo", "CartPole-v1", run_dir=False)
+    with pytest.raises(UnknownNameError, match="CartPole-v1"):
+        pyrl.train("ppo", "CartPol-v1", run_dir=False)
+
+
+def test_a_checkpoint_for_other_spaces_is_refused(tmp_path: Path) -> None:
+    pyrl.train("ppo", "CartPole-v1", total_steps=64, run_dir=tmp_path / "run", **PPO)
+    with pytest.raises((SpaceError, CheckpointError), match="space"):
+        pyrl.train("ppo", Counter, resume=tmp_path / "run", total_steps=128)
+
+
+def test_the_environment_may_be_a_vector_env_in_any_mode() -> None:
+    returns = []
+    for mode in gym.vector.AutoresetMode.SAME_STEP, gym.vector.AutoresetMode.NEXT_STEP:
+        env = gym.make_vec("CartPole-v1", 4, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode})
+        run = pyrl.train("ppo", env, total_steps=2000, run_dir=False, **{k: v for k, v in PPO.items() if k != "num_envs"}, num_envs=4)
+        assert all(math.isfinite(v) for m in run.metrics for v in m.values())
+        returns.append(run.metrics[-1]["episode/return_mean"])
+    assert min(returns) > 10
+
+
+def test_an_environment_that_fails_says_which_and_the_run_keeps_its_files(tmp_path: Path) -> None:
+    class Fails(Counter):
+        def step(self, action: int) -> Any:
+            if self.t == 2:
+                raise RuntimeError("sensor lost")
+            return super().step(action)
+
+    with pytest.raises(pyrl.errors.EnvError, match=r"environment 0 \(seed \d+, step \d+\).*sensor lost"):
+        pyrl.train("random", Fails, total_steps=100, run_dir=tmp_path / "run", num_envs=2)
+    assert (tmp_path / "run" / "config.json").exists()
