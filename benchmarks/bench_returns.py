@@ -1,63 +1,153 @@
-"""Returns kernels against short numba, NumPy and torch references, and against the libraries that can be imported.
+"""Returns over rollouts [T, N], float32: pyrl against short numba, NumPy and torch references.
 
-    python benchmarks/bench_returns.py [--cases gae,vtrace] [--seconds 0.5] [--rounds 7] [--threads 1]
-
-Inputs are float32 with flags, every contender starts from its own kind of array (NumPy, or torch for torch code), and
-makes its outputs afresh unless its name says ``out=``. Contenders take turns in each round, so that noise meets them
-all; a line shows minimum and median over the rounds, the ratio to pyrl with fresh outputs and the traffic (every input
-read once, every output written once). The floor is the time that a plain copy of as many bytes takes.
+Every contender starts from its own kind of array and makes its outputs afresh unless its name says ``out=``. The floor
+copies as many bytes as the work must move: every input read once, every output written once.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
 
+import _data
 import numpy as np
+from _timing import Case, contender, keep_one
 
-from pyrl.ops.returns import gae, lambda_return, n_step_return, vtrace
+from pyrl.ops import returns
 
-GAMMA, LAMBDA = 0.99, 0.95
+GAMMA, LAMBDA, N_STEPS = 0.99, 0.95, 5
+BYTES = {"gae": 22, "lambda_return": 14, "n_step_return": 14, "vtrace": 30}  # of an element: inputs, flags, outputs
+GOALS = {(2048, 64): ("pyrl 3x peers", "pyrl 3x references")}
 SHAPES = {
     "gae": [(128, 8), (2048, 1), (2048, 64), (128, 4096), (1024, 16384)],
     "lambda_return": [(128, 8), (2048, 64), (128, 4096)],
     "n_step_return": [(128, 8), (2048, 64), (128, 4096)],
     "vtrace": [(80, 32), (20, 256), (128, 4096)],
 }
-BYTES = {"gae": 22, "lambda_return": 14, "n_step_return": 14, "vtrace": 30}  # an element: inputs + flags + outputs
+CASES = [
+    Case(
+        f"{family} {T}x{N}", f"returns.{family}", {"T": T, "N": N}, T * N, "elements",
+        goals=GOALS.get((T, N), ()) if family == "gae" else (),
+    )
+    for family, shapes in SHAPES.items()
+    for T, N in shapes
+]  # fmt: skip
+
+rollout, vtrace_rollout = keep_one(_data.rollout), keep_one(_data.vtrace_rollout)
 
 
-@dataclass
-class Case:
-    """One table: contenders that compute the same thing on the same numbers."""
-
-    name: str
-    bytes: int
-    contenders: dict[str, Callable[[], object]]
-    missing: dict[str, str]  # peer -> why it is not there
+def with_answer(call: Callable[[], Any], part: int | None = None) -> tuple[Callable[[], Any], Callable[[], float]]:
+    """The call, and the number that all contenders must agree on: the mean size of the result, or of a part of it."""
+    return call, lambda: float(abs(call() if part is None else call()[part]).mean())
 
 
-class Inputs:
-    def __init__(self, T: int, N: int) -> None:
-        rng = np.random.default_rng(0)
-        floats = [rng.standard_normal((T, N), dtype=np.float32) for _ in range(5)]
-        self.reward, self.value, self.next_value, self.log_prob, self.behaviour_log_prob = floats
-        self.terminated, self.truncated = rng.random((T, N)) < 0.01, rng.random((T, N)) < 0.01
-        self.out = np.empty((T, N), np.float32), np.empty((T, N), np.float32)
+def arguments(family: str, T: int, N: int) -> tuple[tuple[Any, ...], dict[str, float]]:
+    """What pyrl's function of that name is called with."""
+    if family == "vtrace":
+        data = vtrace_rollout(T, N)
+        logs = data.log_prob, data.behaviour_log_prob
+        return (*logs, data.reward, data.value, data.next_value, data.terminated, data.truncated), {"gamma": GAMMA}
+    data = rollout(T, N)
+    options = {
+        "gae": {"gae_lambda": LAMBDA}, "lambda_return": {"lambda_": LAMBDA}, "n_step_return": {"n": N_STEPS},
+    }[family]  # fmt: skip
+    return (data.reward, data.value, data.next_value, data.terminated, data.truncated), {"gamma": GAMMA, **options}
 
-    @property
-    def first(self) -> tuple[np.ndarray, ...]:
-        return self.reward, self.value, self.next_value, self.terminated, self.truncated
+
+def register_pyrl(family: str) -> None:
+    function, pair = getattr(returns, family), family in ("gae", "vtrace")
+    part = 0 if pair else None
+
+    @contender(f"returns.{family}", "pyrl")
+    def fresh(T: int, N: int) -> Any:
+        inputs, options = arguments(family, T, N)
+        return with_answer(partial(function, *inputs, **options), part)
+
+    @contender(f"returns.{family}", "pyrl out=")
+    def in_place(T: int, N: int) -> Any:
+        inputs, options = arguments(family, T, N)
+        out = [np.empty((T, N), np.float32) for _ in range(2)]
+        return with_answer(partial(function, *inputs, **options, out=tuple(out) if pair else out[0]), part)
+
+    @contender(f"returns.{family}", "floor: a copy")
+    def floor(T: int, N: int) -> Any:
+        return _data.copying(BYTES[family] * T * N)
+
+
+for family in SHAPES:
+    register_pyrl(family)
+
+
+@contender("returns.gae", "pyrl torch")
+def pyrl_on_torch(T: int, N: int) -> Any:
+    import torch
+
+    inputs, options = arguments("gae", T, N)
+    return with_answer(partial(returns.gae, *map(torch.from_numpy, inputs), **options), 0)
 
 
 # -- references --------------------------------------------------------------------------------------------------------
 
 
-def numba_references() -> dict[str, Callable]:
+def gae_loop(
+    reward: Any, value: Any, next_value: Any, terminated: Any, truncated: Any, zeros_like: Any
+) -> tuple[Any, Any]:
+    """One step at a time over rows [N], as Stable-Baselines3 and CleanRL do it; for NumPy and torch alike."""
+    advantage, last = zeros_like(reward), 0.0
+    discount, trace = GAMMA * (1 - terminated), GAMMA * LAMBDA * (1 - (terminated + truncated))
+    delta = reward + discount * next_value - value
+    for t in range(len(reward) - 1, -1, -1):
+        last = delta[t] + trace[t] * last
+        advantage[t] = last
+    return advantage, advantage + value
+
+
+@contender("returns.gae", "ref numpy loop")
+def numpy_loop(T: int, N: int) -> Any:
+    inputs, _ = arguments("gae", T, N)
+    floats = [array.astype(np.float32, copy=False) for array in inputs]
+    return with_answer(partial(gae_loop, *floats, np.zeros_like), 0)
+
+
+@contender("returns.gae", "ref torch loop")
+def torch_loop(T: int, N: int) -> Any:
+    import torch
+
+    inputs, _ = arguments("gae", T, N)
+    return with_answer(partial(gae_loop, *(torch.from_numpy(array).float() for array in inputs), torch.zeros_like), 0)
+
+
+@contender("returns.gae", "ref numba")
+def numba_gae(T: int, N: int) -> Any:
+    inputs, _ = arguments("gae", T, N)
+    return with_answer(partial(numba_references()["gae"], *inputs, np.float32(GAMMA), np.float32(LAMBDA)), 0)
+
+
+@contender("returns.lambda_return", "ref numba")
+def numba_lambda_return(T: int, N: int) -> Any:
+    (reward, _, *rest), _ = arguments("lambda_return", T, N)
+    return with_answer(
+        partial(numba_references()["lambda_return"], reward, *rest, np.float32(GAMMA), np.float32(LAMBDA))
+    )
+
+
+@contender("returns.n_step_return", "ref numba")
+def numba_n_step_return(T: int, N: int) -> Any:
+    (reward, _, *rest), _ = arguments("n_step_return", T, N)
+    return with_answer(partial(numba_references()["n_step_return"], reward, *rest, np.float32(GAMMA), N_STEPS))
+
+
+@contender("returns.vtrace", "ref numba")
+def numba_vtrace(T: int, N: int) -> Any:
+    inputs, _ = arguments("vtrace", T, N)
+    one = np.float32(1)
+    return with_answer(partial(numba_references()["vtrace"], *inputs, np.float32(GAMMA), one, one), 0)
+
+
+@cache
+def numba_references() -> dict[str, Callable[..., Any]]:
+    """Time outside, environments inside; GAE splits the environments over as many threads as numba has."""
     import numba
     from numba import njit, prange
 
@@ -75,26 +165,24 @@ def numba_references() -> dict[str, Callable]:
                 return_[t, j] = last[j - begin] + value[t, j]
 
     @njit
-    def gae_serial(reward, value, next_value, terminated, truncated, gamma, lambda_):
-        advantage, return_ = np.empty_like(reward), np.empty_like(reward)
-        gae_columns(
-            reward, value, next_value, terminated, truncated, gamma, lambda_, advantage, return_, 0, reward.shape[1]
-        )
+    def gae(reward, value, next_value, terminated, truncated, gamma, lambda_):
+        advantage, return_, N = np.empty_like(reward), np.empty_like(reward), reward.shape[1]
+        gae_columns(reward, value, next_value, terminated, truncated, gamma, lambda_, advantage, return_, 0, N)
         return advantage, return_
 
     @njit(parallel=True)
     def gae_parallel(reward, value, next_value, terminated, truncated, gamma, lambda_):
-        advantage, return_ = np.empty_like(reward), np.empty_like(reward)
-        blocks = min(numba.get_num_threads(), reward.shape[1])
+        advantage, return_, N = np.empty_like(reward), np.empty_like(reward), reward.shape[1]
+        blocks = min(numba.get_num_threads(), N)
         for b in prange(blocks):
-            begin, end = reward.shape[1] * b // blocks, reward.shape[1] * (b + 1) // blocks
+            begin, end = N * b // blocks, N * (b + 1) // blocks
             gae_columns(
                 reward, value, next_value, terminated, truncated, gamma, lambda_, advantage, return_, begin, end
             )
         return advantage, return_
 
     @njit
-    def lambda_return_serial(reward, next_value, terminated, truncated, gamma, lambda_):
+    def lambda_return(reward, next_value, terminated, truncated, gamma, lambda_):
         return_, last = np.empty_like(reward), next_value[-1].copy()
         for t in range(reward.shape[0] - 1, -1, -1):
             for j in range(reward.shape[1]):
@@ -105,7 +193,7 @@ def numba_references() -> dict[str, Callable]:
         return return_
 
     @njit
-    def n_step_serial(reward, next_value, terminated, truncated, gamma, n):
+    def n_step_return(reward, next_value, terminated, truncated, gamma, n):
         return_ = np.empty_like(reward)
         for t in range(reward.shape[0]):
             for j in range(reward.shape[1]):
@@ -120,7 +208,7 @@ def numba_references() -> dict[str, Callable]:
         return return_
 
     @njit(fastmath=True)
-    def vtrace_serial(log_prob, behaviour, reward, value, next_value, terminated, truncated, gamma, rho_bar, c_bar):
+    def vtrace(log_prob, behaviour, reward, value, next_value, terminated, truncated, gamma, rho_bar, c_bar):
         vs, advantage, last = np.empty_like(reward), np.empty_like(reward), np.zeros(reward.shape[1], f4)
         for t in range(reward.shape[0] - 1, -1, -1):
             for j in range(reward.shape[1]):
@@ -134,192 +222,10 @@ def numba_references() -> dict[str, Callable]:
                 vs[t, j] = value[t, j] + last[j]
         return vs, advantage
 
+    several = numba.get_num_threads() > 1
     return {
-        "gae": gae_serial,
-        "gae parallel": gae_parallel,
-        "lambda_return": lambda_return_serial,
-        "n_step_return": n_step_serial,
-        "vtrace": vtrace_serial,
+        "gae": gae_parallel if several else gae,
+        "lambda_return": lambda_return,
+        "n_step_return": n_step_return,
+        "vtrace": vtrace,
     }
-
-
-def gae_loop(reward, value, next_value, terminated, truncated, zeros_like):
-    """One step at a time over rows [N]: as Stable-Baselines3 and CleanRL do it, for NumPy and torch alike."""
-    advantage, last = zeros_like(reward), 0.0
-    discount, trace = GAMMA * (1 - terminated), GAMMA * LAMBDA * (1 - (terminated + truncated))
-    delta = reward + discount * next_value - value
-    for t in range(len(reward) - 1, -1, -1):
-        last = delta[t] + trace[t] * last
-        advantage[t] = last
-    return advantage, advantage + value
-
-
-# -- contenders --------------------------------------------------------------------------------------------------------
-
-
-def try_add(case: Case, name: str, make: Callable[[], Callable[[], object]]) -> None:
-    """Add a peer, or note why it cannot run here."""
-    try:
-        run = make()
-        run()
-    except Exception as error:  # whatever a foreign package raises
-        case.missing[name] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
-    else:
-        case.contenders[name] = run
-
-
-def torch_loop(x: Inputs) -> Callable[[], object]:
-    import torch
-
-    tensors = [torch.from_numpy(a) for a in x.first[:3]] + [torch.from_numpy(a).float() for a in x.first[3:]]
-    return lambda: gae_loop(*tensors, torch.zeros_like)
-
-
-def pyrl_on_torch(x: Inputs) -> Callable[[], object]:
-    import torch
-
-    tensors = [torch.from_numpy(a) for a in x.first]
-    return lambda: gae(*tensors, gamma=GAMMA, gae_lambda=LAMBDA)
-
-
-def stable_baselines3(x: Inputs) -> Callable[[], object]:
-    import torch
-    from gymnasium import spaces
-    from stable_baselines3.common.buffers import RolloutBuffer
-
-    T, N = x.reward.shape
-    box = spaces.Box(-1, 1, (1,), np.float32)
-    buffer = RolloutBuffer(T, box, box, "cpu", gae_lambda=LAMBDA, gamma=GAMMA, n_envs=N)
-    buffer.rewards[:], buffer.values[:], buffer.episode_starts[:] = x.reward, x.value, x.terminated
-    last_value, done = torch.from_numpy(x.next_value[-1]), x.terminated[-1]
-    return lambda: buffer.compute_returns_and_advantage(last_value, done)
-
-
-def torchrl_vectorised(x: Inputs) -> Callable[[], object]:
-    import torch
-    from torchrl.objectives.value.functional import vec_generalized_advantage_estimate
-
-    reward, value, next_value, terminated, truncated = (torch.from_numpy(a.T.copy())[..., None] for a in x.first)
-    done = terminated | truncated
-    return lambda: vec_generalized_advantage_estimate(GAMMA, LAMBDA, value, next_value, reward, done, terminated)
-
-
-def tianshou_gae(x: Inputs) -> Callable[[], object]:
-    from tianshou.algorithm.algorithm_base import _gae
-
-    done = x.terminated | x.truncated
-    columns = [np.ascontiguousarray(a.T).ravel() for a in (x.value, x.next_value, x.reward, done)]
-    return lambda: _gae(*columns, GAMMA, LAMBDA)
-
-
-def pufferlib_gae(x: Inputs) -> Callable[[], object]:
-    from c_gae import compute_gae
-
-    done, value, reward = (np.ascontiguousarray(a.T, np.float32).ravel() for a in (x.terminated, x.value, x.reward))
-    return lambda: compute_gae(done, value, reward, GAMMA, LAMBDA)
-
-
-def make_case(family: str, T: int, N: int) -> Case:
-    x = Inputs(T, N)
-    case = Case(f"{family} {T}x{N}", BYTES[family] * T * N, {}, {})
-    f4 = np.float32
-    if family == "gae":
-        case.contenders["pyrl"] = lambda: gae(*x.first, gamma=GAMMA, gae_lambda=LAMBDA)
-        case.contenders["pyrl out="] = lambda: gae(*x.first, gamma=GAMMA, gae_lambda=LAMBDA, out=x.out)
-        numba_arguments: tuple = (*x.first, f4(GAMMA), f4(LAMBDA))
-        try_add(case, "ref numba parallel", lambda: partial(numba_references()["gae parallel"], *numba_arguments))
-        try_add(case, "pyrl on torch", lambda: pyrl_on_torch(x))
-        try_add(case, "ref NumPy loop", lambda: lambda: gae_loop(*x.first, np.zeros_like))
-        try_add(case, "ref torch loop", lambda: torch_loop(x))
-        try_add(case, "stable-baselines3", lambda: stable_baselines3(x))
-        try_add(case, "tianshou _gae", lambda: tianshou_gae(x))
-        try_add(case, "pufferlib c_gae", lambda: pufferlib_gae(x))
-        if T * N <= 1 << 20:  # beyond, minutes
-            try_add(case, "torchrl vec_gae", lambda: torchrl_vectorised(x))
-    elif family == "lambda_return":
-        options: dict = {"gamma": GAMMA, "lambda_": LAMBDA}
-        case.contenders["pyrl"] = lambda: lambda_return(*x.first, **options)
-        case.contenders["pyrl out="] = lambda: lambda_return(*x.first, **options, out=x.out[0])
-        numba_arguments = (x.reward, x.next_value, x.terminated, x.truncated, f4(GAMMA), f4(LAMBDA))
-    elif family == "n_step_return":
-        options = {"gamma": GAMMA, "n": 5}
-        case.contenders["pyrl"] = lambda: n_step_return(*x.first, **options)
-        case.contenders["pyrl out="] = lambda: n_step_return(*x.first, **options, out=x.out[0])
-        numba_arguments = (x.reward, x.next_value, x.terminated, x.truncated, f4(GAMMA), 5)
-    else:
-        logs = x.log_prob, x.behaviour_log_prob
-        case.contenders["pyrl"] = lambda: vtrace(*logs, *x.first, gamma=GAMMA)
-        case.contenders["pyrl out="] = lambda: vtrace(*logs, *x.first, gamma=GAMMA, out=x.out)
-        numba_arguments = (*logs, *x.first, f4(GAMMA), f4(1), f4(1))
-    try_add(case, "ref numba", lambda: partial(numba_references()[family], *numba_arguments))
-    if "ref numba" in case.contenders:
-        for ours, theirs in zip(case.contenders["pyrl"](), case.contenders["ref numba"]()):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
-    return case
-
-
-def cases(families: list[str] | None = None) -> Iterator[Case]:
-    """The tables of this file, one by one (the largest hold 0.5 GB)."""
-    for family in families or list(SHAPES):
-        for T, N in SHAPES[family]:
-            yield make_case(family, T, N)
-
-
-# -- measuring ---------------------------------------------------------------------------------------------------------
-
-
-def measure(contenders: dict[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, tuple[float, float]]:
-    """Minimum and median seconds a call, over rounds in which the contenders take turns."""
-    repeats = {}
-    for name, run in contenders.items():
-        run()
-        begin = time.perf_counter()
-        run()
-        repeats[name] = max(1, int(seconds / rounds / max(time.perf_counter() - begin, 1e-7)))
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            begin = time.perf_counter()
-            for _ in range(repeats[name]):
-                run()
-            times[name].append((time.perf_counter() - begin) / repeats[name])
-    return {name: (min(t), statistics.median(t)) for name, t in times.items()}
-
-
-def readable(seconds: float) -> str:
-    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.2f} us"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default=",".join(SHAPES))
-    parser.add_argument("--seconds", type=float, default=0.5, help="a contender and case")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=0, help="pyrl's threads; 0: its own choice")
-    options = parser.parse_args()
-    from pyrl import _core
-
-    _core.set_num_threads(options.threads)
-    for case in cases(options.cases.split(",")):
-        source, target = np.zeros(case.bytes // 2, np.uint8), np.zeros(case.bytes // 2, np.uint8)
-        result = measure(
-            {**case.contenders, "copy": partial(np.copyto, target, source)}, options.rounds, options.seconds
-        )
-        floor = result.pop("copy")[0]
-        base = result["pyrl"]
-        print(f"\n{case.name}  (pyrl threads: {_core.num_threads()})")
-        print(f"  {'':22}{'min':>10}{'median':>10}{'x pyrl':>8}{'GB/s':>8}")
-        for name, (low, middle) in sorted(result.items(), key=lambda item: item[1]):
-            ratio = middle / base[1]
-            print(f"  {name:22}{readable(low):>10}{readable(middle):>10}{ratio:>8.2f}{case.bytes / low / 1e9:>8.1f}")
-        ratio, speed = floor / base[0], case.bytes / floor / 1e9
-        print(f"  {'floor: a copy':22}{readable(floor):>10}{'':>10}{ratio:>8.2f}{speed:>8.1f}")
-        for name, reason in case.missing.items():
-            print(f"  {name}: not here ({reason})")
-
-
-if __name__ == "__main__":
-    main()
