@@ -270,5 +270,3 @@ def check_spaces(name: str, action_space: spaces.Space, allowed: tuple[type, ...
     """Raise SpaceError unless the algorithm can act in ``action_space``."""
     if not isinstance(action_space, allowed):
         raise SpaceError(f"{name}: action_space is {action_space}, expected {' or '.join(t.__name__ for t in allowed)}")
-
-

@@ -146,7 +146,13 @@ class PPO(Agent):
                 break
         report = {f"loss/{key}": float(torch.stack(values).mean()) for key, values in metrics.items()}
         explained = 1.0 - float((data[5] - data[3]).var() / data[5].var().clamp_min(1e-8))
-        return {**report, "train/kl": kl, "train/epochs": epochs, "train/explained_variance": explained, "train/learning_rate": learning_rate}
+        return {
+            **report,
+            "train/kl": kl,
+            "train/epochs": epochs,
+            "train/explained_variance": explained,
+            "train/learning_rate": learning_rate,
+        }
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -170,7 +176,13 @@ class PPO(Agent):
             torch.from_numpy(rollout.terminated), torch.from_numpy(rollout.truncated),
             gamma=self.config.gamma, gae_lambda=self.config.gae_lambda, final_value=final_value, valid=torch.from_numpy(rollout.valid),
         )  # fmt: skip
-        columns = (map_observation(lambda x: x[:T], observation), *map(torch.from_numpy, (rollout.action, rollout.extra["log_prob"])), value[:T], advantage, return_)
+        columns = (
+            map_observation(lambda x: x[:T], observation),
+            *map(torch.from_numpy, (rollout.action, rollout.extra["log_prob"])),
+            value[:T],
+            advantage,
+            return_,
+        )
         flat = [map_observation(lambda x: x.flatten(0, 1), column) for column in columns]
         if rollout.valid.all():
             return tuple(flat)

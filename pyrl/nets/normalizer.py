@@ -97,9 +97,7 @@ class Normalizer:
     def reward(self, reward: Array) -> Array:
         """Rewards of any shape as the losses shall see them."""
         if self.normalize_reward:
-            return self._reward_moments.normalize(
-                _floats(reward), clip=self.clip_reward, epsilon=EPSILON, center=False
-            )
+            return self._reward_moments.normalize(_floats(reward), clip=self.clip_reward, epsilon=EPSILON, center=False)
         return reward if self.clip_reward is None else reward.clip(-self.clip_reward, self.clip_reward)
 
     def _normalized(self, x: Array, moments: RunningMoments | None) -> Array:

@@ -62,9 +62,7 @@ def test_eval(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert part in answers[0]
 
 
-@pytest.mark.skipif(
-    find_spec("moviepy") is None or find_spec("pygame") is None, reason="the video extra is not installed"
-)
+@pytest.mark.skipif(find_spec("moviepy") is None or find_spec("pygame") is None, reason="the video extra is not installed")
 def test_play_to_a_video(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from moviepy import VideoFileClip
 

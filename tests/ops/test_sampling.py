@@ -103,9 +103,7 @@ def test_categorical_equals_its_definition(case, key, draw, deterministic):
     logits, nvec, mask, effective = case
     random = stream(key, draw)
     action, log_prob = sample_multi_categorical(logits, nvec, random, mask=mask, deterministic=deterministic)
-    expected, expected_log_prob, doubtful = reference.multi_categorical(
-        effective, nvec, key, draw, deterministic=deterministic
-    )
+    expected, expected_log_prob, doubtful = reference.multi_categorical(effective, nvec, key, draw, deterministic=deterministic)
     assert (action.dtype, log_prob.dtype) == (np.int64, np.float32)
     sure = ~doubtful
     np.testing.assert_array_equal(action[sure], expected[sure])
