@@ -35,8 +35,11 @@ CASES = [
     *(Case(f"permutation {n}", "sampling.permutation", {"n": n}, n, "elements") for n in (1024, 8192, 65536)),
     *(Case(f"indices {n} of 1e6", "sampling.indices", {"n": n}, n, "indices") for n in (32, 256, 4096)),
     *(Case(f"distinct indices {n} of 1e6", "sampling.distinct", {"n": n}, n, "indices") for n in (256, 4096)),
-    *(Case(f"moments update {b}x{d}", "sampling.update", {"batch": b, "size": d}, b * d, "elements") for b, d in ((8, 17), (2048, 17), (256, 376))),
-    *(Case(f"normalize {b}x{d}", "sampling.normalize", {"batch": b, "size": d}, b * d, "elements") for b, d in ((8, 17), (2048, 17), (256, 376))),
+    *(
+        Case(f"{name} {b}x{d}", f"sampling.{op}", {"batch": b, "size": d}, b * d, "elements")
+        for name, op in (("moments update", "update"), ("normalize", "normalize"))
+        for b, d in ((8, 17), (2048, 17), (256, 376))
+    ),
 ]  # fmt: skip
 HIGH = 1_000_000
 
@@ -145,7 +148,7 @@ def numba_kernels() -> dict[str, Callable[..., Any]]:
                 largest = max(largest, logits[b, k])
             for k in range(count):
                 total += np.exp(logits[b, k] - largest)
-            left, a = f4(np.random.random()) * total, 0
+            left, a = f4(np.random.random()) * total, 0  # noqa: NPY002
             while a < count - 1:
                 left -= np.exp(logits[b, a] - largest)
                 if left < 0:
@@ -161,7 +164,7 @@ def numba_kernels() -> dict[str, Callable[..., Any]]:
         for b in range(mean.shape[0]):
             total = f4(0)
             for a in range(mean.shape[1]):
-                z = f4(np.random.standard_normal())
+                z = f4(np.random.standard_normal())  # noqa: NPY002
                 action[b, a] = mean[b, a] + std[a] * z
                 total += z * z
             log_prob[b] = f4(-0.5) * total - base
@@ -171,7 +174,7 @@ def numba_kernels() -> dict[str, Callable[..., Any]]:
     def permutation(n):
         out = np.arange(n)
         for i in range(n - 1, 0, -1):
-            j = np.random.randint(0, i + 1)
+            j = np.random.randint(0, i + 1)  # noqa: NPY002
             out[i], out[j] = out[j], out[i]
         return out
 
@@ -179,7 +182,7 @@ def numba_kernels() -> dict[str, Callable[..., Any]]:
     def indices(n, high):
         out = np.empty(n, np.int64)
         for i in range(n):
-            out[i] = np.random.randint(0, high)
+            out[i] = np.random.randint(0, high)  # noqa: NPY002
         return out
 
     @njit(fastmath=True)

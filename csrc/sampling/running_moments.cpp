@@ -39,7 +39,8 @@ PYRL_INLINE void add_block(const Block<T>& block, std::int64_t count, double* PY
     const T *PYRL_RESTRICT e = b + block.stride, *PYRL_RESTRICT f = e + block.stride;
     for (std::int64_t c = 0; c < block.width; ++c) {
       const double x = static_cast<double>(first[c]);
-      const double p = static_cast<double>(a[c]) - x, q = static_cast<double>(b[c]) - x, r = static_cast<double>(e[c]) - x, s = static_cast<double>(f[c]) - x;
+      const double p = static_cast<double>(a[c]) - x, q = static_cast<double>(b[c]) - x, r = static_cast<double>(e[c]) - x,
+                   s = static_cast<double>(f[c]) - x;
       sum[c] += (p + q) + (r + s);
       squares[c] += (p * p + q * q) + (r * r + s * s);
     }
@@ -82,10 +83,12 @@ PYRL_INLINE void add_columns(const ArrayView<const T, 2>& batch, Moments& moment
   double *PYRL_RESTRICT total_mean = moments.mean.data + from, *PYRL_RESTRICT total_m2 = moments.m2.data + from;
   for (std::int64_t group = 0; grouped > 0 && group < repeat; ++group, count += grouped)
     for (std::int64_t c = 0; c < width; ++c)
-      merge_moments(static_cast<double>(count), total_mean[c], total_m2[c], static_cast<double>(grouped), mean[group * width + c], m2[group * width + c]);
+      merge_moments(static_cast<double>(count), total_mean[c], total_m2[c], static_cast<double>(grouped), mean[group * width + c],
+                    m2[group * width + c]);
   const T* data = batch.data + grouped * repeat * columns + from;
   for (std::int64_t row = 0; row < rest; ++row, ++count, data += columns)
-    for (std::int64_t c = 0; c < width; ++c) merge_moments(static_cast<double>(count), total_mean[c], total_m2[c], 1.0, static_cast<double>(data[c]), 0.0);
+    for (std::int64_t c = 0; c < width; ++c)
+      merge_moments(static_cast<double>(count), total_mean[c], total_m2[c], 1.0, static_cast<double>(data[c]), 0.0);
 }
 
 template <class T>
@@ -101,14 +104,15 @@ void require_finite(const ArrayView<const T, 2>& batch) {
   });
   if (largest < std::bit_cast<Bits>(std::numeric_limits<T>::infinity())) return;
   for (std::int64_t i = 0; i < batch.size(); ++i)
-    PYRL_CHECK(std::isfinite(batch.data[i]), ArgumentError, "RunningMoments: batch has ", batch.data[i], " in row ", i / batch.extent[1], ", column ",
-               i % batch.extent[1], ", expected finite numbers");
+    PYRL_CHECK(std::isfinite(batch.data[i]), ArgumentError, "RunningMoments: batch has ", batch.data[i], " in row ", i / batch.extent[1],
+               ", column ", i % batch.extent[1], ", expected finite numbers");
 }
 
 std::int64_t tiles_of(std::int64_t columns) { return (columns + tile_columns - 1) / tile_columns; }
 
 template <class T>
-PYRL_INLINE void normalize_run(const NormalizeArgs<T>& args, const T* value, float* out, const double* mean, const double* scale, std::int64_t count) {
+PYRL_INLINE void normalize_run(const NormalizeArgs<T>& args, const T* value, float* out, const double* mean, const double* scale,
+                               std::int64_t count) {
   const float clip = static_cast<float>(args.clip);
   for (std::int64_t i = 0; i < count; ++i) out[i] = normalized(static_cast<double>(value[i]), mean[i], scale[i], clip);
 }
@@ -132,7 +136,8 @@ PYRL_INLINE void normalize_columns(const NormalizeArgs<T>& args, std::int64_t fr
     mean[i] = mean[i - width];
     scale[i] = scale[i - width];
   }
-  for (std::int64_t i = 0; i < total; i += period) normalize_run(args, args.value.data + i, args.out.data + i, mean, scale, std::min(period, total - i));
+  for (std::int64_t i = 0; i < total; i += period)
+    normalize_run(args, args.value.data + i, args.out.data + i, mean, scale, std::min(period, total - i));
 }
 
 }  // namespace
@@ -145,24 +150,26 @@ void update_moments(const ArrayView<const T, 2>& batch, Moments& moments) {
     const ArrayView<const T, 2>& batch;
     Moments& moments;
   } job{batch, moments};
-  parallel_for(tiles_of(columns), std::max<std::int64_t>(1, 128 / std::max<std::int64_t>(rows, 1)), [&job](std::int64_t begin, std::int64_t end) {
-    simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-      for (std::int64_t tile = begin; tile < end; ++tile)
-        add_columns(job.batch, job.moments, tile * tile_columns, std::min(tile_columns, job.batch.extent[1] - tile * tile_columns));
-    });
-  });
+  parallel_for(
+      tiles_of(columns), std::max<std::int64_t>(1, 128 / std::max<std::int64_t>(rows, 1)), [&job](std::int64_t begin, std::int64_t end) {
+        simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+          for (std::int64_t tile = begin; tile < end; ++tile)
+            add_columns(job.batch, job.moments, tile * tile_columns, std::min(tile_columns, job.batch.extent[1] - tile * tile_columns));
+        });
+      });
   moments.count += rows;
 }
 
 template <class T>
 void normalize(const NormalizeArgs<T>& args) {
   const std::int64_t columns = args.value.extent[1], rows = args.value.extent[0];
-  parallel_for(tiles_of(columns), std::max<std::int64_t>(1, 128 / std::max<std::int64_t>(rows, 1)), [&args](std::int64_t begin, std::int64_t end) {
-    simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-      for (std::int64_t tile = begin; tile < end; ++tile)
-        normalize_columns(args, tile * tile_columns, std::min(tile_columns, args.value.extent[1] - tile * tile_columns));
-    });
-  });
+  parallel_for(tiles_of(columns), std::max<std::int64_t>(1, 128 / std::max<std::int64_t>(rows, 1)),
+               [&args](std::int64_t begin, std::int64_t end) {
+                 simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+                   for (std::int64_t tile = begin; tile < end; ++tile)
+                     normalize_columns(args, tile * tile_columns, std::min(tile_columns, args.value.extent[1] - tile * tile_columns));
+                 });
+               });
 }
 
 template void update_moments(const ArrayView<const float, 2>&, Moments&);
