@@ -105,7 +105,7 @@ class Normalizer:
             return x
         if self.normalize_observation:
             return moments.normalize(_floats(x), clip=self.clip_observation, epsilon=EPSILON)
-        return x.clip(-self.clip_observation, self.clip_observation)
+        return x if self.clip_observation is None else x.clip(-self.clip_observation, self.clip_observation)
 
     def state_dict(self) -> dict[str, Any]:
         """The moments in use, as arrays; empty where nothing is normalised."""
@@ -141,7 +141,7 @@ def _moments_for(space: Space) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(_moments_for(entry) for entry in space.spaces)
     is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    return RunningMoments(space.shape) if is_float else None
+    return RunningMoments(space.shape or ()) if is_float else None
 
 
 def _leaves(tree: Any, name: str) -> Iterator[tuple[str, RunningMoments]]:
