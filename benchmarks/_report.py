@@ -88,16 +88,10 @@ class Group:
                     judged.append((goal, measured, measured <= bound))
                 continue
             name, factor, rival = re.fullmatch(r"(.+) ([\d.]+)x (.+)", goal).groups()
-            rival = (
-                self.best({"peers": "peer", "references": "reference"}[rival])
-                if rival in ("peers", "references")
-                else rival
-            )
+            rival = self.best({"peers": "peer", "references": "reference"}[rival]) if rival in ("peers", "references") else rival
             if name in self.rounds and rival in self.rounds:
                 measured = self.ratio(rival, name)
-                judged.append(
-                    (f"{goal} ({rival})" if not goal.endswith(rival) else goal, measured, measured >= float(factor))
-                )
+                judged.append((f"{goal} ({rival})" if not goal.endswith(rival) else goal, measured, measured >= float(factor)))
         return judged
 
     def lines(self) -> list[str]:
@@ -110,9 +104,7 @@ class Group:
             of_floor = f"{100 * self.ratio(floor, name):.0f} %" if floor else "-"
             mark = "  WRONG: its answer differs" if name in wrong else ""
             speed = rate(1e9 * case.units / median)
-            lines.append(
-                f"  {name:32}{duration(median):>9} {duration(min(times)):>9} {of_pyrl:>8} {of_floor:>8}  {speed}{mark}"
-            )
+            lines.append(f"  {name:32}{duration(median):>9} {duration(min(times)):>9} {of_pyrl:>8} {of_floor:>8}  {speed}{mark}")
         lines += [f"  {name:32}{'-':>9} {reason[:120]}" for name, reason in self.refused.items()]
         lines += [f"  {'goal' if ok else 'MISSED'}: {goal}: {measured:.2f}" for goal, measured, ok in self.goals()]
         return lines
@@ -173,11 +165,7 @@ class Report:
     def finish(self, folder: Path) -> None:
         judged = [(group.case.name, *goal) for group in self.groups for goal in group.goals()]
         missed = [f"  {name}: {goal}: {measured:.2f}" for name, goal, measured, ok in judged if not ok]
-        print(
-            f"\n{len(judged) - len(missed)} of {len(judged)} goals reached; missed:"
-            if missed
-            else f"\nall {len(judged)} goals reached"
-        )
+        print(f"\n{len(judged) - len(missed)} of {len(judged)} goals reached; missed:" if missed else f"\nall {len(judged)} goals reached")
         print("\n".join([*missed, *(f"missing {name}: {reason}" for name, reason in self.missing.items())]))
         folder.mkdir(exist_ok=True)
         path = folder / f"{self.machine['date'].replace(':', '').replace(' ', '-')}-{self.machine['commit']}.json"
@@ -196,14 +184,11 @@ def machine_facts() -> dict[str, Any]:
         return found[0] if found else "unknown"
 
     def git(*command: str) -> str:
-        return subprocess.run(
-            ["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent
-        ).stdout.strip()
+        return subprocess.run(["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
 
     return {
         "date": datetime.datetime.now().isoformat(" ", "seconds"),
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown")
-        + ("-changed" if git("status", "--porcelain", "-uno") else ""),
+        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + ("-changed" if git("status", "--porcelain", "-uno") else ""),
         "cpu": line("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": line("/proc/meminfo", "MemTotal"),

@@ -90,9 +90,7 @@ def pyrl_on_torch(T: int, N: int) -> Any:
 # -- references --------------------------------------------------------------------------------------------------------
 
 
-def gae_loop(
-    reward: Any, value: Any, next_value: Any, terminated: Any, truncated: Any, zeros_like: Any
-) -> tuple[Any, Any]:
+def gae_loop(reward: Any, value: Any, next_value: Any, terminated: Any, truncated: Any, zeros_like: Any) -> tuple[Any, Any]:
     """One step at a time over rows [N], as Stable-Baselines3 and CleanRL do it; for NumPy and torch alike."""
     advantage, last = zeros_like(reward), 0.0
     discount, trace = GAMMA * (1 - terminated), GAMMA * LAMBDA * (1 - (terminated + truncated))
@@ -127,9 +125,7 @@ def numba_gae(T: int, N: int) -> Any:
 @contender("returns.lambda_return", "ref numba")
 def numba_lambda_return(T: int, N: int) -> Any:
     (reward, _, *rest), _ = arguments("lambda_return", T, N)
-    return with_answer(
-        partial(numba_references()["lambda_return"], reward, *rest, np.float32(GAMMA), np.float32(LAMBDA))
-    )
+    return with_answer(partial(numba_references()["lambda_return"], reward, *rest, np.float32(GAMMA), np.float32(LAMBDA)))
 
 
 @contender("returns.n_step_return", "ref numba")
@@ -176,9 +172,7 @@ def numba_references() -> dict[str, Callable[..., Any]]:
         blocks = min(numba.get_num_threads(), N)
         for b in prange(blocks):
             begin, end = N * b // blocks, N * (b + 1) // blocks
-            gae_columns(
-                reward, value, next_value, terminated, truncated, gamma, lambda_, advantage, return_, begin, end
-            )
+            gae_columns(reward, value, next_value, terminated, truncated, gamma, lambda_, advantage, return_, begin, end)
         return advantage, return_
 
     @njit

@@ -44,9 +44,7 @@ CASES = [
 ]
 
 
-def training(
-    algorithm: str, backend: str, env_id: str, num_envs: int, env_steps: int, options: dict[str, Any]
-) -> Callable[[], None]:
+def training(algorithm: str, backend: str, env_id: str, num_envs: int, env_steps: int, options: dict[str, Any]) -> Callable[[], None]:
     import pyrl
 
     stepper = pyrl.envs.make(env_id, num_envs, backend=backend, seed=0)
@@ -64,9 +62,7 @@ def training(
 
 def register(algorithm: str, backend: str) -> None:
     @contender(f"train.{algorithm}_cartpole", f"pyrl {backend}")
-    def make(
-        env_id: str, num_envs: int, env_steps: int, config: dict[str, Any], net_arch: list[int]
-    ) -> Callable[[], None]:
+    def make(env_id: str, num_envs: int, env_steps: int, config: dict[str, Any], net_arch: list[int]) -> Callable[[], None]:
         return training(algorithm, backend, env_id, num_envs, env_steps, {**config, "net_arch": tuple(net_arch)})
 
 

@@ -89,9 +89,7 @@ def install(peer: str) -> str | None:
     recipe = HERE / "peers" / f"{peer}.sh"  # for what pip alone does not do
     commands += [["bash", recipe]] if recipe.exists() else []
     with open(log, "w") as output:
-        failed = any(
-            subprocess.run(c, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode for c in commands
-        )
+        failed = any(subprocess.run(c, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode for c in commands)
     errors = [line for line in log.read_text().splitlines() if "error" in line.lower()]
     return (errors[-1].strip() if errors else f"see {log}") if failed else None
 
@@ -160,9 +158,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s instead of 5 of 0.2 s")
     parser.add_argument("--only", metavar="REGEX", help="cases whose name matches")
-    parser.add_argument(
-        "--peers", default=",".join(PEERS), help=f"comma-separated, of {', '.join(PEERS)}; default: all; '' for none"
-    )
+    parser.add_argument("--peers", default=",".join(PEERS), help=f"comma-separated, of {', '.join(PEERS)}; default: all; '' for none")
     parser.add_argument("--threads", type=int, default=1, help="threads for everyone; default: 1")
     parser.add_argument("--list", action="store_true", help="show cases and contenders, time nothing")
     parser.add_argument("--install-peers", action="store_true", help="make the peers' virtual environments")

@@ -52,9 +52,7 @@ def add(kind, batch):
 
     def call():
         step = next(stream)
-        buffer.add(
-            obs=step.observation, act=step.action, rew=step.reward, next_obs=step.next_observation, done=step.terminated
-        )
+        buffer.add(obs=step.observation, act=step.action, rew=step.reward, next_obs=step.next_observation, done=step.terminated)
 
     return call
 

@@ -13,7 +13,5 @@ def gae(T, N):
     # One flat stream, one environment after the other. Its rewards and flags belong to the step before, and sums run over
     # the seams between environments, so it gives no answer to compare; the arithmetic of an element is the same.
     rollout = _data.rollout(T, N)
-    done, value, reward = (
-        np.ascontiguousarray(x.T, np.float32).ravel() for x in (rollout.terminated, rollout.value, rollout.reward)
-    )
+    done, value, reward = (np.ascontiguousarray(x.T, np.float32).ravel() for x in (rollout.terminated, rollout.value, rollout.reward))
     return partial(compute_gae, done, value, reward, 0.99, 0.95)

@@ -72,8 +72,7 @@ def gae(T, N):
     ends = rollout.terminated.copy()
     ends[-1] = True
     reward, value, next_value, done, end = (
-        np.ascontiguousarray(x.T).ravel()
-        for x in (rollout.reward, rollout.value, rollout.next_value, rollout.terminated, ends)
+        np.ascontiguousarray(x.T).ravel() for x in (rollout.reward, rollout.value, rollout.next_value, rollout.terminated, ends)
     )
     alive = ~done
 

@@ -104,9 +104,7 @@ def loop_gae(T, N):
 def vtrace(T, N):
     r = _data.vtrace_rollout(T, N)
     data = r.log_prob, r.behaviour_log_prob, r.value, r.next_value, r.reward, r.terminated
-    log_pi, log_mu, value, next_value, reward, done = (
-        torch.from_numpy(np.ascontiguousarray(x.T)).unsqueeze(-1) for x in data
-    )
+    log_pi, log_mu, value, next_value, reward, done = (torch.from_numpy(np.ascontiguousarray(x.T)).unsqueeze(-1) for x in data)
     call = partial(vtrace_advantage_estimate, 0.99, log_pi, log_mu, value, next_value, reward, done, done)
     return call, lambda: float(call()[1].abs().mean())
 
