@@ -46,9 +46,7 @@ class CsvLog:
     rows up to that value of ``step_column`` stay, later ones (written after the checkpoint it goes on from) go.
     """
 
-    def __init__(
-        self, path: str | Path, *, keep_until: float | None = None, step_column: str = STEP, flush_seconds: float = 5.0
-    ) -> None:
+    def __init__(self, path: str | Path, *, keep_until: float | None = None, step_column: str = STEP, flush_seconds: float = 5.0) -> None:
         self.path = Path(path)
         self.columns: list[str] = []
         self._lines = io.StringIO()

@@ -35,9 +35,7 @@ def plot_run(folder: str | Path, path: str | Path | None = None) -> Path:
     """
     run = RunFolder.open(folder)
     metrics = read_csv(run.metrics_file)
-    shares = {
-        label: metrics[key] for key, label in _SHARES.items() if key in metrics and np.isfinite(metrics[key]).any()
-    }
+    shares = {label: metrics[key] for key, label in _SHARES.items() if key in metrics and np.isfinite(metrics[key]).any()}
     figure = _figure(9.0, 6.4 if shares else 4.8)
     if shares:
         returns, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

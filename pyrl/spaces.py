@@ -23,9 +23,7 @@ def check_observation_space(space: Space, where: str) -> None:
         for key, entry in entries:
             check_observation_space(entry, f"{where}: entry {key!r}")
     elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise SpaceError(
-            f"{where}: observation_space is {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
-        )
+        raise SpaceError(f"{where}: observation_space is {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
 
 
 def check_action_space(space: Space, where: str) -> None:
@@ -54,9 +52,7 @@ def _difference(ours: Any, theirs: Any, path: str) -> str:
     if isinstance(ours, spaces.Tuple):
         if len(ours.spaces) != len(theirs.spaces):
             return f"{name} has {len(theirs.spaces)} entries, expected {len(ours.spaces)}"
-        return next(
-            _difference(s, t, f"{path}[{i}]") for i, (s, t) in enumerate(zip(ours.spaces, theirs.spaces)) if s != t
-        )
+        return next(_difference(s, t, f"{path}[{i}]") for i, (s, t) in enumerate(zip(ours.spaces, theirs.spaces)) if s != t)
     for attribute in ("shape", "dtype"):
         a, b = getattr(ours, attribute), getattr(theirs, attribute)
         if a != b:

@@ -72,9 +72,7 @@ ARRAYS = hnp.arrays(
     hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
 )
 TENSORS = st.tuples(
-    st.sampled_from(
-        [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64]
-    ),
+    st.sampled_from([torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64]),
     st.lists(st.integers(0, 4), max_size=3),
 ).map(lambda a: (torch.randn(a[1]) * 9).to(a[0]))
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -86,10 +84,7 @@ JSON = st.recursive(
 KEYS = st.text(max_size=6)
 TREES = st.dictionaries(
     st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True),
-    ARRAYS
-    | TENSORS
-    | JSON
-    | st.dictionaries(KEYS, ARRAYS | TENSORS | JSON | st.dictionaries(KEYS, ARRAYS | TENSORS | JSON)),
+    ARRAYS | TENSORS | JSON | st.dictionaries(KEYS, ARRAYS | TENSORS | JSON | st.dictionaries(KEYS, ARRAYS | TENSORS | JSON)),
     max_size=4,
 )
 
@@ -146,9 +141,7 @@ from pyrl.checkpoint.spaces_json import space_to_json
 checkpoint.save({str(tmp_path / "c")!r}, {{"buffer": {{"x": np.arange(3)}}}}, {{}})
 print(checkpoint.load({str(tmp_path / "c")!r})[0]["buffer"]["x"].tolist())
 """
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[0, 1, 2]\n"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[0, 1, 2]\n"
 
 
 def test_groups_are_read_alone(tmp_path: Path) -> None:
@@ -215,9 +208,7 @@ def test_killed_in_mid_save(tmp_path: Path) -> None:
     path, generation, strays = tmp_path / "last", 0, 0
     chance = random.Random(0)
     for _ in range(20 * EXAMPLES):
-        saver = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(path), str(generation)], stdout=subprocess.PIPE, text=True
-        )
+        saver = subprocess.Popen([sys.executable, "-c", SAVER, str(path), str(generation)], stdout=subprocess.PIPE, text=True)
         assert saver.stdout is not None
         acknowledged = [saver.stdout.readline()]
         time.sleep(chance.uniform(0, 0.03))

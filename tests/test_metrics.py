@@ -152,9 +152,7 @@ def test_trained_checkpoint(tmp_path: Path) -> None:
     assert run.trained() == run.best
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "damaged"), ("[]", "does not describe"), ('{"model": 1}', "does not")]
-)
+@pytest.mark.parametrize(("text", "message"), [("{", "damaged"), ("[]", "does not describe"), ('{"model": 1}', "does not")])
 def test_not_a_run(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         runs.RunFolder.open(tmp_path / "x")

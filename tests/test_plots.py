@@ -15,9 +15,7 @@ from pyrl.runs import RunFolder
 from pyrl.types import Episode, Metrics
 
 
-def fake_run(
-    root: Path, algo: str = "dqn", seed: int = 0, env: str = "CartPole-v1", *, records: int = 60, **config: float
-) -> Path:
+def fake_run(root: Path, algo: str = "dqn", seed: int = 0, env: str = "CartPole-v1", *, records: int = 60, **config: float) -> Path:
     """A run that learns: returns grow from 20 to 200, epsilon falls, five evaluations."""
     run = RunFolder.create(algo, env, seed, {"num_envs": 1, "config": config}, root=root)
     random, step, epsilon_too = np.random.default_rng(seed), 0, algo == "dqn"
@@ -82,11 +80,7 @@ def test_plot_runs(tmp_path: Path) -> None:
 
 def test_runs_are_grouped_by_all_but_the_seed(tmp_path: Path) -> None:
     paths = [fake_run(tmp_path, "dqn", seed, records=2) for seed in range(2)]
-    paths += [
-        fake_run(tmp_path, "ppo", seed, records=2, learning_rate=rate, gamma=0.9)
-        for seed in (0, 1)
-        for rate in (1e-3, 2e-3)
-    ]
+    paths += [fake_run(tmp_path, "ppo", seed, records=2, learning_rate=rate, gamma=0.9) for seed in (0, 1) for rate in (1e-3, 2e-3)]
     groups = plots._grouped([RunFolder.open(p) for p in paths])
     assert [(env, label, len(runs)) for env, label, runs in groups] == [
         ("CartPole-v1", "dqn", 2),

@@ -32,9 +32,7 @@ def boxes(draw: st.DrawFn) -> spaces.Box:
 LEAVES = st.one_of(
     boxes(),
     st.builds(spaces.Discrete, st.integers(1, 2**40), start=st.integers(-5, 5)),
-    st.builds(
-        lambda n: spaces.MultiDiscrete(n, start=[1] * len(n)), st.lists(st.integers(1, 9), min_size=1, max_size=3)
-    ),
+    st.builds(lambda n: spaces.MultiDiscrete(n, start=[1] * len(n)), st.lists(st.integers(1, 9), min_size=1, max_size=3)),
     st.builds(lambda n: spaces.MultiDiscrete(np.array(n).reshape(1, -1)), st.lists(st.integers(1, 9), min_size=1)),
     st.builds(spaces.MultiBinary, st.integers(1, 4) | st.lists(st.integers(1, 3), min_size=1, max_size=2)),
 )

@@ -27,6 +27,9 @@ struct alignas(64) Tile {
   float log_prob[lanes];
 };
 
+// Any byte but 0 is true, so that uint8 masks work as bool ones do.
+PYRL_INLINE bool is_allowed(const CategoricalArgs& args, std::int64_t i) { return reinterpret_cast<const std::uint8_t*>(args.mask.data)[i] != 0; }
+
 class Rows {
  public:
   Rows(const CategoricalArgs& args, std::int64_t tile)
@@ -47,9 +50,8 @@ class Rows {
         for (int l = 0; l < lanes; ++l) columns.value[k][l] = l < count_ ? logits[l * stride + k] : 0.0f;
     }
     if (!args_.mask.present()) return;
-    const bool* mask = args_.mask.data + first_ * stride + from;
     for (std::int64_t k = 0; k < width; ++k)
-      for (int l = 0; l < count_; ++l) columns.value[k][l] = mask[l * stride + k] ? columns.value[k][l] : -infinity;
+      for (int l = 0; l < count_; ++l) columns.value[k][l] = is_allowed(args_, (first_ + l) * stride + from + k) ? columns.value[k][l] : -infinity;
   }
 
  private:
@@ -191,7 +193,7 @@ PYRL_INLINE bool is_bad(const CategoricalArgs& args, std::int64_t index) {
     for (std::int64_t m = 0; m < args.nvec.extent[0]; begin += args.nvec(m++)) {
       bool possible = false;
       for (std::int64_t k = begin; k < begin + args.nvec(m); ++k) {
-        if (args.mask.present() && !args.mask(row, k)) continue;
+        if (args.mask.present() && !is_allowed(args, row * args.logits.extent[1] + k)) continue;
         const float logit = args.logits(row, k);
         PYRL_CHECK(logit < infinity, ArgumentError, args.function, ": logits has ", std::isnan(logit) ? "nan" : "inf", " in row ", row, ", column ", k,
                    ", expected numbers or -inf");

@@ -85,6 +85,10 @@ class Agent(ABC):
     def learn(self, data: Any) -> dict[str, float]:
         """Learn from a `Rollout` (on-policy) or a `Batch` (off-policy) and say how it went."""
 
+    def status(self) -> dict[str, float]:
+        """Numbers that every metrics record shows, whether or not there was an update."""
+        return {}
+
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks a checkpoint keeps, by name."""
         return {}
@@ -107,6 +111,8 @@ class Agent(ABC):
         action = np.asarray(self.policy(observation, deterministic)["action"])
         if isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete):
             action = action + self.action_space.start
+        elif isinstance(self.action_space, spaces.Box):
+            action = np.clip(action, self.action_space.low, self.action_space.high)
         return action[0] if single else action
 
     def _batched(self, observation: Observation) -> tuple[Observation, bool]:
@@ -248,6 +254,12 @@ def check_range(config: Any, name: str, low: float | None, high: float | None, *
         raise ValueError(f"{type(config).__name__}: {name} is {value}, expected a value in {bounds}")
 
 
+def check_layers(config: Any) -> None:
+    """Raise ValueError unless every hidden layer of ``config.net_arch`` has a width."""
+    if any(width < 1 for width in config.net_arch):
+        raise ValueError(f"{type(config).__name__}: net_arch is {config.net_arch}, expected widths of at least 1")
+
+
 def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in choices:
@@ -258,5 +270,3 @@ def check_spaces(name: str, action_space: spaces.Space, allowed: tuple[type, ...
     """Raise SpaceError unless the algorithm can act in ``action_space``."""
     if not isinstance(action_space, allowed):
         raise SpaceError(f"{name}: action_space is {action_space}, expected {' or '.join(t.__name__ for t in allowed)}")
-
-

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, check_choice, check_range, check_spaces, register, seeded_network, tensors
+from pyrl.agents.base import Agent, AgentConfig, check_choice, check_layers, check_range, check_spaces, register, seeded_network, tensors
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.mlp import Activation
 from pyrl.schedules import Schedule, check_schedule, linear, value_at
@@ -56,6 +56,7 @@ class DQNConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_layers(self)
         for name in ("buffer_size", "batch_size", "train_freq", "target_update_interval", "n_step"):
             check_range(self, name, 1, None)
         for name in ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
@@ -118,6 +119,9 @@ class DQN(Agent):
         fraction = self.progress / c.exploration_fraction if c.exploration_fraction > 0 else 1.0
         return linear(c.exploration_initial_eps, c.exploration_final_eps, fraction)
 
+    def status(self) -> dict[str, float]:
+        return {"exploration/epsilon": self.epsilon}
+
     @torch.no_grad()
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
@@ -150,7 +154,7 @@ class DQN(Agent):
         self.optimizer.step()
         self.updates += 1
         self._update_target()
-        return {"loss/q": loss.item(), "train/q_mean": q.mean().item(), "exploration/epsilon": self.epsilon}
+        return {"loss/q": loss.item(), "train/q_mean": q.mean().item()}
 
     @torch.no_grad()
     def _update_target(self) -> None:

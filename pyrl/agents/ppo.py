@@ -22,7 +22,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, check_range, check_spaces, register, seeded_network, tensors
+from pyrl.agents.base import Agent, AgentConfig, check_layers, check_range, check_spaces, register, seeded_network, tensors
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.schedules import Schedule, check_schedule, value_at
@@ -51,6 +51,7 @@ class PPOConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_layers(self)
         for name in ("n_steps", "batch_size", "n_epochs"):
             check_range(self, name, 1, None)
         check_range(self, "gae_lambda", 0.0, 1.0)
@@ -145,7 +146,13 @@ class PPO(Agent):
                 break
         report = {f"loss/{key}": float(torch.stack(values).mean()) for key, values in metrics.items()}
         explained = 1.0 - float((data[5] - data[3]).var() / data[5].var().clamp_min(1e-8))
-        return {**report, "train/kl": kl, "train/epochs": epochs, "train/explained_variance": explained, "train/learning_rate": learning_rate}
+        return {
+            **report,
+            "train/kl": kl,
+            "train/epochs": epochs,
+            "train/explained_variance": explained,
+            "train/learning_rate": learning_rate,
+        }
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -169,7 +176,13 @@ class PPO(Agent):
             torch.from_numpy(rollout.terminated), torch.from_numpy(rollout.truncated),
             gamma=self.config.gamma, gae_lambda=self.config.gae_lambda, final_value=final_value, valid=torch.from_numpy(rollout.valid),
         )  # fmt: skip
-        columns = (map_observation(lambda x: x[:T], observation), *map(torch.from_numpy, (rollout.action, rollout.extra["log_prob"])), value[:T], advantage, return_)
+        columns = (
+            map_observation(lambda x: x[:T], observation),
+            *map(torch.from_numpy, (rollout.action, rollout.extra["log_prob"])),
+            value[:T],
+            advantage,
+            return_,
+        )
         flat = [map_observation(lambda x: x.flatten(0, 1), column) for column in columns]
         if rollout.valid.all():
             return tuple(flat)

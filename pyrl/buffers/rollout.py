@@ -46,7 +46,9 @@ class RolloutBuffer:
         if np.shape(step.reward) != (self.num_envs,):
             raise ShapeError(f"RolloutBuffer: reward has shape {list(np.shape(step.reward))}, expected [N] = [{self.num_envs}]")
         if not np.isfinite(step.reward).all():
-            raise NonFiniteError(f"RolloutBuffer: reward of environment {int(np.argmin(np.isfinite(step.reward)))} is not finite: {step.reward}")
+            raise NonFiniteError(
+                f"RolloutBuffer: reward of environment {int(np.argmin(np.isfinite(step.reward)))} is not finite: {step.reward}"
+            )
         t = self._row
         map_observation(lambda rows, x: rows.__setitem__(t, x), self._observation, step.observation)
         self._action[t] = step.action

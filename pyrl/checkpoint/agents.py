@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from pyrl.agents.base import Agent
 
 
-def save_agent(
-    path: str | Path, agent: Agent, *, loop: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None
-) -> Path:
+def save_agent(path: str | Path, agent: Agent, *, loop: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Path:
     """Write what `load_agent` needs to make ``agent`` again; ``loop`` is the loop's own state, to go on training."""
     from pyrl.agents.base import config_to_json
 

@@ -67,9 +67,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("format") != "pyrl checkpoint" or type(version) is not int:
         raise CheckpointError(f"{file} is no manifest of a pyrl checkpoint")
     if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{file} has format version {version}, expected {FORMAT_VERSION}: it needs another version of pyrl"
-        )
+        raise CheckpointError(f"{file} has format version {version}, expected {FORMAT_VERSION}: it needs another version of pyrl")
     seal = len(SEAL % ("0" * 64))
     if data[:seal] != (SEAL % hashlib.sha256(data[seal:]).hexdigest()).encode():
         raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one it states")

@@ -153,9 +153,7 @@ def _safetensors(arrays: Mapping[str, Any]) -> Iterator[Any]:
 def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     body = json.dumps(manifest, indent=1, allow_nan=False)[1:].encode()
     if len(body) > MAX_HEADER - 128:
-        raise ValueError(
-            f"save: the JSON values take {len(body)} bytes, expected at most {MAX_HEADER} (make them arrays)"
-        )
+        raise ValueError(f"save: the JSON values take {len(body)} bytes, expected at most {MAX_HEADER} (make them arrays)")
     return (SEAL % hashlib.sha256(body).hexdigest()).encode() + body
 
 

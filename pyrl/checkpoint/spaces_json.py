@@ -74,9 +74,7 @@ def space_from_json(data: Any) -> Space:
         raise
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise SpaceError(f"space is {_shortened(data)}, expected what space_to_json wrote ({error})") from error
-    raise SpaceError(
-        f"space has type {_shortened(data['type'])}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
-    )
+    raise SpaceError(f"space has type {_shortened(data['type'])}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
 
 
 def _bounds_to_json(bounds: np.ndarray) -> Any:

@@ -16,9 +16,7 @@ Options = TypeVar("Options")
 
 def parse(options: type[Options], arguments: list[str], command: str, about: str) -> Options:
     """Flags into a dataclass; tyro prints help and mistakes and leaves with 0 or 2."""
-    return tyro.cli(
-        options, args=arguments, prog=f"pyrl {command}", description=about, config=(tyro.conf.OmitArgPrefixes,)
-    )
+    return tyro.cli(options, args=arguments, prog=f"pyrl {command}", description=about, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def split_env_kwargs(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:

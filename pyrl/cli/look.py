@@ -81,8 +81,6 @@ def play(arguments: list[str]) -> int:
     run, path = _trained(options.run)
     if options.video is not None and find_spec("moviepy") is None:
         raise ModuleNotFoundError("play: --video needs a package that is not installed: pip install 'pyrl[video]'")
-    import numpy as np
-    from gymnasium.spaces import Box
 
     from pyrl.checkpoint import load_agent
     from pyrl.envs import make
@@ -102,8 +100,6 @@ def play(arguments: list[str]) -> int:
                 if video is not None:
                     video.add(env.render())
                 action = agent.act(observation, deterministic=not options.stochastic)
-                if isinstance(env.action_space, Box):
-                    action = np.clip(action, env.action_space.low, env.action_space.high)
                 observation, reward, terminated, truncated, _ = env.step(action)
                 total, length, over = total + float(reward), length + 1, terminated or truncated
             if video is not None:

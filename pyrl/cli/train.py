@@ -48,9 +48,7 @@ def train(arguments: list[str]) -> int:
         return _resume(parse(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had."))
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         if {"-h", "--help"} & set(arguments):
-            about = (
-                "Flags of every algorithm; pyrl train ALGO ENV --help shows the algorithm's own too, and the preset."
-            )
+            about = "Flags of every algorithm; pyrl train ALGO ENV --help shows the algorithm's own too, and the preset."
             parse(TrainOptions, ["--help"], "train ALGO ENV", about)
         raise UnknownNameError(f"train needs ALGO and ENV first: pyrl train ppo CartPole-v1 ({known_algorithms()})")
     algo, env, *flags = arguments
@@ -69,9 +67,7 @@ def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOpti
     from pyrl.presets import available_presets, preset
 
     chosen = preset(algo, env)
-    general = TrainOptions(
-        total_steps=chosen.total_steps, total_episodes=chosen.total_episodes, num_envs=chosen.num_envs
-    )
+    general = TrainOptions(total_steps=chosen.total_steps, total_episodes=chosen.total_episodes, num_envs=chosen.num_envs)
     config = agent_class(algo).Config(**chosen.config)
     parts = [(n, type(d), dataclasses.field(default=d)) for n, d in (("training", general), (algo, config))]
     both = dataclasses.make_dataclass("Options", parts, frozen=True)

@@ -74,11 +74,7 @@ class ActionBorder:
         if not self._discrete:
             return list(self.batch(action))
         numbers: list[Any] = action.tolist()
-        legal = (
-            self._legal.issuperset(numbers)
-            if self._legal is not None
-            else min(numbers) >= 0 and max(numbers) < self._count
-        )
+        legal = self._legal.issuperset(numbers) if self._legal is not None else min(numbers) >= 0 and max(numbers) < self._count
         if not legal:
             raise self._out_of_range(action, self._first((action < 0) | (action >= self._count)))
         return [number + self._start for number in numbers] if not self._from_zero else numbers

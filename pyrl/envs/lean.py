@@ -35,9 +35,7 @@ class LeanStepper(Stepper):
             for kind in ("observation_space", "action_space"):
                 text = difference(getattr(first, kind), getattr(env, kind))
                 if text is not None:
-                    raise SpaceError(
-                        f"{name}: the {kind} of environment {i} differs from that of environment 0: {text}"
-                    )
+                    raise SpaceError(f"{name}: the {kind} of environment {i} differs from that of environment 0: {text}")
         self.envs = envs
         peeled = [_peel(env) for env in envs]
         self._inner = [env for env, _ in peeled]
@@ -83,9 +81,7 @@ class LeanStepper(Stepper):
                     terminated[i], truncated[i] = over, cut
                     ended.append(i)
         except Exception as error:
-            raise self._error(
-                i, f"step raised {type(error).__name__}: {error} (action {_shown(env_actions[i])})"
-            ) from error
+            raise self._error(i, f"step raised {type(error).__name__}: {error} (action {_shown(env_actions[i])})") from error
         current = (self._current + 1) % 3
         following = self._buffers[current]
         try:
@@ -106,9 +102,7 @@ class LeanStepper(Stepper):
             episodes = self._restart(ended, following, after)
         self._current = current
         self.observation = after.value
-        return StepResult(
-            observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes
-        )
+        return StepResult(observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes)
 
     def _cut_at_limits(self, ended: list[int]) -> list[int]:
         """The environments that ended, now with those whose time is over; a time limit is never terminal."""
@@ -118,8 +112,7 @@ class LeanStepper(Stepper):
                 ended.append(i)
         # Later starts only put it off, so it need not follow every one of them.
         self._deadline = min(
-            limit + (self._clock if i in ended else start)
-            for i, (start, limit) in enumerate(zip(self._starts, self._limits))
+            limit + (self._clock if i in ended else start) for i, (start, limit) in enumerate(zip(self._starts, self._limits))
         )
         return sorted(set(ended))
 

@@ -63,15 +63,11 @@ def make(
     """
     mode = None if autoreset is None else resolve_mode(autoreset)
     if backend not in BACKENDS:
-        raise UnknownNameError(
-            f"make: backend is {backend!r}{closest_names(backend, BACKENDS)} (expected one of {', '.join(BACKENDS)})"
-        )
+        raise UnknownNameError(f"make: backend is {backend!r}{closest_names(backend, BACKENDS)} (expected one of {', '.join(BACKENDS)})")
     if max_episode_steps is not None and operator.index(max_episode_steps) < 1:
         raise ValueError(f"make: max_episode_steps is {max_episode_steps}, expected at least 1")
     if isinstance(env, VectorEnv):
-        given = dict(
-            env_kwargs=env_kwargs, max_episode_steps=max_episode_steps, render_mode=render_mode, wrapper=wrapper
-        )
+        given = dict(env_kwargs=env_kwargs, max_episode_steps=max_episode_steps, render_mode=render_mode, wrapper=wrapper)
         return _from_vector_env(env, num_envs, backend, seed, mode, given)
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise ValueError(f"make: num_envs is {num_envs!r}, expected an integer of at least 1")
@@ -86,27 +82,17 @@ def make(
         raise ValueError(f"make: autoreset is {mode}, but the lean backend is SAME_STEP; take backend='sync'")
     envs = [factory() for _ in range(num_envs)]
     if len({id(e) for e in envs}) < len(envs):
-        raise ValueError(
-            f"make: {factory.name} returned the same object more than once, expected a new environment at each call"
-        )
+        raise ValueError(f"make: {factory.name} returned the same object more than once, expected a new environment at each call")
     return LeanStepper(envs, seed=seed, name=factory.name, spec=factory.env_spec)
 
 
 class _Factory:
     """Makes one environment at each call, and knows what it is called."""
 
-    def __init__(
-        self, env: Any, kwargs: dict[str, Any], limit: int | None, render_mode: str | None, wrapper: Wrapper | None
-    ) -> None:
+    def __init__(self, env: Any, kwargs: dict[str, Any], limit: int | None, render_mode: str | None, wrapper: Wrapper | None) -> None:
         if not isinstance(env, str) and not callable(env):
-            hint = (
-                "; pass a callable that makes it, so that there can be several"
-                if isinstance(env, gymnasium.Env)
-                else ""
-            )
-            raise TypeError(
-                f"make: env is {type(env).__name__}, expected an id, a callable or a gymnasium.vector.VectorEnv{hint}"
-            )
+            hint = "; pass a callable that makes it, so that there can be several" if isinstance(env, gymnasium.Env) else ""
+            raise TypeError(f"make: env is {type(env).__name__}, expected an id, a callable or a gymnasium.vector.VectorEnv{hint}")
         self.spec: EnvSpec | None = find_spec(env) if isinstance(env, str) else None  # None for a callable
         self.env_spec: EnvSpec | None = self.spec  # of the environments as made
         self.name: str = self.spec.id if self.spec is not None else getattr(env, "__name__", type(env).__name__)
@@ -140,17 +126,13 @@ class _Factory:
 
     def need_id(self, backend: str) -> EnvSpec:
         if self.spec is None:
-            raise ValueError(
-                f"make: backend {backend!r} needs an environment id, got {self.name}; others take callables"
-            )
+            raise ValueError(f"make: backend {backend!r} needs an environment id, got {self.name}; others take callables")
         if self.wrapper is not None:
             raise ValueError(f"make: backend {backend!r} cannot wrap single environments; lean, sync and async can")
         return self.spec
 
 
-def _from_vector_env(
-    env: VectorEnv, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None, given: dict[str, Any]
-) -> Stepper:
+def _from_vector_env(env: VectorEnv, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None, given: dict[str, Any]) -> Stepper:
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"make: {name} cannot be applied to a vector environment that exists already")
@@ -192,19 +174,13 @@ def _from_envpool(factory: _Factory, num_envs: int, seed: int, mode: AutoresetMo
     try:
         import envpool
     except ImportError as error:
-        raise EnvError(
-            "make: backend 'envpool' needs a package that is not installed: pip install 'pyrl[envpool]'"
-        ) from error
+        raise EnvError("make: backend 'envpool' needs a package that is not installed: pip install 'pyrl[envpool]'") from error
     known = envpool.list_all_envs()
     if spec.id not in known:
-        raise UnknownNameError(
-            f"make: EnvPool has no {spec.id!r}{closest_names(spec.id, known)} (another backend may have it)"
-        )
+        raise UnknownNameError(f"make: EnvPool has no {spec.id!r}{closest_names(spec.id, known)} (another backend may have it)")
     kwargs = dict(factory.kwargs)
     if kwargs.get("batch_size", num_envs) != num_envs:
-        raise ValueError(
-            f"make: EnvPool's batch_size is {kwargs['batch_size']}, expected num_envs = {num_envs}, all at every step"
-        )
+        raise ValueError(f"make: EnvPool's batch_size is {kwargs['batch_size']}, expected num_envs = {num_envs}, all at every step")
     if factory.limit is not None:
         kwargs["max_episode_steps"] = factory.limit
 
@@ -220,9 +196,7 @@ def _from_envpool(factory: _Factory, num_envs: int, seed: int, mode: AutoresetMo
 
     pool = build([stream_seed(seed, "env", i) for i in range(num_envs)])
     space = _published_space(factory, pool.single_observation_space)
-    return VectorStepper(
-        pool, seed=seed, name=spec.id, spec=spec, autoreset=mode, rebuild=build, observation_space=space
-    )
+    return VectorStepper(pool, seed=seed, name=spec.id, spec=spec, autoreset=mode, rebuild=build, observation_space=space)
 
 
 def _published_space(factory: _Factory, space: gymnasium.Space) -> gymnasium.Space:
@@ -273,11 +247,7 @@ class Guard(gymnasium.Wrapper):
 
     def _check(self, observation: Any, what: str) -> None:
         # The usual cases at once; `fault` reads anything and is slow.
-        if (
-            isinstance(observation, int | np.integer)
-            if self._discrete
-            else getattr(observation, "shape", None) == self._shape
-        ):
+        if isinstance(observation, int | np.integer) if self._discrete else getattr(observation, "shape", None) == self._shape:
             return
         fault = self._buffer.fault(observation)
         if fault is not None:

@@ -48,9 +48,7 @@ class Stepper(ABC):
 
     autoreset: AutoresetMode
 
-    def __init__(
-        self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any
-    ) -> None:
+    def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
         check_observation_space(observation_space, name)
         check_action_space(action_space, name)
         self.num_envs = num_envs
@@ -183,14 +181,10 @@ class VectorStepper(Stepper):
         rebuild: Callable[[list[int]], Any] | None = None,
         observation_space: Space | None = None,
     ) -> None:
-        super().__init__(
-            observation_space or env.single_observation_space, env.single_action_space, env.num_envs, seed, name, spec
-        )
+        super().__init__(observation_space or env.single_observation_space, env.single_action_space, env.num_envs, seed, name, spec)
         self.env = env
         self._rebuild = rebuild
-        self._unused_seeds = (
-            self.env_seeds if rebuild is not None else None
-        )  # what ``env`` was made with, until its first reset
+        self._unused_seeds = self.env_seeds if rebuild is not None else None  # what ``env`` was made with, until its first reset
         declared = declared_mode(env)
         if autoreset is not None and declared is not None and autoreset != declared:
             raise ValueError(f"make: autoreset is {autoreset.name}, but {name} declares {declared.name}")
@@ -277,9 +271,7 @@ class VectorStepper(Stepper):
         self._dead[:] = self._ended
         self._any_dead = True
 
-    def _split(
-        self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any]
-    ) -> None:
+    def _split(self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any]) -> None:
         """SAME_STEP and DISABLED: the final observations go to ``following``, the next episodes' first to ``after``."""
         after.copy_from(following)
         if self.autoreset is AutoresetMode.SAME_STEP:
@@ -318,9 +310,7 @@ class VectorStepper(Stepper):
             buffer.write_batch(observation)
         except Exception as error:
             self.observation = None
-            raise EnvError(
-                f"{self.name}: {what} returned something else than its observation space says: {error}"
-            ) from error
+            raise EnvError(f"{self.name}: {what} returned something else than its observation space says: {error}") from error
 
     def _call(self, what: str, function: Callable[[], Any], action: Any) -> Any:
         try:
@@ -354,9 +344,7 @@ class VectorStepper(Stepper):
         return frames[0] if frames is not None else None
 
     def _close(self) -> None:
-        if isinstance(self.env.unwrapped, AsyncVectorEnv) and any(
-            pipe is None for pipe in self.env.unwrapped.parent_pipes
-        ):
+        if isinstance(self.env.unwrapped, AsyncVectorEnv) and any(pipe is None for pipe in self.env.unwrapped.parent_pipes):
             self.env.close(terminate=True)  # a worker died: the polite way would wait for its answer
         else:
             self.env.close()

@@ -110,6 +110,7 @@ class Loop(ABC):
             "time/updates": self.agent.updates,
             "time/episodes": self.episodes,
             **self._window_means,
+            **self.agent.status(),
             **losses,
         }
         return Metrics(values, ended)

@@ -34,7 +34,14 @@ class Evaluation:
 
 
 def evaluate(
-    agent: Agent, env: Any, episodes: int = 20, *, seed: int = 10_000, deterministic: bool = True, num_envs: int | None = None, **make_options: Any
+    agent: Agent,
+    env: Any,
+    episodes: int = 20,
+    *,
+    seed: int = 10_000,
+    deterministic: bool = True,
+    num_envs: int | None = None,
+    **make_options: Any,
 ) -> Evaluation:
     """Run ``episodes`` episodes; ``env`` is an id, a callable or a `Stepper`, ``make_options`` are those of `pyrl.envs.make`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from pyrl import checkpoint
 from pyrl.agents.base import Agent, config_to_json, make_agent
 from pyrl.envs import make
 from pyrl.errors import CheckpointError
-from pyrl.loops.base import Loop
+from pyrl.loops.base import WINDOW, Loop
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iteration import iterate
 from pyrl.metrics import MetricsLog
@@ -24,7 +25,8 @@ from pyrl.runs import RunFolder
 from pyrl.types import Metrics
 
 ROWS = 500  # about how many rows a run's metrics.csv gets
-SAVES = 50  # at most about how many times a run writes its best checkpoint
+SAVES = 50  # at most about how many times a run writes the checkpoint of its best 100-episode mean
+SAVE_SECONDS = 120.0  # between two saves of the checkpoint to go on from
 
 
 @dataclasses.dataclass
@@ -62,7 +64,8 @@ def train(
     total_steps, total_episodes: the first limit that is reached ends the run; without either, the preset's.
     num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env).
     backend, env_kwargs, max_episode_steps: as in `pyrl.envs.make`.
-    eval_every: environment steps between evaluations of ``eval_episodes`` episodes, on environments of their own.
+    eval_every: evaluate at every multiple of so many environment steps, and at the end: ``eval_episodes`` episodes, on
+        environments of their own.
     stop_at_return: end when the mean return of the last 100 episodes reaches this.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
     resume: the folder of a stopped run to go on with, by its own settings; only the limits and ``on_metrics`` are read.
@@ -112,49 +115,79 @@ def _run(
     on_metrics: Callable[[Metrics], bool | None] | None,
     resumed: bool,
 ) -> Run:
-    agent, eval_every, threshold = loop.agent, settings["eval_every"] or math.inf, settings["stop_at_return"]
-    run = Run(agent, [], folder.path if folder is not None else None, [])
-    pace = _Pace(settings["total_steps"], agent.env_steps)
-    evaluated = agent.env_steps
-    best = -math.inf if folder is None or not resumed else folder.config.get("best", -math.inf)
-    log = MetricsLog(folder.path, resume_from=agent.env_steps if resumed else None) if folder is not None else None
+    agent, every, threshold = loop.agent, settings["eval_every"], settings["stop_at_return"]
+    run = Run(agent, [], None if folder is None else folder.path, [])
+    recorder = _Recorder(folder, loop, run.metrics, settings["total_steps"], resumed)
+    before = agent.env_steps
     try:
         for metrics in loop:
-            if agent.env_steps - evaluated >= eval_every and score is not None:
-                evaluated = agent.env_steps
+            if score is not None and (agent.env_steps // every > before // every or loop.finished):
                 result = score()
-                run.evaluations.append((evaluated, result))
+                run.evaluations.append((agent.env_steps, result))
                 metrics |= {"evaluation/return_mean": result.mean, "evaluation/return_std": result.std}
                 if result.success_rate is not None:
                     metrics["evaluation/success_rate"] = result.success_rate
-            row = pace.row(metrics)
-            if row is not None:
-                run.metrics.append(row)
-                if log is not None:
-                    log.write(row)
-            reached = metrics.get("evaluation/return_mean" if score is not None else "episode/return_mean", -math.inf)
-            if folder is not None and reached > best and len(loop.window) >= 10 and (score is not None or pace.may_save(agent.env_steps)):
-                best = reached
-                folder.config["best"] = best
-                checkpoint.save_agent(folder.best, agent)
-            enough = threshold is not None and len(loop.window) >= 100 and metrics["episode/return_mean"] >= threshold
+            before = agent.env_steps
+            recorder.record(metrics, "evaluation/return_mean" if score is not None else "episode/return_mean")
+            enough = threshold is not None and len(loop.window) >= WINDOW and metrics["episode/return_mean"] >= threshold
             if (on_metrics is not None and on_metrics(metrics)) or enough:
                 break
-        rest = pace.rest()
-        if rest is not None:
-            run.metrics.append(rest)
-            if log is not None:
-                log.write(rest)
-    finally:
-        if log is not None:
-            log.close()
-    if folder is not None:
-        _save_last(folder, agent, loop)
-        folder.write_config()
+    finally:  # an environment that fails does not take the run with it
+        recorder.close()
+    return run
+
+
+class _Recorder:
+    """Keeps rows of metrics and, if there is a run folder, writes them, the best checkpoint, the last one, and the curve."""
+
+    def __init__(self, folder: RunFolder | None, loop: Loop, rows: list[Metrics], total_steps: float | None, resumed: bool) -> None:
+        self.folder, self.loop, self.rows = folder, loop, rows
+        self.pace = _Pace(total_steps, loop.agent.env_steps)
+        self.log: MetricsLog | None = None
+        self.best = -math.inf
+        self.saved, self.save_seconds = time.monotonic(), 0.0
+        if folder is not None:
+            self.log = MetricsLog(folder.path, resume_from=loop.agent.env_steps if resumed else None)
+            self.best = folder.config.get("best", -math.inf)
+
+    def record(self, metrics: Metrics, score_key: str) -> None:
+        """One record; ``score_key`` names the number that the best checkpoint is the best of."""
+        self._write(self.pace.row(metrics))
+        if self.folder is None:
+            return
+        score, steps = metrics.get(score_key, -math.inf), self.loop.agent.env_steps
+        may_save = score_key.startswith("evaluation/") or (len(self.loop.window) >= 10 and self.pace.may_save(steps))
+        if score > self.best and may_save:
+            self.best = self.folder.config["best"] = score
+            checkpoint.save_agent(self.folder.best, self.loop.agent)
+        # A large replay takes long to save: never more than a twentieth of the time.
+        if time.monotonic() - self.saved > max(SAVE_SECONDS, 20 * self.save_seconds):
+            self._save_last()
+
+    def close(self) -> None:
+        self._write(self.pace.rest())
+        if self.folder is None or self.log is None:
+            return
+        self.log.close()
+        self._save_last()
+        self.folder.write_config()
         from pyrl.plots import plot_run
 
-        plot_run(folder.path)
-    return run
+        plot_run(self.folder.path)
+
+    def _write(self, row: Metrics | None) -> None:
+        if row is not None:
+            self.rows.append(row)
+            if self.log is not None:
+                self.log.write(row)
+
+    def _save_last(self) -> None:
+        """The agent, and what its loop needs to go on: replay, episode window, counters."""
+        started = time.monotonic()
+        assert self.folder is not None
+        checkpoint.save_agent(self.folder.last, self.loop.agent, loop=self.loop.state_dict())
+        self.saved = time.monotonic()
+        self.save_seconds = self.saved - started
 
 
 class _Pace:
@@ -191,11 +224,6 @@ class _Pace:
             return False
         self.next_save = env_steps + self.save_every
         return True
-
-
-def _save_last(folder: RunFolder, agent: Agent, loop: Loop) -> None:
-    """The agent, and what its loop needs to go on: replay, episode window, counters."""
-    checkpoint.save_agent(folder.last, agent, loop=loop.state_dict())
 
 
 def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:

@@ -22,7 +22,12 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(
-        self, observation_space: spaces.Space, action_space: spaces.Space, net_arch: Sequence[int], activation: Activation, log_std_init: float
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        net_arch: Sequence[int],
+        activation: Activation,
+        log_std_init: float,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space)
@@ -52,7 +57,9 @@ class QNetwork(nn.Module):
     Dueling (Wang et al. 2016, eq. 9): Q = V + advantage - mean advantage, two streams over a shared trunk.
     """
 
-    def __init__(self, observation_space: spaces.Space, num_actions: int, net_arch: Sequence[int], activation: Activation, dueling: bool) -> None:
+    def __init__(
+        self, observation_space: spaces.Space, num_actions: int, net_arch: Sequence[int], activation: Activation, dueling: bool
+    ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space)
         self.dueling = dueling

@@ -1,9 +1,165 @@
+"""Normalisation of observations and rewards by running moments, as an agent owns it.
+
+Storage stays raw: the loop shows the agent each step once (`update`, `observe_reward`), and the statistics of the moment are
+applied where values are used (`observation`, `reward`), when the agent acts and when it learns. The semantics are those of
+Stable-Baselines3's VecNormalize: observations by their mean and variance, rewards by the standard deviation of the running
+discounted return (Engstrom et al., "Implementation matters in deep policy gradients", 2020), without subtracting a mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrl.errors import ShapeError
+from pyrl.ops.sampling import RunningMoments
+from pyrl.types import Array, Observation, map_observation
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+
+EPSILON = 1e-8  # added to variances, as in Stable-Baselines3
+
+
 class Normalizer:
-    active=False
-    def __init__(self,*a,**k): pass
-    def begin(self): pass
-    def update(self,o): pass
-    def observation(self,o): return o
-    def reward(self,r): return r
-    def state_dict(self): return {}
-    def load_state_dict(self,s): pass
+    """Normalises and clips; what is not asked for is left as it is, and where nothing is, arrays come back untouched.
+
+    - ``normalize_observation``: every Box leaf of float dtype is normalised, in dicts and tuples too; others pass unchanged.
+    - ``clip_observation``: bound of the (normalised) float leaves; None: no bound.
+    - ``normalize_reward``, ``clip_reward``: the same for rewards; ``gamma`` is the discount of the running return.
+
+    Normalised values are float32; values that are only clipped keep their dtype. NumPy in, NumPy out; torch in, torch out.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space,
+        *,
+        normalize_observation: bool = False,
+        clip_observation: float | None = None,
+        normalize_reward: bool = False,
+        clip_reward: float | None = None,
+        gamma: float = 0.99,
+        num_envs: int = 1,
+    ) -> None:
+        for name, bound in (("clip_observation", clip_observation), ("clip_reward", clip_reward)):
+            if bound is not None and not bound > 0:
+                raise ValueError(f"Normalizer: {name} is {bound}, expected a positive number or None")
+        self.normalize_observation = normalize_observation
+        self.clip_observation = clip_observation
+        self.normalize_reward = normalize_reward
+        self.clip_reward = clip_reward
+        self.gamma = gamma
+        self._observation_moments = _moments_for(observation_space)
+        self._reward_moments = RunningMoments()
+        self._running_return = np.zeros(num_envs)
+        self._changes_observation = normalize_observation or clip_observation is not None
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to do; if not, `update` and `observe_reward` need not be called."""
+        return self._changes_observation or self.normalize_reward or self.clip_reward is not None
+
+    def begin(self) -> None:
+        """All environments were reset: running returns start anew. The moments stay."""
+        self._running_return[:] = 0.0
+
+    def update(self, observation: Observation) -> None:
+        """Count the observations [N, ...] of one step. ValueError for a NaN or infinity."""
+        if self.normalize_observation:
+            map_observation(_count, observation, self._observation_moments)
+
+    def observe_reward(self, reward: Array, ended: Array, valid: Array | None = None) -> None:
+        """Count the rewards [N] of one step. ``ended`` (bool [N]: terminated or truncated) ends the running return of an
+        environment; where ``valid`` is False there was no step, and nothing is counted."""
+        if not self.normalize_reward:
+            return
+        reward = np.asarray(reward, np.float64)
+        if reward.shape != self._running_return.shape:
+            expected = f"[N] = [{len(self._running_return)}]"
+            raise ShapeError(f"Normalizer: reward has shape {list(reward.shape)}, expected {expected}")
+        running_return = self._running_return * self.gamma + reward
+        if valid is None or np.all(valid):
+            self._reward_moments.update(running_return)
+        else:
+            self._reward_moments.update(running_return[np.asarray(valid)])
+            running_return = np.where(valid, running_return, self._running_return)
+        self._running_return = np.where(ended, 0.0, running_return)
+
+    def observation(self, observation: Observation) -> Observation:
+        """Observations [..., *shape] as the networks shall see them."""
+        if not self._changes_observation:
+            return observation
+        return map_observation(self._normalized, observation, self._observation_moments)
+
+    def reward(self, reward: Array) -> Array:
+        """Rewards of any shape as the losses shall see them."""
+        if self.normalize_reward:
+            return self._reward_moments.normalize(_floats(reward), clip=self.clip_reward, epsilon=EPSILON, center=False)
+        return reward if self.clip_reward is None else reward.clip(-self.clip_reward, self.clip_reward)
+
+    def _normalized(self, x: Array, moments: RunningMoments | None) -> Array:
+        if moments is None:
+            return x
+        if self.normalize_observation:
+            return moments.normalize(_floats(x), clip=self.clip_observation, epsilon=EPSILON)
+        return x.clip(-self.clip_observation, self.clip_observation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments in use, as arrays; empty where nothing is normalised."""
+        state: dict[str, Any] = {}
+        if self.normalize_observation:
+            state |= {name: moments.state_dict() for name, moments in _leaves(self._observation_moments, "observation")}
+        if self.normalize_reward:
+            state["reward"] = {**self._reward_moments.state_dict(), "running_return": self._running_return.copy()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """ValueError names what is missing. Running returns of another number of environments are dropped: they start anew."""
+        expected = self.state_dict()
+        missing = [name for name in expected if name not in state]
+        if missing:
+            raise ValueError(f"Normalizer: the state has {sorted(state)}, expected {missing[0]!r} too")
+        if self.normalize_observation:
+            for name, moments in _leaves(self._observation_moments, "observation"):
+                moments.load_state_dict(state[name])
+        if self.normalize_reward:
+            self._reward_moments.load_state_dict(state["reward"])
+            running_return = np.array(state["reward"]["running_return"], np.float64)
+            same = running_return.shape == self._running_return.shape
+            self._running_return = running_return if same else np.zeros_like(self._running_return)
+
+
+def _moments_for(space: Space) -> Any:
+    """The space's tree with a `RunningMoments` at each float Box and None at other leaves."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return {key: _moments_for(entry) for key, entry in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_moments_for(entry) for entry in space.spaces)
+    is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    return RunningMoments(space.shape) if is_float else None
+
+
+def _leaves(tree: Any, name: str) -> Iterator[tuple[str, RunningMoments]]:
+    """(dotted name, moments) of every float leaf."""
+    if isinstance(tree, RunningMoments):
+        yield name, tree
+    elif tree is not None:
+        for key, entry in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _leaves(entry, f"{name}.{key}")
+
+
+def _count(x: Array, moments: RunningMoments | None) -> None:
+    if moments is not None:
+        moments.update(_floats(x))
+
+
+def _floats(x: Array) -> Array:
+    """Contiguous and float32 or float64, as the kernels want it; a copy only where needed."""
+    if not isinstance(x, np.ndarray):
+        return x.contiguous()
+    return np.ascontiguousarray(x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)).reshape(x.shape)

@@ -74,9 +74,7 @@ def lambda_return(
     ``reward_t + gamma (1 - terminated_t) next_value_t`` at the end of an episode and of the rollout. ``value`` is read
     only in the form without ``next_value`` and may be None otherwise. Equals ``gae(...)[1]`` up to rounding.
     """
-    return _core.lambda_return(
-        reward, value, next_value, terminated, truncated, final_value, valid, gamma, lambda_, out
-    )
+    return _core.lambda_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, lambda_, out)
 
 
 def discounted_return(

@@ -32,9 +32,7 @@ __all__ = [
 ]
 
 
-def uniform_indices(
-    size: int, high: int, random: RandomStream, *, replacement: bool = True, out: Array | None = None
-) -> Array:
+def uniform_indices(size: int, high: int, random: RandomStream, *, replacement: bool = True, out: Array | None = None) -> Array:
     """``size`` uniform integers in {0, ..., high - 1}: int64 [size].
 
     Without replacement they are distinct, and every ordered selection is equally likely. Exact, by rejection (Lemire, 2019);
@@ -159,7 +157,5 @@ class RunningMoments:
         mean, m2 = (np.array(state[name], dtype=np.float64) for name in ("mean", "m2"))
         for name, array in (("mean", mean), ("m2", m2)):
             if array.shape != self.shape:
-                raise ShapeError(
-                    f"RunningMoments: {name} has shape {list(array.shape)}, expected {list(self.shape)}"
-                )
+                raise ShapeError(f"RunningMoments: {name} has shape {list(array.shape)}, expected {list(self.shape)}")
         self.count, self.mean, self._m2 = int(state["count"]), mean, m2

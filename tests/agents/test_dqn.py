@@ -70,7 +70,15 @@ def test_every_combination_learns_two_states(double: bool, dueling: bool, n_step
 
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_tells_truncation_from_termination(n_step: int) -> None:
-    options = {**SMALL, "gamma": 0.9, "learning_rate": 1e-2, "batch_size": 64, "net_arch": (32,), "exploration_final_eps": 0.3, "n_step": n_step}
+    options = {
+        **SMALL,
+        "gamma": 0.9,
+        "learning_rate": 1e-2,
+        "batch_size": 64,
+        "net_arch": (32,),
+        "exploration_final_eps": 0.3,
+        "n_step": n_step,
+    }
     agent = pyrl.make_agent("dqn", CutOrEnd.observation_space, CutOrEnd.action_space, **options)
     for _ in pyrl.iterate(agent, CutOrEnd, total_steps=6000):
         pass

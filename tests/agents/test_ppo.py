@@ -121,6 +121,7 @@ def test_kl_stop_and_value_clip_and_schedules() -> None:
         ("n_steps", 0, "n_steps is 0"),
         ("learning_rate", "fast", "learning_rate|schedule is 'fast'"),
         ("learning_rate", -1.0, "learning_rate is -1.0, expected a positive number"),
+        ("net_arch", (64, 0), r"net_arch is \(64, 0\)"),
         ("activation", "step", "activation is 'step', expected one of"),
     ],
 )

@@ -41,7 +41,9 @@ class Lane:
     slots: list[Slot | None] = field(default_factory=list)
     origin: int = 0
 
-    def add(self, observation: tuple, action: Any, reward: float, next_observation: tuple, terminated: bool, truncated: bool, extra: Any) -> None:
+    def add(
+        self, observation: tuple, action: Any, reward: float, next_observation: tuple, terminated: bool, truncated: bool, extra: Any
+    ) -> None:
         record = {"action": action, "reward": float(np.float32(reward)), "terminated": terminated, "truncated": truncated, "extra": extra}
         if not self.linked:
             self.slots.append(Slot(observation, "transition", start=True, cut=not truncated, next_observation=next_observation, **record))

@@ -59,7 +59,19 @@ class ReplayMachine(RuleBasedStateMachine):
         mode=st.sampled_from(["same_step", "next_step", "disabled"]),
         seed=st.integers(0, 2**16),
     )
-    def build(self, kind: str, lanes: int, extra_slots: int, n_step: int, frame_stack: int, padding: Any, linked: bool, column: bool, mode: str, seed: int) -> None:
+    def build(
+        self,
+        kind: str,
+        lanes: int,
+        extra_slots: int,
+        n_step: int,
+        frame_stack: int,
+        padding: Any,
+        linked: bool,
+        column: bool,
+        mode: str,
+        seed: int,
+    ) -> None:
         if not linked:
             n_step = frame_stack = 1
         self.space, self.mode, self.column, self.lanes = SPACES[kind], mode, column, lanes
@@ -96,12 +108,20 @@ class ReplayMachine(RuleBasedStateMachine):
         action = self.rng.random((N, 2)).astype(np.float32)
         reward = self.rng.normal(size=N)
         extra = {"log_prob": self.rng.random(N).astype(np.float32)} if self.column else {}
-        self.buffer.add(batched(self.space, self.observation), action, reward, batched(self.space, after), terminated, truncated, valid=~dead, **extra)
+        self.buffer.add(
+            batched(self.space, self.observation), action, reward, batched(self.space, after), terminated, truncated, valid=~dead, **extra
+        )
         for n in np.flatnonzero(~dead):
             here, there = leaves(batched(self.space, [self.observation[n]])), leaves(batched(self.space, [after[n]]))
             log_prob = extra["log_prob"][n] if self.column else None
             self.model[n].add(
-                tuple(x[0] for x in here), action[n], reward[n], tuple(x[0] for x in there), bool(terminated[n]), bool(truncated[n]), log_prob
+                tuple(x[0] for x in here),
+                action[n],
+                reward[n],
+                tuple(x[0] for x in there),
+                bool(terminated[n]),
+                bool(truncated[n]),
+                log_prob,
             )
         ended = terminated | truncated
         for n in range(N):

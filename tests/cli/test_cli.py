@@ -72,9 +72,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
     loops.train = fake.train
     agents: Any = types.ModuleType("pyrl.agents.base")
     agents.agent_class = lambda name: types.SimpleNamespace(Config=FakeConfig)
-    presets = {
-        ("ppo", "CartPole-v1"): Preset(total_steps=1234, num_envs=4, config={"gae_lambda": 0.8, "net_arch": (32,)})
-    }
+    presets = {("ppo", "CartPole-v1"): Preset(total_steps=1234, num_envs=4, config={"gae_lambda": 0.8, "net_arch": (32,)})}
     monkeypatch.setattr("pyrl.presets.preset", lambda algo, env: presets.get((algo, env), Preset()))
     monkeypatch.setattr("pyrl.presets.available_presets", lambda: sorted(presets))
     monkeypatch.setitem(sys.modules, "pyrl.loops", loops)
@@ -152,9 +150,7 @@ def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture
         ("plot", "expected at least one run"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
-    training: Training, capsys: pytest.CaptureFixture[str], command: str, message: str
-) -> None:
+def test_mistakes_are_told_in_a_line(training: Training, capsys: pytest.CaptureFixture[str], command: str, message: str) -> None:
     code = main(command.split())
     output = capsys.readouterr()
     assert code == (2 if command else 0)

@@ -248,9 +248,7 @@ class TestNames:
             "envpool",
         ):
             monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(
-            EnvError, match=r"LunarLander-v3 needs a package that is not installed: pip install 'pyrl\[box2d\]'"
-        ) as caught:
+        with pytest.raises(EnvError, match=r"LunarLander-v3 needs a package that is not installed: pip install 'pyrl\[box2d\]'") as caught:
             make("LunarLander-v3")
         assert caught.value.__cause__ is not None
         with pytest.raises(UnknownNameError, match=r"'ALE/Pong-v5': Atari needs pip install 'pyrl\[atari\]'"):
@@ -307,9 +305,7 @@ class TestArguments:
 
         with pytest.raises(SpaceError, match="Odd: entry 'words': observation_space is Text"):
             make(Odd)
-        with pytest.raises(
-            SpaceError, match=r"Strange: action_space is MultiBinary.*expected Discrete, MultiDiscrete or Box"
-        ):
+        with pytest.raises(SpaceError, match=r"Strange: action_space is MultiBinary.*expected Discrete, MultiDiscrete or Box"):
             make(Strange, backend="sync")
 
     @pytest.mark.parametrize("backend", ["lean", "sync"])
@@ -429,8 +425,5 @@ def test_difference() -> None:
     assert difference(a, b) == "['y'][1] has high[1] = 2.0, expected 1.0"
     assert difference(box, spaces.Box(-1, 1, (3,))) == "the space has shape (3,), expected (2,)"
     assert difference(box, spaces.Discrete(3)) == "the space is Discrete(3), expected Box(-1.0, 1.0, (2,), float32)"
-    assert (
-        difference(spaces.Discrete(3), spaces.Discrete(3, start=1))
-        == "the space is Discrete(3, start=1), expected Discrete(3)"
-    )
+    assert difference(spaces.Discrete(3), spaces.Discrete(3, start=1)) == "the space is Discrete(3, start=1), expected Discrete(3)"
     assert difference(a, spaces.Dict({"x": box})) == "the space has the keys ['x'], expected ['x', 'y']"

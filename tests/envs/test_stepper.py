@@ -50,9 +50,7 @@ def to_env(space: Any, action: np.ndarray) -> Any:
     return action + space.start
 
 
-def plain_loop(
-    env: Scripted, seed: int, kind: str, action_kind: str, count: int
-) -> tuple[list[Transition], list[tuple[float, int, bool]]]:
+def plain_loop(env: Scripted, seed: int, kind: str, action_kind: str, count: int) -> tuple[list[Transition], list[tuple[float, int, bool]]]:
     """What gymnasium's documentation says a loop over one environment is."""
     transitions: list[Transition] = []
     episodes = []
@@ -100,9 +98,7 @@ def stepper_loop(
             assert row(step.observation, i) == row(before, i)
             if step.valid[i]:
                 flags = bool(step.terminated[i]), bool(step.truncated[i])
-                transitions[i].append(
-                    (row(before, i), flat(action[i]), float(step.reward[i]), row(step.next_observation, i), *flags)
-                )
+                transitions[i].append((row(before, i), flat(action[i]), float(step.reward[i]), row(step.next_observation, i), *flags))
                 if not any(flags):
                     assert row(stepper.observation, i) == row(step.next_observation, i)
             else:
@@ -134,9 +130,7 @@ def makers(scripts: list[Script], kind: str, action_kind: str) -> Callable[[], S
 
 
 scripts_of_many = st.lists(
-    st.lists(
-        st.tuples(st.integers(1, 6), st.sampled_from(["terminated", "truncated", "both"])), min_size=1, max_size=4
-    ),
+    st.lists(st.tuples(st.integers(1, 6), st.sampled_from(["terminated", "truncated", "both"])), min_size=1, max_size=4),
     min_size=1,
     max_size=4,
 )
@@ -334,10 +328,7 @@ def test_arrays_stay_until_the_next_step() -> None:
         stepper.reset()
         for _ in range(7):
             step = stepper.step(np.zeros(2, np.int64))
-            copies = [
-                np.copy(a)
-                for a in (step.observation, step.next_observation, step.reward, step.terminated, stepper.observation)
-            ]
+            copies = [np.copy(a) for a in (step.observation, step.next_observation, step.reward, step.terminated, stepper.observation)]
             held = (step.observation, step.next_observation, step.reward, step.terminated, stepper.observation)
             assert not np.shares_memory(step.observation, step.next_observation)
             for array, copy in zip(held, copies):
@@ -374,9 +365,7 @@ def test_success(backend: Any) -> None:
     """FrozenLake reaches its goal by these moves, and falls into a hole by the others; a time limit is no success."""
 
     def episode(moves: list[int], limit: int | None = None) -> bool | None:
-        with make(
-            "FrozenLake-v1", 1, backend=backend, env_kwargs={"is_slippery": False}, max_episode_steps=limit
-        ) as stepper:
+        with make("FrozenLake-v1", 1, backend=backend, env_kwargs={"is_slippery": False}, max_episode_steps=limit) as stepper:
             stepper.reset()
             for move in moves:
                 step = stepper.step(np.array([move]))
@@ -418,9 +407,7 @@ class TestModeMismatch:
             stepper.step(np.zeros(1, np.int64))
 
     def test_undeclared_same_step(self) -> None:
-        with pytest.raises(
-            EnvError, match=r"ToyVector is assumed to be NEXT_STEP, but gave final observations.*autoreset="
-        ):
+        with pytest.raises(EnvError, match=r"ToyVector is assumed to be NEXT_STEP, but gave final observations.*autoreset="):
             self.run(self.vector(AutoresetMode.SAME_STEP, None))
 
     def test_undeclared_same_step_without_final_observations(self) -> None:

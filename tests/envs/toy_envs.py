@@ -21,9 +21,7 @@ OBSERVATIONS: dict[str, spaces.Space] = {
     "discrete_start": spaces.Discrete(64, start=-5),
     "multi_discrete": spaces.MultiDiscrete([8, 8]),
     "multi_binary": spaces.MultiBinary(6),
-    "dict": spaces.Dict(
-        {"z": spaces.Box(-1000, 1000, (2,)), "a": spaces.Tuple((spaces.Discrete(64), spaces.MultiBinary(3)))}
-    ),
+    "dict": spaces.Dict({"z": spaces.Box(-1000, 1000, (2,)), "a": spaces.Tuple((spaces.Discrete(64), spaces.MultiBinary(3)))}),
     "tuple": spaces.Tuple((spaces.Discrete(64), spaces.Dict({"b": spaces.Box(-1000, 1000, (2,))}))),
 }
 ACTIONS: dict[str, spaces.Space] = {
@@ -40,9 +38,7 @@ class Scripted(gym.Env):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
 
-    def __init__(
-        self, script: Script, observation: str = "box", action: str = "discrete", render_mode: str | None = None
-    ) -> None:
+    def __init__(self, script: Script, observation: str = "box", action: str = "discrete", render_mode: str | None = None) -> None:
         self.script = script
         self.kind = observation
         self.observation_space = OBSERVATIONS[observation]

@@ -19,7 +19,16 @@ from pyrl.presets import preset
 from pyrl.runs import RunFolder
 
 PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2, "net_arch": (8,), "num_envs": 4}
-DQN = {"buffer_size": 500, "train_freq": 2, "gradient_steps": 1, "learning_starts": 20, "batch_size": 16, "net_arch": (8,), "num_envs": 2, "n_step": 3}
+DQN = {
+    "buffer_size": 500,
+    "train_freq": 2,
+    "gradient_steps": 1,
+    "learning_starts": 20,
+    "batch_size": 16,
+    "net_arch": (8,),
+    "num_envs": 2,
+    "n_step": 3,
+}
 QUICK = {"random": {"num_envs": 2, "n_steps": 8}, "ppo": PPO, "dqn": DQN}
 
 

@@ -63,9 +63,7 @@ class Rollout:
                     array[dead] = np.nan
             if not rows:
                 self.value[dead] = np.nan
-        self.reference_arguments = tuple(
-            None if a is None else a.copy() for a in (full_next, self.terminated, self.truncated, self.valid)
-        )
+        self.reference_arguments = tuple(None if a is None else a.copy() for a in (full_next, self.terminated, self.truncated, self.valid))
 
     @property
     def first(self):
@@ -89,9 +87,7 @@ def call(name, r, gamma, lambda_, n=3, rho_bar=1.0, c_bar=1.0, out=None):
         return gae(*r.first, gamma=gamma, gae_lambda=lambda_, **r.options, out=out)
     if name == "vtrace":
         bars = {"rho_bar": rho_bar, "c_bar": c_bar}
-        return vtrace(
-            r.log_prob, r.behaviour_log_prob, *r.first, gamma=gamma, lambda_=lambda_, **bars, **r.options, out=out
-        )
+        return vtrace(r.log_prob, r.behaviour_log_prob, *r.first, gamma=gamma, lambda_=lambda_, **bars, **r.options, out=out)
     out = None if out is None else out[0]
     if name == "lambda_return":
         return (lambda_return(*r.first, gamma=gamma, lambda_=lambda_, **r.options, out=out),)
@@ -150,9 +146,7 @@ def _restore():
     bars=st.tuples(st.sampled_from([0.5, 1.0, 2.0, np.inf]), st.sampled_from([0.0, 1.0])),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_equals_the_definition(
-    name, shape, gamma, lambda_, dtype, rows, with_valid, final, torch_tensors, n, bars, seed
-):
+def test_equals_the_definition(name, shape, gamma, lambda_, dtype, rows, with_valid, final, torch_tensors, n, bars, seed):
     r = Rollout(*shape, dtype, seed, rows, with_valid, final)
     want = expected(name, r, gamma, lambda_, n, *bars)
     if torch_tensors:
