@@ -1,8 +1,9 @@
 """Adding to a full replay buffer and drawing from it, against arrays filled and indexed by hand.
 
-`pyrl` gives torch tensors, made afresh at each draw, as the peers do; `pyrl out=` fills the tensors of the last draw; `pyrl numpy`
-gives fresh NumPy arrays. The references keep five arrays (observation, action, reward, next observation, terminated) and draw fresh
-indices at each call. The floor copies as many bytes as the call must read and write, without the random access.
+Samples end as torch tensors, fresh at each draw, for the references too (`torch.from_numpy`). `pyrl out=` fills the tensors of the
+last draw, `pyrl numpy` gives fresh NumPy arrays. The references keep five arrays (observation, action, reward, next observation,
+terminated) and draw fresh indices at each call. The floor copies as many bytes as the call must read and write, without the random
+access.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from pyrl.buffers import ReplayBuffer
 GAMMA = 0.99
 GOALS = {
     "add b1 obs17": ("pyrl <= 2 us",),
-    "sample b256 obs17": ("pyrl 5x sb3", "pyrl 3x peers", "pyrl 1.5x references", "pyrl out= 2.5x references"),
+    "sample b256 obs17": (
+        "pyrl 5x sb3",
+        "pyrl 3x peers",
+        "pyrl 1.5x references",
+        "pyrl numpy 1.5x references",
+        "pyrl out= 2.5x references",
+    ),
 }
 
 
@@ -156,11 +163,13 @@ def torch_add(kind: str, batch: int) -> Callable[[], object]:
 
 @contender("replay.sample", "ref numpy")
 def numpy_sample(kind: str, batch: int) -> Callable[[], object]:
+    from torch import from_numpy
+
     store, rng = columns(kind), np.random.default_rng(0)
 
-    def call() -> list[np.ndarray]:
+    def call() -> list[Any]:
         index = rng.integers(0, len(store.reward), batch)
-        return [column.take(index, axis=0) for column in store]
+        return [from_numpy(column.take(index, axis=0)) for column in store]
 
     return call
 
@@ -180,12 +189,14 @@ def torch_sample(kind: str, batch: int) -> Callable[[], object]:
 
 @contender("replay.sample", "ref numba")
 def numba_sample(kind: str, batch: int) -> Callable[[], object]:
+    from torch import from_numpy
+
     store, gather = columns(kind), numba_gather()
     flat = [column.reshape(len(column), -1) for column in store]
 
-    def call() -> list[np.ndarray]:
+    def call() -> list[Any]:
         index = np.random.randint(0, len(store.reward), batch)  # noqa: NPY002 (faster than the Generator for small batches)
-        return [gather(column, index) for column in flat]
+        return [from_numpy(gather(column, index)) for column in flat]
 
     return call
 
@@ -206,10 +217,12 @@ def numba_gather() -> Callable[..., Any]:
 
 @contender("replay.nstep_sample", "ref numpy")
 def numpy_nstep_sample(kind: str, batch: int, n_step: int) -> Callable[[], object]:
+    from torch import from_numpy
+
     store, rng, ahead = columns(kind), np.random.default_rng(0), np.arange(n_step)
     factors = (GAMMA**ahead).astype(np.float32)
 
-    def call() -> tuple[np.ndarray, ...]:
+    def call() -> list[Any]:
         index = rng.integers(0, len(store.reward) - n_step, batch)
         window = index[:, None] + ahead
         ends = store.terminated[window]
@@ -217,20 +230,24 @@ def numpy_nstep_sample(kind: str, batch: int, n_step: int) -> Callable[[], objec
         return_ = (store.reward[window] * factors * (ahead < length[:, None])).sum(axis=1)
         last = index + length - 1
         discount = np.float32(GAMMA) ** length * ~store.terminated[last]
-        return store.observation.take(index, axis=0), store.action[index], return_, store.next_observation.take(last, axis=0), discount
+        observation, next_observation = store.observation.take(index, axis=0), store.next_observation.take(last, axis=0)
+        return [from_numpy(column) for column in (observation, store.action[index], return_, next_observation, discount)]
 
     return call
 
 
 @contender("replay.stack_sample", "ref numpy")
 def numpy_stack_sample(kind: str, batch: int, stack: int) -> Callable[[], object]:
+    from torch import from_numpy
+
     frames, action, reward, _, terminated = columns(kind)
     rng, back = np.random.default_rng(0), np.arange(1 - stack, 1)
 
-    def call() -> tuple[np.ndarray, ...]:
+    def call() -> list[Any]:
         index = rng.integers(0, len(reward) - 1, batch)
         start = index[:, None] // _data.EPISODE * _data.EPISODE
         before, after = np.maximum(index[:, None] + back, start), np.maximum(index[:, None] + back + 1, start)
-        return frames.take(before, axis=0), action[index], reward[index], frames.take(after, axis=0), terminated[index]
+        rows = frames.take(before, axis=0), action[index], reward[index], frames.take(after, axis=0), terminated[index]
+        return [from_numpy(column) for column in rows]
 
     return call
