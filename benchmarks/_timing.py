@@ -89,13 +89,12 @@ def time_loops(call: Call, loops: int) -> int:
 
 
 def calibrated_loops(call: Call, seconds: float) -> int:
-    """Loops that last about ``seconds``. The first call, which may compile, does not count."""
-    time_loops(call, 1)
+    """Loops that last about ``seconds``; finding them warms up the memory that they touch."""
     loops = 1
-    while (elapsed := time_loops(call, loops)) < 0.8e9 * seconds:
+    while (elapsed := time_loops(call, loops)) < 1e9 * seconds:
         if elapsed > SLOWEST_CALL:
             raise Unsupported(f"one call takes {elapsed / 1e9:.0f} s")
-        loops = max(loops + 1, min(10 * loops, round(loops * 1e9 * seconds / max(elapsed, 1))))
+        loops = max(loops + 1, min(20 * loops, round(1.1 * loops * 1e9 * seconds / max(elapsed, 1))))
     return loops
 
 
@@ -105,16 +104,16 @@ class Worker:
     def __init__(self) -> None:
         self.calls: dict[str, Call] = {}
 
-    def prepare(self, op: str, name: str, params: dict[str, Any], seconds: float, once: bool) -> dict[str, Any]:
+    def prepare(self, op: str, name: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Build the call and make it once: what compiles or fails does it here."""
         made = _makers[op][name](**params)
         call, answer = made if isinstance(made, tuple) else (made, None)
-        loops = 1
-        if once:
-            call()
-        else:
-            loops = calibrated_loops(call, seconds)
+        call()
         self.calls[name] = call
-        return {"loops": loops, "answer": answer() if answer else None}
+        return {"answer": answer() if answer else None}
+
+    def calibrate(self, name: str, seconds: float) -> dict[str, Any]:
+        return {"loops": calibrated_loops(self.calls[name], seconds)}
 
     def time(self, name: str, loops: int) -> dict[str, Any]:
         return {"ns": time_loops(self.calls[name], loops) / loops}

@@ -1,16 +1,17 @@
-"""The replay: adding and drawing, against twenty lines of NumPy and of torch over five preallocated arrays.
+"""Adding to a full replay buffer and drawing from it, against arrays filled and indexed by hand.
 
-Drawn batches of pyrl are NumPy arrays; ``pyrl torch`` gives tensors, ``pyrl out=`` fills the last batch again. The floor copies
-the bytes of a batch once, from and to contiguous memory: it pays no cache misses.
+Samples end as torch tensors, fresh at each draw, for the references too (`torch.from_numpy`). `pyrl out=` fills the tensors of the
+last draw, `pyrl numpy` gives fresh NumPy arrays. The references keep five arrays (observation, action, reward, next observation,
+terminated) and draw fresh indices at each call. The floor copies as many bytes as the call must read and write, without the random
+access.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
-from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import _data
 import numpy as np
@@ -19,147 +20,234 @@ from _timing import Case, contender, keep_one
 from pyrl.buffers import ReplayBuffer
 
 GAMMA = 0.99
-KINDS, BATCHES = ("obs4", "obs17", "obs376", "img4x84x84"), (32, 256, 4096)
-SAMPLE_GOALS = {
-    ("obs17", 256): ("pyrl 5x sb3", "pyrl 3x peers", "pyrl 1.5x references", "pyrl out= 2.5x references"),
+GOALS = {
+    "add b1 obs17": ("pyrl <= 2 us",),
+    "sample b256 obs17": (
+        "pyrl 5x sb3",
+        "pyrl 3x peers",
+        "pyrl 1.5x references",
+        "pyrl numpy 1.5x references",
+        "pyrl out= 2.5x references",
+    ),
 }
-CASES = [
-    *(
-        Case(
-            f"add b{batch} {kind}", "replay.add", {"kind": kind, "batch": batch}, batch, "transitions",
-            goals=("pyrl <= 2 us",) if (kind, batch) == ("obs17", 1) else (),
-        )
-        for kind in KINDS
-        for batch in (1, 8, 256)
-    ),
-    *(
-        Case(
-            f"sample b{batch} {kind}", "replay.sample", {"kind": kind, "batch": batch}, batch, "transitions",
-            goals=SAMPLE_GOALS.get((kind, batch), ()),
-        )
-        for kind in KINDS
-        for batch in BATCHES
-    ),
-    Case("nstep3 sample b256 obs17", "replay.nstep_sample", {"kind": "obs17", "batch": 256, "n_step": 3}, 256, "transitions"),
-    *(
-        Case(
-            f"framestack4 sample b{batch} 84x84", "replay.stack_sample", {"kind": "img84x84", "batch": batch, "stack": 4}, batch,
-            "transitions",
-        )
-        for batch in (32, 256)
-    ),
-]  # fmt: skip
 
 
-def row_bytes(kind: str, stack: int = 1) -> int:
-    """Of a drawn transition: two observations, action, reward, flag, discount, index."""
+def case(name: str, op: str, batch: int, **params: Any) -> Case:
+    return Case(name, f"replay.{op}", {"batch": batch, **params}, batch, "transitions", GOALS.get(name, ()))
+
+
+CASES = [  # grouped by what they share, so that a buffer is filled once
+    *(
+        case(f"{op} b{batch} {kind}", op, batch, kind=kind)
+        for kind in ("obs17", "obs4", "obs376", "img4x84x84")
+        for op, batch in (("add", 1), ("sample", 32), ("sample", 256), ("sample", 4096), ("add", 8), ("add", 256))
+    ),
+    case("nstep3 sample b256 obs17", "nstep_sample", 256, kind="obs17", n_step=3),
+    *(case(f"framestack4 sample b{batch} 84x84", "stack_sample", batch, kind="img84x84", stack=4) for batch in (32, 256)),
+]
+
+
+def row_bytes(kind: str) -> int:
     shape, dtype, actions, _ = _data.KINDS[kind]
-    return 2 * stack * prod(shape) * np.dtype(dtype).itemsize + 4 * max(actions, 2) + 4 + 1 + 4 + 8
+    return 2 * int(np.prod(shape)) * np.dtype(dtype).itemsize + (4 * actions or 8) + 4 + 1
 
 
-@keep_one
-def full_buffer(kind: str, num_envs: int, n_step: int, stack: int) -> ReplayBuffer:
-    """As many drawable transitions as the peers hold, every page written."""
-    capacity = _data.KINDS[kind].capacity // num_envs * num_envs
-    slots = capacity + capacity // _data.EPISODE + 2 * num_envs  # the tails of the episodes
-    buffer = ReplayBuffer(slots, *_data.spaces(kind), num_envs=num_envs, n_step=n_step, gamma=GAMMA, frame_stack=stack)
+# -- pyrl --------------------------------------------------------------------------------------------------------------
+
+
+def full_buffer(output: Any, kind: str, num_envs: int, n_step: int = 1, stack: int = 1) -> ReplayBuffer:
+    capacity = _data.KINDS[kind].capacity
+    buffer = ReplayBuffer(capacity, *_data.spaces(kind), num_envs=num_envs, n_step=n_step, gamma=GAMMA, frame_stack=stack, kind=output)
     steps = cycle(_data.stream(kind, num_envs))
-    for _ in range(slots // num_envs + 1):
+    for _ in range(capacity // num_envs + _data.EPISODE):
         buffer.add(*next(steps))
     return buffer
 
 
+torch_buffer, numpy_buffer = keep_one(partial(full_buffer, "torch")), keep_one(partial(full_buffer, "numpy"))
+
+
 @contender("replay.add", "pyrl")
-def pyrl_add(kind: str, batch: int) -> Callable[[], Any]:
-    buffer, steps = full_buffer(kind, batch, 1, 1), cycle(_data.stream(kind, batch))
-
-    def call() -> None:
-        step = next(steps)
-        buffer.add(step.observation, step.action, step.reward, step.next_observation, step.terminated, step.truncated)
-
-    return call
+def add(kind: str, batch: int) -> Callable[[], object]:
+    buffer, stream = torch_buffer(kind, batch), cycle(_data.stream(kind, batch))
+    return lambda: buffer.add(*next(stream))
 
 
-def register_draws(op: str) -> None:
-    """pyrl's three ways to draw; an op's further parameters are those of `full_buffer`."""
+def register_samples(op: str, options: Callable[..., tuple[int, ...]]) -> None:
+    @contender(f"replay.{op}", "pyrl")
+    def sample(kind: str, batch: int, **params: int) -> Callable[[], object]:
+        return partial(torch_buffer(kind, 1, *options(**params)).sample, batch)
 
-    def buffer_of(kind: str, batch: int, n_step: int = 1, stack: int = 1) -> ReplayBuffer:
-        return full_buffer(kind, 1, n_step, stack)
-
-    @contender(op, "pyrl")
-    def fresh(kind: str, batch: int, **options: int) -> Callable[[], Any]:
-        return partial(buffer_of(kind, batch, **options).sample, batch)
-
-    @contender(op, "pyrl torch")
-    def tensors(kind: str, batch: int, **options: int) -> Callable[[], Any]:
-        import torch  # noqa: F401
-
-        return partial(buffer_of(kind, batch, **options)._core.sample, batch, True, True, None)
-
-    @contender(op, "pyrl out=")
-    def reused(kind: str, batch: int, **options: int) -> Callable[[], Any]:
-        buffer = buffer_of(kind, batch, **options)
+    @contender(f"replay.{op}", "pyrl out=")
+    def sample_in_place(kind: str, batch: int, **params: int) -> Callable[[], object]:
+        buffer = torch_buffer(kind, 1, *options(**params))
         return partial(buffer.sample, batch, buffer.sample(batch))
 
-    @contender(op, "floor")
-    def copy(kind: str, batch: int, stack: int = 1, **options: int) -> Callable[[], Any]:
-        return _data.copying(2 * batch * row_bytes(kind, stack))
+    @contender(f"replay.{op}", "pyrl numpy")
+    def sample_numpy(kind: str, batch: int, **params: int) -> Callable[[], object]:
+        return partial(numpy_buffer(kind, 1, *options(**params)).sample, batch)
+
+    @contender(f"replay.{op}", "floor: a copy")
+    def floor(kind: str, batch: int, stack: int = 1, **_: int) -> Callable[[], object]:
+        return _data.copying(2 * batch * stack * row_bytes(kind))
 
 
-register_draws("replay.sample")
-register_draws("replay.nstep_sample")
-register_draws("replay.stack_sample")
+register_samples("sample", lambda: ())
+register_samples("nstep_sample", lambda n_step: (n_step,))
+register_samples("stack_sample", lambda stack: (1, stack))
 
 
-# -- the references: five arrays, both observations stored --------------------------------------------------------------------
+@contender("replay.add", "floor: a copy")
+def add_floor(kind: str, batch: int) -> Callable[[], object]:
+    return _data.copying(2 * batch * row_bytes(kind))
+
+
+# -- references --------------------------------------------------------------------------------------------------------
+
+
+class Columns(NamedTuple):
+    """Five arrays [capacity, ...], full; episodes of 200 steps."""
+
+    observation: Any
+    action: Any
+    reward: Any
+    next_observation: Any
+    terminated: Any
 
 
 @keep_one
-def five_arrays(kind: str) -> list[np.ndarray]:
+def columns(kind: str) -> Columns:
     capacity = _data.KINDS[kind].capacity
-    observation, action = _data.observations(kind, capacity), _data.actions(kind, capacity)
-    return [observation.copy(), np.roll(observation, -1, axis=0), action, _data.rewards(capacity), np.zeros(capacity, bool)]
+    ends = np.arange(capacity) % _data.EPISODE == _data.EPISODE - 1
+    observation = _data.observations(kind, capacity).copy()
+    return Columns(observation, _data.actions(kind, capacity), _data.rewards(capacity), np.roll(observation, -1, axis=0), ends)
 
 
-@contender("replay.add", "ref numpy")
-def numpy_add(kind: str, batch: int) -> Callable[[], Any]:
-    arrays, steps, position = five_arrays(kind), cycle(_data.stream(kind, batch)), 0
-    observation, next_observation, action, reward, terminated = arrays
-    limit = len(reward) // batch * batch
+def torch_columns(kind: str) -> Columns:
+    import torch
+
+    return Columns(*map(torch.from_numpy, columns(kind)))
+
+
+def adding(store: Columns, steps: list[Any], batch: int) -> Callable[[], None]:
+    """Write one step of each environment at the head of the ring."""
+    stream, position, end = cycle(steps), 0, len(store.reward) // batch * batch
+    observations, actions, rewards, next_observations, terminateds = store
 
     def call() -> None:
         nonlocal position
-        step, rows = next(steps), slice(position, position + batch)
-        observation[rows] = step.observation
-        next_observation[rows] = step.next_observation
-        action[rows] = step.action
-        reward[rows] = step.reward
-        terminated[rows] = step.terminated
-        position = (position + batch) % limit
+        observation, action, reward, next_observation, terminated, _ = next(stream)
+        rows = slice(position, position + batch)
+        observations[rows] = observation
+        actions[rows] = action
+        rewards[rows] = reward
+        next_observations[rows] = next_observation
+        terminateds[rows] = terminated
+        position = (position + batch) % end
 
     return call
 
 
-@contender("replay.sample", "ref numpy")
-def numpy_sample(kind: str, batch: int) -> Callable[[], Any]:
-    arrays, rng = five_arrays(kind), np.random.default_rng(0)
+@contender("replay.add", "ref numpy")
+def numpy_add(kind: str, batch: int) -> Callable[[], object]:
+    return adding(columns(kind), _data.stream(kind, batch), batch)
 
-    def call() -> list[np.ndarray]:
-        index = rng.integers(0, len(arrays[3]), batch)
-        return [array.take(index, axis=0) for array in arrays]
+
+@contender("replay.add", "ref torch")
+def torch_add(kind: str, batch: int) -> Callable[[], object]:
+    import torch
+
+    steps = [tuple(torch.from_numpy(np.array(column)) for column in step) for step in _data.stream(kind, batch)[:4]]
+    return adding(torch_columns(kind), steps, batch)
+
+
+@contender("replay.sample", "ref numpy")
+def numpy_sample(kind: str, batch: int) -> Callable[[], object]:
+    from torch import from_numpy
+
+    store, rng = columns(kind), np.random.default_rng(0)
+
+    def call() -> list[Any]:
+        index = rng.integers(0, len(store.reward), batch)
+        return [from_numpy(column.take(index, axis=0)) for column in store]
 
     return call
 
 
 @contender("replay.sample", "ref torch")
-def torch_sample(kind: str, batch: int) -> Callable[[], Any]:
+def torch_sample(kind: str, batch: int) -> Callable[[], object]:
     import torch
 
-    tensors = [torch.from_numpy(array) for array in five_arrays(kind)]
-    count = len(tensors[3])
+    store = torch_columns(kind)
 
     def call() -> list[Any]:
-        index = torch.randint(count, (batch,))
-        return [tensor.index_select(0, index) for tensor in tensors]
+        index = torch.randint(len(store.reward), (batch,))
+        return [column.index_select(0, index) for column in store]
+
+    return call
+
+
+@contender("replay.sample", "ref numba")
+def numba_sample(kind: str, batch: int) -> Callable[[], object]:
+    from torch import from_numpy
+
+    store, gather = columns(kind), numba_gather()
+    flat = [column.reshape(len(column), -1) for column in store]
+
+    def call() -> list[Any]:
+        index = np.random.randint(0, len(store.reward), batch)  # noqa: NPY002 (faster than the Generator for small batches)
+        return [from_numpy(gather(column, index)) for column in flat]
+
+    return call
+
+
+@cache
+def numba_gather() -> Callable[..., Any]:
+    from numba import njit
+
+    @njit
+    def gather(column, index):
+        rows = np.empty((len(index), column.shape[1]), column.dtype)
+        for i in range(len(index)):
+            rows[i] = column[index[i]]
+        return rows
+
+    return gather
+
+
+@contender("replay.nstep_sample", "ref numpy")
+def numpy_nstep_sample(kind: str, batch: int, n_step: int) -> Callable[[], object]:
+    from torch import from_numpy
+
+    store, rng, ahead = columns(kind), np.random.default_rng(0), np.arange(n_step)
+    factors = (GAMMA**ahead).astype(np.float32)
+
+    def call() -> list[Any]:
+        index = rng.integers(0, len(store.reward) - n_step, batch)
+        window = index[:, None] + ahead
+        ends = store.terminated[window]
+        length = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, n_step)
+        return_ = (store.reward[window] * factors * (ahead < length[:, None])).sum(axis=1)
+        last = index + length - 1
+        discount = np.float32(GAMMA) ** length * ~store.terminated[last]
+        observation, next_observation = store.observation.take(index, axis=0), store.next_observation.take(last, axis=0)
+        return [from_numpy(column) for column in (observation, store.action[index], return_, next_observation, discount)]
+
+    return call
+
+
+@contender("replay.stack_sample", "ref numpy")
+def numpy_stack_sample(kind: str, batch: int, stack: int) -> Callable[[], object]:
+    from torch import from_numpy
+
+    frames, action, reward, _, terminated = columns(kind)
+    rng, back = np.random.default_rng(0), np.arange(1 - stack, 1)
+
+    def call() -> list[Any]:
+        index = rng.integers(0, len(reward) - 1, batch)
+        start = index[:, None] // _data.EPISODE * _data.EPISODE
+        before, after = np.maximum(index[:, None] + back, start), np.maximum(index[:, None] + back + 1, start)
+        rows = frames.take(before, axis=0), action[index], reward[index], frames.take(after, axis=0), terminated[index]
+        return [from_numpy(column) for column in rows]
 
     return call

@@ -1,6 +1,6 @@
 """The one benchmark driver: pyrl, references and peers on the same work, in turns. See README.md.
 
-python benchmarks/run.py [SUBJECT ...] [--quick] [--only REGEX] [--peers sb3,cpprb] [--threads N] [--list]
+python benchmarks/run.py [SUBJECT ...] [--quick] [--goals] [--only REGEX] [--peers sb3,cpprb] [--threads N] [--list]
 python benchmarks/run.py --install-peers [--peers sb3,cpprb]
 """
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,28 +109,35 @@ def start_peers(names: list[str], threads: int, report: Report) -> dict[str, Rem
     return remotes
 
 
-def run_case(case: Case, remotes: dict[str, Remote], rounds: int, seconds: float) -> Group:
-    """Prepare every contender of the case, then time them in turns."""
+def prepare(case: Case, remote: Remote, name: str) -> dict[str, Any]:
+    try:
+        return remote.ask("prepare", op=case.op, name=name, params=case.params)
+    except WorkerError as reason:
+        return {"error": str(reason)}
+
+
+def run_case(case: Case, remotes: list[Remote], rounds: int, seconds: float) -> Group:
+    """Prepare every contender of the case, one after the other in each worker; then time them in turns."""
     group = Group(case)
+    offers = [(remote, remote.contenders.get(case.op, [])) for remote in remotes]
+    with ThreadPoolExecutor() as pool:
+        replies = list(pool.map(lambda offer: [prepare(case, offer[0], name) for name in offer[1]], offers))
     ready: list[tuple[Remote, str, int]] = []
-    offers = [(remote, name) for remote in remotes.values() for name in remote.contenders.get(case.op, ())]
-    for remote, name in offers:
-        try:
-            reply = remote.ask("prepare", op=case.op, name=name, params=case.params, seconds=seconds, once=case.once)
-        except WorkerError as reason:
-            reply = {"error": str(reason)}
-        if "loops" in reply:
-            ready.append((remote, name, reply["loops"]))
-            group.add(name, reply["answer"])
-        else:
-            group.refuse(name, reply.get("unsupported") or reply["error"])
-    for turn in range(rounds + 1):
+    for (remote, names), answers in zip(offers, replies):
+        for name, reply in zip(names, answers):
+            if "answer" in reply and not case.once:
+                reply |= remote.ask("calibrate", name=name, seconds=seconds)
+            if reason := reply.get("unsupported") or reply.get("error"):
+                group.refuse(name, reason)
+            else:
+                group.add(name, reply["answer"])
+                ready.append((remote, name, reply.get("loops", 1)))
+    for _ in range(rounds):
         for remote, name, loops in ready:
-            ns = remote.ask("time", name=name, loops=loops)["ns"]
-            if turn > 0:  # the first round warms up memory that all of them together touch
-                group.time(name, ns)
-    for remote in {id(remote): remote for remote, *_ in ready}.values():
-        remote.ask("drop", stores=False)
+            group.time(name, remote.ask("time", name=name, loops=loops)["ns"])
+    for remote in remotes:
+        if remote.process.poll() is None:
+            remote.ask("drop", stores=False)
     return group
 
 
@@ -142,15 +150,16 @@ def run_subject(subject: str, peers: dict[str, Remote], report: Report, options:
     report.subject(subject, home.versions)
     wanted = re.compile(options.only or "")
     for case in home.cases:
-        if wanted.search(case.name):
+        if wanted.search(case.name) and (case.goals or not options.goals):
             if options.list:
                 offers = [name for worker in (home, *peers.values()) for name in worker.contenders.get(case.op, ())]
                 print(f"{case.name:40} {', '.join(offers)}")
                 continue
-            report.add(run_case(case, {"pyrl": home, **peers}, options.rounds, options.seconds))
+            report.add(run_case(case, [home, *peers.values()], options.rounds, options.seconds))
     home.close()
     for peer in peers.values():
-        peer.ask("drop", stores=True)
+        if peer.process.poll() is None:
+            peer.ask("drop", stores=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -158,6 +167,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s instead of 5 of 0.2 s")
     parser.add_argument("--only", metavar="REGEX", help="cases whose name matches")
+<<<<<<< HEAD
+=======
+    parser.add_argument("--goals", action="store_true", help="only the cases that have goals of their own")
+>>>>>>> bench
     parser.add_argument("--peers", default=",".join(PEERS), help=f"comma-separated, of {', '.join(PEERS)}; default: all; '' for none")
     parser.add_argument("--threads", type=int, default=1, help="threads for everyone; default: 1")
     parser.add_argument("--list", action="store_true", help="show cases and contenders, time nothing")
