@@ -167,10 +167,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s instead of 5 of 0.2 s")
     parser.add_argument("--only", metavar="REGEX", help="cases whose name matches")
-<<<<<<< HEAD
-=======
     parser.add_argument("--goals", action="store_true", help="only the cases that have goals of their own")
->>>>>>> bench
     parser.add_argument("--peers", default=",".join(PEERS), help=f"comma-separated, of {', '.join(PEERS)}; default: all; '' for none")
     parser.add_argument("--threads", type=int, default=1, help="threads for everyone; default: 1")
     parser.add_argument("--list", action="store_true", help="show cases and contenders, time nothing")

@@ -98,7 +98,7 @@ class Normalizer:
         """Rewards of any shape as the losses shall see them."""
         if self.normalize_reward:
             return self._reward_moments.normalize(_floats(reward), clip=self.clip_reward, epsilon=EPSILON, center=False)
-        return reward if self.clip_reward is None else reward.clip(-self.clip_reward, self.clip_reward)
+        return _clipped(reward, self.clip_reward)
 
     def _normalized(self, x: Array, moments: RunningMoments | None) -> Array:
         if moments is None:
@@ -151,6 +151,10 @@ def _leaves(tree: Any, name: str) -> Iterator[tuple[str, RunningMoments]]:
     elif tree is not None:
         for key, entry in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from _leaves(entry, f"{name}.{key}")
+
+
+def _clipped(x: Array, bound: float | None) -> Array:
+    return x if bound is None else x.clip(-bound, bound)
 
 
 def _count(x: Array, moments: RunningMoments | None) -> None:
