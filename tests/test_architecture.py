@@ -91,7 +91,7 @@ from gymnasium.spaces import Box, Discrete
 advantage, return_ = pyrl.ops.gae(*(np.ones((3, 2), np.float32),) * 3, *(np.zeros((3, 2), bool),) * 2, gamma=0.9, gae_lambda=0.8)
 buffer = pyrl.buffers.ReplayBuffer(10, Box(-1, 1, (3,)), Discrete(2))
 for _ in range(5):
-    buffer.add(np.zeros((1, 3), np.float32), np.zeros(1, np.int64), np.ones(1), np.ones((1, 3), np.float32), np.zeros(1, bool), np.zeros(1, bool))
+    buffer.add(np.zeros((1, 3), np.float32), 0, 1.0, np.ones((1, 3), np.float32), False, False)
 print(advantage.shape, buffer.sample(4).observation.shape)
 """
     assert run_python(code).strip() == "(3, 2) (4, 3)"

@@ -32,8 +32,8 @@ bool flag_arg(py::handle object, const char* function, const char* name) {
 
 void require_apart(const void* out, std::int64_t bytes, const char* name, const ArrayArg& arg) {
   const auto *begin = static_cast<const char*>(arg.data), *first = static_cast<const char*>(out);
-  PYRL_CHECK(first + bytes <= begin || begin + arg.size() * size_of(arg.dtype) <= first, ArgumentError, arg.function, ": ", name, " shares memory with ",
-             arg.name, ", expected memory of its own");
+  PYRL_CHECK(first + bytes <= begin || begin + arg.size() * size_of(arg.dtype) <= first, ArgumentError, arg.function, ": ", name,
+             " shares memory with ", arg.name, ", expected memory of its own");
 }
 
 template <class T, int Rank>
@@ -72,7 +72,8 @@ py::object uniform_indices(FastArgs args) {
   PYRL_CHECK(high >= 1 || (size == 0 && high == 0), ArgumentError, function, ": high is ", high, ", expected at least 1");
   RandomStream& random = stream_arg(args[2], function);
   const bool replacement = flag_arg(args[3], function, "replacement");
-  PYRL_CHECK(replacement || size <= high, ArgumentError, function, ": size is ", size, ", expected at most high = ", high, " without replacement");
+  PYRL_CHECK(replacement || size <= high, ArgumentError, function, ": size is ", size, ", expected at most high = ", high,
+             " without replacement");
   py::object result;
   const auto index = output<std::int64_t, 1>(result, args[4], Kind::NumPy, {size}, function, "out", "[size]");
   const sampling::UniformIndicesArgs call{index, static_cast<std::uint64_t>(high), random.key, random.next_draw()};
@@ -101,7 +102,8 @@ struct CategoricalCall {
   RandomStream& random;
   sampling::CategoricalArgs args;
 
-  CategoricalCall(const char* function, py::handle logits_object, py::handle mask_object, py::handle random_object, py::handle deterministic)
+  CategoricalCall(const char* function, py::handle logits_object, py::handle mask_object, py::handle random_object,
+                  py::handle deterministic)
       : logits(read_array(logits_object, function, "logits")), random(stream_arg(random_object, function)) {
     args.function = function;
     args.logits = logits.as<const float, 2>("[B, K]");
@@ -110,7 +112,8 @@ struct CategoricalCall {
       args.mask = mask.as<const bool, 2>({logits.shape[0], logits.shape[1]}, "[B, K]");
     }
     args.deterministic = flag_arg(deterministic, function, "deterministic");
-    PYRL_CHECK(logits.shape[0] <= (std::int64_t{1} << 32), ShapeError, function, ": logits has shape ", logits.shape_text(), ", expected at most 2^32 rows");
+    PYRL_CHECK(logits.shape[0] <= (std::int64_t{1} << 32), ShapeError, function, ": logits has shape ", logits.shape_text(),
+               ", expected at most 2^32 rows");
     args.key = random.key;
     args.draw = random.draw;
   }
@@ -164,8 +167,8 @@ py::object sample_multi_categorical(FastArgs args) {
   const std::int64_t batch = call.logits.shape[0], components = static_cast<std::int64_t>(nvec.size());
   std::int64_t columns = 0;
   for (const std::int64_t n : nvec) columns += n;
-  PYRL_CHECK(columns == call.logits.shape[1], ShapeError, function, ": logits has shape ", call.logits.shape_text(), ", expected [B, sum of nvec] = [", batch, ", ",
-             columns, "]");
+  PYRL_CHECK(columns == call.logits.shape[1], ShapeError, function, ": logits has shape ", call.logits.shape_text(),
+             ", expected [B, sum of nvec] = [", batch, ", ", columns, "]");
   const auto [action_out, log_prob_out] = pair_arg(args[5], function);
   py::object action, log_prob;
   call.args.action = output<std::int64_t, 2>(action, action_out, call.logits.kind, {batch, components}, function, "out[0]", "[B, M]");
@@ -184,7 +187,8 @@ py::object sample_gaussian(FastArgs args) {
   sampling::GaussianArgs call;
   call.mean = mean.as<const float, 2>("[B, A]");
   const std::int64_t batch = mean.shape[0], dimensions = mean.shape[1];
-  PYRL_CHECK(batch <= (std::int64_t{1} << 32), ShapeError, function, ": mean has shape ", mean.shape_text(), ", expected at most 2^32 rows");
+  PYRL_CHECK(batch <= (std::int64_t{1} << 32), ShapeError, function, ": mean has shape ", mean.shape_text(),
+             ", expected at most 2^32 rows");
   if (log_std.rank == 1) {
     call.log_std = {log_std.as<const float, 1>({dimensions}, "[A]").data, {1, dimensions}};
   } else {
@@ -212,21 +216,25 @@ struct MomentsCall {
   std::int64_t rows = 1;
   sampling::Moments moments;
 
-  MomentsCall(const char* function, const char* name, py::handle batch_object, py::handle count, py::handle mean_object, py::handle m2_object)
-      : batch(read_array(batch_object, function, name)), mean(read_array(mean_object, function, "mean")), m2(read_array(m2_object, function, "m2")) {
+  MomentsCall(const char* function, const char* name, py::handle batch_object, py::handle count, py::handle mean_object,
+              py::handle m2_object)
+      : batch(read_array(batch_object, function, name)),
+        mean(read_array(mean_object, function, "mean")),
+        m2(read_array(m2_object, function, "m2")) {
     const int leading = batch.rank - mean.rank;
     bool matches = leading >= 0;
     for (int axis = 0; matches && axis < mean.rank; ++axis) matches = batch.shape[leading + axis] == mean.shape[axis];
     if (!matches) {
       const std::string item = mean.shape_text();
-      throw ShapeError(concat(function, ": ", name, " has shape ", batch.shape_text(), ", expected [...", item.size() > 2 ? ", " : "", item.substr(1)));
+      throw ShapeError(
+          concat(function, ": ", name, " has shape ", batch.shape_text(), ", expected [...", item.size() > 2 ? ", " : "", item.substr(1)));
     }
     for (int axis = 0; axis < leading; ++axis) rows *= batch.shape[axis];
     moments.count = integer_arg(count, function, "count");
     moments.mean = flat(mean);
     moments.m2 = flat(m2);
-    PYRL_CHECK(batch.dtype == DType::Float32 || batch.dtype == DType::Float64, DTypeError, function, ": ", name, " has dtype ", name_of(batch.dtype),
-               ", expected float32 or float64");
+    PYRL_CHECK(batch.dtype == DType::Float32 || batch.dtype == DType::Float64, DTypeError, function, ": ", name, " has dtype ",
+               name_of(batch.dtype), ", expected float32 or float64");
     batch.require_cpu();
     batch.require_contiguous();
   }
@@ -279,7 +287,8 @@ py::object normalize(FastArgs args) {
     out.require_contiguous();
     out.require_writable();
     out.require_shape(shape, "the shape of x");
-    if (out.data != call.batch.data || call.batch.dtype != DType::Float32) require_apart(out.data, out.size() * size_of(out.dtype), "out", call.batch);
+    if (out.data != call.batch.data || call.batch.dtype != DType::Float32)
+      require_apart(out.data, out.size() * size_of(out.dtype), "out", call.batch);
     result = py::reinterpret_borrow<py::object>(args[7]);
     data = out.data;
   }
@@ -301,7 +310,8 @@ PYRL_BINDINGS(sampling, m) {
   def_fast<uniform_indices, 5>(m, "uniform_indices", "uniform_indices(size, high, random, replacement, out)");
   def_fast<permutation, 3>(m, "permutation", "permutation(n, random, out)");
   def_fast<sample_categorical, 5>(m, "sample_categorical", "sample_categorical(logits, mask, random, deterministic, out)");
-  def_fast<sample_multi_categorical, 6>(m, "sample_multi_categorical", "sample_multi_categorical(logits, nvec, mask, random, deterministic, out)");
+  def_fast<sample_multi_categorical, 6>(m, "sample_multi_categorical",
+                                        "sample_multi_categorical(logits, nvec, mask, random, deterministic, out)");
   def_fast<sample_gaussian, 5>(m, "sample_gaussian", "sample_gaussian(mean, log_std, random, deterministic, out)");
   def_fast<update_moments, 4>(m, "update_moments", "update_moments(batch, count, mean, m2)");
   def_fast<normalize, 8>(m, "normalize", "normalize(x, count, mean, m2, clip, epsilon, center, out)");

@@ -16,11 +16,13 @@
 #define PYRL_INLINE inline __attribute__((always_inline))
 #define PYRL_INLINE_LAMBDA __attribute__((always_inline))
 #define PYRL_PREFETCH(address) __builtin_prefetch(address)
+#define PYRL_PREFETCH_WRITE(address) __builtin_prefetch(address, 1)
 #else
 #define PYRL_RESTRICT __restrict
 #define PYRL_INLINE inline
 #define PYRL_INLINE_LAMBDA
 #define PYRL_PREFETCH(address) ((void)(address))
+#define PYRL_PREFETCH_WRITE(address) ((void)(address))
 #endif
 
 #if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__i386__))

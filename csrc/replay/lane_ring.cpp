@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <new>
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
+#include "replay/row.hpp"
 
 namespace pyrl::replay {
 
@@ -49,6 +49,67 @@ void LaneRing::clear() {
   std::fill(newest_.begin(), newest_.end(), -1);
   std::fill(pending_.begin(), pending_.end(), std::uint8_t{0});
   size_ = 0;
+}
+
+// -- one row of one lane; inlined, since adding to many lanes is nothing but these ------------------------------------------------
+
+// Takes the next slot of the lane, emptied. The record that lay there is gone; those whose frame stack reached back to it are no
+// longer drawable.
+PYRL_INLINE std::int64_t LaneRing::push(std::int64_t lane) {
+  const std::int64_t position = heads_[lane]++;
+  newest_[lane] = newest_[lane] + 1 == lane_capacity_ ? 0 : newest_[lane] + 1;
+  const std::int64_t taken = lane * lane_capacity_ + newest_[lane];
+  // Many lanes write in many places: fetch what the next add of this lane will write.
+  const std::int64_t following = newest_[lane] + 1 == lane_capacity_ ? taken + 1 - lane_capacity_ : taken + 1;
+  PYRL_PREFETCH_WRITE(&flags_[following]);
+  PYRL_PREFETCH_WRITE(record(following));
+  PYRL_PREFETCH_WRITE(record(following) + layout_.stride() - 1);
+  if (flags_[taken] & flag::drawable) --size_;
+  flags_[taken] = 0;
+  const std::int64_t oldest = position + 1 - lane_capacity_;
+  const std::int64_t edge = oldest > origins_[lane] ? std::min(oldest + options_.frame_stack - 1, position) : oldest;
+  for (std::int64_t p = oldest; p < edge; ++p) {
+    std::uint8_t& flags = flags_[slot(lane, p)];
+    if (flags & flag::start) break;
+    if (flags & flag::drawable) --size_;
+    flags &= static_cast<std::uint8_t>(~flag::drawable);
+  }
+  return taken;
+}
+
+PYRL_INLINE bool LaneRing::history_is_whole(std::int64_t lane, std::int64_t position) const {
+  if (options_.frame_stack == 1) return true;
+  const std::int64_t oldest = heads_[lane] - lane_capacity_;
+  for (std::int64_t p = position; p > position - options_.frame_stack; --p) {
+    if (p < oldest) return false;
+    if (flags_[slot(lane, p)] & flag::start) return true;
+  }
+  return position >= oldest;
+}
+
+PYRL_INLINE void LaneRing::write_observation(std::int64_t to, const void* const* observation, std::int64_t lane) {
+  for (int i = 0; i < num_observation_columns_; ++i) {
+    const Column& column = layout_.columns()[i];
+    copy_row(row(column, to), static_cast<const std::uint8_t*>(observation[i]) + lane * column.row_bytes, column.row_bytes);
+  }
+}
+
+PYRL_INLINE void LaneRing::write_rest(std::int64_t to, const AddArgs& args, std::int64_t lane) {
+  std::memcpy(record(to), &args.reward[lane], sizeof(float));
+  const auto& columns = layout_.columns();
+  for (std::size_t i = num_observation_columns_; i < columns.size(); ++i) {
+    const auto* source = static_cast<const std::uint8_t*>(args.columns[i - num_observation_columns_]);
+    copy_row(row(columns[i], to), source + lane * columns[i].row_bytes, columns[i].row_bytes);
+  }
+}
+
+PYRL_INLINE bool LaneRing::pending_equals(std::int64_t at, const void* const* observation, std::int64_t lane) const {
+  for (int i = 0; i < num_observation_columns_; ++i) {
+    const Column& column = layout_.columns()[i];
+    const auto* given = static_cast<const std::uint8_t*>(observation[i]) + lane * column.row_bytes;
+    if (!rows_equal(row(column, at), given, column.row_bytes)) return false;
+  }
+  return true;
 }
 
 std::int64_t LaneRing::add(const AddArgs& args) {
@@ -94,59 +155,6 @@ void LaneRing::add_unlinked(std::int64_t lane, const AddArgs& args) {
   flags_[here] = static_cast<std::uint8_t>(flag::transition | flag::drawable | flag::start | (args.terminated[lane] ? flag::terminated : 0) |
                                            (args.truncated[lane] ? flag::truncated : flag::cut));
   ++size_;
-}
-
-// Takes the next slot of the lane, emptied. The record that lay there is gone; those whose frame stack reached back to it are no
-// longer drawable.
-std::int64_t LaneRing::push(std::int64_t lane) {
-  const std::int64_t position = heads_[lane]++;
-  newest_[lane] = newest_[lane] + 1 == lane_capacity_ ? 0 : newest_[lane] + 1;
-  const std::int64_t taken = lane * lane_capacity_ + newest_[lane];
-  if (flags_[taken] & flag::drawable) --size_;
-  flags_[taken] = 0;
-  const std::int64_t oldest = position + 1 - lane_capacity_;
-  const std::int64_t edge = oldest > origins_[lane] ? std::min(oldest + options_.frame_stack - 1, position) : oldest;
-  for (std::int64_t p = oldest; p < edge; ++p) {
-    std::uint8_t& flags = flags_[slot(lane, p)];
-    if (flags & flag::start) break;
-    if (flags & flag::drawable) --size_;
-    flags &= static_cast<std::uint8_t>(~flag::drawable);
-  }
-  return taken;
-}
-
-bool LaneRing::history_is_whole(std::int64_t lane, std::int64_t position) const {
-  const std::int64_t oldest = heads_[lane] - lane_capacity_;
-  for (std::int64_t p = position; p > position - options_.frame_stack; --p) {
-    if (p < oldest) return false;
-    if (flags_[slot(lane, p)] & flag::start) return true;
-  }
-  return position >= oldest;
-}
-
-void LaneRing::write_observation(std::int64_t to, const void* const* observation, std::int64_t lane) {
-  for (int i = 0; i < num_observation_columns_; ++i) {
-    const Column& column = layout_.columns()[i];
-    std::memcpy(row(column, to), static_cast<const std::uint8_t*>(observation[i]) + lane * column.row_bytes, column.row_bytes);
-  }
-}
-
-void LaneRing::write_rest(std::int64_t to, const AddArgs& args, std::int64_t lane) {
-  std::memcpy(record(to), &args.reward[lane], sizeof(float));
-  const auto& columns = layout_.columns();
-  for (std::size_t i = num_observation_columns_; i < columns.size(); ++i) {
-    const auto* source = static_cast<const std::uint8_t*>(args.columns[i - num_observation_columns_]);
-    std::memcpy(row(columns[i], to), source + lane * columns[i].row_bytes, columns[i].row_bytes);
-  }
-}
-
-bool LaneRing::pending_equals(std::int64_t at, const void* const* observation, std::int64_t lane) const {
-  for (int i = 0; i < num_observation_columns_; ++i) {
-    const Column& column = layout_.columns()[i];
-    const auto* given = static_cast<const std::uint8_t*>(observation[i]) + lane * column.row_bytes;
-    if (std::memcmp(row(column, at), given, column.row_bytes) != 0) return false;
-  }
-  return true;
 }
 
 // The name of the record in a written slot: position * num_lanes + lane.

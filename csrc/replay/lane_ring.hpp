@@ -96,8 +96,8 @@ class LaneRing {
   }
   std::uint8_t* record(std::int64_t slot) const { return store_.get() + slot * layout_.stride(); }
   // The slot after / before in the lane's ring.
-  std::int64_t next_slot(std::int64_t slot) const { return (slot + 1) % lane_capacity_ == 0 ? slot + 1 - lane_capacity_ : slot + 1; }
-  std::int64_t previous_slot(std::int64_t slot) const { return slot % lane_capacity_ == 0 ? slot - 1 + lane_capacity_ : slot - 1; }
+  std::int64_t next_slot(std::int64_t slot) const { return offset(slot) + 1 == lane_capacity_ ? slot + 1 - lane_capacity_ : slot + 1; }
+  std::int64_t previous_slot(std::int64_t slot) const { return offset(slot) == 0 ? slot - 1 + lane_capacity_ : slot - 1; }
 
   // Raw state, for checkpoints. A lane each: the position where it began (after the last clear), the position after its head,
   // whether the head is pending; a slot each: the flags.
@@ -121,6 +121,8 @@ class LaneRing {
   void write_rest(std::int64_t slot, const AddArgs& args, std::int64_t lane);
   bool pending_equals(std::int64_t slot, const void* const* observation, std::int64_t lane) const;
   bool history_is_whole(std::int64_t lane, std::int64_t position) const;
+  // Of a slot in its lane; the division is worth avoiding.
+  std::int64_t offset(std::int64_t slot) const { return options_.num_lanes == 1 ? slot : slot % lane_capacity_; }
   std::int64_t slot(std::int64_t lane, std::int64_t position) const { return lane * lane_capacity_ + position % lane_capacity_; }
   std::int64_t name_of(std::int64_t slot) const;
   std::int64_t filled() const;

@@ -5,6 +5,7 @@
 
 #include "core/parallel.hpp"
 #include "core/platform.hpp"
+#include "replay/row.hpp"
 
 namespace pyrl::replay {
 namespace {
@@ -13,35 +14,6 @@ namespace {
 constexpr std::int64_t most_records_ahead = 12, bytes_ahead = 6 * 1024;
 constexpr std::int64_t prefetched_row_bytes = 4096;  // of a wide row; the hardware's own prefetcher follows the rest
 constexpr std::int64_t grain_bytes = 256 * 1024;  // below this a second thread costs more than it saves
-
-// memcpy for short rows of unknown length: two overlapping moves instead of a call.
-PYRL_INLINE void copy_row(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from, std::int64_t bytes) {
-  const auto move = [&]<class Word>(Word word) PYRL_INLINE_LAMBDA {
-    std::int64_t at = 0;
-    for (; at + static_cast<std::int64_t>(sizeof(Word)) <= bytes; at += sizeof(Word)) {
-      std::memcpy(&word, from + at, sizeof(Word));
-      std::memcpy(to + at, &word, sizeof(Word));
-    }
-    if (at < bytes) {
-      std::memcpy(&word, from + bytes - sizeof(Word), sizeof(Word));
-      std::memcpy(to + bytes - sizeof(Word), &word, sizeof(Word));
-    }
-  };
-  struct Word16 {
-    std::uint64_t low, high;
-  };
-  if (bytes > 256) {
-    std::memcpy(to, from, static_cast<std::size_t>(bytes));
-  } else if (bytes >= 16) {
-    move(Word16{});
-  } else if (bytes >= 8) {
-    move(std::uint64_t{});
-  } else if (bytes >= 4) {
-    move(std::uint32_t{});
-  } else {
-    for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
-  }
-}
 
 class Gatherer {
  public:

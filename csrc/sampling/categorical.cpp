@@ -28,7 +28,9 @@ struct alignas(64) Tile {
 };
 
 // Any byte but 0 is true, so that uint8 masks work as bool ones do.
-PYRL_INLINE bool is_allowed(const CategoricalArgs& args, std::int64_t i) { return reinterpret_cast<const std::uint8_t*>(args.mask.data)[i] != 0; }
+PYRL_INLINE bool is_allowed(const CategoricalArgs& args, std::int64_t i) {
+  return reinterpret_cast<const std::uint8_t*>(args.mask.data)[i] != 0;
+}
 
 class Rows {
  public:
@@ -51,7 +53,8 @@ class Rows {
     }
     if (!args_.mask.present()) return;
     for (std::int64_t k = 0; k < width; ++k)
-      for (int l = 0; l < count_; ++l) columns.value[k][l] = is_allowed(args_, (first_ + l) * stride + from + k) ? columns.value[k][l] : -infinity;
+      for (int l = 0; l < count_; ++l)
+        columns.value[k][l] = is_allowed(args_, (first_ + l) * stride + from + k) ? columns.value[k][l] : -infinity;
   }
 
  private:
@@ -98,8 +101,8 @@ PYRL_INLINE void count_below(const Columns& columns, Tile& tile, double (&sum)[l
     }
 }
 
-PYRL_INLINE void draw_component(const CategoricalArgs& args, const Rows& rows, Columns& columns, Tile& tile, const WordTile& words, std::int64_t m,
-                                std::int64_t begin) {
+PYRL_INLINE void draw_component(const CategoricalArgs& args, const Rows& rows, Columns& columns, Tile& tile, const WordTile& words,
+                                std::int64_t m, std::int64_t begin) {
   const std::int64_t size = args.nvec(m);
   const bool kept = size <= chunk;
   for (int l = 0; l < lanes; ++l) {
@@ -107,7 +110,9 @@ PYRL_INLINE void draw_component(const CategoricalArgs& args, const Rows& rows, C
     tile.total[l] = 0;
     tile.action[l] = 0;
   }
-  for_chunks(rows, columns, begin, size, [&](std::int64_t from, std::int64_t width) PYRL_INLINE_LAMBDA { find_largest(columns, tile, from, width, args.deterministic); });
+  for_chunks(rows, columns, begin, size, [&](std::int64_t from, std::int64_t width) PYRL_INLINE_LAMBDA {
+    find_largest(columns, tile, from, width, args.deterministic);
+  });
   if (kept) {
     weigh(columns, tile, size);
     add_weights(columns, tile, size);
@@ -195,12 +200,12 @@ PYRL_INLINE bool is_bad(const CategoricalArgs& args, std::int64_t index) {
       for (std::int64_t k = begin; k < begin + args.nvec(m); ++k) {
         if (args.mask.present() && !is_allowed(args, row * args.logits.extent[1] + k)) continue;
         const float logit = args.logits(row, k);
-        PYRL_CHECK(logit < infinity, ArgumentError, args.function, ": logits has ", std::isnan(logit) ? "nan" : "inf", " in row ", row, ", column ", k,
-                   ", expected numbers or -inf");
+        PYRL_CHECK(logit < infinity, ArgumentError, args.function, ": logits has ", std::isnan(logit) ? "nan" : "inf", " in row ", row,
+                   ", column ", k, ", expected numbers or -inf");
         possible |= logit > -infinity;
       }
-      PYRL_CHECK(possible, ArgumentError, args.function, ": row ", row, " allows no action (columns ", begin, " to ", begin + args.nvec(m) - 1,
-                 " are -inf or masked), expected at least one");
+      PYRL_CHECK(possible, ArgumentError, args.function, ": row ", row, " allows no action (columns ", begin, " to ",
+                 begin + args.nvec(m) - 1, " are -inf or masked), expected at least one");
     }
   }
   throw ArgumentError(concat(args.function, ": logits changed while being read"));

@@ -61,7 +61,7 @@ PYRL_INLINE void draw_tile(const GaussianArgs& args, const Scale* kept, std::int
   alignas(64) float mean[lanes], action[lanes], cost[lanes] = {};
   for (std::int64_t a = 0; a < dimensions; ++a) {
     if (a % 4 == 0 && !args.deterministic) fill_normals(normals, args, first, a / 4);
-    const float(&z)[lanes] = normals.z[a % 4];
+    const float (&z)[lanes] = normals.z[a % 4];
     load_column(mean, args.mean.data + first * dimensions + a, dimensions, count);
     const bool is_kept = shared && a < kept_columns;
     if (!is_kept) own.load(args, first, a, count);
@@ -89,8 +89,8 @@ bool all_within(const float* values, std::int64_t count, float bound) {
 void require_within(const ArrayView<const float, 2>& array, float bound, const char* name, const char* expected) {
   if (all_within(array.data, array.size(), bound)) return;
   for (std::int64_t i = 0; i < array.size(); ++i)
-    PYRL_CHECK(std::fabs(array.data[i]) <= bound, ArgumentError, "sample_gaussian: ", name, " has ", array.data[i], " in row ", i / array.extent[1], ", column ",
-               i % array.extent[1], ", expected ", expected);
+    PYRL_CHECK(std::fabs(array.data[i]) <= bound, ArgumentError, "sample_gaussian: ", name, " has ", array.data[i], " in row ",
+               i / array.extent[1], ", column ", i % array.extent[1], ", expected ", expected);
 }
 
 }  // namespace

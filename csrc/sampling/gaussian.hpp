@@ -38,8 +38,7 @@ struct NormalPair {
 };
 
 PYRL_HD PYRL_INLINE NormalPair box_muller(std::uint32_t radius_word, std::uint32_t angle_word) {
-  const float u = static_cast<float>(radius_word) * 0x1p-32f + 0x1p-33f;
-  const float radius = std::sqrt(-2.0f * elementary::log(u));
+  const float radius = std::sqrt(-2.0f * elementary::log_uniform(radius_word));
   const elementary::SineCosine direction = elementary::turn(angle_word);
   return {radius * direction.cosine, radius * direction.sine};
 }

@@ -4,9 +4,9 @@
 //   variances", 1979):  delta = mean_b - mean_a;  mean = mean_a + delta m / (n + m);  M2 = M2_a + M2_b + delta^2 n m / (n + m)
 //   variance = M2 / n, and 1 before the first row
 //
-// The state is float64: count, mean [D], m2 [D]. batch: float32 or float64 [B, D], finite. Blocks of rows are summed in two
-// passes and merged in their order, each column by itself: the result depends neither on threads nor on vector width.
-// Cost: three passes over the batch, two of them in the cache; normalisation is one pass.
+// The state is float64: count, mean [D], m2 [D]. batch: float32 or float64 [B, D], finite. Blocks of rows are summed and
+// merged in their order, each column by itself: the result depends neither on threads nor on vector width.
+// Cost: two passes over the batch, one of them the check; normalisation is one pass.
 #pragma once
 
 #include <cmath>
@@ -36,10 +36,10 @@ PYRL_HD PYRL_INLINE double inverse_deviation(std::int64_t count, double m2, doub
 }
 
 // Clamped to [-clip, clip]; NaN stays.
-PYRL_HD PYRL_INLINE float normalized(double value, double mean, double scale, double clip) {
-  const double scaled = (value - mean) * scale;
-  const double below = scaled > clip ? clip : scaled;
-  return static_cast<float>(below < -clip ? -clip : below);
+PYRL_HD PYRL_INLINE float normalized(double value, double mean, double scale, float clip) {
+  const float scaled = static_cast<float>((value - mean) * scale);
+  const float below = scaled > clip ? clip : scaled;
+  return below < -clip ? -clip : below;
 }
 
 // Adds the rows of `batch`. A NaN or an infinity throws, and nothing has changed then.

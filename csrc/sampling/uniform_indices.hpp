@@ -41,7 +41,8 @@ PYRL_HD PYRL_INLINE bool accepted(std::uint32_t high, std::uint32_t low, std::ui
 }
 
 // below(i, n), of its words.
-PYRL_HD PYRL_INLINE std::uint64_t index_below(std::uint32_t high, std::uint32_t low, std::uint64_t n, std::uint64_t key, std::uint64_t draw, std::uint64_t i) {
+PYRL_HD PYRL_INLINE std::uint64_t index_below(std::uint32_t high, std::uint32_t low, std::uint64_t n, std::uint64_t key, std::uint64_t draw,
+                                              std::uint64_t i) {
   return accepted(high, low, n) ? uniform_below(high, low, n) : redraw_below(key, draw, i, n);
 }
 

@@ -57,7 +57,7 @@ class Loop(ABC):
     def finished(self) -> bool:
         return self.agent.env_steps >= self.total_steps or self.episodes >= self.total_episodes
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027
         """Called after each reset, before the first round."""
 
     @abstractmethod

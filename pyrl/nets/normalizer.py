@@ -98,14 +98,14 @@ class Normalizer:
         """Rewards of any shape as the losses shall see them."""
         if self.normalize_reward:
             return self._reward_moments.normalize(_floats(reward), clip=self.clip_reward, epsilon=EPSILON, center=False)
-        return reward if self.clip_reward is None else reward.clip(-self.clip_reward, self.clip_reward)
+        return _clipped(reward, self.clip_reward)
 
     def _normalized(self, x: Array, moments: RunningMoments | None) -> Array:
         if moments is None:
             return x
         if self.normalize_observation:
             return moments.normalize(_floats(x), clip=self.clip_observation, epsilon=EPSILON)
-        return x.clip(-self.clip_observation, self.clip_observation)
+        return x if self.clip_observation is None else x.clip(-self.clip_observation, self.clip_observation)
 
     def state_dict(self) -> dict[str, Any]:
         """The moments in use, as arrays; empty where nothing is normalised."""
@@ -141,7 +141,7 @@ def _moments_for(space: Space) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(_moments_for(entry) for entry in space.spaces)
     is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    return RunningMoments(space.shape) if is_float else None
+    return RunningMoments(space.shape or ()) if is_float else None
 
 
 def _leaves(tree: Any, name: str) -> Iterator[tuple[str, RunningMoments]]:
@@ -151,6 +151,10 @@ def _leaves(tree: Any, name: str) -> Iterator[tuple[str, RunningMoments]]:
     elif tree is not None:
         for key, entry in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from _leaves(entry, f"{name}.{key}")
+
+
+def _clipped(x: Array, bound: float | None) -> Array:
+    return x if bound is None else x.clip(-bound, bound)
 
 
 def _count(x: Array, moments: RunningMoments | None) -> None:

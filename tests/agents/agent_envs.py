@@ -89,7 +89,7 @@ def random_env(observation_space: spaces.Space, action_space: spaces.Space, leng
             return self.observation_space.sample(), {}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-            assert action_space.contains(action) or isinstance(action_space, spaces.Discrete) and action_space.contains(int(action)), action
+            assert action_space.contains(int(action) if isinstance(action_space, spaces.Discrete) else action), action
             self.t += 1
             return self.observation_space.sample(), float(self.np_random.normal()), self.t == length, False, {}
 

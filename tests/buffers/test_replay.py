@@ -86,7 +86,7 @@ def test_names_go_stale_and_never_return() -> None:
     assert len(buffer) == 15
     assert not buffer.is_drawable(np.array([0, 84, 100, -1])).any()
     assert buffer.is_drawable(np.array([85, 99])).all()
-    with pytest.raises(ValueError, match="get: 1 of 2 records are no longer"):
+    with pytest.raises(ValueError, match=r"get: 1 of 2 records are no longer"):
         buffer.get(np.array([84, 99]))
     old = buffer.sample(1).index
     buffer.clear()
@@ -234,7 +234,7 @@ def test_bad_draws() -> None:
     for size, message in ((6, "batch_size is 6, but only 5 transitions are stored"), (0, "batch_size is 0"), (-1, "batch_size is -1")):
         with pytest.raises(ValueError, match=message):
             buffer.sample(size)
-    with pytest.raises(DTypeError, match="batch_size is 2.5, expected an integer"):
+    with pytest.raises(DTypeError, match=r"batch_size is 2\.5, expected an integer"):
         buffer.sample(2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="but only 0 transitions are stored"):
         ReplayBuffer(64, OBSERVATION, ACTION).sample(1)

@@ -1,3 +1,5 @@
+#include "core/elementary.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include <numbers>
 #include <vector>
 
-#include "core/elementary.hpp"
 #include "core/philox.hpp"
 
 using namespace pyrl;
@@ -65,11 +66,29 @@ TEST_CASE("double functions stay within their stated error") {
     const double x = uniform(i) * 1460 - 748, near_zero = uniform(i) * 2 - 1, near_one = uniform(i) * 2;
     const auto words = philox(2, 0, i, 0);
     const double any = std::bit_cast<double>((std::uint64_t{words[0]} << 32 | words[1]) >> 1);
-    for (double argument : {x, near_zero}) of_exp = std::max(of_exp, ulps(elementary::exp(argument), std::exp(static_cast<long double>(argument))));
-    for (double argument : {any, near_one}) of_log = std::max(of_log, ulps(elementary::log(argument), std::log(static_cast<long double>(argument))));
+    for (double argument : {x, near_zero})
+      of_exp = std::max(of_exp, ulps(elementary::exp(argument), std::exp(static_cast<long double>(argument))));
+    for (double argument : {any, near_one})
+      of_log = std::max(of_log, ulps(elementary::log(argument), std::log(static_cast<long double>(argument))));
   }
   CHECK(of_exp < 1.1);
   CHECK(of_log < 0.9);
+}
+
+TEST_CASE("log_uniform keeps the distance to either end") {
+  double worst = 0;
+  const auto measure = [&](std::uint64_t word) {
+    const double below_one = (static_cast<double>(0xffffffffu - word) + 0.5) * 0x1p-32;
+    worst = std::max(worst, ulps(elementary::log_uniform(static_cast<std::uint32_t>(word)), std::log1p(-below_one)));
+  };
+  for (std::uint64_t word = 0; word <= 0xffffffffu; word += 4099) measure(word);
+  for (std::uint64_t i = 0; i < 1000; ++i) {
+    measure(i);
+    measure(0xffffffffu - i);
+    measure(0xb504f000u + i);  // sqrt(1/2)
+  }
+  CHECK(worst < 2.5);
+  CHECK(elementary::log_uniform(0xffffffffu) < 0);
 }
 
 TEST_CASE("turn stays within its stated error, and is exact at the quarters") {

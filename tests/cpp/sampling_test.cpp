@@ -174,11 +174,13 @@ TEST_CASE("bad logits throw before anything is written") {
   for (std::int64_t i = 0; i < 1000; ++i) c.action[i] = -1;
   c.logits[4 * 700 + 1] = std::numeric_limits<float>::quiet_NaN();
   set_num_threads(4);
-  CHECK_THROWS_WITH_AS(sample_categorical(c.args), "sample_categorical: logits has nan in row 700, column 1, expected numbers or -inf", ArgumentError);
+  CHECK_THROWS_WITH_AS(sample_categorical(c.args), "sample_categorical: logits has nan in row 700, column 1, expected numbers or -inf",
+                       ArgumentError);
   set_num_threads(0);
   for (std::int64_t i = 0; i < 1000; ++i) REQUIRE(c.action[i] == -1);
   for (std::int64_t k = 0; k < 4; ++k) c.logits[4 * 700 + k] = -std::numeric_limits<float>::infinity();
-  CHECK_THROWS_WITH_AS(sample_categorical(c.args), "sample_categorical: row 700 allows no action (columns 0 to 3 are -inf or masked), expected at least one",
+  CHECK_THROWS_WITH_AS(sample_categorical(c.args),
+                       "sample_categorical: row 700 allows no action (columns 0 to 3 are -inf or masked), expected at least one",
                        ArgumentError);
 }
 
@@ -188,7 +190,13 @@ TEST_CASE("Gaussian actions are the same everywhere, with one log_std or many") 
       for (bool shared : {false, true}) {
         const auto mean = numbers(batch * size), log_std = numbers(shared ? size : batch * size);
         Array<float> action(batch * size), log_prob(batch);
-        GaussianArgs args{{mean.data(), {batch, size}}, {log_std.data(), {shared ? 1 : batch, size}}, {action.data(), {batch, size}}, {log_prob.data(), {batch}}, 1, 2, false};
+        GaussianArgs args{{mean.data(), {batch, size}},
+                          {log_std.data(), {shared ? 1 : batch, size}},
+                          {action.data(), {batch, size}},
+                          {log_prob.data(), {batch}},
+                          1,
+                          2,
+                          false};
         check_same_everywhere([&] { sample_gaussian(args); }, [&] { return log_prob.copy(); });
         check_same_everywhere([&] { sample_gaussian(args); }, [&] { return action.copy(); });
         for (const float value : action.copy()) REQUIRE(std::isfinite(value));

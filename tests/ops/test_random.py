@@ -67,7 +67,7 @@ def test_setting_the_state_repeats_the_draws():
 def test_bad_states_are_refused(state):
     stream = RandomStream(1)
     before = stream.state
-    with pytest.raises(ValueError, match="RandomStream: state is .* expected"):
+    with pytest.raises(ValueError, match=r"RandomStream: state is .* expected"):
         stream.state = state
     assert stream.state == before
 

@@ -313,18 +313,19 @@ def test_a_row_does_not_depend_on_the_rows_after_it(batch):
 def test_results_are_of_the_kind_of_the_input_and_out_is_filled():
     torch = pytest.importorskip("torch")
     logits, mean, log_std = numbers(10, 4), numbers(10, 3), numbers(3)
+    calls = (
+        (lambda as_, **o: sample_categorical(as_(logits), stream(), **o), (10,)),
+        (lambda as_, **o: sample_multi_categorical(as_(logits), np.array([2, 2]), stream(), **o), (10, 2)),
+        (lambda as_, **o: sample_gaussian(as_(mean), as_(log_std), stream(), **o), (10, 3)),
+    )
     for as_, kind in ((np.asarray, np.ndarray), (torch.from_numpy, torch.Tensor)):
-        for call, shape in (
-            (lambda **o: sample_categorical(as_(logits), stream(), **o), (10,)),
-            (lambda **o: sample_multi_categorical(as_(logits), np.array([2, 2]), stream(), **o), (10, 2)),
-            (lambda **o: sample_gaussian(as_(mean), as_(log_std), stream(), **o), (10, 3)),
-        ):
-            action, log_prob = call()
+        for call, shape in calls:
+            action, log_prob = call(as_)
             assert isinstance(action, kind)
             assert isinstance(log_prob, kind)
             assert tuple(action.shape) == shape
             out = as_(np.empty_like(np.asarray(action))), as_(np.empty(10, np.float32))
-            again = call(out=out)
+            again = call(as_, out=out)
             assert again[0] is out[0]
             assert again[1] is out[1]
             assert bits(again) == bits((action, log_prob))
@@ -398,12 +399,12 @@ BAD = [
     (lambda r: sample_multi_categorical(L, [2, 3], r), ShapeError, r"expected \[B, sum of nvec\] = \[20, 5\]"),
     (lambda r: sample_multi_categorical(L, [4, 0], r), ValueError, r"nvec\[1\] is 0, expected at least 1"),
     (lambda r: sample_multi_categorical(L, 4, r), DTypeError, "nvec is a int, expected a sequence"),
-    (lambda r: sample_multi_categorical(with_value(L, (3, slice(2, 4)), -np.inf), [2, 2], r), ValueError, r"row 3 allows no action \(columns 2 to 3"),
+    (lambda r: sample_multi_categorical(with_value(L, (3, slice(2, 4)), -np.inf), [2, 2], r), ValueError, r"row 3 allows .*columns 2 to 3"),
     (lambda r: sample_gaussian(M, S[:2], r), ShapeError, r"log_std has shape \[2\], expected \[A\] = \[3\]"),
     (lambda r: sample_gaussian(M, M[:4], r), ShapeError, r"expected \[A\] or \[B, A\] = \[20, 3\]"),
     (lambda r: sample_gaussian(with_value(M, (11, 1), np.nan), S, r), ValueError, "mean has nan in row 11, column 1"),
     (lambda r: sample_gaussian(with_value(M, (11, 1), -np.inf), S, r), ValueError, "mean has -inf in row 11, column 1"),
-    (lambda r: sample_gaussian(M, with_value(S, (2,), 81.0), r), ValueError, r"log_std has 81 in row 0, column 2, expected numbers in \[-80, 80\]"),
+    (lambda r: sample_gaussian(M, with_value(S, (2,), 81.0), r), ValueError, r"log_std has 81 in row 0, column 2, expected .* \[-80, 80\]"),
     (lambda r: sample_gaussian(M, M.astype(np.float16), r), DTypeError, "log_std has dtype float16"),
 ]  # fmt: skip
 
