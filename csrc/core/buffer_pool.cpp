@@ -16,7 +16,7 @@
 namespace pyrl {
 namespace {
 
-constexpr std::size_t smallest_kept = 64 << 10, most_kept = 64 << 20, huge_page = 2 << 20, most_blocks = 1024;
+constexpr std::size_t smallest_kept = 64 << 10, most_kept = 192 << 20, huge_page = 2 << 20, most_blocks = 1024;
 
 // In front of the data.
 struct alignas(64) Header {

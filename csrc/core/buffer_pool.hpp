@@ -2,7 +2,7 @@
 //
 // A large block given back to the system costs a page fault for each 4 KiB of the next one: GAE on [2048, 64] took 387 us with
 // malloc and free around each call, 36 us in memory that was kept. So freed blocks of 64 KiB and more wait here for the next
-// output of their size, at most 64 MiB of them in all, and larger blocks ask for huge pages. A block is in use by one owner.
+// output of their size, at most 192 MiB of them in all, and larger blocks ask for huge pages. A block is in use by one owner.
 #pragma once
 
 #include <cstddef>

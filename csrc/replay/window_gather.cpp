@@ -12,7 +12,7 @@ namespace {
 
 // Measured on Zen 4: about 12 records of three cache lines in flight; more than the core's line-fill buffers serves nothing.
 constexpr std::int64_t most_records_ahead = 12, bytes_ahead = 6 * 1024;
-constexpr std::int64_t prefetched_row_bytes = 4096;  // of a wide row; the hardware's own prefetcher follows the rest
+constexpr std::int64_t prefetched_row_bytes = 1536;  // of a wide row; the hardware's own prefetcher follows the rest
 constexpr std::int64_t grain_bytes = 256 * 1024;  // below this a second thread costs more than it saves
 
 class Gatherer {
