@@ -12,7 +12,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pyrl.cli.flags import algorithms, parse
+from pyrl.agents import available_agents
+from pyrl.cli.flags import parse
 from pyrl.cli.progress import score
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def list_all(arguments: list[str]) -> int:
     for algo, env in available_presets():
         presets.setdefault(algo, []).append(env)
     table = Table("algorithm", "presets for", box=None, title_justify="left")
-    for algo in algorithms():
+    for algo in available_agents():
         table.add_row(algo, ", ".join(presets.get(algo, [])))
     console = Console()
     console.print(table, highlight=False)
