@@ -15,6 +15,7 @@ from rich.table import Table
 from pyrl.agents import available_agents
 from pyrl.cli.flags import parse
 from pyrl.cli.progress import score
+from pyrl.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from pyrl.runs import RunFolder
@@ -208,6 +209,11 @@ def _trained(path: Path) -> tuple[RunFolder, Path]:
     from pyrl.runs import RunFolder
 
     run = RunFolder.open(path)
+    if not run.config.get("by_id", True):
+        raise UnknownNameError(
+            f"{run.path} was trained on {run.config['env']}, an environment of its program: evaluate it there, "
+            f"pyrl.evaluate(pyrl.load({str(run.trained())!r}), {run.config['env']})"
+        )
     return run, path if path.parent.name == "checkpoints" else run.trained()
 
 
