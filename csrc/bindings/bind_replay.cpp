@@ -159,6 +159,19 @@ class ReplayCore {
     truncated_reader = RowReader({"truncated", DType::Bool, {}}, N);
     valid_reader = RowReader({"valid", DType::Bool, {}}, N);
     ring = std::make_unique<LaneRing>(layout, options);
+    const auto add_output = [&](const Leaf& leaf, const char* prefix, std::int64_t frames) {
+      std::vector<std::int64_t> shape{0};
+      if (frames > 1) shape.push_back(frames);
+      shape.insert(shape.end(), leaf.shape.begin(), leaf.shape.end());
+      outputs.push_back({std::string("out.") + prefix + leaf.name, leaf.dtype, shape});
+    };
+    for (const Leaf& leaf : observation_) add_output(leaf, "", options.frame_stack);
+    for (const Leaf& leaf : observation_) add_output(leaf, "next_", options.frame_stack);
+    for (const Leaf& leaf : columns_) add_output(leaf, "", 1);
+    add_output({"reward", DType::Float32, {}}, "", 1);
+    add_output({"terminated", DType::Bool, {}}, "", 1);
+    add_output({"discount", DType::Float32, {}}, "", 1);
+    add_output({"index", DType::Int64, {}}, "", 1);
   }
 
   const std::vector<Leaf>& observation() const { return observation_; }
@@ -167,6 +180,9 @@ class ReplayCore {
   std::unique_ptr<LaneRing> ring;
   RandomStream stream;
   std::vector<std::int64_t> slots;  // scratch of draws, under the ring's mutex
+  // The arrays of a batch: observation leaves, next observation leaves, columns, reward, terminated, discount, index. The first
+  // extent is the batch's, filled in under the interpreter's lock.
+  std::vector<Leaf> outputs;
   std::vector<RowReader> observation_readers, next_observation_readers, column_readers;
   RowReader reward_reader{{}, 0}, terminated_reader{{}, 0}, truncated_reader{{}, 0}, valid_reader{{}, 0};
 
@@ -221,68 +237,47 @@ py::object add(ReplayCore& self, FastArgs args) {
   return py::none();
 }
 
-// The arrays of a batch, in this order: observation leaves, next observation leaves, columns, reward, terminated, discount, index.
+// The arrays of a batch, in the order of ReplayCore::outputs, given or fresh.
 class Outputs {
  public:
-  Outputs(const ReplayCore& core, std::int64_t count, Kind kind, py::handle out) : count_(count), kind_(kind) {
-    const auto& observation = core.observation();
-    const std::int64_t m = core.ring->options().frame_stack;
-    const std::size_t total = 2 * observation.size() + core.columns().size() + 4;
-    if (!out.is_none()) {
-      PYRL_CHECK(PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == static_cast<py::ssize_t>(total), ArgumentError, "sample: out has other fields than this buffer's batches");
-      given_ = out;
+  Outputs(ReplayCore& core, std::int64_t count, Kind kind, py::handle out) : arrays(core.outputs.size()) {
+    const std::size_t leaves = core.observation().size(), total = core.outputs.size();
+    PYRL_CHECK(out.is_none() || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == static_cast<py::ssize_t>(total)), ArgumentError,
+               "sample: out has other fields than this buffer's batches");
+    thread_local std::vector<void*> pointers;
+    pointers.resize(total);
+    for (std::size_t i = 0; i < total; ++i) {
+      Leaf& leaf = core.outputs[i];
+      leaf.shape[0] = count;
+      py::object array;
+      if (out.is_none()) {
+        array = empty_like_kind(kind, leaf.dtype, leaf.shape, &pointers[i]);
+      } else {
+        array = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(out.ptr(), i));
+        const ArrayArg arg = read_array(array, "sample", leaf.name.c_str());
+        arg.require_cpu();
+        arg.require_dtype(leaf.dtype);
+        arg.require_shape(leaf.shape, "[B, ...]");
+        arg.require_contiguous();
+        arg.require_writable();
+        pointers[i] = arg.data;
+      }
+      PyTuple_SET_ITEM(arrays.ptr(), static_cast<py::ssize_t>(i), array.release().ptr());
     }
-    arrays = py::tuple(total);
-    for (const Leaf& leaf : observation) observation_.push_back(next(leaf, m, ""));
-    for (const Leaf& leaf : observation) next_observation_.push_back(next(leaf, m, "next_"));
-    if (!core.ring->options().linked) columns_ = next_observation_;
-    for (const Leaf& leaf : core.columns()) columns_.push_back(next(leaf, 1, ""));
-    gather.observation = observation_.data();
-    gather.next_observation = next_observation_.data();
-    gather.columns = columns_.data();
-    gather.reward = static_cast<float*>(next({"reward", DType::Float32, {}}, 1, ""));
-    gather.terminated = static_cast<bool*>(next({"terminated", DType::Bool, {}}, 1, ""));
-    gather.discount = static_cast<float*>(next({"discount", DType::Float32, {}}, 1, ""));
-    index = static_cast<std::int64_t*>(next({"index", DType::Int64, {}}, 1, ""));
+    // Without links the next observations are the ring's first columns that are no observation.
+    gather.observation = pointers.data();
+    gather.next_observation = pointers.data() + leaves;
+    gather.columns = pointers.data() + (core.ring->options().linked ? 2 * leaves : leaves);
+    gather.reward = static_cast<float*>(pointers[total - 4]);
+    gather.terminated = static_cast<bool*>(pointers[total - 3]);
+    gather.discount = static_cast<float*>(pointers[total - 2]);
+    index = static_cast<std::int64_t*>(pointers[total - 1]);
     gather.count = count;
   }
 
   py::tuple arrays;
   GatherArgs gather;
   std::int64_t* index = nullptr;
-
- private:
-  void* next(const Leaf& leaf, std::int64_t frames, const char* prefix) {
-    std::array<std::int64_t, ArrayArg::max_rank> shape{};
-    std::size_t rank = 0;
-    shape[rank++] = count_;
-    if (frames > 1) shape[rank++] = frames;
-    for (auto extent : leaf.shape) shape[rank++] = extent;
-    const std::span<const std::int64_t> wanted(shape.data(), rank);
-    void* data = nullptr;
-    py::object array;
-    if (!given_) {
-      array = empty_like_kind(kind_, leaf.dtype, wanted, &data);
-    } else {
-      array = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(given_.ptr(), filled_));
-      const std::string name = "out." + (prefix + leaf.name);
-      const ArrayArg arg = read_array(array, "sample", name.c_str());
-      arg.require_cpu();
-      arg.require_dtype(leaf.dtype);
-      arg.require_shape(wanted, "[B, ...]");
-      arg.require_contiguous();
-      arg.require_writable();
-      data = arg.data;
-    }
-    PyTuple_SET_ITEM(arrays.ptr(), filled_++, array.release().ptr());
-    return data;
-  }
-
-  std::int64_t count_;
-  Kind kind_;
-  py::handle given_;
-  py::ssize_t filled_ = 0;
-  std::vector<void*> observation_, next_observation_, columns_;
 };
 
 Kind kind_arg(py::handle torch) { return torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy; }
