@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrl import buffers, envs, ops
-    from pyrl.agents.base import Agent, available_agents, make_agent
+    from pyrl.agents import available_agents
+    from pyrl.agents.base import Agent, make_agent
     from pyrl.checkpoint import load_agent as load
     from pyrl.loops import Evaluation, Run, evaluate, iterate, train
     from pyrl.ops.random import RandomStream
 
 _HOMES = {
     "Agent": "pyrl.agents.base",
-    "available_agents": "pyrl.agents.base",
+    "available_agents": "pyrl.agents",
     "make_agent": "pyrl.agents.base",
     "Evaluation": "pyrl.loops",
     "Run": "pyrl.loops",

@@ -1,1 +1,15 @@
-"""Agents: one algorithm, one file, its maths visible in it. `pyrl.agents.base.make_agent` finds them by file name."""
+"""Agents: one algorithm, one file, its maths visible in it. Found by file name, or through the entry-point group ``pyrl.agents``."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib.metadata import entry_points
+from typing import Any
+
+registered: dict[str, Any] = {}  # name -> class, filled by `pyrl.agents.base.register`
+
+
+def available_agents() -> list[str]:
+    """Names of the agents of this package, of installed extensions, and of this process. Imports nothing heavy."""
+    own = {m.name for m in pkgutil.iter_modules(__path__)} - {"base"}
+    return sorted(own | set(registered) | {e.name for e in entry_points(group="pyrl.agents")})

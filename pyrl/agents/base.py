@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from pyrl.agents import available_agents, registered
 from pyrl.errors import ShapeError, SpaceError, UnknownNameError, closest_names
 from pyrl.nets.normalizer import Normalizer
 from pyrl.ops.random import RandomStream
@@ -183,7 +183,6 @@ def _load_optimizer_state(optimizer: torch.optim.Optimizer, flat: Mapping[str, A
 # -- finding agents by name ---------------------------------------------------------------------------------------------------
 
 AgentType = TypeVar("AgentType", bound=type[Agent])
-_registered: dict[str, type[Agent]] = {}
 
 
 def register(name: str) -> Callable[[AgentType], AgentType]:
@@ -191,23 +190,15 @@ def register(name: str) -> Callable[[AgentType], AgentType]:
 
     def keep(cls: AgentType) -> AgentType:
         cls.name = name
-        _registered[name] = cls
+        registered[name] = cls
         return cls
 
     return keep
 
 
-def available_agents() -> list[str]:
-    """Names of the agents of this package and of installed extensions."""
-    import pyrl.agents
-
-    own = {m.name for m in pkgutil.iter_modules(pyrl.agents.__path__)} - {"base"}
-    return sorted(own | set(_registered) | {e.name for e in entry_points(group="pyrl.agents")})
-
-
 def agent_class(name: str) -> type[Agent]:
     """The class called ``name``; UnknownNameError with the closest names otherwise."""
-    if name not in _registered:
+    if name not in registered:
         known = available_agents()
         if name not in known:
             raise UnknownNameError(f"unknown algorithm {name!r}{closest_names(name, known)} (available: {', '.join(known)})")
@@ -216,7 +207,7 @@ def agent_class(name: str) -> type[Agent]:
             register(name)(outside[name].load())
         else:
             importlib.import_module(f"pyrl.agents.{name}")
-    return _registered[name]
+    return registered[name]
 
 
 def make_config(name: str, options: Mapping[str, Any]) -> AgentConfig:

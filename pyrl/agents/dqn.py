@@ -64,6 +64,7 @@ class DQNConfig(AgentConfig):
         check_range(self, "tau", 0.0, 1.0, open_low=True)
         check_range(self, "gradient_steps", -1, None)
         check_range(self, "learning_starts", 0, None)
+        check_range(self, "batch_size", 1, self.buffer_size)
         check_choice(self, "loss", ("huber", "mse"))
         check_schedule("DQNConfig: learning_rate", self.learning_rate)
 

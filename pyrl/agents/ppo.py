@@ -93,6 +93,9 @@ class PPO(Agent):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: PPOConfig, seed: int, num_envs: int) -> None:
         check_spaces("ppo", action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box))
         super().__init__(observation_space, action_space, config, seed, num_envs)
+        if config.batch_size > config.n_steps * num_envs:
+            held = f"n_steps * num_envs = {config.n_steps * num_envs}"
+            raise ValueError(f"ppo: batch_size is {config.batch_size}, but a rollout holds only {held} transitions")
 
         def build() -> ActorCritic:
             return ActorCritic(observation_space, action_space, config.net_arch, config.activation, config.log_std_init)

@@ -55,8 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 1)
     except (CheckpointError, DTypeError, OSError, ModuleNotFoundError) as error:
         return _fail(error, 2)
-    except ValueError as error:
-        if not _raised_by_pyrl(error):
+    except Exception as error:
+        if type(error).__name__ == "DependencyNotInstalled":  # Gymnasium's, when a renderer is missing; it names the command
+            return _fail(error, 2)
+        if not isinstance(error, ValueError) or not _raised_by_pyrl(error):
             raise
         return _fail(error, 2)
 

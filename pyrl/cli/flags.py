@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import pkgutil
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 import tyro
 
+from pyrl.agents import available_agents
 from pyrl.errors import UnknownNameError, closest_names
 
 Options = TypeVar("Options")
@@ -46,8 +45,8 @@ def _literal(text: str) -> Any:
 
 def check_names(algo: str, env: str, env_kwargs: dict[str, Any]) -> None:
     """Unknown names are told before anything slow is imported."""
-    if algo not in algorithms():
-        raise UnknownNameError(f"unknown algorithm {algo!r}{closest_names(algo, algorithms())} ({known_algorithms()})")
+    if algo not in available_agents():
+        raise UnknownNameError(f"unknown algorithm {algo!r}{closest_names(algo, available_agents())} ({known_algorithms()})")
     from pyrl.envs.make import find_spec as find_env
     from pyrl.envs.make import make
 
@@ -59,13 +58,5 @@ def check_names(algo: str, env: str, env_kwargs: dict[str, Any]) -> None:
             raise ValueError(f"train: {error}") from error
 
 
-def algorithms() -> list[str]:
-    """`pyrl.agents.base.available_agents` without importing torch."""
-    import pyrl.agents
-
-    own = {m.name for m in pkgutil.iter_modules(pyrl.agents.__path__)} - {"base"}
-    return sorted(own | {e.name for e in entry_points(group="pyrl.agents")})
-
-
 def known_algorithms() -> str:
-    return f"algorithms: {', '.join(algorithms())}"
+    return f"algorithms: {', '.join(available_agents())}"

@@ -12,8 +12,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pyrl.cli.flags import algorithms, parse
+from pyrl.agents import available_agents
+from pyrl.cli.flags import parse
 from pyrl.cli.progress import score
+from pyrl.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from pyrl.runs import RunFolder
@@ -163,7 +165,7 @@ def list_all(arguments: list[str]) -> int:
     for algo, env in available_presets():
         presets.setdefault(algo, []).append(env)
     table = Table("algorithm", "presets for", box=None, title_justify="left")
-    for algo in algorithms():
+    for algo in available_agents():
         table.add_row(algo, ", ".join(presets.get(algo, [])))
     console = Console()
     console.print(table, highlight=False)
@@ -207,6 +209,11 @@ def _trained(path: Path) -> tuple[RunFolder, Path]:
     from pyrl.runs import RunFolder
 
     run = RunFolder.open(path)
+    if not run.config.get("by_id", True):
+        raise UnknownNameError(
+            f"{run.path} was trained on {run.config['env']}, an environment of its program: evaluate it there, "
+            f"pyrl.evaluate(pyrl.load({str(run.trained())!r}), {run.config['env']})"
+        )
     return run, path if path.parent.name == "checkpoints" else run.trained()
 
 

@@ -125,7 +125,7 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
 def _summarise(console: Console, run: Any, seconds: float) -> None:
     last: Mapping[str, float] = run.metrics[-1] if run.metrics else {}
     table = Table.grid(padding=(0, 2))
-    table.add_row("steps", f"{run.agent.env_steps:,} in {seconds:.1f} s")
+    table.add_row("steps", f"{run.agent.env_steps:,} in {seconds:.1f} s, {last.get('time/updates', 0):,.0f} updates")
     if "episode/return_mean" in last:
         table.add_row("return", f"{score(last['episode/return_mean'])}, mean of the last 100 episodes")
     if "episode/success_rate" in last:

@@ -61,7 +61,7 @@ class LeanStepper(Stepper):
             raise self._error(index, f"reset raised {type(error).__name__}: {error}") from error
         try:
             buffer.write_row(index, observation)
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError) as error:
             raise self._error(index, f"reset: {error}") from error
 
     def step(self, action: Array) -> StepResult:

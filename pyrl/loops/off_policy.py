@@ -15,7 +15,7 @@ from pyrl.types import Batch
 
 class OffPolicyLoop(Loop):
     """One round = train_freq steps of every environment, then gradient_steps calls of ``agent.learn`` (-1: as many as
-    transitions were stored in the round) once learning_starts transitions are stored."""
+    transitions were stored in the round) once learning_starts transitions were stored."""
 
     def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
         super().__init__(agent, stepper, total_steps, total_episodes)
@@ -35,12 +35,14 @@ class OffPolicyLoop(Loop):
         agent, config = self.agent, self.agent.config
         first_step = agent.env_steps
         for _ in range(config.train_freq):
+            if self.finished:
+                break
             step, extra = self.act()
             self.buffer.add(
                 step.observation, step.action, step.reward, step.next_observation, step.terminated, step.truncated,
                 valid=step.valid, **extra,
             )  # fmt: skip
-        if len(self.buffer) < max(config.learning_starts, config.batch_size):
+        if agent.env_steps < max(config.learning_starts, config.batch_size):
             return {}
         losses: dict[str, float] = {}
         for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):

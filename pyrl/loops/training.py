@@ -81,7 +81,8 @@ def train(
         if total_steps is None and total_episodes is None:
             total_steps, total_episodes = chosen.total_steps, chosen.total_episodes
         settings = {
-            "algo": algo, "env": env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__), "seed": seed,
+            "algo": algo, "env": env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__),
+            "by_id": isinstance(env, str), "seed": seed,
             "num_envs": num_envs if num_envs is not None else chosen.num_envs, "total_steps": total_steps, "total_episodes": total_episodes,
             "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "eval_every": eval_every,
             "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "config": {**chosen.config, **config},

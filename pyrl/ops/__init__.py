@@ -1,6 +1,12 @@
 """The kernels, with a typed face: NumPy or torch arrays in, the same kind out, zero-copy. The only importer of ``pyrl._core``."""
 
-from pyrl._core import num_threads, set_num_threads
+try:
+    from pyrl._core import num_threads, set_num_threads
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"pyrl is imported from the source folder {__file__.removesuffix('/pyrl/ops/__init__.py')}, where the extension is not built: "
+        "start Python in another folder, or build it here with `cmake --preset dev && cmake --build build/dev`"
+    ) from error
 from pyrl.ops.random import RandomStream
 from pyrl.ops.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
 from pyrl.ops.sampling import (

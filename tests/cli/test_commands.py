@@ -84,7 +84,7 @@ def test_video_needs_its_extra(run: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_interrupted_run_goes_on(tmp_path: Path) -> None:
     """Ctrl-C in a program of its own: it says how to go on, and the printed command does."""
     command = [*TRAIN, "--total-steps", "100000000", "--run-dir", str(tmp_path / "run")]
-    with subprocess.Popen([sys.executable, "-m", "pyrl", *command], stdout=subprocess.PIPE, text=True) as training:
+    with subprocess.Popen([sys.executable, "-m", "pyrl", *command], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as training:
         deadline = time.monotonic() + 60
         while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -160,3 +160,12 @@ def test_an_environment_that_fails_says_which_and_the_run_keeps_its_files(tmp_pa
     with pytest.raises(pyrl.errors.EnvError, match=r"environment 0 \(seed \d+, step \d+\).*sensor lost"):
         pyrl.train("random", Fails, total_steps=100, run_dir=tmp_path / "run", num_envs=2)
     assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_batches_that_can_never_be_filled_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch_size is 200, expected a value in \[1, 100\]"):
+        pyrl.train("dqn", Counter, total_steps=100, run_dir=False, buffer_size=100, batch_size=200)
+    with pytest.raises(ValueError, match="batch_size is 1000, but a rollout holds only n_steps \\* num_envs = 32 transitions"):
+        pyrl.train("ppo", Counter, total_steps=100, run_dir=False, n_steps=8, num_envs=4, batch_size=1000)
+    with pytest.raises(ValueError, match="batch_size is 20, but only"):  # the tails of the episodes leave too little room
+        pyrl.train("dqn", Counter, total_steps=500, run_dir=False, buffer_size=20, batch_size=20, learning_starts=0, num_envs=1)
