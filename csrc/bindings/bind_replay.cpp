@@ -1,14 +1,17 @@
 // The replay's border: rows of any accepted kind in, batches of arrays out. The Python face is pyrl.buffers.ReplayBuffer.
 #include <pybind11/stl.h>
 
-#include <cmath>
+#include <algorithm>
+#include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
+#include "bindings/replay_core.hpp"
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
 #include "replay/window_gather.hpp"
@@ -20,215 +23,75 @@ using namespace pyrl::replay;
 
 namespace {
 
-// One array of a record: a leaf of the observation or action space, or an extra column.
-struct Leaf {
-  std::string name;
-  DType dtype = DType::Other;
-  std::vector<std::int64_t> shape;
-
-  std::int64_t row_bytes() const {
-    std::int64_t bytes = size_of(dtype);
-    for (auto extent : shape) bytes *= extent;
-    return bytes;
-  }
-};
-
-DType dtype_named(const std::string& name, const std::string& leaf) {
-  for (int i = 0; i < static_cast<int>(DType::Other); ++i)
-    if (name == name_of(static_cast<DType>(i))) return static_cast<DType>(i);
-  throw DTypeError(concat("ReplayBuffer: ", leaf, " has dtype ", name, ", which cannot be stored"));
+// Who waits for the ring's mutex has released the interpreter lock, and who holds the mutex never asks for that lock: so the two cannot
+// deadlock. `body` must not touch Python.
+template <class Body>
+auto alone(const ReplayCore& self, const Body& body) {
+  ReleaseGil released;
+  const std::lock_guard<std::mutex> lock(self.ring->mutex());
+  return body();
 }
 
-// Reads the rows of one argument of `add`: in place where it already is what is stored, converted into memory of its own else.
-class RowReader {
- public:
-  RowReader(Leaf leaf, std::int64_t rows) : leaf_(std::move(leaf)), rows_(rows) {}
-  const Leaf& leaf() const { return leaf_; }
-
-  const void* read(py::handle object) {
-    if (rows_ == 1 && leaf_.shape.empty() && read_scalar(object)) return converted_.data();
-    kept_ = py::object();
-    ArrayArg arg;
-    if (py::isinstance<py::array>(object) || !is_plain(object)) {
-      arg = read_array(object, "add", leaf_.name.c_str());
-    } else {  // lists and NumPy scalars
-      kept_ = py::module_::import("numpy").attr("asarray")(object);
-      arg = read_array(kept_, "add", leaf_.name.c_str());
-    }
-    check_shape(arg);
-    arg.require_cpu();
-    if (arg.contiguous && (arg.dtype == leaf_.dtype || (leaf_.dtype == DType::Bool && arg.dtype == DType::UInt8))) return arg.data;
-    if (arg.contiguous && arg.dtype == DType::Float64 && leaf_.dtype == DType::Float32) {
-      converted_.resize(static_cast<std::size_t>(arg.size()) * sizeof(float));
-      auto* to = reinterpret_cast<float*>(converted_.data());
-      const auto* from = static_cast<const double*>(arg.data);
-      for (std::int64_t i = 0; i < arg.size(); ++i) to[i] = static_cast<float>(from[i]);
-      return to;
-    }
-    return cast_by_numpy(kept_ ? kept_ : py::reinterpret_borrow<py::object>(object), arg);
+// The same for a short body: the interpreter lock is given up only if the ring is busy.
+template <class Body>
+auto alone_briefly(const ReplayCore& self, const Body& body) {
+  {
+    const std::unique_lock<std::mutex> lock(self.ring->mutex(), std::try_to_lock);
+    if (lock) return body();
   }
+  return alone(self, body);
+}
 
-  void release() { kept_ = py::object(); }
+// Memory for one call of `add`. Several are in use where a conversion by NumPy lets another thread, or a destructor, add in between.
+class RowLease {
+ public:
+  explicit RowLease(ReplayCore& core) : core_(core) {
+    if (core.idle_rows.empty()) {
+      rows_ = std::make_unique<RowScratch>();
+    } else {
+      rows_ = std::move(core.idle_rows.back());
+      core.idle_rows.pop_back();
+    }
+  }
+  ~RowLease() {
+    rows_->reset();
+    core_.idle_rows.push_back(std::move(rows_));
+  }
+  RowLease(const RowLease&) = delete;
+  RowLease& operator=(const RowLease&) = delete;
+  RowScratch& operator*() { return *rows_; }
 
  private:
-  // Python's own objects, which have neither dtype nor device.
-  static bool is_plain(py::handle object) {
-    return PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()) || PyFloat_Check(object.ptr()) || PyLong_Check(object.ptr()) ||
-           PyObject_HasAttrString(object.ptr(), "__array_interface__");
-  }
-
-  template <class T>
-  bool keep(T value) {
-    converted_.resize(sizeof(T));
-    std::memcpy(converted_.data(), &value, sizeof(T));
-    return true;
-  }
-
-  bool read_scalar(py::handle object) {
-    if (leaf_.dtype == DType::Float32 && PyFloat_Check(object.ptr())) return keep(static_cast<float>(PyFloat_AS_DOUBLE(object.ptr())));
-    if (leaf_.dtype == DType::Bool && PyBool_Check(object.ptr())) return keep(object.ptr() == Py_True);
-    if (leaf_.dtype == DType::Int64 && PyLong_CheckExact(object.ptr())) return keep(static_cast<std::int64_t>(PyLong_AsLongLong(object.ptr())));
-    return false;
-  }
-
-  // [N, ...shape], or [...shape] for one environment.
-  void check_shape(const ArrayArg& arg) const {
-    const int rank = static_cast<int>(leaf_.shape.size());
-    const auto tail_equals = [&](int from) {
-      for (int i = 0; i < rank; ++i)
-        if (arg.shape[from + i] != leaf_.shape[i]) return false;
-      return true;
-    };
-    if (arg.rank == rank + 1 && arg.shape[0] == rows_ && tail_equals(1)) return;
-    if (rows_ == 1 && arg.rank == rank && tail_equals(0)) return;
-    ArrayArg wanted;
-    wanted.rank = rank + 1;
-    wanted.shape[0] = rows_;
-    for (int i = 0; i < rank; ++i) wanted.shape[i + 1] = leaf_.shape[i];
-    throw ShapeError(concat("add: ", leaf_.name, " has shape ", arg.shape_text(), ", expected [N, ...] = ", wanted.shape_text()));
-  }
-
-  const void* cast_by_numpy(const py::object& object, const ArrayArg& arg) {
-    const py::module_ numpy = py::module_::import("numpy");
-    const py::object array = numpy.attr("asarray")(object), wanted = numpy.attr("dtype")(name_of(leaf_.dtype));
-    const bool integer_reward = leaf_.name == "reward" && arg.dtype <= DType::UInt64;
-    PYRL_CHECK(integer_reward || numpy.attr("can_cast")(array.attr("dtype"), wanted, "same_kind").cast<bool>(), DTypeError, "add: ", leaf_.name, " has dtype ",
-               py::str(array.attr("dtype")).cast<std::string>(), ", expected ", name_of(leaf_.dtype));
-    kept_ = numpy.attr("ascontiguousarray")(array, wanted);
-    return read_array(kept_, "add", leaf_.name.c_str()).data;
-  }
-
-  Leaf leaf_;
-  std::int64_t rows_;
-  std::vector<char> converted_;
-  py::object kept_;
+  ReplayCore& core_;
+  std::unique_ptr<RowScratch> rows_;
 };
-
-class ReplayCore {
- public:
-  using LeafSpec = std::tuple<std::string, std::string, std::vector<std::int64_t>>;  // name, dtype, shape
-
-  ReplayCore(const std::vector<LeafSpec>& observation, const std::vector<LeafSpec>& columns, const StreamOptions& options, std::uint64_t key)
-      : stream{key, 0} {
-    const std::int64_t N = options.num_lanes, least = options.linked ? options.n_step + options.frame_stack : 1;
-    PYRL_CHECK(N >= 1, ArgumentError, "ReplayBuffer: num_envs is ", N, ", expected at least 1");
-    PYRL_CHECK(options.n_step >= 1, ArgumentError, "ReplayBuffer: n_step is ", options.n_step, ", expected at least 1");
-    PYRL_CHECK(options.frame_stack >= 1, ArgumentError, "ReplayBuffer: frame_stack is ", options.frame_stack, ", expected at least 1");
-    PYRL_CHECK(options.gamma >= 0 && options.gamma <= 1, ArgumentError, "ReplayBuffer: gamma is ", options.gamma, ", expected a number in [0, 1]");
-    PYRL_CHECK(options.linked || (options.n_step == 1 && options.frame_stack == 1), ArgumentError,
-               "ReplayBuffer: linked=False stores transitions without order, expected n_step=1 and frame_stack=1");
-    PYRL_CHECK(options.capacity >= N * least, ArgumentError, "ReplayBuffer: capacity is ", options.capacity, ", expected at least ", N * least,
-               " slots (num_envs * (n_step + frame_stack))");
-    std::vector<Column> layout;
-    for (const LeafSpec& spec : observation) {
-      observation_.push_back(leaf_of(spec));
-      next_observation_readers.emplace_back(renamed(observation_.back(), "next_" + observation_.back().name), N);
-      observation_readers.emplace_back(observation_.back(), N);
-      layout.push_back({observation_.back().row_bytes(), size_of(observation_.back().dtype), true});
-    }
-    for (const Leaf& leaf : observation_)
-      if (!options.linked) layout.push_back({leaf.row_bytes(), size_of(leaf.dtype), false});
-    for (const LeafSpec& spec : columns) {
-      columns_.push_back(leaf_of(spec));
-      column_readers.emplace_back(columns_.back(), N);
-      layout.push_back({columns_.back().row_bytes(), size_of(columns_.back().dtype), false});
-    }
-    for (const Column& column : layout) PYRL_CHECK(column.row_bytes > 0, ArgumentError, "ReplayBuffer: a space has no elements");
-    reward_reader = RowReader({"reward", DType::Float32, {}}, N);
-    terminated_reader = RowReader({"terminated", DType::Bool, {}}, N);
-    truncated_reader = RowReader({"truncated", DType::Bool, {}}, N);
-    valid_reader = RowReader({"valid", DType::Bool, {}}, N);
-    ring = std::make_unique<LaneRing>(layout, options);
-    const auto add_output = [&](const Leaf& leaf, const char* prefix, std::int64_t frames) {
-      std::vector<std::int64_t> shape{0};
-      if (frames > 1) shape.push_back(frames);
-      shape.insert(shape.end(), leaf.shape.begin(), leaf.shape.end());
-      outputs.push_back({std::string("out.") + prefix + leaf.name, leaf.dtype, shape});
-    };
-    for (const Leaf& leaf : observation_) add_output(leaf, "", options.frame_stack);
-    for (const Leaf& leaf : observation_) add_output(leaf, "next_", options.frame_stack);
-    for (const Leaf& leaf : columns_) add_output(leaf, "", 1);
-    add_output({"reward", DType::Float32, {}}, "", 1);
-    add_output({"terminated", DType::Bool, {}}, "", 1);
-    add_output({"discount", DType::Float32, {}}, "", 1);
-    add_output({"index", DType::Int64, {}}, "", 1);
-  }
-
-  const std::vector<Leaf>& observation() const { return observation_; }
-  const std::vector<Leaf>& columns() const { return columns_; }
-
-  std::unique_ptr<LaneRing> ring;
-  RandomStream stream;
-  std::vector<std::int64_t> slots;  // scratch of draws, under the ring's mutex
-  // The arrays of a batch: observation leaves, next observation leaves, columns, reward, terminated, discount, index. The first
-  // extent is the batch's, filled in under the interpreter's lock.
-  std::vector<Leaf> outputs;
-  std::vector<RowReader> observation_readers, next_observation_readers, column_readers;
-  RowReader reward_reader{{}, 0}, terminated_reader{{}, 0}, truncated_reader{{}, 0}, valid_reader{{}, 0};
-
- private:
-  static Leaf leaf_of(const LeafSpec& spec) {
-    const auto& [name, dtype, shape] = spec;
-    return {name, dtype_named(dtype, name), shape};
-  }
-  static Leaf renamed(Leaf leaf, std::string name) {
-    leaf.name = std::move(name);
-    return leaf;
-  }
-
-  std::vector<Leaf> observation_, columns_;
-};
-
-using Readers = std::vector<RowReader>;
 
 // One leaf is given as itself, several as a tuple.
-void read_leaves(Readers& readers, py::handle object, std::vector<const void*>& rows) {
+void read_leaves(const std::vector<RowReader>& readers, py::handle object, std::vector<const void*>& rows, RowScratch& scratch) {
   if (readers.size() == 1) {
-    rows.push_back(readers[0].read(object));
+    rows.push_back(readers[0].read(object, scratch));
     return;
   }
-  for (std::size_t i = 0; i < readers.size(); ++i) rows.push_back(readers[i].read(PyTuple_GET_ITEM(object.ptr(), i)));
+  for (std::size_t i = 0; i < readers.size(); ++i) rows.push_back(readers[i].read(PyTuple_GET_ITEM(object.ptr(), i), scratch));
 }
 
 // (observation, columns, reward, next_observation, terminated, truncated, valid)
 py::object add(ReplayCore& self, FastArgs args) {
-  thread_local std::vector<const void*> observation, next_observation, columns;
-  observation.clear();
-  next_observation.clear();
-  columns.clear();
-  read_leaves(self.observation_readers, args[0], observation);
-  read_leaves(self.next_observation_readers, args[3], next_observation);
-  if (!self.ring->options().linked) columns = next_observation;
-  read_leaves(self.column_readers, args[1], columns);
+  RowLease lease(self);
+  RowScratch& scratch = *lease;
+  read_leaves(self.observation_readers, args[0], scratch.observation, scratch);
+  read_leaves(self.next_observation_readers, args[3], scratch.next_observation, scratch);
+  if (!self.ring->options().linked) scratch.columns = scratch.next_observation;
+  read_leaves(self.column_readers, args[1], scratch.columns, scratch);
   AddArgs rows;
-  rows.observation = observation.data();
-  rows.next_observation = next_observation.data();
-  rows.columns = columns.data();
-  rows.reward = static_cast<const float*>(self.reward_reader.read(args[2]));
-  rows.terminated = static_cast<const bool*>(self.terminated_reader.read(args[4]));
-  rows.truncated = static_cast<const bool*>(self.truncated_reader.read(args[5]));
-  if (!args[6].is_none()) rows.valid = static_cast<const bool*>(self.valid_reader.read(args[6]));
-  const std::int64_t bad = self.ring->add(rows);
+  rows.observation = scratch.observation.data();
+  rows.next_observation = scratch.next_observation.data();
+  rows.columns = scratch.columns.data();
+  rows.reward = static_cast<const float*>(self.reward_reader.read(args[2], scratch));
+  rows.terminated = static_cast<const bool*>(self.terminated_reader.read(args[4], scratch));
+  rows.truncated = static_cast<const bool*>(self.truncated_reader.read(args[5], scratch));
+  if (!args[6].is_none()) rows.valid = static_cast<const bool*>(self.valid_reader.read(args[6], scratch));
+  const std::int64_t bad = alone_briefly(self, [&] { return self.ring->add(rows); });
   if (bad >= 0) {
     py::set_error(py::module_::import("pyrl.errors").attr("NonFiniteError"),
                   concat("add: reward of environment ", bad, " is ", rows.reward[bad], ", expected a finite number").c_str());
@@ -237,67 +100,32 @@ py::object add(ReplayCore& self, FastArgs args) {
   return py::none();
 }
 
-// The arrays of a batch, in the order of ReplayCore::outputs, given or fresh.
-class Outputs {
- public:
-  Outputs(ReplayCore& core, std::int64_t count, Kind kind, py::handle out) : arrays(core.outputs.size()) {
-    const std::size_t leaves = core.observation().size(), total = core.outputs.size();
-    PYRL_CHECK(out.is_none() || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == static_cast<py::ssize_t>(total)), ArgumentError,
-               "sample: out has other fields than this buffer's batches");
-    thread_local std::vector<void*> pointers;
-    pointers.resize(total);
-    for (std::size_t i = 0; i < total; ++i) {
-      Leaf& leaf = core.outputs[i];
-      leaf.shape[0] = count;
-      py::object array;
-      if (out.is_none()) {
-        array = empty_like_kind(kind, leaf.dtype, leaf.shape, &pointers[i]);
-      } else {
-        array = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(out.ptr(), i));
-        const ArrayArg arg = read_array(array, "sample", leaf.name.c_str());
-        arg.require_cpu();
-        arg.require_dtype(leaf.dtype);
-        arg.require_shape(leaf.shape, "[B, ...]");
-        arg.require_contiguous();
-        arg.require_writable();
-        pointers[i] = arg.data;
-      }
-      PyTuple_SET_ITEM(arrays.ptr(), static_cast<py::ssize_t>(i), array.release().ptr());
-    }
-    // Without links the next observations are the ring's first columns that are no observation.
-    gather.observation = pointers.data();
-    gather.next_observation = pointers.data() + leaves;
-    gather.columns = pointers.data() + (core.ring->options().linked ? 2 * leaves : leaves);
-    gather.reward = static_cast<float*>(pointers[total - 4]);
-    gather.terminated = static_cast<bool*>(pointers[total - 3]);
-    gather.discount = static_cast<float*>(pointers[total - 2]);
-    index = static_cast<std::int64_t*>(pointers[total - 1]);
-    gather.count = count;
-  }
-
-  py::tuple arrays;
-  GatherArgs gather;
-  std::int64_t* index = nullptr;
-};
-
 Kind kind_arg(py::handle torch) { return torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy; }
+
+void check_batch_size(std::int64_t count, std::int64_t stored) {
+  PYRL_CHECK(count >= 1, ArgumentError, "sample: batch_size is ", count, ", expected at least 1");
+  PYRL_CHECK(count <= stored, ArgumentError, "sample: batch_size is ", count, ", but only ", stored, " transitions are stored");
+}
 
 // (batch_size, replacement, torch, out) -> tuple of arrays
 py::object sample(ReplayCore& self, FastArgs args) {
-  const std::int64_t count = integer_arg(args[0], "sample", "batch_size"), stored = self.ring->size();
-  PYRL_CHECK(count >= 1, ArgumentError, "sample: batch_size is ", count, ", expected at least 1");
-  PYRL_CHECK(count <= stored, ArgumentError, "sample: batch_size is ", count, ", but only ", stored, " transitions are stored");
-  Outputs out(self, count, kind_arg(args[2]), args[3]);
-  const bool replacement = args[1].ptr() == Py_True;
-  {
-    ReleaseGil released;
-    const std::lock_guard<std::mutex> lock(self.ring->mutex());
+  const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
+  const int replacement = PyObject_IsTrue(args[1].ptr());
+  if (replacement < 0) throw py::error_already_set();
+  check_batch_size(count, self.ring->size());
+  Outputs out(self, count, kind_arg(args[2]), args[3], "sample");
+  alone(self, [&] {
+    check_batch_size(count, self.ring->size());  // another thread may have cleared it
     self.slots.resize(static_cast<std::size_t>(count));
     const RandomStream stream{self.stream.key, self.stream.next_draw()};
-    replacement ? self.ring->draw(stream, count, out.index, self.slots.data()) : self.ring->draw_distinct(stream, count, out.index, self.slots.data());
+    if (replacement) {
+      self.ring->draw(stream, count, out.index, self.slots.data());
+    } else {
+      self.ring->draw_distinct(stream, count, out.index, self.slots.data(), self.scratch);
+    }
     out.gather.slots = self.slots.data();
     gather(*self.ring, out.gather);
-  }
+  });
   return out.arrays;
 }
 
@@ -305,46 +133,46 @@ py::object sample(ReplayCore& self, FastArgs args) {
 py::object get(ReplayCore& self, FastArgs args) {
   const auto index = read_array(args[0], "get", "index").as<const std::int64_t, 1>("[B]");
   const std::int64_t count = index.extent[0];
-  Outputs out(self, count, kind_arg(args[1]), args[2]);
-  std::int64_t stale = 0;
-  {
-    ReleaseGil released;
-    const std::lock_guard<std::mutex> lock(self.ring->mutex());
+  Outputs out(self, count, kind_arg(args[1]), args[2], "get");
+  const std::int64_t stale = alone(self, [&] {
     self.slots.resize(static_cast<std::size_t>(count));
-    stale = self.ring->find(index.data, count, self.slots.data());
-    if (stale == 0) {
-      std::copy_n(index.data, count, out.index);
-      out.gather.slots = self.slots.data();
-      gather(*self.ring, out.gather);
-    }
-  }
+    const std::int64_t missing = self.ring->find(index.data, count, self.slots.data());
+    if (missing != 0) return missing;
+    std::copy_n(index.data, count, out.index);
+    out.gather.slots = self.slots.data();
+    gather(*self.ring, out.gather);
+    return missing;
+  });
   PYRL_CHECK(stale == 0, ArgumentError, "get: ", stale, " of ", count, " records are no longer (or not) drawable");
   return out.arrays;
 }
 
-py::array_t<bool> drawable(ReplayCore& self, const py::array_t<std::int64_t, py::array::c_style>& index) {
-  std::vector<std::int64_t> slots(static_cast<std::size_t>(index.size()));
-  {
-    const std::lock_guard<std::mutex> lock(self.ring->mutex());
-    self.ring->find(index.data(), index.size(), slots.data());
-  }
-  py::array_t<bool> found(index.size());
-  for (py::ssize_t i = 0; i < index.size(); ++i) found.mutable_at(i) = slots[static_cast<std::size_t>(i)] >= 0;
+// bool [B]
+py::array_t<bool> drawable(ReplayCore& self, py::handle index_arg) {
+  const auto index = read_array(index_arg, "is_drawable", "index").as<const std::int64_t, 1>("[B]");
+  py::array_t<bool> found(index.extent[0]);
+  bool* to = found.mutable_data();
+  alone(self, [&] {
+    self.slots.resize(static_cast<std::size_t>(index.extent[0]));
+    self.ring->find(index.data, index.extent[0], self.slots.data());
+    std::transform(self.slots.begin(), self.slots.end(), to, [](std::int64_t slot) { return slot >= 0; });
+  });
   return found;
 }
 
 py::array_t<std::int64_t> shuffled(ReplayCore& self) {
-  const std::lock_guard<std::mutex> lock(self.ring->mutex());
-  py::array_t<std::int64_t> index(self.ring->size());
-  self.slots.resize(static_cast<std::size_t>(index.size()));
-  self.ring->draw_distinct({self.stream.key, self.stream.next_draw()}, index.size(), index.mutable_data(), self.slots.data());
-  return index;
+  const auto index = alone(self, [&] {
+    std::vector<std::int64_t> names(static_cast<std::size_t>(self.ring->size()));
+    self.slots.resize(names.size());
+    self.ring->draw_distinct({self.stream.key, self.stream.next_draw()}, self.ring->size(), names.data(), self.slots.data(), self.scratch);
+    return names;
+  });
+  return py::array_t<std::int64_t>(static_cast<py::ssize_t>(index.size()), index.data());
 }
 
 // Columns [env, start, end, begins, ended]: `ended` holds the end flags of the last transition, 0 while the episode goes on.
 py::array_t<std::int64_t> episodes(ReplayCore& self) {
-  const std::lock_guard<std::mutex> lock(self.ring->mutex());
-  const auto spans = self.ring->episodes();
+  const auto spans = alone(self, [&] { return self.ring->episodes(); });
   py::array_t<std::int64_t> table({static_cast<py::ssize_t>(spans.size()), py::ssize_t{5}});
   auto rows = table.mutable_unchecked<2>();
   for (std::size_t i = 0; i < spans.size(); ++i) {
@@ -355,71 +183,83 @@ py::array_t<std::int64_t> episodes(ReplayCore& self) {
   return table;
 }
 
-// The bytes of every column, hot or cold, in slot order: [num_slots, row_bytes] each; the reward's first.
-template <class Copy>
-void for_each_column(ReplayCore& self, const Copy& copy) {
-  const Column reward{sizeof(float), sizeof(float), false, true, 0};
-  copy("reward", reward);
-  std::vector<std::string> names;
-  for (const Leaf& leaf : self.observation()) names.push_back(leaf.name);
-  if (!self.ring->options().linked)
-    for (const Leaf& leaf : self.observation()) names.push_back("next_" + leaf.name);
-  for (const Leaf& leaf : self.columns()) names.push_back(leaf.name);
-  for (std::size_t i = 0; i < names.size(); ++i) copy(names[i], self.ring->layout().columns()[i]);
+// The written slots of every column, hot or cold: [num_lanes, used, row_bytes] each.
+template <class Move>
+void move_rows(const LaneRing& ring, std::int64_t used, const std::vector<Column>& columns, const Move& move) {
+  for (std::size_t c = 0; c < columns.size(); ++c)
+    for (std::int64_t lane = 0; lane < ring.options().num_lanes; ++lane)
+      for (std::int64_t offset = 0; offset < used; ++offset)
+        move(c, (lane * used + offset) * columns[c].row_bytes, ring.row(columns[c], lane * ring.lane_capacity() + offset));
 }
 
 py::dict state(ReplayCore& self) {
-  const std::lock_guard<std::mutex> lock(self.ring->mutex());
-  LaneRing& ring = *self.ring;
-  py::dict saved;
-  const auto copy = [](const auto& values) { return py::array_t<typename std::decay_t<decltype(values)>::value_type>(static_cast<py::ssize_t>(values.size()), values.data()); };
-  saved["origins"] = copy(ring.origins());
-  saved["heads"] = copy(ring.heads());
-  saved["pending"] = copy(ring.pending());
-  saved["flags"] = copy(ring.flag_bytes());
-  for_each_column(self, [&](const std::string& name, const Column& column) {
-    py::array_t<std::uint8_t> rows({ring.num_slots(), column.row_bytes});
-    for (std::int64_t slot = 0; slot < ring.num_slots(); ++slot)
-      std::memcpy(rows.mutable_data(slot, 0), ring.row(column, slot), static_cast<std::size_t>(column.row_bytes));
-    saved[py::str("column." + name)] = rows;
-  });
-  saved["random"] = py::make_tuple(self.stream.key, std::uint64_t{0}, self.stream.draw);
-  return saved;
+  const LaneRing& ring = *self.ring;
+  const auto names = self.stored_names();
+  const auto columns = self.stored_columns();
+  const std::int64_t lanes = ring.options().num_lanes;
+  for (;;) {
+    const std::int64_t used = std::max<std::int64_t>(1, alone(self, [&] { return ring.filled(); }));
+    std::vector<py::array_t<std::uint8_t>> rows;
+    std::vector<std::uint8_t*> to;
+    for (const Column& column : columns) {
+      rows.emplace_back(std::vector<py::ssize_t>{lanes, used, column.row_bytes});
+      to.push_back(rows.back().mutable_data());
+    }
+    RingState saved;
+    RandomStream stream;
+    const bool fits = alone(self, [&] {
+      if (ring.filled() > used) return false;  // another thread has added meanwhile
+      saved = ring.state(used);
+      stream = self.stream;
+      move_rows(ring, used, columns, [&](std::size_t c, std::int64_t at, const std::uint8_t* row) { std::memcpy(to[c] + at, row, static_cast<std::size_t>(columns[c].row_bytes)); });
+      return true;
+    });
+    if (!fits) continue;
+    py::dict result;
+    const auto copy = [](const auto& values) { return py::array_t<typename std::decay_t<decltype(values)>::value_type>(static_cast<py::ssize_t>(values.size()), values.data()); };
+    result["origins"] = copy(saved.origins);
+    result["heads"] = copy(saved.heads);
+    result["pending"] = copy(saved.pending);
+    result["flags"] = copy(saved.flags).reshape({lanes, used});
+    for (std::size_t c = 0; c < columns.size(); ++c) result[py::str("column." + names[c])] = rows[c];
+    result["random"] = py::make_tuple(stream.key, std::uint64_t{0}, stream.draw);
+    return result;
+  }
 }
 
+// Everything is read and checked before anything is written.
 void set_state(ReplayCore& self, const py::dict& saved) {
-  const std::lock_guard<std::mutex> lock(self.ring->mutex());
   LaneRing& ring = *self.ring;
-  // All is read and checked before anything is written.
-  const auto bytes_of = [&](const std::string& name, std::int64_t wanted) {
-    PYRL_CHECK(saved.contains(name), ArgumentError, "load_state_dict: ", name, " is missing");
-    const auto array = py::array::ensure(saved[py::str(name)], py::array::c_style);
-    PYRL_CHECK(array && array.nbytes() == wanted, ShapeError, "load_state_dict: ", name, " has ", array ? array.nbytes() : 0, " bytes, expected ", wanted,
-               " (another capacity, space or number of environments?)");
-    return array;
-  };
+  const auto names = self.stored_names();
+  const auto columns = self.stored_columns();
   const std::int64_t lanes = ring.options().num_lanes;
-  const auto origins = bytes_of("origins", lanes * 8), heads = bytes_of("heads", lanes * 8), pending = bytes_of("pending", lanes), flags = bytes_of("flags", ring.num_slots());
-  std::vector<py::array> rows;
-  for_each_column(self, [&](const std::string& name, const Column& column) { rows.push_back(bytes_of("column." + name, ring.num_slots() * column.row_bytes)); });
-  const auto random = saved["random"].cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
-  const auto* origin = static_cast<const std::int64_t*>(origins.data());
-  const auto* head = static_cast<const std::int64_t*>(heads.data());
-  for (std::int64_t lane = 0; lane < lanes; ++lane)
-    PYRL_CHECK(origin[lane] >= 0 && origin[lane] % ring.lane_capacity() == 0 && head[lane] >= origin[lane], ArgumentError, "load_state_dict: heads of lane ", lane, " are impossible");
-
-  std::copy_n(origin, lanes, ring.origins().begin());
-  std::copy_n(head, lanes, ring.heads().begin());
-  std::copy_n(static_cast<const std::uint8_t*>(pending.data()), lanes, ring.pending().begin());
-  std::copy_n(static_cast<const std::uint8_t*>(flags.data()), ring.num_slots(), ring.flag_bytes().begin());
-  std::size_t next = 0;
-  for_each_column(self, [&](const std::string&, const Column& column) {
-    const auto* source = static_cast<const std::uint8_t*>(rows[next++].data());
-    for (std::int64_t slot = 0; slot < ring.num_slots(); ++slot)
-      std::memcpy(ring.row(column, slot), source + slot * column.row_bytes, static_cast<std::size_t>(column.row_bytes));
+  const auto item = [&](const std::string& name) {
+    PYRL_CHECK(saved.contains(name), ArgumentError, "load_state_dict: ", name, " is missing");
+    return py::object(saved[py::str(name)]);
+  };
+  std::vector<py::object> alive;
+  const auto read = [&](const std::string& name) {
+    alive.push_back(item(name));
+    return read_array(alive.back(), "load_state_dict", name.c_str());
+  };
+  const auto copy = [](const auto& view) { return std::vector<std::decay_t<decltype(view.data[0])>>(view.data, view.data + view.size()); };
+  RingState state;
+  state.origins = copy(read("origins").as<const std::int64_t, 1>({lanes}, "[N]"));
+  state.heads = copy(read("heads").as<const std::int64_t, 1>({lanes}, "[N]"));
+  state.pending = copy(read("pending").as<const std::uint8_t, 1>({lanes}, "[N]"));
+  const ArrayArg flags = read("flags");
+  flags.require_shape(std::array<std::int64_t, 2>{lanes, -1}, "[N, written slots]");
+  state.flags = copy(flags.as<const std::uint8_t, 2>("[N, written slots]"));
+  state.used = flags.shape[1];
+  std::vector<const std::uint8_t*> from;
+  for (std::size_t c = 0; c < columns.size(); ++c)
+    from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
+  const auto random = item("random").cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
+  alone(self, [&] {
+    ring.set_state(state);
+    move_rows(ring, state.used, columns, [&](std::size_t c, std::int64_t at, std::uint8_t* row) { std::memcpy(row, from[c] + at, static_cast<std::size_t>(columns[c].row_bytes)); });
+    self.stream = {std::get<0>(random), std::get<2>(random)};
   });
-  ring.state_was_set();
-  self.stream = {std::get<0>(random), std::get<2>(random)};
 }
 
 }  // namespace
@@ -436,7 +276,7 @@ PYRL_BINDINGS(replay, m) {
       .def_property_readonly("capacity", [](const ReplayCore& self) { return self.ring->num_slots(); })
       .def_property_readonly("nbytes", [](const ReplayCore& self) { return self.ring->nbytes(); })
       .def_property_readonly("record_bytes", [](const ReplayCore& self) { return self.ring->layout().stride(); })
-      .def("clear", [](ReplayCore& self) { self.ring->clear(); })
+      .def("clear", [](ReplayCore& self) { alone(self, [&] { self.ring->clear(); }); })
       .def("drawable", &drawable, py::arg("index"))
       .def("shuffled", &shuffled)
       .def("episodes", &episodes)

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <new>
 
@@ -41,14 +42,13 @@ std::int64_t LaneRing::nbytes() const {
 }
 
 void LaneRing::clear() {
-  const std::lock_guard<std::mutex> lock(mutex_);
   std::fill(flags_.begin(), flags_.end(), std::uint8_t{0});
   // Names are never given twice: positions go on from the next multiple of the ring, so that every old name is stale.
   for (auto& head : heads_) head = (head + lane_capacity_ - 1) / lane_capacity_ * lane_capacity_;
   origins_ = heads_;
   std::fill(newest_.begin(), newest_.end(), -1);
   std::fill(pending_.begin(), pending_.end(), std::uint8_t{0});
-  size_ = 0;
+  size_.store(0, std::memory_order_relaxed);
 }
 
 // -- one row of one lane; inlined, since adding to many lanes is nothing but these ------------------------------------------------
@@ -64,14 +64,14 @@ PYRL_INLINE std::int64_t LaneRing::push(std::int64_t lane) {
   PYRL_PREFETCH_WRITE(&flags_[following]);
   PYRL_PREFETCH_WRITE(record(following));
   PYRL_PREFETCH_WRITE(record(following) + layout_.stride() - 1);
-  if (flags_[taken] & flag::drawable) --size_;
+  if (flags_[taken] & flag::drawable) count(-1);
   flags_[taken] = 0;
   const std::int64_t oldest = position + 1 - lane_capacity_;
   const std::int64_t edge = oldest > origins_[lane] ? std::min(oldest + options_.frame_stack - 1, position) : oldest;
   for (std::int64_t p = oldest; p < edge; ++p) {
     std::uint8_t& flags = flags_[slot(lane, p)];
     if (flags & flag::start) break;
-    if (flags & flag::drawable) --size_;
+    if (flags & flag::drawable) count(-1);
     flags &= static_cast<std::uint8_t>(~flag::drawable);
   }
   return taken;
@@ -79,7 +79,7 @@ PYRL_INLINE std::int64_t LaneRing::push(std::int64_t lane) {
 
 PYRL_INLINE bool LaneRing::history_is_whole(std::int64_t lane, std::int64_t position) const {
   if (options_.frame_stack == 1) return true;
-  const std::int64_t oldest = heads_[lane] - lane_capacity_;
+  const std::int64_t oldest = std::max(origins_[lane], heads_[lane] - lane_capacity_);
   for (std::int64_t p = position; p > position - options_.frame_stack; --p) {
     if (p < oldest) return false;
     if (flags_[slot(lane, p)] & flag::start) return true;
@@ -117,7 +117,6 @@ std::int64_t LaneRing::add(const AddArgs& args) {
   const auto stored = [&](std::int64_t lane) { return args.valid == nullptr || args.valid[lane]; };
   for (std::int64_t lane = 0; lane < lanes; ++lane)
     if (stored(lane) && !std::isfinite(args.reward[lane])) return lane;
-  const std::lock_guard<std::mutex> lock(mutex_);
   for (std::int64_t lane = 0; lane < lanes; ++lane) {
     if (!stored(lane)) continue;
     options_.linked ? add_linked(lane, args) : add_unlinked(lane, args);
@@ -144,7 +143,7 @@ void LaneRing::add_linked(std::int64_t lane, const AddArgs& args) {
   pending_[lane] = (flags & flag::end) == 0;
   if (history_is_whole(lane, position)) {
     flags_[here] |= flag::drawable;
-    ++size_;
+    count(1);
   }
 }
 
@@ -154,7 +153,7 @@ void LaneRing::add_unlinked(std::int64_t lane, const AddArgs& args) {
   write_rest(here, args, lane);
   flags_[here] = static_cast<std::uint8_t>(flag::transition | flag::drawable | flag::start | (args.terminated[lane] ? flag::terminated : 0) |
                                            (args.truncated[lane] ? flag::truncated : flag::cut));
-  ++size_;
+  count(1);
 }
 
 // The name of the record in a written slot: position * num_lanes + lane.
@@ -178,21 +177,19 @@ std::int64_t LaneRing::find(const std::int64_t* index, std::int64_t count, std::
   return stale;
 }
 
-// Slots that the fullest lane has written, from the first on: the space to draw from.
 std::int64_t LaneRing::filled() const {
   std::int64_t most = 0;
   for (std::size_t lane = 0; lane < heads_.size(); ++lane) most = std::max(most, heads_[lane] - origins_[lane]);
   return std::min(lane_capacity_, most);
 }
 
-void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const {
+LaneRing::Candidates LaneRing::candidates() const {
   const std::int64_t used = filled();
-  const auto space = static_cast<std::uint64_t>(used * options_.num_lanes);
-  const bool dense = used == lane_capacity_ || options_.num_lanes == 1;
-  const auto candidate = [&](std::uint32_t high, std::uint32_t low) {
-    const auto drawn = static_cast<std::int64_t>(uniform_below(high, low, space));
-    return dense ? drawn : drawn / used * lane_capacity_ + drawn % used;
-  };
+  return {used, lane_capacity_, used == lane_capacity_ || options_.num_lanes == 1, static_cast<std::uint64_t>(used * options_.num_lanes)};
+}
+
+void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const {
+  const Candidates candidate = candidates();
   constexpr std::int64_t chunk = 64;
   parallel_for(count, 8192, [&](std::int64_t begin, std::int64_t end) {
     std::uint32_t words[4][chunk];
@@ -206,11 +203,11 @@ void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t
       });
       for (std::int64_t i = 0; i < n; ++i) {
         std::int64_t at = candidate(words[0][i], words[1][i]);
-        if (!(flags_[at] & flag::drawable)) at = candidate(words[2][i], words[3][i]);
-        for (std::uint32_t j = 1; !(flags_[at] & flag::drawable); ++j) {
+        if (!is_drawable(at)) at = candidate(words[2][i], words[3][i]);
+        for (std::uint32_t j = 1; !is_drawable(at); ++j) {
           const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(first + i), j);
           at = candidate(block[0], block[1]);
-          if (!(flags_[at] & flag::drawable)) at = candidate(block[2], block[3]);
+          if (!is_drawable(at)) at = candidate(block[2], block[3]);
         }
         slots[first + i] = at;
         index[first + i] = name_of(at);
@@ -219,17 +216,44 @@ void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t
   });
 }
 
-void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const {
-  std::vector<std::int64_t> all;
-  all.reserve(static_cast<std::size_t>(size_));
+void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots,
+                             std::vector<std::int64_t>& scratch) const {
+  if (count <= size() / 4) {
+    draw(stream, count, index, slots);
+    draw_repeats_again(stream, count, slots, scratch);
+    for (std::int64_t i = 0; i < count; ++i) index[i] = name_of(slots[i]);
+    return;
+  }
+  scratch.clear();
   for (std::int64_t at = 0; at < num_slots(); ++at)
-    if (flags_[at] & flag::drawable) all.push_back(at);
+    if (is_drawable(at)) scratch.push_back(at);
   for (std::int64_t i = 0; i < count; ++i) {
     const PhiloxBlock words = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), 0);
-    const auto other = i + static_cast<std::int64_t>(uniform_below(words[0], words[1], static_cast<std::uint64_t>(size_ - i)));
-    std::swap(all[i], all[other]);
-    slots[i] = all[i];
-    index[i] = name_of(all[i]);
+    const auto other = i + static_cast<std::int64_t>(uniform_below(words[0], words[1], static_cast<std::uint64_t>(size() - i)));
+    std::swap(scratch[i], scratch[other]);
+    slots[i] = scratch[i];
+    index[i] = name_of(slots[i]);
+  }
+}
+
+// A uniform draw among all, kept only if it is new, is a uniform draw among those that are left.
+void LaneRing::draw_repeats_again(const RandomStream& stream, std::int64_t count, std::int64_t* slots, std::vector<std::int64_t>& scratch) const {
+  const Candidates candidate = candidates();
+  const auto buckets = std::bit_ceil(static_cast<std::uint64_t>(4 * count));
+  scratch.assign(buckets, -1);  // open addressing: the slots taken so far
+  const auto take = [&](std::int64_t slot) {
+    std::uint64_t bucket = (static_cast<std::uint64_t>(slot) * 0x9E3779B97F4A7C15u >> 32) & (buckets - 1);
+    for (; scratch[bucket] >= 0; bucket = (bucket + 1) & (buckets - 1))
+      if (scratch[bucket] == slot) return false;
+    scratch[bucket] = slot;
+    return true;
+  };
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::uint32_t j = std::uint32_t{1} << 31; !take(slots[i]); ++j) {
+      const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), j);
+      const std::int64_t at = candidate(block[0], block[1]);
+      if (is_drawable(at)) slots[i] = at;
+    }
   }
 }
 
@@ -253,10 +277,50 @@ std::vector<EpisodeSpan> LaneRing::episodes() const {
   return found;
 }
 
-void LaneRing::state_was_set() {
-  for (std::size_t lane = 0; lane < heads_.size(); ++lane)
+RingState LaneRing::state(std::int64_t used) const {
+  RingState saved{origins_, heads_, pending_, {}, used};
+  saved.flags.reserve(static_cast<std::size_t>(used * options_.num_lanes));
+  for (std::int64_t lane = 0; lane < options_.num_lanes; ++lane) {
+    const std::uint8_t* flags = flags_.data() + lane * lane_capacity_;
+    saved.flags.insert(saved.flags.end(), flags, flags + used);
+  }
+  return saved;
+}
+
+void LaneRing::check_lane(const RingState& state, std::int64_t lane) const {
+  const std::int64_t origin = state.origins[lane], head = state.heads[lane], written = std::min(head - origin, lane_capacity_);
+  const auto check = [&](bool holds, const char* what) { PYRL_CHECK(holds, ArgumentError, "load_state_dict: ", what, " of lane ", lane, " are impossible"); };
+  check(origin >= 0 && origin % lane_capacity_ == 0 && head >= origin && head < (std::int64_t{1} << 61) / options_.num_lanes, "origins and heads");
+  check(written <= state.used, "heads and the number of written slots");
+  const std::uint8_t* flags = state.flags.data() + lane * state.used;
+  for (std::int64_t offset = 0; offset < state.used; ++offset) check(flags[offset] < 64 && (offset < written || flags[offset] == 0), "flags");
+  check(state.pending[lane] <= 1 && (state.pending[lane] == 0 || (options_.linked && written >= 2)), "pending marks");
+  if (!options_.linked || written == 0) return;
+  check(flags[(head - 1) % lane_capacity_] == 0, "flags of the newest slot");
+  check(written >= 2 && (flags[(head - 2) % lane_capacity_] & flag::transition) != 0, "flags of the newest transition");
+  check(state.pending[lane] == ((flags[(head - 2) % lane_capacity_] & flag::end) == 0), "pending marks");
+}
+
+void LaneRing::set_state(const RingState& state) {
+  PYRL_CHECK(state.used >= 0 && state.used <= lane_capacity_, ArgumentError, "load_state_dict: ", state.used, " written slots in a lane of ", lane_capacity_);
+  for (std::int64_t lane = 0; lane < options_.num_lanes; ++lane) check_lane(state, lane);
+  origins_ = state.origins;
+  heads_ = state.heads;
+  pending_ = state.pending;
+  std::fill(flags_.begin(), flags_.end(), std::uint8_t{0});
+  std::int64_t drawables = 0;
+  for (std::int64_t lane = 0; lane < options_.num_lanes; ++lane) {
+    std::copy_n(state.flags.begin() + lane * state.used, state.used, flags_.begin() + lane * lane_capacity_);
     newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity_;
-  size_ = std::count_if(flags_.begin(), flags_.end(), [](std::uint8_t f) { return (f & flag::drawable) != 0; });
+    // Drawable follows from the rest.
+    for (std::int64_t p = std::max(origins_[lane], heads_[lane] - lane_capacity_); p < heads_[lane]; ++p) {
+      std::uint8_t& flags = flags_[slot(lane, p)];
+      const bool whole = (flags & flag::transition) && history_is_whole(lane, p);
+      flags = static_cast<std::uint8_t>(whole ? flags | flag::drawable : flags & ~flag::drawable);
+      drawables += whole;
+    }
+  }
+  size_.store(drawables, std::memory_order_relaxed);
 }
 
 }  // namespace pyrl::replay

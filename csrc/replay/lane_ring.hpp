@@ -12,6 +12,7 @@
 // episode edges never wait for memory.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -59,7 +60,15 @@ struct EpisodeSpan {
   std::uint8_t flags;             // flag::start if its beginning is still there; the end flags of its last transition
 };
 
-// Owns the store. Calls may come from several threads: each takes the mutex.
+// Everything about a ring but the bytes of its records, for checkpoints.
+struct RingState {
+  std::vector<std::int64_t> origins, heads;  // a lane each: the position where it began after the last clear; the one after its newest slot
+  std::vector<std::uint8_t> pending;         // a lane each: whether the newest slot is pending, not sealed
+  std::vector<std::uint8_t> flags;           // [num_lanes, used]
+  std::int64_t used = 0;                     // slots of each lane from the first on, `filled()` or more
+};
+
+// Owns the store. Threads: the caller of anything but size() and the constants holds mutex().
 class LaneRing {
  public:
   // `columns`: observation columns first.
@@ -70,12 +79,14 @@ class LaneRing {
   void clear();
 
   // Drawable transitions.
-  std::int64_t size() const { return size_; }
+  std::int64_t size() const { return size_.load(std::memory_order_relaxed); }
   // Names and slots of `count` drawable records, with replacement, by rejection. Attempts 2j and 2j + 1 of element i use the
   // halves of Philox block (draw, i, j), so the result does not depend on threads or splitting. size() must be positive.
   void draw(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const;
-  // The same without replacement, `count` <= size(): a partial Fisher-Yates shuffle of all drawable records. Costs O(capacity).
-  void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const;
+  // The same without replacement, `count` <= size(). Up to a quarter of all: draws as above, and elements that repeat an earlier one
+  // go on with blocks from 2^31. More: a partial Fisher-Yates shuffle of all drawable records, which costs O(capacity).
+  // `scratch` is the caller's, so that the steady state allocates nothing.
+  void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
   // Slots of names; returns how many are stale or were never given (their slot is -1).
   std::int64_t find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const;
   // Episodes in the ring, oldest first in each lane.
@@ -99,13 +110,12 @@ class LaneRing {
   std::int64_t next_slot(std::int64_t slot) const { return offset(slot) + 1 == lane_capacity_ ? slot + 1 - lane_capacity_ : slot + 1; }
   std::int64_t previous_slot(std::int64_t slot) const { return offset(slot) == 0 ? slot - 1 + lane_capacity_ : slot - 1; }
 
-  // Raw state, for checkpoints. A lane each: the position where it began (after the last clear), the position after its head,
-  // whether the head is pending; a slot each: the flags.
-  std::vector<std::int64_t>& origins() { return origins_; }
-  std::vector<std::int64_t>& heads() { return heads_; }
-  std::vector<std::uint8_t>& pending() { return pending_; }
-  std::vector<std::uint8_t>& flag_bytes() { return flags_; }
-  void state_was_set();  // recounts
+  // Slots that the fullest lane has written, from the first on: the space to draw from.
+  std::int64_t filled() const;
+  // `used` >= filled().
+  RingState state(std::int64_t used) const;
+  // Throws ArgumentError, and changes nothing, if no sequence of calls could have led there. The records' bytes are the caller's care.
+  void set_state(const RingState& state);
 
  private:
   struct Unmap {
@@ -125,7 +135,21 @@ class LaneRing {
   std::int64_t offset(std::int64_t slot) const { return options_.num_lanes == 1 ? slot : slot % lane_capacity_; }
   std::int64_t slot(std::int64_t lane, std::int64_t position) const { return lane * lane_capacity_ + position % lane_capacity_; }
   std::int64_t name_of(std::int64_t slot) const;
-  std::int64_t filled() const;
+  void check_lane(const RingState& state, std::int64_t lane) const;
+  void draw_repeats_again(const RandomStream& stream, std::int64_t count, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
+  // Maps 64 random bits to a slot that may be written.
+  struct Candidates {
+    std::int64_t used, lane_capacity;
+    bool dense;
+    std::uint64_t space;
+    std::int64_t operator()(std::uint32_t high, std::uint32_t low) const {
+      const auto drawn = static_cast<std::int64_t>(uniform_below(high, low, space));
+      return dense ? drawn : drawn / used * lane_capacity + drawn % used;
+    }
+  };
+  Candidates candidates() const;
+  bool is_drawable(std::int64_t slot) const { return (flags_[slot] & flag::drawable) != 0; }
+  void count(std::int64_t change) { size_.store(size_.load(std::memory_order_relaxed) + change, std::memory_order_relaxed); }
 
   StreamOptions options_;
   int num_observation_columns_ = 0;
@@ -136,7 +160,7 @@ class LaneRing {
   std::vector<std::int64_t> origins_, heads_;
   std::vector<std::int64_t> newest_;  // offset in the lane of its newest slot: (head - 1) % lane_capacity, kept to save the division
   std::vector<std::uint8_t> pending_;
-  std::int64_t size_ = 0;
+  std::atomic<std::int64_t> size_{0};  // written under the mutex, read by anyone
   mutable std::mutex mutex_;
 };
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from pyrl.errors import SpaceError
+from pyrl.errors import DTypeError, SpaceError
 from pyrl.ops.replay import ReplayCore
 from pyrl.seeding import stream_key
 from pyrl.types import Array, Batch, Observation
 
+_RESERVED = {"observation", "action", "reward", "next_observation", "terminated", "truncated", "valid"}  # arguments of add
 _ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # flags of csrc/replay/lane_ring.hpp
 
 
@@ -53,6 +55,12 @@ class ReplayBuffer:
         for name, value, allowed in (("stack_padding", stack_padding, ("repeat", "zero")), ("kind", kind, ("numpy", "torch"))):
             if value not in allowed:
                 raise ValueError(f"ReplayBuffer: {name} is {value!r}, expected one of {', '.join(allowed)}")
+        if reserved := _RESERVED & set(extra or ()):
+            raise ValueError(f"ReplayBuffer: extra has a column named {min(reserved)!r}, which is an argument of add")
+        capacity, num_envs, n_step, frame_stack = (
+            _integer(name, value)
+            for name, value in (("capacity", capacity), ("num_envs", num_envs), ("n_step", n_step), ("frame_stack", frame_stack))
+        )
         if kind == "torch":
             import torch  # noqa: F401  (the core makes tensors only where torch is loaded)
         self.observation_space, self.action_space = observation_space, action_space
@@ -65,9 +73,14 @@ class ReplayBuffer:
             raise SpaceError(f"ReplayBuffer: action_space is {action_space}, expected Box, Discrete, MultiDiscrete or MultiBinary")
         columns += [(name, np.dtype(dtype).name, tuple(shape)) for name, (shape, dtype) in (extra or {}).items()]
         self._core = ReplayCore(
-            self._leaves, columns, capacity=int(capacity), num_envs=num_envs, n_step=n_step, frame_stack=frame_stack,
+            self._leaves, columns, capacity=capacity, num_envs=num_envs, n_step=n_step, frame_stack=frame_stack,
             pad_with_zeros=stack_padding == "zero", linked=linked, gamma=gamma, key=stream_key(seed, "replay"),
         )  # fmt: skip
+        self._options = {
+            "capacity": self.capacity, "num_envs": num_envs, "n_step": n_step, "gamma": float(gamma), "frame_stack": frame_stack,
+            "stack_padding": stack_padding, "linked": bool(linked),
+            "columns": [[name, dtype, list(shape)] for name, dtype, shape in self._leaves + columns],
+        }  # fmt: skip
 
     def __len__(self) -> int:
         """Transitions that can be drawn now."""
@@ -98,9 +111,10 @@ class ReplayBuffer:
 
         ``next_observation`` is the final one where the episode ended. If ``observation`` is not bit for bit the last
         ``next_observation`` of its lane, the stream is cut there. Rows with ``valid`` False are not stored. Rewards are kept
-        as float32; float64 observations and actions are rounded to the space's float32.
+        as float32; float64 observations and actions are rounded to the space's float32, integers become any integer dtype that
+        holds their values.
 
-        Raises ShapeError, DTypeError or NonFiniteError (reward), naming the argument; then nothing is stored.
+        Raises ShapeError, DTypeError, NonFiniteError (reward) or ValueError, naming the argument; then nothing is stored.
         """
         if len(self._leaves) > 1:
             observation, next_observation = (tuple(_flat(self.observation_space, o)) for o in (observation, next_observation))
@@ -161,12 +175,19 @@ class ReplayBuffer:
         self._core.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays and plain integers; restoring gives the same contents and the same next draws, bit for bit."""
-        return self._core.state()
+        """Arrays, numbers and strings; restoring gives the same contents and the same next draws, bit for bit.
+
+        The arrays are copies, as long as the written part of the ring."""
+        return {"options": self._options, **self._core.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Into a buffer of the same capacity, spaces and options; ValueError otherwise, and nothing is changed."""
-        self._core.set_state({k: tuple(v) if k == "random" else np.asarray(v) for k, v in state.items()})
+        given = state.get("options") or {}
+        for name, own in self._options.items():
+            if given.get(name) != own:
+                raise ValueError(f"load_state_dict: the state is of a buffer with {name} {given.get(name)!r}, this one has {own!r}")
+        arrays = {k: v if k == "random" else np.ascontiguousarray(v) for k, v in state.items() if k != "options"}
+        self._core.set_state(arrays)
 
     def __repr__(self) -> str:
         return f"ReplayBuffer({len(self)} of {self.capacity} slots, {self.num_envs} environments, {self.nbytes / 2**20:.1f} MiB)"
@@ -187,6 +208,13 @@ class ReplayBuffer:
             return (batch.observation, batch.next_observation, batch.action, *tail)
         observations = (*_flat(self.observation_space, batch.observation), *_flat(self.observation_space, batch.next_observation))
         return (*observations, batch.action, *(batch.extra[name] for name in self._extra), *tail)
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise DTypeError(f"ReplayBuffer: {name} is {value!r}, expected an integer") from None
 
 
 def _leaves(space: Any, name: str) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from scipy import stats
 
 from pyrl import _core
@@ -30,7 +35,7 @@ def filled(count: int, *, capacity: int = 64, end_every: int = 0, num_envs: int 
 
 
 def snapshot(buffer: ReplayBuffer) -> dict[str, bytes]:
-    return {k: np.asarray(v).tobytes() for k, v in buffer.state_dict().items()}
+    return {k: repr(v).encode() if k == "options" else np.asarray(v).tobytes() for k, v in buffer.state_dict().items()}
 
 
 def test_stores_each_observation_once() -> None:
@@ -254,11 +259,55 @@ def test_state_round_trip_and_refusals() -> None:
             assert getattr(a, field).tobytes() == getattr(b, field).tobytes()
     small = filled(3, capacity=30, num_envs=2)
     before = snapshot(small)
-    with pytest.raises(ValueError, match="flags has 32 bytes, expected 30"):
+    with pytest.raises(ValueError, match="the state is of a buffer with capacity 32, this one has 30"):
         small.load_state_dict(state)
-    with pytest.raises(ValueError, match="heads is missing"):
-        small.load_state_dict({k: v for k, v in state.items() if k != "heads"})
     assert snapshot(small) == before
+
+
+def damaged(state: dict[str, Any], name: str, place: tuple[int, ...], value: int) -> dict[str, Any]:
+    array = state[name].copy()
+    array[place] = value
+    return {**state, name: array}
+
+
+def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
+    """A checkpoint is a file from elsewhere: none may crash, hang, or leave half of itself behind."""
+    buffer = filled(9, capacity=64, end_every=5, num_envs=2, n_step=3)  # 9 transitions, one tail, one pending: 11 slots a lane
+    state, before = buffer.state_dict(), snapshot(buffer)
+    assert state["flags"].shape == (2, 11)
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({k: v for k, v in state.items() if k != "heads"}, "heads is missing"),
+        ({k: v for k, v in state.items() if k != "random"}, "random is missing"),
+        ({**state, "options": {**state["options"], "n_step": 1}}, "of a buffer with n_step 1, this one has 3"),
+        ({**state, "options": {}}, "of a buffer with capacity None"),
+        (
+            {k: v[:, :10] if k == "flags" or k.startswith("column.") else v for k, v in state.items()},
+            "heads and the number of written slots of lane 0 are impossible",
+        ),
+        ({**state, "flags": state["flags"][:1]}, r"flags has shape \[1, 11\]"),
+        ({**state, "column.reward": state["column.reward"][:, :10]}, r"column.reward has shape \[2, 10, 4\]"),
+        (damaged(state, "heads", (1,), -1), "origins and heads of lane 1"),
+        (damaged(state, "heads", (0,), 2**62), "origins and heads of lane 0"),
+        (damaged(state, "heads", (0,), 12), "heads and the number of written slots of lane 0"),
+        (damaged(state, "heads", (0,), 10), "flags of the newest slot of lane 0"),
+        (damaged(state, "origins", (0,), 1), "origins and heads of lane 0"),
+        (damaged(state, "flags", (1, 3), 64), "flags of lane 1"),
+        (damaged(state, "flags", (1, 10), 3), "flags of the newest slot of lane 1"),
+        (damaged(state, "flags", (1, 9), 0), "flags of the newest transition of lane 1"),
+        (damaged(state, "pending", (0,), 0), "pending marks of lane 0"),
+        (damaged(state, "pending", (0,), 7), "pending marks of lane 0"),
+    ]
+    for wrong, message in bad:
+        with pytest.raises(ValueError, match=message):
+            buffer.load_state_dict(wrong)
+        assert snapshot(buffer) == before
+    with pytest.raises(DTypeError, match="heads has dtype float64, expected int64"):
+        buffer.load_state_dict({**state, "heads": state["heads"].astype(float)})
+    empty = ReplayBuffer(64, OBSERVATION, ACTION, num_envs=2, n_step=3)
+    with pytest.raises(ValueError, match="pending marks of lane 0"):
+        empty.load_state_dict(damaged(empty.state_dict(), "pending", (0,), 1))
+    buffer.load_state_dict(damaged(state, "flags", (0, 0), state["flags"][0, 0] & 0xFD))  # what can be drawn follows from the rest
+    assert len(buffer) == 18
 
 
 def test_threads_may_share_a_buffer() -> None:
@@ -282,3 +331,142 @@ def test_threads_may_share_a_buffer() -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.fixture
+def switches_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def run_together(*bodies: Callable[[], None], seconds: float = 20.0) -> None:
+    """A thread each; fails, and does not hang, if they wait for each other for ever."""
+    failures: list[BaseException] = []
+
+    def guarded(body: Callable[[], None]) -> None:
+        try:
+            body()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=guarded, args=(body,), daemon=True) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds)
+        assert not thread.is_alive(), "deadlock"
+    if failures:
+        raise failures[0]
+
+
+@pytest.mark.usefixtures("switches_often")
+def test_threads_that_add_converted_rows_do_not_mix_them() -> None:
+    """float64 and strided rows go through memory of the call's own, while NumPy lets other threads run."""
+    space = Box(-9, 9, (32,), np.float32)
+    buffer = ReplayBuffer(20_000, space, space)
+
+    def adding(value: float) -> None:
+        wide, strided = np.full((1, 32), value), np.full((1, 64), value, np.float32)[:, ::2]
+        for _ in range(3000):
+            buffer.add(wide, strided.astype(np.float16), value, strided, False, False)
+
+    run_together(*(partial(adding, float(value)) for value in range(3)))
+    batch = buffer.sample(len(buffer), replacement=False)
+    assert len(buffer) == 9000
+    for leaf in (batch.observation, batch.action):
+        np.testing.assert_array_equal(leaf, np.repeat(batch.reward[:, None], 32, axis=1))
+
+
+@pytest.mark.usefixtures("switches_often")
+def test_nothing_that_threads_call_together_deadlocks() -> None:
+    buffer = filled(500, capacity=4000)
+    rounds = range(300)
+
+    def adding() -> None:
+        for t in rounds:
+            for _ in range(5):
+                buffer.add(np.full((1, 2), t, np.float32), [0], [0.0], np.full((1, 2), t + 1, np.float32), [False], [False])
+
+    def looking() -> None:
+        for _ in rounds:
+            buffer.load_state_dict(buffer.state_dict())
+            buffer.episodes()
+            buffer.is_drawable(np.arange(100))
+            [[] for _ in range(100)]
+
+    def drawing_and_clearing() -> None:
+        for t in rounds:
+            with suppress(ValueError):  # fewer are left than were asked for
+                list(buffer.epoch(500))
+                buffer.sample(64)
+            if t % 10 == 0:
+                buffer.clear()
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)  # each allocation of the core's may run a finaliser and let another thread in
+    try:
+        run_together(adding, looking, drawing_and_clearing)
+    finally:
+        gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize("size", [3, 400, 1000])
+def test_distinct_draws_are_uniform(size: int) -> None:
+    """Each record is in a batch of `size` of 1000 equally often, by either way of drawing."""
+    buffer = filled(1000, capacity=2000, end_every=3, seed=11)
+    counts = np.zeros(2000, int)
+    rounds = 60_000 // size
+    for _ in range(rounds):
+        index = buffer.sample(size, replacement=False).index
+        assert len(set(index.tolist())) == size
+        counts[index] += 1
+    names = np.flatnonzero(buffer.is_drawable(np.arange(2000)))
+    assert counts.sum() == counts[names].sum()
+    if size == 1000:
+        assert (counts[names] == rounds).all()
+    else:  # the variance of draws without replacement is smaller by (N - n) / (N - 1)
+        expected = rounds * size / 1000
+        statistic = ((counts[names] - expected) ** 2).sum() / expected * 999 / (1000 - size)
+        assert 1e-4 < stats.chi2.sf(statistic, 999) < 1 - 1e-4
+
+
+def test_pairs_of_distinct_draws_are_uniform() -> None:
+    """The repeated elements of small batches are drawn again without favouring anything: all ordered pairs of 8 equally often."""
+    buffer = filled(8, capacity=30, end_every=2, seed=5)
+    names = np.flatnonzero(buffer.is_drawable(np.arange(30)))
+    pairs: dict[tuple[int, ...], int] = {}
+    for _ in range(30_000):
+        pair = tuple(buffer.sample(2, replacement=False).index.tolist())
+        pairs[pair] = pairs.get(pair, 0) + 1
+    assert len(pairs) == len(names) * (len(names) - 1) == 56
+    assert stats.chisquare(list(pairs.values())).pvalue > 1e-4
+
+
+def test_integers_are_converted_only_if_they_fit() -> None:
+    buffer = ReplayBuffer(20, OBSERVATION, MultiBinary(2))
+    zeros = np.zeros((1, 2), np.float32)
+    buffer.add(zeros, np.array([[0, 1]]), np.int32(3), zeros, np.array([2], np.uint8), np.False_)
+    assert buffer.get(np.array([0])).action.tolist() == [[0, 1]]
+    assert buffer.get(np.array([0])).reward.tolist() == [3]
+    assert buffer.state_dict()["flags"][0, 0] & 8
+    with pytest.raises(ValueError, match="add: action has values that int8 does not hold"):
+        buffer.add(zeros, np.array([[0, 300]]), 0.0, zeros, False, False)
+    whole = ReplayBuffer(20, OBSERVATION, ACTION)
+    for action in (2**70, -(2**70)):
+        with pytest.raises(ValueError, match=f"add: action is {action}, more than int64 holds"):
+            whole.add(zeros, action, 0.0, zeros, False, False)
+    with pytest.raises(NonFiniteError, match="add: reward of environment 0 is inf"):
+        whole.add(zeros, 0, 1e300, zeros, False, False)
+    assert len(whole) == 0
+
+
+def test_options_of_the_wrong_kind_are_named() -> None:
+    for name in ("capacity", "num_envs", "n_step", "frame_stack"):
+        with pytest.raises(DTypeError, match=rf"ReplayBuffer: {name} is 2\.5, expected an integer"):
+            ReplayBuffer(**{"capacity": 64, "observation_space": OBSERVATION, "action_space": ACTION, name: 2.5})
+    with pytest.raises(ValueError, match="extra has a column named 'reward', which is an argument of add"):
+        ReplayBuffer(64, OBSERVATION, ACTION, extra={"reward": ((), "float32")})
+    with pytest.raises(ShapeError, match="observation has 7 dimensions, at most 6 are supported"):
+        ReplayBuffer(64, Box(-1, 1, (1,) * 7, np.float32), ACTION)

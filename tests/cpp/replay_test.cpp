@@ -121,7 +121,8 @@ TEST_CASE("draws do not depend on threads; distinct draws are distinct; stale na
   }
   set_num_threads(0);
   const std::int64_t size = stream.ring.size();
-  stream.ring.draw_distinct({9, 5}, size, once.data(), slots.data());
+  std::vector<std::int64_t> scratch;
+  stream.ring.draw_distinct({9, 5}, size, once.data(), slots.data(), scratch);
   CHECK(std::set<std::int64_t>(once.begin(), once.begin() + size).size() == static_cast<std::size_t>(size));
   const std::int64_t names[] = {-1, 0, once[0], std::int64_t{1} << 60};
   CHECK(stream.ring.find(names, 4, slots.data()) == 3);

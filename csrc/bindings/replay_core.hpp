@@ -1,0 +1,160 @@
+// What the replay's binding keeps: the ring, how rows come in, and what batches look like.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "bindings/array_arg.hpp"
+#include "bindings/row_reader.hpp"
+#include "core/philox.hpp"
+#include "replay/lane_ring.hpp"
+#include "replay/window_gather.hpp"
+
+namespace pyrl::bindings {
+
+class ReplayCore {
+ public:
+  using LeafSpec = std::tuple<std::string, std::string, std::vector<std::int64_t>>;  // name, dtype, shape
+
+  ReplayCore(const std::vector<LeafSpec>& observation, const std::vector<LeafSpec>& columns, const replay::StreamOptions& options, std::uint64_t key)
+      : stream{key, 0} {
+    const std::int64_t N = options.num_lanes, least = options.linked ? options.n_step + options.frame_stack : 1;
+    PYRL_CHECK(N >= 1, ArgumentError, "ReplayBuffer: num_envs is ", N, ", expected at least 1");
+    PYRL_CHECK(options.n_step >= 1, ArgumentError, "ReplayBuffer: n_step is ", options.n_step, ", expected at least 1");
+    PYRL_CHECK(options.frame_stack >= 1, ArgumentError, "ReplayBuffer: frame_stack is ", options.frame_stack, ", expected at least 1");
+    PYRL_CHECK(options.gamma >= 0 && options.gamma <= 1, ArgumentError, "ReplayBuffer: gamma is ", options.gamma, ", expected a number in [0, 1]");
+    PYRL_CHECK(options.linked || (options.n_step == 1 && options.frame_stack == 1), ArgumentError,
+               "ReplayBuffer: linked=False stores transitions without order, expected n_step=1 and frame_stack=1");
+    PYRL_CHECK(options.capacity >= N * least, ArgumentError, "ReplayBuffer: capacity is ", options.capacity, ", expected at least ", N * least,
+               " slots (num_envs * (n_step + frame_stack))");
+    std::vector<replay::Column> layout;
+    for (const LeafSpec& spec : observation) {
+      observation_.push_back(leaf_of(spec));
+      next_observation_readers.emplace_back(renamed(observation_.back(), "next_" + observation_.back().name), N);
+      observation_readers.emplace_back(observation_.back(), N);
+      layout.push_back({observation_.back().row_bytes(), size_of(observation_.back().dtype), true});
+    }
+    for (const Leaf& leaf : observation_)
+      if (!options.linked) layout.push_back({leaf.row_bytes(), size_of(leaf.dtype), false});
+    for (const LeafSpec& spec : columns) {
+      columns_.push_back(leaf_of(spec));
+      column_readers.emplace_back(columns_.back(), N);
+      layout.push_back({columns_.back().row_bytes(), size_of(columns_.back().dtype), false});
+    }
+    for (const replay::Column& column : layout) PYRL_CHECK(column.row_bytes > 0, ArgumentError, "ReplayBuffer: a space has no elements");
+    list_outputs(options.frame_stack);
+    reward_reader = RowReader({"reward", DType::Float32, {}}, N);
+    terminated_reader = RowReader({"terminated", DType::Bool, {}}, N);
+    truncated_reader = RowReader({"truncated", DType::Bool, {}}, N);
+    valid_reader = RowReader({"valid", DType::Bool, {}}, N);
+    ring = std::make_unique<replay::LaneRing>(layout, options);
+  }
+
+  const std::vector<Leaf>& observation() const { return observation_; }
+  const std::vector<Leaf>& columns() const { return columns_; }
+  // The arrays of a batch: observation leaves, next observation leaves, columns, reward, terminated, discount, index. Names and shapes
+  // of one row, as messages about `out` need them.
+  const std::vector<Leaf>& outputs() const { return outputs_; }
+
+  // What a checkpoint holds of each slot, and under which names: the reward first.
+  std::vector<replay::Column> stored_columns() const {
+    std::vector<replay::Column> stored{{sizeof(float), sizeof(float), false, true, 0}};
+    stored.insert(stored.end(), ring->layout().columns().begin(), ring->layout().columns().end());
+    return stored;
+  }
+  std::vector<std::string> stored_names() const {
+    std::vector<std::string> names{"reward"};
+    for (const Leaf& leaf : observation_) names.push_back(leaf.name);
+    if (!ring->options().linked)
+      for (const Leaf& leaf : observation_) names.push_back("next_" + leaf.name);
+    for (const Leaf& leaf : columns_) names.push_back(leaf.name);
+    return names;
+  }
+
+  std::unique_ptr<replay::LaneRing> ring;
+  RandomStream stream;
+  std::vector<std::int64_t> slots, scratch;          // of draws, under the ring's mutex
+  std::vector<std::unique_ptr<RowScratch>> idle_rows;  // of adds, under the interpreter lock
+  std::vector<RowReader> observation_readers, next_observation_readers, column_readers;
+  RowReader reward_reader{{}, 0}, terminated_reader{{}, 0}, truncated_reader{{}, 0}, valid_reader{{}, 0};
+
+ private:
+  static Leaf leaf_of(const LeafSpec& spec) {
+    const auto& [name, dtype, shape] = spec;
+    PYRL_CHECK(shape.size() + 2 <= ArrayArg::max_rank, ShapeError, "ReplayBuffer: ", name, " has ", shape.size(), " dimensions, at most ",
+               ArrayArg::max_rank - 2, " are supported");
+    return {name, dtype_named(dtype, name), shape};
+  }
+  static Leaf renamed(Leaf leaf, std::string name) {
+    leaf.name = std::move(name);
+    return leaf;
+  }
+
+  void list_outputs(std::int64_t frame_stack) {
+    const auto list = [&](Leaf leaf, const char* prefix, std::int64_t frames) {
+      leaf.name = "out." + (prefix + leaf.name);
+      if (frames > 1) leaf.shape.insert(leaf.shape.begin(), frames);
+      outputs_.push_back(std::move(leaf));
+    };
+    for (const char* prefix : {"", "next_"})
+      for (const Leaf& leaf : observation_) list(leaf, prefix, frame_stack);
+    for (const Leaf& leaf : columns_) list(leaf, "", 1);
+    list({"reward", DType::Float32, {}}, "", 1);
+    list({"terminated", DType::Bool, {}}, "", 1);
+    list({"discount", DType::Float32, {}}, "", 1);
+    list({"index", DType::Int64, {}}, "", 1);
+  }
+
+  std::vector<Leaf> observation_, columns_, outputs_;
+};
+
+// The arrays of a batch, in the order of ReplayCore::outputs(): fresh, or those of `out`, a tuple.
+class Outputs {
+ public:
+  Outputs(const ReplayCore& core, std::int64_t count, Kind kind, py::handle out, const char* function) : data_(core.outputs().size()) {
+    const std::size_t total = data_.size(), observations = core.observation().size();
+    const bool given = !out.is_none();
+    PYRL_CHECK(!given || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == static_cast<py::ssize_t>(total)), ArgumentError, function,
+               ": out has other fields than this buffer's batches");
+    arrays = py::tuple(total);
+    for (std::size_t i = 0; i < total; ++i) {
+      const Leaf& leaf = core.outputs()[i];
+      std::array<std::int64_t, ArrayArg::max_rank> extents{count};
+      std::copy(leaf.shape.begin(), leaf.shape.end(), extents.begin() + 1);
+      const std::span<const std::int64_t> shape(extents.data(), leaf.shape.size() + 1);
+      py::object array = given ? py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(out.ptr(), i)) : empty_like_kind(kind, leaf.dtype, shape, &data_[i]);
+      if (given) data_[i] = checked(array, leaf, shape, function);
+      PyTuple_SET_ITEM(arrays.ptr(), i, array.release().ptr());
+    }
+    gather.count = count;
+    gather.observation = data_.data();
+    gather.next_observation = gather.observation + observations;
+    gather.columns = gather.observation + (core.ring->options().linked ? 2 : 1) * observations;
+    gather.reward = static_cast<float*>(data_[total - 4]);
+    gather.terminated = static_cast<bool*>(data_[total - 3]);
+    gather.discount = static_cast<float*>(data_[total - 2]);
+    index = static_cast<std::int64_t*>(data_[total - 1]);
+  }
+
+  py::tuple arrays;
+  replay::GatherArgs gather;
+  std::int64_t* index = nullptr;
+
+ private:
+  static void* checked(py::handle array, const Leaf& leaf, std::span<const std::int64_t> shape, const char* function) {
+    const ArrayArg arg = read_array(array, function, leaf.name.c_str());
+    arg.require_cpu();
+    arg.require_dtype(leaf.dtype);
+    arg.require_shape(shape, "[B, ...]");
+    arg.require_contiguous();
+    arg.require_writable();
+    return arg.data;
+  }
+
+  std::vector<void*> data_;
+};
+
+}  // namespace pyrl::bindings

@@ -1,0 +1,121 @@
+#include "bindings/row_reader.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace pyrl::bindings {
+namespace {
+
+bool is_integer(DType dtype) { return dtype >= DType::Int8 && dtype <= DType::UInt64; }
+
+// Python's own objects and NumPy's scalars, which have neither shape nor device.
+bool is_plain(py::handle object) {
+  return PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()) || PyFloat_Check(object.ptr()) || PyLong_Check(object.ptr()) ||
+         PyObject_HasAttrString(object.ptr(), "__array_interface__");
+}
+
+bool is_numpy_flag(py::handle object) {
+  static PyObject* const type = py::object(py::module_::import("numpy").attr("bool_")).release().ptr();
+  return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == type;
+}
+
+template <class To>
+const void* keep(To value, RowScratch& scratch) {
+  return std::memcpy(scratch.bytes(sizeof value), &value, sizeof value);
+}
+
+template <class From, class To, class Convert>
+const void* convert(const ArrayArg& arg, RowScratch& scratch, const Convert& convert_one) {
+  auto* to = static_cast<To*>(scratch.bytes(static_cast<std::size_t>(arg.size()) * sizeof(To)));
+  const auto* from = static_cast<const From*>(arg.data);
+  std::transform(from, from + arg.size(), to, convert_one);
+  return to;
+}
+
+}  // namespace
+
+std::int64_t Leaf::row_bytes() const {
+  std::int64_t bytes = size_of(dtype);
+  for (auto extent : shape) bytes *= extent;
+  return bytes;
+}
+
+DType dtype_named(const std::string& name, const std::string& leaf) {
+  for (int i = 0; i < static_cast<int>(DType::Other); ++i)
+    if (name == name_of(static_cast<DType>(i))) return static_cast<DType>(i);
+  throw DTypeError(concat("ReplayBuffer: ", leaf, " has dtype ", name, ", which cannot be stored"));
+}
+
+const void* RowReader::read(py::handle object, RowScratch& scratch) const {
+  if (rows_ == 1 && leaf_.shape.empty())
+    if (const void* number = read_number(object, scratch)) return number;
+  py::object array = py::reinterpret_borrow<py::object>(object);
+  if (!py::isinstance<py::array>(object) && is_plain(object)) {
+    array = py::module_::import("numpy").attr("asarray")(object);
+    scratch.kept.push_back(array);
+  }
+  const ArrayArg arg = read_array(array, "add", leaf_.name.c_str());
+  check_shape(arg);
+  arg.require_cpu();
+  if (!arg.contiguous) return read_converted(std::move(array), arg, scratch);
+  if (arg.dtype == leaf_.dtype) return arg.data;
+  if (arg.dtype == DType::Float64 && leaf_.dtype == DType::Float32)
+    return convert<double, float>(arg, scratch, [](double value) { return static_cast<float>(value); });
+  if (arg.dtype == DType::UInt8 && leaf_.dtype == DType::Bool)
+    return convert<std::uint8_t, bool>(arg, scratch, [](std::uint8_t value) { return value != 0; });
+  return read_converted(std::move(array), arg, scratch);
+}
+
+// Null: not a plain number of this kind.
+const void* RowReader::read_number(py::handle object, RowScratch& scratch) const {
+  PyObject* value = object.ptr();
+  if (leaf_.dtype == DType::Bool) {
+    if (PyBool_Check(value)) return keep(value == Py_True, scratch);
+    if (is_numpy_flag(object)) return keep(PyObject_IsTrue(value) == 1, scratch);
+    return nullptr;
+  }
+  if (leaf_.dtype == DType::Float32 && PyFloat_Check(value)) return keep(static_cast<float>(PyFloat_AS_DOUBLE(value)), scratch);
+  if (!PyLong_CheckExact(value)) return nullptr;
+  int overflow = 0;
+  const long long integer = PyLong_AsLongLongAndOverflow(value, &overflow);
+  const auto refuse = [&] { return ArgumentError(concat("add: ", leaf_.name, " is ", py::str(object).cast<std::string>(), ", more than ", name_of(leaf_.dtype), " holds")); };
+  if (leaf_.dtype == DType::Int64) {
+    if (overflow != 0) throw refuse();
+    return keep(static_cast<std::int64_t>(integer), scratch);
+  }
+  if (leaf_.dtype == DType::Float32) {
+    if (overflow != 0) throw refuse();
+    return keep(static_cast<float>(integer), scratch);
+  }
+  return nullptr;
+}
+
+void RowReader::check_shape(const ArrayArg& arg) const {
+  const int rank = static_cast<int>(leaf_.shape.size());
+  const auto tail_equals = [&](int from) { return std::equal(leaf_.shape.begin(), leaf_.shape.end(), arg.shape.begin() + from); };
+  if (arg.rank == rank + 1 && arg.shape[0] == rows_ && tail_equals(1)) return;
+  if (rows_ == 1 && arg.rank == rank && tail_equals(0)) return;
+  ArrayArg wanted;
+  wanted.rank = rank + 1;
+  wanted.shape[0] = rows_;
+  std::copy(leaf_.shape.begin(), leaf_.shape.end(), wanted.shape.begin() + 1);
+  throw ShapeError(concat("add: ", leaf_.name, " has shape ", arg.shape_text(), ", expected [N, ...] = ", wanted.shape_text()));
+}
+
+// By NumPy: other strides, byte orders and dtypes.
+const void* RowReader::read_converted(py::object object, const ArrayArg& arg, RowScratch& scratch) const {
+  const py::module_ numpy = py::module_::import("numpy");
+  const py::object array = numpy.attr("asarray")(object), given = array.attr("dtype"), wanted = numpy.attr("dtype")(name_of(leaf_.dtype));
+  const auto can_cast = [&](const char* how) { return numpy.attr("can_cast")(given, wanted, how).cast<bool>(); };
+  const bool integer_to_float = is_integer(arg.dtype) && leaf_.dtype >= DType::Float16;
+  PYRL_CHECK(integer_to_float || can_cast("same_kind"), DTypeError, "add: ", leaf_.name, " has dtype ", py::str(given).cast<std::string>(), ", expected ",
+             name_of(leaf_.dtype));
+  const py::object converted = numpy.attr("ascontiguousarray")(array, wanted);
+  if (is_integer(leaf_.dtype) && !can_cast("safe"))
+    PYRL_CHECK(numpy.attr("array_equal")(converted, array).cast<bool>(), ArgumentError, "add: ", leaf_.name, " has values that ", name_of(leaf_.dtype),
+               " does not hold");
+  scratch.kept.push_back(converted);
+  return read_array(converted, "add", leaf_.name.c_str()).data;
+}
+
+}  // namespace pyrl::bindings

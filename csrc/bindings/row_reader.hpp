@@ -1,0 +1,63 @@
+// Reads the arguments of `add`: one row a lane, of a known dtype and shape. What already is what is stored is used in place, the rest
+// is converted into memory that belongs to the call, since calls may come from several threads and meet inside NumPy.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "bindings/array_arg.hpp"
+
+namespace pyrl::bindings {
+
+// One array of a record: a leaf of the observation or action space, an extra column, the reward or a flag.
+struct Leaf {
+  std::string name;
+  DType dtype = DType::Other;
+  std::vector<std::int64_t> shape;
+
+  std::int64_t row_bytes() const;
+};
+
+// Throws DTypeError for a name that no column can have.
+DType dtype_named(const std::string& name, const std::string& leaf);
+
+// What one call of `add` needs beside its arguments. Kept and used again, so that the steady state allocates nothing.
+struct RowScratch {
+  std::vector<const void*> observation, next_observation, columns;
+  std::vector<std::vector<std::byte>> converted;
+  std::size_t used = 0;          // of `converted`
+  std::vector<py::object> kept;  // converted by NumPy
+
+  void* bytes(std::size_t count) {
+    if (used == converted.size()) converted.emplace_back();
+    std::vector<std::byte>& block = converted[used++];
+    block.resize(count);
+    return block.data();
+  }
+  void reset() {
+    used = 0;
+    for (auto* rows : {&observation, &next_observation, &columns}) rows->clear();
+    kept.clear();
+  }
+};
+
+class RowReader {
+ public:
+  RowReader(Leaf leaf, std::int64_t rows) : leaf_(std::move(leaf)), rows_(rows) {}
+
+  // [N, ...shape], or [...shape] for one lane: a NumPy array, a torch tensor, lists, for one lane also plain numbers. float64 is
+  // rounded to float32, integers become floats and other integers that hold their values; throws a typed error for anything else.
+  // The result is valid until `scratch` is reset and as long as `object` lives.
+  const void* read(py::handle object, RowScratch& scratch) const;
+
+ private:
+  const void* read_number(py::handle object, RowScratch& scratch) const;
+  const void* read_converted(py::object object, const ArrayArg& arg, RowScratch& scratch) const;
+  void check_shape(const ArrayArg& arg) const;
+
+  Leaf leaf_;
+  std::int64_t rows_;
+};
+
+}  // namespace pyrl::bindings
