@@ -9,33 +9,77 @@
 
 namespace pyrl::replay {
 
-// memcpy for short rows of unknown length: two overlapping moves instead of a call.
-PYRL_INLINE void copy_row(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from, std::int64_t bytes) {
-  const auto move = [&]<class Word>(Word word) PYRL_INLINE_LAMBDA {
-    std::int64_t at = 0;
-    for (; at + static_cast<std::int64_t>(sizeof(Word)) <= bytes; at += sizeof(Word)) {
-      std::memcpy(&word, from + at, sizeof(Word));
-      std::memcpy(to + at, &word, sizeof(Word));
-    }
-    if (at < bytes) {
-      std::memcpy(&word, from + bytes - sizeof(Word), sizeof(Word));
-      std::memcpy(to + bytes - sizeof(Word), &word, sizeof(Word));
-    }
-  };
-  struct Word16 {
-    std::uint64_t low, high;
-  };
-  if (bytes > 256) {
-    std::memcpy(to, from, static_cast<std::size_t>(bytes));
-  } else if (bytes >= 16) {
-    move(Word16{});
-  } else if (bytes >= 8) {
-    move(std::uint64_t{});
-  } else if (bytes >= 4) {
-    move(std::uint32_t{});
-  } else {
+namespace detail {
+
+typedef std::uint8_t Block16 __attribute__((vector_size(16)));
+typedef std::uint8_t Block32 __attribute__((vector_size(32)));
+
+// One register each at the widest level that `simd::dispatch` compiles for.
+template <class Word>
+PYRL_INLINE void move_word(std::uint8_t* to, const std::uint8_t* from) {
+  Word word;
+  std::memcpy(&word, from, sizeof word);
+  std::memcpy(to, &word, sizeof word);
+}
+
+// sizeof(Word) <= bytes <= 2 sizeof(Word): two moves that may overlap.
+template <class Word>
+struct TwoMoves {
+  std::int64_t bytes;
+  PYRL_INLINE void operator()(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from) const {
+    const std::int64_t last = bytes - static_cast<std::int64_t>(sizeof(Word));
+    Word head, tail;
+    std::memcpy(&head, from, sizeof head);
+    std::memcpy(&tail, from + last, sizeof tail);
+    std::memcpy(to, &head, sizeof head);
+    std::memcpy(to + last, &tail, sizeof tail);
+  }
+};
+
+struct Moves {
+  std::int64_t bytes;  // > 32
+  PYRL_INLINE void operator()(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from) const {
+    for (std::int64_t at = 0; at < bytes - 32; at += 32) move_word<Block32>(to + at, from + at);
+    move_word<Block32>(to + bytes - 32, from + bytes - 32);
+  }
+};
+
+struct Bytes {
+  std::int64_t bytes;
+  PYRL_INLINE void operator()(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from) const {
     for (std::int64_t i = 0; i < bytes; ++i) to[i] = from[i];
   }
+};
+
+struct Call {
+  std::int64_t bytes;
+  PYRL_INLINE void operator()(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from) const {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+};
+
+}  // namespace detail
+
+// Calls `use` with the quickest memcpy(to, from) for rows of so many bytes: the choice is made once for a loop over rows.
+template <class Use>
+PYRL_INLINE void with_row_copy(std::int64_t bytes, const Use& use) {
+  if (bytes > 512) {
+    use(detail::Call{bytes});
+  } else if (bytes > 32) {
+    use(detail::Moves{bytes});
+  } else if (bytes >= 16) {
+    use(detail::TwoMoves<detail::Block16>{bytes});
+  } else if (bytes >= 8) {
+    use(detail::TwoMoves<std::uint64_t>{bytes});
+  } else if (bytes >= 4) {
+    use(detail::TwoMoves<std::uint32_t>{bytes});
+  } else {
+    use(detail::Bytes{bytes});
+  }
+}
+
+PYRL_INLINE void copy_row(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from, std::int64_t bytes) {
+  with_row_copy(bytes, [&](const auto& copy) PYRL_INLINE_LAMBDA { copy(to, from); });
 }
 
 PYRL_INLINE bool rows_equal(const std::uint8_t* a, const std::uint8_t* b, std::int64_t bytes) {
