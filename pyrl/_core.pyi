@@ -6,7 +6,19 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['RandomStream', 'ReplayCore', 'discounted_return', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'supported_simd_level', 'uniform_indices', 'update_moments', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'RandomStream', 'ReplayCore', 'discounted_return', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'supported_simd_level', 'uniform_indices', 'update_moments', 'vtrace']
+class ArenaViews:
+    """
+    Where the parameters of modules should lie in an arena.
+    """
+    @staticmethod
+    def intact(values):
+        ...
+    @staticmethod
+    def trainable():
+        ...
+    def __init__(self, views: collections.abc.Sequence[tuple[dict, str, typing.SupportsInt | typing.SupportsIndex]]) -> None:
+        ...
 class RandomStream:
     """
     A Philox 4x32-10 stream: a 64-bit key and a count of draws.

@@ -1,5 +1,7 @@
 #include "bindings/array_arg.hpp"
 
+#include <utility>
+
 #include "bindings/dlpack.hpp"
 #include "core/buffer_pool.hpp"
 #include "core/parallel.hpp"
@@ -34,16 +36,16 @@ TorchType inspect_type(PyTypeObject* type) {
   return found;
 }
 
-// The GIL guards the cache; almost every tensor is exactly torch.Tensor.
+// The GIL guards the cache; almost every tensor is exactly a torch.Tensor or a Parameter.
 const TorchType& torch_type(PyTypeObject* type) {
-  static TorchType last;
-  if (last.type != type) {
-    const TorchType found = inspect_type(type);
-    static const TorchType none;
-    if (found.type == nullptr) return none;
-    last = found;
-  }
-  return last;
+  static TorchType recent[2];
+  if (recent[0].type == type) return recent[0];
+  std::swap(recent[0], recent[1]);
+  if (recent[0].type == type) return recent[0];
+  const TorchType found = inspect_type(type);
+  static const TorchType none;
+  if (found.type == nullptr) return none;
+  return recent[0] = found;
 }
 
 DType numpy_dtype(const py::detail::PyArray_Proxy* array) {
@@ -201,7 +203,19 @@ void ArrayArg::require_shape(std::span<const std::int64_t> wanted, const char* m
   throw ShapeError(concat(function, ": ", name, " has shape ", shape_text(), ", expected ", meaning, " = ", expected.shape_text()));
 }
 
+bool requires_grad(py::handle tensor) {
+  static PyObject* const attribute = PyUnicode_InternFromString("requires_grad");
+  return py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), attribute)).ptr() == Py_True;
+}
+
 ArrayArg read_array(py::handle object, const char* function, const char* name) {
+  const ArrayArg arg = look_at_array(object, function, name);
+  PYRL_CHECK(arg.kind == Kind::NumPy || !requires_grad(object), ArgumentError, function, ": ", name,
+             " requires grad, and kernels stand outside autograd; pass ", name, ".detach()");
+  return arg;
+}
+
+ArrayArg look_at_array(py::handle object, const char* function, const char* name) {
   ArrayArg arg;
   arg.function = function;
   arg.name = name;
@@ -212,9 +226,6 @@ ArrayArg read_array(py::handle object, const char* function, const char* name) {
   const TorchType& type = torch_type(Py_TYPE(object.ptr()));
   PYRL_CHECK(type.type != nullptr, DTypeError, function, ": ", name, " is a ", Py_TYPE(object.ptr())->tp_name, ", expected a NumPy array or a torch tensor");
   arg.kind = Kind::Torch;
-  static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
-  const py::object tracked = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), requires_grad));
-  PYRL_CHECK(tracked.ptr() != Py_True, ArgumentError, function, ": ", name, " requires grad, and kernels stand outside autograd; pass ", name, ".detach()");
   if (type.api != nullptr) {
     read_torch_by_exchange(arg, object, *type.api);
   } else {

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, check_choice, check_layers, check_range, check_spaces, register, seeded_network, tensors
+from pyrl.nets.arena import Arena
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.mlp import Activation
 from pyrl.schedules import Schedule, check_schedule, linear, value_at
@@ -99,7 +100,9 @@ class DQN(Agent):
 
         self.q_network = cast(QNetwork, seeded_network(seed, build))
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.q_network.parameters(), lr=value_at(config.learning_rate, 0.0), fused=True)
+        self.arena, self.target_arena = Arena(self.q_network), Arena(self.target_network)
+        self.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)
+        self.arena.optimizer = self.optimizer
         self.last_target_update = 0  # env step of it
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -148,11 +151,9 @@ class DQN(Agent):
         q = self.q_network(observation).gather(1, action.unsqueeze(1)).squeeze(1)
         td_error = q - target
         loss = q_loss(td_error, None if batch.weight is None else torch.as_tensor(batch.weight), config.loss == "huber")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.arena.zero_grad()
         loss.backward()
-        if config.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.q_network.parameters(), config.max_grad_norm)
-        self.optimizer.step()
+        self.arena.step(config.max_grad_norm)
         self.updates += 1
         self._update_target()
         return {"loss/q": loss.item(), "train/q_mean": q.mean().item()}
@@ -163,4 +164,5 @@ class DQN(Agent):
         if self.env_steps - self.last_target_update < self.config.target_update_interval:
             return
         self.last_target_update = self.env_steps
-        torch._foreach_lerp_(list(self.target_network.parameters()), list(self.q_network.parameters()), self.config.tau)
+        self.target_arena.sync()
+        self.target_arena.values.lerp_(self.arena.values, self.config.tau)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, check_layers, check_range, check_spaces, register, seeded_network, tensors
+from pyrl.nets.arena import Arena
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.schedules import Schedule, check_schedule, value_at
@@ -101,7 +102,9 @@ class PPO(Agent):
             return ActorCritic(observation_space, action_space, config.net_arch, config.activation, config.log_std_init)
 
         self.network = cast(ActorCritic, seeded_network(seed, build))
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=value_at(config.learning_rate, 0.0), eps=1e-5, fused=True)
+        self.arena = Arena(self.network)
+        self.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), eps=1e-5, fused=True)
+        self.arena.optimizer = self.optimizer
         self.minibatches = ops.RandomStream(seed, "minibatches")
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -158,10 +161,9 @@ class PPO(Agent):
         }
 
     def _step(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.arena.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
+        self.arena.step(self.config.max_grad_norm)
         self.updates += 1
 
     @torch.no_grad()

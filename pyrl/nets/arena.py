@@ -1,0 +1,151 @@
+"""The parameters of one optimiser in one flat buffer.
+
+The modules hold views of the buffer, so that torch and the native engine read and write the same weights, an optimiser is one
+kernel over one array, and a Polyak average one more. Gradients lie in a second buffer of the same layout.
+
+Each tensor starts at a multiple of 64 bytes. The weight of a Linear layer lies transposed, [in, out]: what the native products
+read without packing; torch sees it as a strided [out, in]. Padding is zero and stays zero: it has no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.ops.arenas import ArenaViews
+
+ALIGNMENT = 16  # elements: 64 bytes of float32
+
+
+class Arena:
+    """``values`` [size] holds every parameter of ``modules`` once; ``values.grad`` their gradients.
+
+    Modules are free to be copied, cast, moved or loaded: `sync` notices and takes their parameters back in. ``optimizer``, if
+    set, is the optimiser over ``[arena.values]``, whose state follows a cast.
+
+    >>> arena = Arena(network)
+    >>> arena.optimizer = torch.optim.Adam([arena.values], lr=3e-4, fused=True)
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self.modules = modules
+        self.optimizer: torch.optim.Optimizer | None = None
+        parameters = [parameter for _, _, parameter in self._entries()]
+        self._offsets, size = _layout(parameters)
+        self._shapes = [parameter.shape for parameter in parameters]
+        self.values = torch.zeros(size, dtype=parameters[0].dtype, device=parameters[0].device)
+        self._adopt()
+
+    @property
+    def gradients(self) -> Tensor:
+        """[size]"""
+        assert self.values.grad is not None
+        return self.values.grad
+
+    def offset(self, parameter: Tensor) -> int:
+        """Where ``parameter`` starts, in elements."""
+        return next(offset for offset, (_, _, ours) in zip(self._offsets, self._entries()) if ours is parameter)
+
+    def sync(self) -> None:
+        """Make modules and buffer one again, if they are not: the modules' values count.
+
+        They part where parameters are replaced (``load_state_dict(assign=True)``), cast (``.double()``), moved (``.to("cuda")``),
+        or the arena was copied or unpickled. ShapeError if a parameter has another shape than before.
+        """
+        if self._views is None or not self._views.intact(self.values):
+            self._adopt()
+
+    @property
+    def trainable(self) -> bool:
+        """Whether every parameter requires grad. The native engine learns all of an arena or nothing."""
+        return self._views is not None and self._views.trainable()
+
+    def zero_grad(self) -> None:
+        """Zero gradients, in the buffer: ``module.zero_grad()`` sets them to None, and autograd would then make new ones."""
+        self.sync()
+        self.gradients.zero_()
+        for (_, _, parameter), gradient in zip(self._entries(), self._gradient_views):
+            if parameter.requires_grad and parameter.grad is not gradient:
+                parameter.grad = gradient
+
+    @torch.no_grad()
+    def step(self, max_grad_norm: float | None = None) -> float:
+        """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``; returns the norm before.
+
+        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. Frozen parameters stay.
+        """
+        assert self.optimizer is not None
+        norm = float(torch.linalg.vector_norm(self.gradients))
+        if not math.isfinite(norm):
+            raise NonFiniteError(f"step: the gradient of {self._first_non_finite()} is not finite")
+        if max_grad_norm is not None and (scale := max_grad_norm / (norm + 1e-6)) < 1.0:
+            self.gradients.mul_(scale)
+        # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
+        frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
+        self.optimizer.step()
+        for parameter, value in frozen:
+            parameter.copy_(value)
+        return norm
+
+    def _first_non_finite(self) -> str:
+        names = (f"{type(module).__name__}.{name} {list(parameter.shape)}" for module, name, parameter in self._entries())
+        return next((name for name, gradient in zip(names, self._gradient_views) if not gradient.isfinite().all()), "its norm")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of one storage do not survive copying and pickling as such.
+        return {**self.__dict__, "_views": None, "_gradient_views": []}
+
+    def _entries(self) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+        """(owner, name, parameter) of each parameter that has elements, once."""
+        seen: set[int] = set()
+        for root in self.modules:
+            for module in root.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None and parameter.numel() and id(parameter) not in seen:
+                        seen.add(id(parameter))
+                        yield module, name, parameter
+
+    @torch.no_grad()
+    def _adopt(self) -> None:
+        entries = list(self._entries())
+        for shape, (module, name, parameter) in zip(self._shapes, entries, strict=True):
+            if parameter.shape != shape:
+                where = f"{type(module).__name__}.{name}"
+                raise ShapeError(f"Arena: {where} has shape {list(parameter.shape)}, expected {list(shape)} as before")
+        first = entries[0][2]
+        if (first.dtype, first.device) != (self.values.dtype, self.values.device):
+            self.values.grad = None
+            self.values.data = self.values.to(first.device, first.dtype)
+            if self.optimizer is not None:
+                self.optimizer.load_state_dict(self.optimizer.state_dict())  # which casts the state as its parameter
+        self.values.grad = gradients = torch.zeros_like(self.values)
+        self._gradient_views = []
+        for offset, (module, _, parameter) in zip(self._offsets, entries):
+            value, gradient = (_view(flat, offset, parameter, module) for flat in (self.values, gradients))
+            if value.data_ptr() != parameter.data_ptr():
+                value.copy_(parameter)
+            parameter.data = value
+            parameter.grad = gradient if parameter.requires_grad else None
+            self._gradient_views.append(gradient)
+        places = [(module._parameters, name, at) for at, (module, name, _) in zip(self._offsets, entries)]
+        self._views: ArenaViews | None = ArenaViews(places)
+
+
+def _layout(parameters: list[nn.Parameter]) -> tuple[list[int], int]:
+    offsets, size = [], 0
+    for parameter in parameters:
+        offsets.append(size)
+        size += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+    return offsets, size
+
+
+def _view(flat: Tensor, offset: int, parameter: Tensor, module: nn.Module) -> Tensor:
+    piece = flat[offset : offset + parameter.numel()]
+    if isinstance(module, nn.Linear) and parameter.dim() == 2:
+        return piece.view(parameter.shape[::-1]).t()
+    return piece.view(parameter.shape)

@@ -1,0 +1,5 @@
+"""Checking that modules still hold views of their arena: the C++ class behind `pyrl.nets.arena`."""
+
+from pyrl._core import ArenaViews
+
+__all__ = ["ArenaViews"]
