@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from pyrl.ops.random import RandomStream
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Observation, map_observation
 
+Engine: TypeAlias = Literal["auto", "native", "torch", "compile"]
 Loop: TypeAlias = Literal["on_policy", "off_policy"]
 
 
@@ -39,9 +40,11 @@ class AgentConfig:
     clip_observation: float | None = None  # bound of (normalised) observations
     normalize_reward: bool = False  # by the standard deviation of the running discounted return
     clip_reward: float | None = None  # bound of (normalised) rewards
+    engine: Engine = "auto"  # what computes updates: native kernels, torch, torch.compile; auto: native where it can
 
     def __post_init__(self) -> None:
         check_range(self, "gamma", 0.0, 1.0)
+        check_choice(self, "engine", get_args(Engine))
         for name in ("clip_observation", "clip_reward"):
             if getattr(self, name) is not None:
                 check_range(self, name, 0.0, None, open_low=True)

@@ -27,6 +27,7 @@ from pyrl.agents.base import Agent, AgentConfig, check_choice, check_layers, che
 from pyrl.nets.arena import Arena
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.mlp import Activation
+from pyrl.nets.update import Report, Update
 from pyrl.schedules import Schedule, check_schedule, linear, value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
 
@@ -103,6 +104,7 @@ class DQN(Agent):
         self.arena, self.target_arena = Arena(self.q_network), Arena(self.target_network)
         self.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)
         self.arena.optimizer = self.optimizer
+        self.update = Update(self.arena, self.loss, max_grad_norm=config.max_grad_norm, compiled=config.engine == "compile")
         self.last_target_update = 0  # env step of it
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -138,25 +140,35 @@ class DQN(Agent):
             action = np.where(uniform < self.epsilon, random_action, action)
         return {"action": action}
 
-    def learn(self, batch: Batch) -> dict[str, float]:
-        config = self.config
-        self.optimizer.param_groups[0]["lr"] = value_at(config.learning_rate, self.progress)
-        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
-        action, discount = torch.as_tensor(batch.action), torch.as_tensor(batch.discount)
-        reward = torch.as_tensor(self.normalizer.reward(batch.reward))
+    def loss(
+        self,
+        observation: Observation,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        next_observation: Observation,
+        weight: Tensor | None,
+    ) -> tuple[Tensor, Report]:
+        """The loss of a batch [B, ...], and a report: it, the mean of Q, and delta [B]."""
         with torch.no_grad():
             next_q_target = self.target_network(next_observation)
-            next_q = self.q_network(next_observation) if config.double else next_q_target
-            target = q_target(reward, discount, next_q, next_q_target, config.double)
+            next_q = self.q_network(next_observation) if self.config.double else next_q_target
+            target = q_target(reward, discount, next_q, next_q_target, self.config.double)
         q = self.q_network(observation).gather(1, action.unsqueeze(1)).squeeze(1)
         td_error = q - target
-        loss = q_loss(td_error, None if batch.weight is None else torch.as_tensor(batch.weight), config.loss == "huber")
-        self.arena.zero_grad()
-        loss.backward()
-        self.arena.step(config.max_grad_norm)
+        loss = q_loss(td_error, weight, self.config.loss == "huber")
+        return loss, (loss, q.mean(), td_error)
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        self.optimizer.param_groups[0]["lr"] = value_at(self.config.learning_rate, self.progress)
+        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
+        reward = torch.as_tensor(self.normalizer.reward(batch.reward))
+        weight = None if batch.weight is None else torch.as_tensor(batch.weight)
+        data = observation, torch.as_tensor(batch.action), reward, torch.as_tensor(batch.discount), next_observation, weight
+        loss, q_mean, _ = self.update(*data)
         self.updates += 1
         self._update_target()
-        return {"loss/q": loss.item(), "train/q_mean": q.mean().item()}
+        return {"loss/q": loss.item(), "train/q_mean": q_mean.item()}
 
     @torch.no_grad()
     def _update_target(self) -> None:

@@ -26,6 +26,7 @@ from pyrl.agents.base import Agent, AgentConfig, check_layers, check_range, chec
 from pyrl.nets.arena import Arena
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
+from pyrl.nets.update import Report, Update
 from pyrl.schedules import Schedule, check_schedule, value_at
 from pyrl.types import Array, Observation, Rollout, map_observation
 
@@ -60,7 +61,7 @@ class PPOConfig(AgentConfig):
         check_schedule("PPOConfig: clip_range", self.clip_range)
 
 
-def clipped_surrogate(log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor, epsilon: float) -> Tensor:
+def clipped_surrogate(log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor, epsilon: Tensor) -> Tensor:
     """L^CLIP, eq. 7: E[min(r A, clip(r, 1 - epsilon, 1 + epsilon) A)], to be maximised. All [B]."""
     r = torch.exp(log_prob - log_prob_old)
     return torch.min(r * advantage, torch.clamp(r, 1.0 - epsilon, 1.0 + epsilon) * advantage).mean()
@@ -105,6 +106,7 @@ class PPO(Agent):
         self.arena = Arena(self.network)
         self.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), eps=1e-5, fused=True)
         self.arena.optimizer = self.optimizer
+        self.update = Update(self.arena, self.loss, max_grad_norm=config.max_grad_norm, compiled=config.engine == "compile")
         self.minibatches = ops.RandomStream(seed, "minibatches")
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -123,48 +125,52 @@ class PPO(Agent):
         action, log_prob = self.network.distribution.sample(output, self.network.log_std, self.random, deterministic)
         return {"action": action.numpy(), "log_prob": log_prob.numpy()}
 
+    def loss(
+        self,
+        observation: Observation,
+        action: Tensor,
+        log_prob_old: Tensor,
+        value_old: Tensor,
+        advantage: Tensor,
+        return_: Tensor,
+        epsilon: Tensor,
+    ) -> tuple[Tensor, Report]:
+        """Eq. 9, negated, of a minibatch [B, ...], and a report: its three terms and the KL estimate."""
+        config = self.config
+        output, value = self.network(observation)
+        log_prob, entropy = self.network.distribution.log_prob_and_entropy(output, self.network.log_std, action)
+        A = standardized(advantage) if config.normalize_advantage else advantage
+        policy_loss = -clipped_surrogate(log_prob, log_prob_old, A, epsilon)
+        critic_loss = value_loss(value, value_old, return_, config.clip_range_vf)
+        mean_entropy = entropy.mean()
+        loss = policy_loss + config.vf_coef * critic_loss - config.ent_coef * mean_entropy
+        return loss, (policy_loss, critic_loss, mean_entropy, approximate_kl(log_prob, log_prob_old))
+
     def learn(self, rollout: Rollout) -> dict[str, float]:
         config = self.config
         learning_rate, epsilon = value_at(config.learning_rate, self.progress), value_at(config.clip_range, self.progress)
         self.optimizer.param_groups[0]["lr"] = learning_rate
-        observation, action, log_prob_old, value_old, advantage, return_ = data = self._prepare(rollout)
-        metrics: dict[str, list[Tensor]] = {"policy": [], "value": [], "entropy": []}
-        kl, epochs, count = 0.0, 0, len(action)
+        data = self._prepare(rollout)
+        reports: list[Tensor] = []
+        epochs, kl = 0, 0.0
         for _ in range(config.n_epochs):
-            order = torch.from_numpy(ops.permutation(count, self.minibatches))
-            kls = []
-            for index in order.split(config.batch_size):
-                observation, action, log_prob_old, value_old, advantage, return_ = (_rows(x, index) for x in data)
-                output, value = self.network(observation)
-                log_prob, entropy = self.network.distribution.log_prob_and_entropy(output, self.network.log_std, action)
-                A = standardized(advantage) if config.normalize_advantage else advantage
-                policy_loss = -clipped_surrogate(log_prob, log_prob_old, A, epsilon)
-                critic_loss = value_loss(value, value_old, return_, config.clip_range_vf)
-                mean_entropy = entropy.mean()
-                loss = policy_loss + config.vf_coef * critic_loss - config.ent_coef * mean_entropy  # eq. 9, negated
-                self._step(loss)
-                for key, term in zip(metrics, (policy_loss, critic_loss, mean_entropy)):
-                    metrics[key].append(term.detach())
-                kls.append(approximate_kl(log_prob.detach(), log_prob_old))
+            order = torch.from_numpy(ops.permutation(len(data[1]), self.minibatches)).split(config.batch_size)
+            reports += [torch.stack(self.update(*(_rows(column, index) for column in data), torch.tensor(epsilon))) for index in order]
+            self.updates += len(order)
             epochs += 1
-            kl = float(torch.stack(kls).mean())
+            kl = float(torch.stack(reports[-len(order) :])[:, 3].mean())
             if config.target_kl is not None and kl > 1.5 * config.target_kl:
                 break
-        report = {f"loss/{key}": float(torch.stack(values).mean()) for key, values in metrics.items()}
-        explained = 1.0 - float((data[5] - data[3]).var() / data[5].var().clamp_min(1e-8))
+        policy_loss, critic_loss, entropy, _ = torch.stack(reports).mean(0).tolist()
         return {
-            **report,
+            "loss/policy": policy_loss,
+            "loss/value": critic_loss,
+            "loss/entropy": entropy,
             "train/kl": kl,
             "train/epochs": epochs,
-            "train/explained_variance": explained,
+            "train/explained_variance": 1.0 - float((data[5] - data[3]).var() / data[5].var().clamp_min(1e-8)),
             "train/learning_rate": learning_rate,
         }
-
-    def _step(self, loss: Tensor) -> None:
-        self.arena.zero_grad()
-        loss.backward()
-        self.arena.step(self.config.max_grad_norm)
-        self.updates += 1
 
     @torch.no_grad()
     def _prepare(self, rollout: Rollout) -> tuple[Observation, ...]:

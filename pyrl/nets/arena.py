@@ -51,6 +51,11 @@ class Arena:
         """Where ``parameter`` starts, in elements."""
         return next(offset for offset, (_, _, ours) in zip(self._offsets, self._entries()) if ours is parameter)
 
+    def views(self, root: nn.Module, values: Tensor) -> dict[str, Tensor]:
+        """The parameters of ``root`` by name, as views of ``values`` [size] (for `torch.func.functional_call`)."""
+        names = {id(parameter): name for name, parameter in root.named_parameters()}
+        return {names[id(p)]: _view(values, at, p, module) for at, (module, _, p) in zip(self._offsets, self._entries())}
+
     def sync(self) -> None:
         """Make modules and buffer one again, if they are not: the modules' values count.
 
