@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'RandomStream', 'ReplayCore', 'discounted_return', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'supported_simd_level', 'uniform_indices', 'update_moments', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'NetworkCore', 'RandomStream', 'ReplayCore', 'discounted_return', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'supported_simd_level', 'uniform_indices', 'update_moments', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -18,6 +18,27 @@ class ArenaViews:
     def trainable():
         ...
     def __init__(self, views: collections.abc.Sequence[tuple[dict, str, typing.SupportsInt | typing.SupportsIndex]]) -> None:
+        ...
+class NetworkCore:
+    """
+    A multilayer perceptron over an arena.
+    """
+    @staticmethod
+    def backward(parameters, gradients, dy, dx, dx1):
+        ...
+    @staticmethod
+    def forward(parameters, x, x1, out):
+        ...
+    @staticmethod
+    def infer(parameters, x, x1, out):
+        ...
+    def __init__(self, layers: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, str]], dtype: str) -> None:
+        ...
+    @property
+    def num_inputs(self) -> int:
+        ...
+    @property
+    def num_outputs(self) -> int:
         ...
 class RandomStream:
     """

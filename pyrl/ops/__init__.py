@@ -7,6 +7,7 @@ except ModuleNotFoundError as error:
         f"pyrl is imported from the source folder {__file__.removesuffix('/pyrl/ops/__init__.py')}, where the extension is not built: "
         "start Python in another folder, or build it here with `cmake --preset dev && cmake --build build/dev`"
     ) from error
+from pyrl.ops.networks import Layer, Network
 from pyrl.ops.random import RandomStream
 from pyrl.ops.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
 from pyrl.ops.sampling import (
@@ -19,6 +20,8 @@ from pyrl.ops.sampling import (
 )
 
 __all__ = [
+    "Layer",
+    "Network",
     "RandomStream",
     "RunningMoments",
     "discounted_return",
