@@ -40,15 +40,18 @@ class ActorCritic(nn.Module):
 
     def policy(self, observation: Observation) -> Tensor:
         """Policy output [B, size]."""
-        return self.actor(self.encoder(observation))
+        return self.actor(self._encoded(observation))
 
     def value(self, observation: Observation) -> Tensor:
         """V(observation) [B]."""
-        return self.critic(self.encoder(observation)).squeeze(1)
+        return self.critic(self._encoded(observation)).squeeze(1)
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        encoded = self.encoder(observation)
+        encoded = self._encoded(observation)
         return self.actor(encoded), self.critic(encoded).squeeze(1)
+
+    def _encoded(self, observation: Observation) -> Tensor:
+        return self.encoder(observation).to(self.log_std.dtype)
 
 
 class QNetwork(nn.Module):
@@ -72,7 +75,7 @@ class QNetwork(nn.Module):
         self.value = mlp((trunk[-1], last, 1), activation)
 
     def forward(self, observation: Observation) -> Tensor:
-        hidden = self.network(self.encoder(observation))
+        hidden = self.network(self.encoder(observation).to(next(self.parameters()).dtype))
         if not self.dueling:
             return hidden
         advantage = self.advantage(hidden)
