@@ -126,19 +126,20 @@ class ActorCriticAgent(Agent):
 
     @torch.no_grad()
     def samples(self, rollout: Rollout) -> Samples:
-        """Values, advantages and returns of a rollout (Schulman et al. 2016, eq. 16), then its valid steps side by side."""
+        """Values, advantages and returns of a rollout (Schulman et al. 2016, eq. 16), then its valid steps side by side: NumPy
+        arrays for `native_update`, torch tensors where torch has to learn."""
         T, N = rollout.reward.shape
-        native = self.engine == "native" and self.native.ready()
+        native = self.engine == "native" and self.native.ready_to_learn()
         observation = self.normalizer.observation(rollout.observation)
         flat = map_observation(lambda x: x.reshape(-1, *x.shape[2:]), observation)
         if native:
             flat = self.network.encoder.array(flat, self.native.dtype)
-        value = self.value(flat).reshape(T + 1, N)
+        value = self._values(flat, native).reshape(T + 1, N)
         final_value = np.zeros((T, N), value.dtype)
         if len(rollout.final_step):
             final = self.normalizer.observation(rollout.final_observation)
             final = self.network.encoder.array(final, self.native.dtype) if native else final
-            final_value[rollout.final_step, rollout.final_env] = self.value(final)
+            final_value[rollout.final_step, rollout.final_env] = self._values(final, native)
         reward = np.asarray(self.normalizer.reward(rollout.reward), value.dtype)
         advantage, return_ = ops.gae(
             reward, value, None, rollout.terminated, rollout.truncated,
@@ -161,8 +162,8 @@ class ActorCriticAgent(Agent):
             samples = samples.rows(np.flatnonzero(rollout.valid))
         return samples if native else samples.tensors()
 
-    def value(self, observation: Observation) -> np.ndarray:
-        """V [M] of observations [M, ...]; encoded ones, with the native engine."""
-        if self.engine == "native" and self.native.ready():
+    def _values(self, observation: Observation, native: bool) -> np.ndarray:
+        """V [M] of observations [M, ...], encoded ones if ``native``."""
+        if native:
             return self.native.networks[1].infer(self.native.parameters, observation)[:, 0]
         return self.network.value(tensors(observation)).numpy()

@@ -192,7 +192,7 @@ class DQN(Agent):
         loss, q_mean, d_q, td_error = ops.q_loss(
             native_q(online, observation), batch.action, reward, discount, native_q(self.target, next_observation, keep=False),
             next_q_online=native_q(online, next_observation, keep=False) if self.config.double else None,
-            weight=batch.weight, huber=self.config.loss == "huber",
+            weight=None if batch.weight is None else batch.weight.astype(dtype, copy=False), huber=self.config.loss == "huber",
         )  # fmt: skip
         native_q_backward(online, d_q)
         online.step(self.config.max_grad_norm)
