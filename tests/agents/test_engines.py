@@ -28,7 +28,10 @@ CASES: dict[str, tuple[str, spaces.Space, spaces.Space, dict[str, Any]]] = {
     "dqn": ("dqn", VECTOR, spaces.Discrete(3), dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3)),
     "dqn double soft mse": (
         "dqn", VECTOR, spaces.Discrete(3),
-        dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3, double=True, tau=0.01, target_update_interval=1, loss="mse", max_grad_norm=None),
+        dict(
+            batch_size=32, net_arch=(32, 16), learning_rate=1e-3, double=True, tau=0.01, target_update_interval=1,
+            loss="mse", max_grad_norm=None,
+        ),
     ),
     "dqn dueling": ("dqn", VECTOR, spaces.Discrete(3), dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3, dueling=True)),
     "dqn dueling, one layer": ("dqn", VECTOR, spaces.Discrete(3), dict(batch_size=32, net_arch=(32,), learning_rate=1e-3, dueling=True)),
