@@ -104,16 +104,16 @@ class ActorCriticAgent(Agent):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimizer": self.optimizer}
 
-    @torch.no_grad()
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """log_prob is kept for the loss; V is not: `samples` computes it for the whole rollout at once, with the same weights."""
         observation, network = self.normalizer.observation(observation), self.network
-        log_std = network.log_std.detach()
         if self.engine == "native" and self.native.ready():
             output = self.native.networks[0].infer(self.native.parameters, network.encoder.array(observation, self.native.dtype))
-            action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
+            action, log_prob = network.distribution.sample(output, network.log_std, self.random, deterministic)
             return {"action": action, "log_prob": log_prob}
-        action, log_prob = network.distribution.sample(network.policy(tensors(observation)), log_std, self.random, deterministic)
+        with torch.no_grad():
+            output = network.policy(tensors(observation))
+        action, log_prob = network.distribution.sample(output, network.log_std, self.random, deterministic)
         return {"action": action.numpy(), "log_prob": log_prob.numpy()}
 
     def native_distribution(self) -> dict[str, Any]:

@@ -131,7 +131,6 @@ class DQN(Agent):
     def status(self) -> dict[str, float]:
         return {"exploration/epsilon": self.epsilon}
 
-    @torch.no_grad()
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
         count = len(first_leaf(observation))
@@ -139,7 +138,8 @@ class DQN(Agent):
         if self.engine == "native" and self.online.ready():
             q = native_q(self.online, self.q_network.encoder.array(observation, self.online.dtype), keep=False)
         else:
-            q = self.q_network(tensors(observation)).numpy()
+            with torch.no_grad():
+                q = self.q_network(tensors(observation)).numpy()
         action = q.argmax(axis=1)
         if not deterministic:
             uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
@@ -198,7 +198,6 @@ class DQN(Agent):
         online.step(self.config.max_grad_norm)
         return loss, q_mean, td_error
 
-    @torch.no_grad()
     def _update_target(self) -> None:
         """theta^- <- (1 - tau) theta^- + tau theta, when target_update_interval environment steps have passed."""
         if self.env_steps - self.last_target_update < self.config.target_update_interval:
