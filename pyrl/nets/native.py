@@ -11,6 +11,7 @@ from torch import nn
 
 from pyrl import ops
 from pyrl.nets.arena import Arena
+from pyrl.nets.optimizers import TensorFlowRMSprop, initial_state
 from pyrl.ops import Layer, Network
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.SiLU: "silu", nn.GELU: "gelu", nn.Identity: "identity"}
@@ -70,9 +71,12 @@ class Native:
                 values, self.gradients, state["exp_avg"], state["exp_avg_sq"], state["step"],
                 betas=group["betas"], decoupled=isinstance(optimizer, torch.optim.AdamW), **shared,
             )  # fmt: skip
+        assert isinstance(optimizer, TensorFlowRMSprop)
         if not state:
-            state.update(step=torch.zeros(()), square_avg=torch.zeros_like(values))
-        return ops.rmsprop(values, self.gradients, state["square_avg"], state["step"], alpha=group["alpha"], **shared)
+            state.update(initial_state(values))
+        return ops.rmsprop(
+            values, self.gradients, state["square_avg"], state["step"], alpha=group["alpha"], epsilon_inside=True, **shared
+        )  # fmt: skip
 
     def _build(self) -> None:
         self._made_for = self.arena.values.dtype
