@@ -66,6 +66,7 @@ class Agent(ABC):
         self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
         self.env_steps = 0  # environment steps seen, set by the loop
         self.updates = 0  # gradient steps made
+        self.td_error: Array = None  # [B] of the batch learned last, where the agent has one: what prioritized replay draws by
         self.engine = "torch"  # what computes updates; see `choose_engine`
         self.random = RandomStream(seed, "agent")
         self.normalizer = Normalizer(

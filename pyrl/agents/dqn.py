@@ -7,7 +7,8 @@
     epsilon       exploration rate
 
 Double Q-learning (van Hasselt et al. 2016) takes a' from the online network; dueling (Wang et al. 2016) is in the network;
-n-step returns (Sutton 1988) come summed from the replay, whose discount already is gamma^k.
+n-step returns (Sutton 1988) come summed from the replay, whose discount already is gamma^k; prioritized replay (Schaul et al.
+2016) draws by |delta| and hands over the importance weights w.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ class DQNConfig(AgentConfig):
     n_step: int = 1  # length of the returns
     double: bool = False  # double Q-learning
     dueling: bool = False  # dueling head
+    prioritized: bool = False  # prioritized replay (Schaul et al. 2016)
+    priority_alpha: float = 0.6  # how much priorities matter
+    priority_beta: float = 0.4  # how much importance weights make up for it: at the start of the run
+    priority_beta_final: float = 1.0  # and at its end
     loss: Literal["huber", "mse"] = "huber"
     max_grad_norm: float | None = 10.0  # clip of the gradient's global norm; None: off
     net_arch: tuple[int, ...] = (64, 64)  # hidden layers
@@ -62,7 +67,8 @@ class DQNConfig(AgentConfig):
         check_layers(self)
         for name in ("buffer_size", "batch_size", "train_freq", "target_update_interval", "n_step"):
             check_range(self, name, 1, None)
-        for name in ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
+        exploration = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+        for name in (*exploration, "priority_alpha", "priority_beta", "priority_beta_final"):
             check_range(self, name, 0.0, 1.0)
         check_range(self, "tau", 0.0, 1.0, open_low=True)
         check_range(self, "gradient_steps", -1, None)
@@ -169,7 +175,7 @@ class DQN(Agent):
     def learn(self, batch: Batch) -> dict[str, float]:
         self.optimizer.param_groups[0]["lr"] = value_at(self.config.learning_rate, self.progress)
         native = self.engine == "native" and self.online.ready_to_learn() and self.target.ready()
-        loss, q_mean, _ = self.native_update(batch) if native else self.torch_update(batch)
+        loss, q_mean, self.td_error = self.native_update(batch) if native else self.torch_update(batch)
         self.updates += 1
         self._update_target()
         return {"loss/q": loss, "train/q_mean": q_mean}
