@@ -43,7 +43,7 @@ class ActionScale:
 
     def to_unit(self, action: Array) -> Tensor:
         """[B, *shape] in the Box -> float32 [B, A] in [-1, 1]."""
-        return (torch.as_tensor(action).flatten(1).float() - self.center) * self.inverse
+        return (torch.as_tensor(action).reshape(-1, self.size).float() - self.center) * self.inverse
 
 
 class Actor(nn.Module):
