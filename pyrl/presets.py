@@ -24,6 +24,7 @@ class Preset:
 _DEFAULTS: dict[str, Preset] = {
     "ppo": Preset(num_envs=8, config={"n_steps": 256, "batch_size": 256, "n_epochs": 10}),
     "dqn": Preset(config={"learning_starts": 1_000, "batch_size": 64, "target_update_interval": 500, "net_arch": (256, 256)}),
+    "a2c": Preset(num_envs=8),
     "random": Preset(total_steps=10_000),
 }
 
@@ -46,6 +47,7 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         num_envs=16,
         config={"n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gae_lambda": 0.98, "gamma": 0.999, "ent_coef": 0.01},
     ),
+    ("a2c", "CartPole-v1"): Preset(total_steps=500_000, num_envs=8),
     # Our own; judged against the exact optimum 0.744 of the slippery map.
     ("ppo", "FrozenLake-v1"): Preset(
         total_steps=200_000,

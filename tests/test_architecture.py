@@ -34,7 +34,8 @@ CPP_ALLOWED = {
     "returns": {"core", "returns"},
     "replay": {"core", "replay"},
     "sampling": {"core", "sampling"},
-    "bindings": {"core", "returns", "replay", "sampling", "bindings"},
+    "nn": {"core", "nn"},
+    "bindings": {"core", "returns", "replay", "sampling", "nn", "bindings"},
 }
 
 

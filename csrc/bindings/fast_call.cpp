@@ -51,6 +51,8 @@ void set_python_error() noexcept {
       raise("DTypeError", error.what());
     } catch (const DeviceError& error) {
       raise("DeviceError", error.what());
+    } catch (const NonFiniteError& error) {
+      raise("NonFiniteError", error.what());
     } catch (const py::builtin_exception& error) {
       error.set_error();
     } catch (const std::invalid_argument& error) {

@@ -30,6 +30,8 @@ PYBIND11_MODULE(_core, m) {
       raise("DTypeError", error.what());
     } catch (const pyrl::DeviceError& error) {
       raise("DeviceError", error.what());
+    } catch (const pyrl::NonFiniteError& error) {
+      raise("NonFiniteError", error.what());
     }
   });
 

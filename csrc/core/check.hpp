@@ -1,5 +1,5 @@
-// Preconditions that are always on. The four exceptions become Python's (pyrl.errors) at the border:
-// ShapeError, DTypeError and DeviceError name the argument, what was expected and what came; ArgumentError is a ValueError.
+// Preconditions that are always on. The exceptions become Python's (pyrl.errors) at the border:
+// ShapeError, DTypeError, DeviceError and NonFiniteError name the argument, what was expected and what came; ArgumentError is a ValueError.
 #pragma once
 
 #include <sstream>
@@ -15,6 +15,9 @@ struct ShapeError : ArgumentError {
   using ArgumentError::ArgumentError;
 };
 struct DeviceError : ArgumentError {
+  using ArgumentError::ArgumentError;
+};
+struct NonFiniteError : ArgumentError {
   using ArgumentError::ArgumentError;
 };
 struct DTypeError : std::invalid_argument {

@@ -30,8 +30,17 @@
 #define PYRL_TARGET_AVX2 __attribute__((target("avx2,fma")))
 #if defined(__clang__)
 #define PYRL_TARGET_AVX512 __attribute__((target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")))
+// Everything defined in between is compiled for the level.
+#define PYRL_BEGIN_TARGET_AVX2 _Pragma("clang attribute push(__attribute__((target(\"avx2,fma\"))), apply_to = function)")
+#define PYRL_BEGIN_TARGET_AVX512 \
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,avx512f,avx512vl,avx512bw,avx512dq\"))), apply_to = function)")
+#define PYRL_END_TARGET _Pragma("clang attribute pop")
 #else
 #define PYRL_TARGET_AVX512 __attribute__((target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,prefer-vector-width=512")))
+#define PYRL_BEGIN_TARGET_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma\")")
+#define PYRL_BEGIN_TARGET_AVX512 \
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,prefer-vector-width=512\")")
+#define PYRL_END_TARGET _Pragma("GCC pop_options")
 #endif
 #else
 #define PYRL_X86 0

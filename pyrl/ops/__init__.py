@@ -7,6 +7,17 @@ except ModuleNotFoundError as error:
         f"pyrl is imported from the source folder {__file__.removesuffix('/pyrl/ops/__init__.py')}, where the extension is not built: "
         "start Python in another folder, or build it here with `cmake --preset dev && cmake --build build/dev`"
     ) from error
+from pyrl.ops.losses import (
+    dueling,
+    dueling_backward,
+    policy_loss,
+    q_loss,
+    squashed_gaussian,
+    squashed_gaussian_backward,
+    value_loss,
+)
+from pyrl.ops.networks import Layer, Network
+from pyrl.ops.optimizers import adam, polyak, rmsprop
 from pyrl.ops.random import RandomStream
 from pyrl.ops.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
 from pyrl.ops.sampling import (
@@ -15,22 +26,36 @@ from pyrl.ops.sampling import (
     sample_categorical,
     sample_gaussian,
     sample_multi_categorical,
+    take_rows,
     uniform_indices,
 )
 
 __all__ = [
+    "Layer",
+    "Network",
     "RandomStream",
     "RunningMoments",
+    "adam",
     "discounted_return",
+    "dueling",
+    "dueling_backward",
     "gae",
     "lambda_return",
     "n_step_return",
     "num_threads",
     "permutation",
+    "policy_loss",
+    "polyak",
+    "q_loss",
+    "rmsprop",
     "sample_categorical",
     "sample_gaussian",
     "sample_multi_categorical",
     "set_num_threads",
+    "squashed_gaussian",
+    "squashed_gaussian_backward",
+    "take_rows",
     "uniform_indices",
+    "value_loss",
     "vtrace",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "sample_categorical",
     "sample_gaussian",
     "sample_multi_categorical",
+    "take_rows",
     "uniform_indices",
 ]
 
@@ -49,6 +50,14 @@ def permutation(n: int, random: RandomStream, out: Array | None = None) -> Array
     >>> for minibatch in permutation(2048, random).reshape(-1, 64): ...
     """
     return _core.permutation(n, random, out)
+
+
+def take_rows(columns: tuple[Array, ...], index: Array, out: tuple[Array, ...] | None = None) -> tuple[Array, ...]:
+    """The rows ``index`` (int64 [B]) of each of ``columns`` [M, ...], any dtypes: arrays [B, ...].
+
+    >>> observation, action, advantage = take_rows((observation, action, advantage), minibatch)
+    """
+    return _core.take_rows(columns, index, out)
 
 
 def sample_categorical(

@@ -1,0 +1,255 @@
+// Losses and their gradients.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
+#include "bindings/real_arg.hpp"
+#include "bindings/registry.hpp"
+#include "nn/policy_loss.hpp"
+#include "nn/squashed_gaussian.hpp"
+#include "nn/value_loss.hpp"
+
+namespace py = pybind11;
+using namespace pyrl;
+using namespace pyrl::bindings;
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// An argument that may be None.
+struct Optional {
+  ArrayArg array;
+  bool given = false;
+
+  Optional(py::handle object, const char* function, const char* name) : given(!object.is_none()) {
+    if (given) array = read_array(object, function, name);
+  }
+  template <class T, int Rank>
+  ArrayView<T, Rank> as(const std::array<std::int64_t, Rank>& shape, const char* meaning) const {
+    return given ? array.as<T, Rank>(shape, meaning) : ArrayView<T, Rank>{};
+  }
+};
+
+void require_choices(const ArrayView<const std::int64_t, 2>& choice, const std::vector<std::int64_t>& nvec, const char* function) {
+  const auto components = static_cast<std::int64_t>(nvec.size());
+  for (std::int64_t i = 0; i < choice.size(); ++i) {
+    const std::int64_t count = nvec[static_cast<std::size_t>(i % components)];
+    PYRL_CHECK(choice.data[i] >= 0 && choice.data[i] < count, ArgumentError, function, ": action of row ", i / components, " is ", choice.data[i],
+               ", expected at least 0 and less than ", count);
+  }
+}
+
+// (output, nvec or None, log_std or None, action, log_prob_old or None, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)
+//   -> (loss, entropy, kl, clip_fraction, d_output)
+py::object policy_loss(FastArgs args) {
+  const char* function = "policy_loss";
+  const ArrayArg output = read_array(args[0], function, "output"), action = read_array(args[3], function, "action");
+  const Optional log_std(args[2], function, "log_std"), log_prob_old(args[4], function, "log_prob_old");
+  const ArrayArg advantage = read_array(args[5], function, "advantage");
+  output.require_rank(2, "[B, K]");
+  const std::int64_t batch = output.shape[0], width = output.shape[1];
+  std::vector<std::int64_t> nvec;
+  if (!args[1].is_none()) {
+    std::int64_t total = 0;
+    for (const py::handle item : py::reinterpret_borrow<py::sequence>(args[1])) nvec.push_back(integer_arg(item, function, "nvec"));
+    for (const std::int64_t count : nvec) total += std::max<std::int64_t>(count, 1);
+    PYRL_CHECK(!nvec.empty() && total == width, ShapeError, function, ": output has shape ", output.shape_text(), ", expected [B, sum of nvec] = [", batch, ", ", total, "]");
+  }
+  const auto components = static_cast<std::int64_t>(nvec.size());
+  const bool normalize = args[6].ptr() == Py_True;
+  const double clip_range = number_in(args[7], 0, infinity, function, "clip_range"), ent_coef = number_arg(args[8], function, "ent_coef");
+  return with_real(output, [&]<class Real>(Real) -> py::object {
+    nn::PolicyLossArgs<Real> call;
+    call.output = output.as<const Real, 2>("[B, K]");
+    call.advantage = advantage.as<const Real, 1>({batch}, "[B]");
+    call.log_prob_old = log_prob_old.as<const Real, 1>({batch}, "[B]");
+    if (components > 0) {
+      call.nvec = {nvec.data(), {components}};
+      call.choice = action.rank == 1 && components == 1 ? ArrayView<const std::int64_t, 2>{action.as<const std::int64_t, 1>({batch}, "[B]").data, {batch, 1}}
+                                                        : action.as<const std::int64_t, 2>({batch, components}, "[B, M]");
+      require_choices(call.choice, nvec, function);
+    } else {
+      PYRL_CHECK(log_std.given, ArgumentError, function, ": nvec and log_std are both None, expected one of them");
+      call.log_std = log_std.as<const Real, 1>({width}, "[A]");
+      call.action = action.as<const Real, 2>({batch, width}, "[B, A]");
+      call.d_log_std = read_array(args[10], function, "d_log_std").template as<Real, 1>({width}, "[A]");
+    }
+    call.normalize_advantage = normalize;
+    call.clip_range = clip_range;
+    call.ent_coef = ent_coef;
+    py::object d_output;
+    call.d_output = bindings::output<Real, 2>(d_output, args[9], output.kind, {batch, width}, function, "d_output", "[B, K]");
+    nn::PolicyLossReport report;
+    {
+      ReleaseGil released;
+      report = nn::policy_loss(call);
+    }
+    if (!std::isfinite(report.loss + report.entropy)) throw_non_finite<Real>({&output, &log_std.array, &action, &log_prob_old.array, &advantage});
+    return py::make_tuple(report.loss, report.entropy, report.kl, report.clip_fraction, std::move(d_output));
+  });
+}
+
+// (value, return, value_old or None, clip_range, coefficient, huber, d_value) -> (loss, d_value)
+py::object value_loss(FastArgs args) {
+  const char* function = "value_loss";
+  const ArrayArg value = read_array(args[0], function, "value"), return_ = read_array(args[1], function, "return_");
+  const Optional value_old(args[2], function, "value_old");
+  const double clip_range = number_in(args[3], 0, infinity, function, "clip_range"), coefficient = number_arg(args[4], function, "coefficient");
+  const std::int64_t batch = value.size();
+  PYRL_CHECK(value.rank == 1 || (value.rank == 2 && value.shape[1] == 1), ShapeError, function, ": value has shape ", value.shape_text(), ", expected [B] or [B, 1]");
+  return with_real(value, [&]<class Real>(Real) -> py::object {
+    nn::ValueLossArgs<Real> call;
+    call.value = {(value.rank == 1 ? value.as<const Real, 1>("[B]").data : value.as<const Real, 2>("[B, 1]").data), {batch}};
+    call.return_ = return_.as<const Real, 1>({batch}, "[B]");
+    call.value_old = value_old.as<const Real, 1>({batch}, "[B]");
+    call.clip_range = clip_range;
+    call.coefficient = coefficient;
+    call.huber = args[5].ptr() == Py_True;
+    py::object d_value;
+    call.d_value = {output<Real, 2>(d_value, args[6], value.kind, {batch, 1}, function, "d_value", "[B, 1]").data, {batch}};
+    double loss = 0;
+    {
+      ReleaseGil released;
+      loss = nn::value_loss(call);
+    }
+    if (!std::isfinite(loss)) throw_non_finite<Real>({&value, &return_, &value_old.array});
+    return py::make_tuple(loss, std::move(d_value));
+  });
+}
+
+// (q, action, reward, discount, next_q_target, next_q_online or None, weight or None, huber, d_q, td_error) -> (loss, q_mean, d_q, td_error)
+py::object q_loss(FastArgs args) {
+  const char* function = "q_loss";
+  const ArrayArg q = read_array(args[0], function, "q"), action = read_array(args[1], function, "action"), reward = read_array(args[2], function, "reward");
+  const ArrayArg discount = read_array(args[3], function, "discount"), next_q_target = read_array(args[4], function, "next_q_target");
+  const Optional next_q_online(args[5], function, "next_q_online"), weight(args[6], function, "weight");
+  q.require_rank(2, "[B, A]");
+  const std::int64_t batch = q.shape[0], actions = q.shape[1];
+  return with_real(q, [&]<class Real>(Real) -> py::object {
+    nn::QLossArgs<Real> call;
+    call.q = q.as<const Real, 2>("[B, A]");
+    call.action = action.as<const std::int64_t, 1>({batch}, "[B]");
+    require_choices({call.action.data, {batch, 1}}, {actions}, function);
+    call.reward = reward.as<const Real, 1>({batch}, "[B]");
+    call.discount = discount.as<const Real, 1>({batch}, "[B]");
+    call.next_q_target = next_q_target.as<const Real, 2>({batch, actions}, "[B, A]");
+    call.next_q_online = next_q_online.as<const Real, 2>({batch, actions}, "[B, A]");
+    call.weight = weight.as<const Real, 1>({batch}, "[B]");
+    call.huber = args[7].ptr() == Py_True;
+    py::object d_q, td_error;
+    call.d_q = output<Real, 2>(d_q, args[8], q.kind, {batch, actions}, function, "d_q", "[B, A]");
+    call.td_error = output<Real, 1>(td_error, args[9], q.kind, {batch}, function, "td_error", "[B]");
+    nn::QLossReport report;
+    {
+      ReleaseGil released;
+      report = nn::q_loss(call);
+    }
+    if (!std::isfinite(report.loss)) throw_non_finite<Real>({&q, &reward, &discount, &next_q_target, &next_q_online.array, &weight.array});
+    return py::make_tuple(report.loss, report.q_mean, std::move(d_q), std::move(td_error));
+  });
+}
+
+// (value, advantage, out) -> q
+py::object dueling(FastArgs args) {
+  const char* function = "dueling";
+  const ArrayArg value = read_array(args[0], function, "value"), advantage = read_array(args[1], function, "advantage");
+  advantage.require_rank(2, "[B, A]");
+  const std::int64_t batch = advantage.shape[0], actions = advantage.shape[1];
+  return with_real(advantage, [&]<class Real>(Real) -> py::object {
+    const auto v = value.as<const Real, 2>({batch, 1}, "[B, 1]");
+    const auto a = advantage.as<const Real, 2>("[B, A]");
+    py::object q;
+    const auto out = output<Real, 2>(q, args[2], advantage.kind, {batch, actions}, function, "out", "[B, A]");
+    ReleaseGil released;
+    nn::dueling<Real>(v, a, out);
+    return q;
+  });
+}
+
+// (d_q, d_value, d_advantage) -> (d_value, d_advantage)
+py::object dueling_backward(FastArgs args) {
+  const char* function = "dueling_backward";
+  const ArrayArg d_q = read_array(args[0], function, "d_q");
+  d_q.require_rank(2, "[B, A]");
+  const std::int64_t batch = d_q.shape[0], actions = d_q.shape[1];
+  return with_real(d_q, [&]<class Real>(Real) -> py::object {
+    const auto from = d_q.as<const Real, 2>("[B, A]");
+    py::object d_value, d_advantage;
+    const auto v = output<Real, 2>(d_value, args[1], d_q.kind, {batch, 1}, function, "d_value", "[B, 1]");
+    const auto a = output<Real, 2>(d_advantage, args[2], d_q.kind, {batch, actions}, function, "d_advantage", "[B, A]");
+    {
+      ReleaseGil released;
+      nn::dueling_backward<Real>(from, v, a);
+    }
+    return py::make_tuple(std::move(d_value), std::move(d_advantage));
+  });
+}
+
+// Reads what forward and backward share.
+template <class Real>
+nn::SquashedGaussian<Real> squashed_args(const ArrayArg& output, const ArrayArg& noise, double low, double high) {
+  const std::int64_t batch = output.shape[0], width = output.shape[1] / 2;
+  PYRL_CHECK(output.shape[1] == 2 * width, ShapeError, output.function, ": output has shape ", output.shape_text(), ", expected [B, 2 A]");
+  return {output.as<const Real, 2>("[B, 2 A]"), noise.as<const Real, 2>({batch, width}, "[B, A]"), low, high};
+}
+
+// (output, noise, low, high, action, log_prob) -> (action, log_prob)
+py::object squashed_gaussian(FastArgs args) {
+  const char* function = "squashed_gaussian";
+  const ArrayArg output = read_array(args[0], function, "output"), noise = read_array(args[1], function, "noise");
+  output.require_rank(2, "[B, 2 A]");
+  const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
+  return with_real(output, [&]<class Real>(Real) -> py::object {
+    const auto call = squashed_args<Real>(output, noise, low, high);
+    py::object action, log_prob;
+    const auto a = bindings::output<Real, 2>(action, args[4], output.kind, call.noise.extent, function, "action", "[B, A]");
+    const auto l = bindings::output<Real, 1>(log_prob, args[5], output.kind, {output.shape[0]}, function, "log_prob", "[B]");
+    {
+      ReleaseGil released;
+      nn::squashed_gaussian<Real>(call, a, l);
+    }
+    return py::make_tuple(std::move(action), std::move(log_prob));
+  });
+}
+
+// (output, noise, low, high, action, d_action or None, d_log_prob, d_output) -> d_output
+py::object squashed_gaussian_backward(FastArgs args) {
+  const char* function = "squashed_gaussian_backward";
+  const ArrayArg output = read_array(args[0], function, "output"), noise = read_array(args[1], function, "noise");
+  const ArrayArg action = read_array(args[4], function, "action");
+  const Optional d_action(args[5], function, "d_action");
+  output.require_rank(2, "[B, 2 A]");
+  const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
+  const double d_log_prob = number_arg(args[6], function, "d_log_prob");
+  return with_real(output, [&]<class Real>(Real) -> py::object {
+    const auto call = squashed_args<Real>(output, noise, low, high);
+    const auto a = action.as<const Real, 2>(call.noise.extent, "[B, A]");
+    const auto da = d_action.as<const Real, 2>(call.noise.extent, "[B, A]");
+    py::object d_output;
+    const auto out = bindings::output<Real, 2>(d_output, args[7], output.kind, call.output.extent, function, "d_output", "[B, 2 A]");
+    {
+      ReleaseGil released;
+      nn::squashed_gaussian_backward<Real>(call, a, da, d_log_prob, out);
+    }
+    return d_output;
+  });
+}
+
+}  // namespace
+
+PYRL_BINDINGS(losses, m) {
+  def_fast<policy_loss, 11>(m, "policy_loss",
+                            "policy_loss(output, nvec, log_std, action, log_prob_old, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)");
+  def_fast<value_loss, 7>(m, "value_loss", "value_loss(value, return_, value_old, clip_range, coefficient, huber, d_value)");
+  def_fast<q_loss, 10>(m, "q_loss", "q_loss(q, action, reward, discount, next_q_target, next_q_online, weight, huber, d_q, td_error)");
+  def_fast<squashed_gaussian, 6>(m, "squashed_gaussian", "squashed_gaussian(output, noise, low, high, action, log_prob)");
+  def_fast<squashed_gaussian_backward, 8>(m, "squashed_gaussian_backward",
+                                          "squashed_gaussian_backward(output, noise, low, high, action, d_action, d_log_prob, d_output)");
+  def_fast<dueling, 3>(m, "dueling", "dueling(value, advantage, out)");
+  def_fast<dueling_backward, 3>(m, "dueling_backward", "dueling_backward(d_q, d_value, d_advantage)");
+}

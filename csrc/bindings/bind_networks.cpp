@@ -1,0 +1,163 @@
+// Networks over arenas. The Python face is pyrl.ops.Network.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
+#include "bindings/network_core.hpp"
+#include "bindings/registry.hpp"
+
+namespace py = pybind11;
+using namespace pyrl;
+using namespace pyrl::bindings;
+using pyrl::nn::Activation;
+using pyrl::nn::Layer;
+
+namespace pyrl::bindings {
+
+NetworkCore::NetworkCore(std::vector<Layer> layers, DType type) : network(nn::Network<float>(layers)), dtype(type), in(layers.front().in), out(layers.back().out) {
+  for (const Layer& layer : layers) {
+    arena_size = std::max({arena_size, layer.weight + layer.in * layer.out, layer.bias + layer.out, layer.gain + layer.out, layer.shift + layer.out});
+  }
+  if (dtype == DType::Float64) network.emplace<nn::Network<double>>(std::move(layers));
+}
+
+const void* NetworkCore::arena(py::handle object, const char* function, const char* name, bool writable) const {
+  const ArrayArg arg = read_array(object, function, name);
+  arg.require_cpu();
+  arg.require_dtype(dtype);
+  arg.require_rank(1, "[size]");
+  arg.require_contiguous();
+  if (writable) arg.require_writable();
+  PYRL_CHECK(arg.shape[0] >= arena_size, ShapeError, function, ": ", name, " has shape ", arg.shape_text(), ", expected at least [", arena_size, "]");
+  return arg.data;
+}
+
+}  // namespace pyrl::bindings
+
+namespace {
+
+// (in, out, weight, bias, gain, shift, activation)
+using LayerSpec = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::string>;
+
+Activation activation_of(const std::string& name) {
+  const char* names[] = {"identity", "relu", "tanh", "silu", "gelu"};
+  for (int i = 0; i < 5; ++i)
+    if (name == names[i]) return static_cast<Activation>(i);
+  throw ArgumentError(concat("Network: activation is '", name, "', expected one of identity, relu, tanh, silu, gelu"));
+}
+
+std::unique_ptr<NetworkCore> make(const std::vector<LayerSpec>& specs, const std::string& dtype) {
+  PYRL_CHECK(!specs.empty(), ArgumentError, "Network: layers is empty, expected at least one");
+  PYRL_CHECK(dtype == "float32" || dtype == "float64", DTypeError, "Network: dtype is ", dtype, ", expected float32 or float64");
+  std::vector<Layer> layers;
+  for (const auto& [in, out, weight, bias, gain, shift, activation] : specs) {
+    PYRL_CHECK(in >= 1 && out >= 1 && weight >= 0, ArgumentError, "Network: layer ", layers.size(), " is ", in, " -> ", out, " at ", weight,
+               ", expected widths of at least 1 and a place in the arena");
+    PYRL_CHECK(layers.empty() || layers.back().out == in, ShapeError, "Network: layer ", layers.size(), " takes ", in, " inputs, expected ",
+               layers.empty() ? in : layers.back().out, " (the outputs of the one before)");
+    PYRL_CHECK((gain < 0) == (shift < 0), ArgumentError, "Network: layer ", layers.size(), " has half a norm, expected gain and shift or neither");
+    layers.push_back({in, out, weight, bias, gain, shift, activation_of(activation)});
+  }
+  return std::make_unique<NetworkCore>(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32);
+}
+
+// One or two matrices [B, width] side by side.
+struct InputsArg {
+  ArrayArg a, b;
+  std::int64_t batch = 0;
+
+  InputsArg(const NetworkCore& core, py::handle first, py::handle second, const char* function) : a(read(core, first, function, "x")), batch(a.shape[0]) {
+    const bool two = !second.is_none();
+    if (two) b = read(core, second, function, "x[1]");
+    const std::int64_t width = a.shape[1] + (two ? b.shape[1] : 0);
+    PYRL_CHECK(width == core.in, ShapeError, function, ": x has ", width, " columns, expected ", core.in, " (the network's inputs)");
+    PYRL_CHECK(!two || b.shape[0] == batch, ShapeError, function, ": x[1] has shape ", b.shape_text(), ", expected [B, ...] with B = ", batch, " (from x[0])");
+  }
+  template <class Real>
+  nn::Inputs<Real> as() const {
+    return {static_cast<const Real*>(a.data), a.shape[1], static_cast<const Real*>(b.data), b.rank == 0 ? 0 : b.shape[1]};
+  }
+
+ private:
+  static ArrayArg read(const NetworkCore& core, py::handle object, const char* function, const char* name) {
+    const ArrayArg arg = read_array(object, function, name);
+    arg.require_cpu();
+    arg.require_dtype(core.dtype);
+    arg.require_rank(2, "[B, D]");
+    arg.require_contiguous();
+    return arg;
+  }
+};
+
+void* matrix(const NetworkCore& core, py::handle object, const char* function, const char* name, std::int64_t batch, std::int64_t width, bool writable) {
+  if (object.is_none()) return nullptr;
+  const ArrayArg arg = read_array(object, function, name);
+  arg.require_cpu();
+  arg.require_dtype(core.dtype);
+  arg.require_shape(std::array<std::int64_t, 2>{batch, width}, "[B, width]");
+  arg.require_contiguous();
+  if (writable) arg.require_writable();
+  return arg.data;
+}
+
+// (parameters, x, x[1] or None, out or None) -> y [B, out]
+template <bool keep>
+py::object run(NetworkCore& core, FastArgs args) {
+  const char* function = keep ? "forward" : "infer";
+  const void* const parameters = core.arena(args[0], function, "parameters");
+  const InputsArg x(core, args[1], args[2], function);
+  py::object y;
+  void* data = nullptr;
+  if (args[3].is_none()) {
+    y = empty_like_kind(x.a.kind, core.dtype, std::array<std::int64_t, 2>{x.batch, core.out}, &data);
+  } else {
+    y = py::reinterpret_borrow<py::object>(args[3]);
+    data = matrix(core, args[3], function, "out", x.batch, core.out, true);
+  }
+  core.visit([&]<class Real>(nn::Network<Real>& network) {
+    const auto* arena = static_cast<const Real*>(parameters);
+    ReleaseGil released;
+    if constexpr (keep) {
+      network.forward(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
+    } else {
+      network.infer(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
+    }
+  });
+  return y;
+}
+
+// (parameters, gradients or None, dy, dx or None, dx[1] or None)
+py::object backward(NetworkCore& core, FastArgs args) {
+  const char* function = "backward";
+  const void* const parameters = core.arena(args[0], function, "parameters");
+  void* const gradients = args[1].is_none() ? nullptr : const_cast<void*>(core.arena(args[1], function, "gradients", true));
+  const auto [batch, width] = core.visit([](const auto& network) { return std::pair{network.batch(), network.a_width()}; });
+  PYRL_CHECK(!args[2].is_none(), DTypeError, function, ": dy is None, expected an array [B, out]");
+  const void* const dy = matrix(core, args[2], function, "dy", batch, core.out, false);
+  void* const da = matrix(core, args[3], function, "dx", batch, width, true);
+  void* const db = matrix(core, args[4], function, "dx[1]", batch, core.in - width, true);
+  core.visit([&]<class Real>(nn::Network<Real>& network) {
+    ReleaseGil released;
+    network.backward(static_cast<const Real*>(parameters), static_cast<Real*>(gradients), static_cast<const Real*>(dy), static_cast<Real*>(da),
+                     static_cast<Real*>(db));
+  });
+  return py::none();
+}
+
+}  // namespace
+
+PYRL_BINDINGS(networks, m) {
+  py::class_<NetworkCore> core(m, "NetworkCore", "A multilayer perceptron over an arena.");
+  core.def(py::init(&make), py::arg("layers"), py::arg("dtype"))
+      .def_readonly("num_inputs", &NetworkCore::in)
+      .def_readonly("num_outputs", &NetworkCore::out);
+  def_fast_method<NetworkCore, run<true>, 4>(core, "forward", "forward(parameters, x, x1, out)");
+  def_fast_method<NetworkCore, run<false>, 4>(core, "infer", "infer(parameters, x, x1, out)");
+  def_fast_method<NetworkCore, backward, 5>(core, "backward", "backward(parameters, gradients, dy, dx, dx1)");
+}

@@ -1,0 +1,100 @@
+// Optimiser steps over arenas.
+#include <cmath>
+#include <limits>
+
+#include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
+#include "bindings/real_arg.hpp"
+#include "bindings/registry.hpp"
+#include "nn/optimizer.hpp"
+
+namespace py = pybind11;
+using namespace pyrl;
+using namespace pyrl::bindings;
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+double max_norm_arg(py::handle object, const char* function) { return object.is_none() ? infinity : number_in(object, 0, infinity, function, "max_grad_norm"); }
+
+void require_finite(double norm, const ArrayArg& gradients) {
+  PYRL_CHECK(std::isfinite(norm), NonFiniteError, gradients.function, ": gradients ", gradients.shape_text(), " hold a NaN or an infinity");
+}
+
+// Runs step(Real{}) unless the gradient's norm is not finite; returns the norm.
+template <class Step>
+double clipped_step(const ArrayArg& gradients, double max_norm, const Step& step) {
+  return with_real(gradients, [&]<class Real>(Real) {
+    const auto g = gradients.as<const Real, 1>("[size]");
+    double norm = 0;
+    {
+      ReleaseGil released;
+      norm = nn::global_norm<Real>(g);
+    }
+    require_finite(norm, gradients);
+    step(Real{}, g, nn::clip_factor(norm, max_norm));
+    return norm;
+  });
+}
+
+// (parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm) -> norm
+py::object adam(FastArgs args) {
+  const char* function = "adam";
+  const ArrayArg parameters = read_array(args[0], function, "parameters"), gradients = read_array(args[1], function, "gradients");
+  const ArrayArg exp_avg = read_array(args[2], function, "exp_avg"), exp_avg_sq = read_array(args[3], function, "exp_avg_sq");
+  const auto count = read_array(args[4], function, "step").as<float, 0>("[]");
+  const double lr = number_in(args[5], 0, infinity, function, "lr"), beta1 = number_in(args[6], 0, 1, function, "beta1");
+  const double beta2 = number_in(args[7], 0, 1, function, "beta2"), epsilon = number_in(args[8], 0, infinity, function, "eps");
+  const double decay = number_in(args[9], 0, infinity, function, "weight_decay"), max_norm = max_norm_arg(args[11], function);
+  const bool decoupled = args[10].ptr() == Py_True;
+  const std::array<std::int64_t, 1> size{gradients.size()};
+  return py::float_(clipped_step(gradients, max_norm, [&]<class Real>(Real, const ArrayView<const Real, 1>& g, double factor) {
+    const nn::AdamArgs<Real> call{parameters.as<Real, 1>(size, "[size]"), g, exp_avg.as<Real, 1>(size, "[size]"), exp_avg_sq.as<Real, 1>(size, "[size]"),
+                                  static_cast<double>(*count.data) + 1, lr, beta1, beta2, epsilon, decay, decoupled, factor};
+    ReleaseGil released;
+    *count.data += 1;
+    nn::adam(call);
+  }));
+}
+
+// (parameters, gradients, square_avg, step, lr, alpha, eps, weight_decay, epsilon_inside, max_grad_norm) -> norm
+py::object rmsprop(FastArgs args) {
+  const char* function = "rmsprop";
+  const ArrayArg parameters = read_array(args[0], function, "parameters"), gradients = read_array(args[1], function, "gradients");
+  const ArrayArg square_avg = read_array(args[2], function, "square_avg");
+  const auto count = read_array(args[3], function, "step").as<float, 0>("[]");
+  const double lr = number_in(args[4], 0, infinity, function, "lr"), alpha = number_in(args[5], 0, 1, function, "alpha");
+  const double epsilon = number_in(args[6], 0, infinity, function, "eps"), decay = number_in(args[7], 0, infinity, function, "weight_decay");
+  const bool inside = args[8].ptr() == Py_True;
+  const double max_norm = max_norm_arg(args[9], function);
+  const std::array<std::int64_t, 1> size{gradients.size()};
+  return py::float_(clipped_step(gradients, max_norm, [&]<class Real>(Real, const ArrayView<const Real, 1>& g, double factor) {
+    const nn::RmspropArgs<Real> call{parameters.as<Real, 1>(size, "[size]"), g, square_avg.as<Real, 1>(size, "[size]"), lr, alpha, epsilon, decay, inside, factor};
+    ReleaseGil released;
+    *count.data += 1;
+    nn::rmsprop(call);
+  }));
+}
+
+// (target, online, tau)
+py::object polyak(FastArgs args) {
+  const char* function = "polyak";
+  const ArrayArg target = read_array(args[0], function, "target"), online = read_array(args[1], function, "online");
+  const double tau = number_in(args[2], 0, 1, function, "tau");
+  with_real(target, [&]<class Real>(Real) {
+    const auto to = target.as<Real, 1>("[size]");
+    const auto from = online.as<const Real, 1>({target.size()}, "[size]");
+    ReleaseGil released;
+    nn::polyak<Real>(to, from, tau);
+  });
+  return py::none();
+}
+
+}  // namespace
+
+PYRL_BINDINGS(optimizers, m) {
+  def_fast<adam, 12>(m, "adam", "adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm)");
+  def_fast<rmsprop, 10>(m, "rmsprop", "rmsprop(parameters, gradients, square_avg, step, lr, alpha, eps, weight_decay, epsilon_inside, max_grad_norm)");
+  def_fast<polyak, 3>(m, "polyak", "polyak(target, online, tau)");
+}

@@ -1,0 +1,68 @@
+// Minibatches of rows.
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
+#include "bindings/registry.hpp"
+#include "sampling/take_rows.hpp"
+
+namespace py = pybind11;
+using namespace pyrl;
+using namespace pyrl::bindings;
+
+namespace {
+
+// (columns, index, out or None) -> tuple of arrays [B, ...]
+py::object take_rows(FastArgs args) {
+  const char* function = "take_rows";
+  PYRL_CHECK(PyTuple_Check(args[0].ptr()) && PyTuple_GET_SIZE(args[0].ptr()) > 0, DTypeError, function, ": columns is a ", Py_TYPE(args[0].ptr())->tp_name,
+             ", expected a tuple of arrays");
+  const auto index = read_array(args[1], function, "index").as<const std::int64_t, 1>("[B]");
+  const Py_ssize_t count = PyTuple_GET_SIZE(args[0].ptr());
+  const bool given = !args[2].is_none();
+  PYRL_CHECK(!given || (PyTuple_Check(args[2].ptr()) && PyTuple_GET_SIZE(args[2].ptr()) == count), ArgumentError, function, ": out has another length than columns");
+  std::vector<sampling::RowsColumn> columns(static_cast<std::size_t>(count));
+  py::tuple outputs(count);
+  std::int64_t rows = -1;
+  for (Py_ssize_t c = 0; c < count; ++c) {
+    const ArrayArg from = read_array(PyTuple_GET_ITEM(args[0].ptr(), c), function, "columns");
+    from.require_cpu();
+    from.require_contiguous();
+    PYRL_CHECK(from.rank >= 1 && from.dtype != DType::Other, ShapeError, function, ": columns[", c, "] has shape ", from.shape_text(), ", expected [M, ...]");
+    PYRL_CHECK(rows < 0 || from.shape[0] == rows, ShapeError, function, ": columns[", c, "] has ", from.shape[0], " rows, expected M = ", rows, " (from columns[0])");
+    rows = from.shape[0];
+    std::array<std::int64_t, ArrayArg::max_rank> shape = from.shape;
+    shape[0] = index.size();
+    const std::span<const std::int64_t> extents(shape.data(), static_cast<std::size_t>(from.rank));
+    void* to = nullptr;
+    py::object out;
+    if (given) {
+      out = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(args[2].ptr(), c));
+      const ArrayArg into = read_array(out, function, "out");
+      into.require_cpu();
+      into.require_dtype(from.dtype);
+      into.require_shape(extents, "[B, ...]");
+      into.require_contiguous();
+      into.require_writable();
+      to = into.data;
+    } else {
+      out = empty_like_kind(from.kind, from.dtype, extents, &to);
+    }
+    const std::int64_t row_bytes = rows == 0 ? 0 : from.size() / rows * size_of(from.dtype);
+    columns[static_cast<std::size_t>(c)] = {static_cast<const std::uint8_t*>(from.data), static_cast<std::uint8_t*>(to), row_bytes};
+    PyTuple_SET_ITEM(outputs.ptr(), c, out.release().ptr());
+  }
+  for (std::int64_t i = 0; i < index.size(); ++i)
+    PYRL_CHECK(index(i) >= 0 && index(i) < rows, ArgumentError, function, ": index[", i, "] is ", index(i), ", expected at least 0 and less than ", rows);
+  {
+    ReleaseGil released;
+    sampling::take_rows({columns.data(), {count}}, index);
+  }
+  return outputs;
+}
+
+}  // namespace
+
+PYRL_BINDINGS(rows, m) { def_fast<take_rows, 3>(m, "take_rows", "take_rows(columns, index, out)"); }

@@ -1,0 +1,188 @@
+#include "nn/network.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "core/platform.hpp"
+#include "nn/product.hpp"
+
+namespace pyrl::nn {
+namespace {
+
+constexpr std::int64_t infer_rows = 256;  // a block of `infer`: its activations stay in the second-level cache
+constexpr double norm_epsilon = 1e-5;
+
+// sums[j] = sum over i of x[i, j]
+template <class Real>
+void column_sums(const Real* x, std::int64_t rows, std::int64_t columns, Real* sums) {
+  simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+    for (std::int64_t j = 0; j < columns; ++j) sums[j] = Real(0);
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t j = 0; j < columns; ++j) sums[j] += x[i * columns + j];
+  });
+}
+
+// In place: z becomes the normed, scaled and shifted z. `normed` and `deviation` may be null.
+template <class Real>
+void norm_forward(const Real* gain, const Real* shift, std::int64_t rows, std::int64_t width, Real* z, Real* normed, Real* deviation) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    Real* const row = z + i * width;
+    Real mean = 0, variance = 0;
+    for (std::int64_t j = 0; j < width; ++j) mean += row[j];
+    mean /= static_cast<Real>(width);
+    for (std::int64_t j = 0; j < width; ++j) variance += (row[j] - mean) * (row[j] - mean);
+    const Real inverse = Real(1) / std::sqrt(variance / static_cast<Real>(width) + static_cast<Real>(norm_epsilon));
+    if (deviation != nullptr) deviation[i] = inverse;
+    for (std::int64_t j = 0; j < width; ++j) {
+      const Real unit = (row[j] - mean) * inverse;
+      if (normed != nullptr) normed[i * width + j] = unit;
+      row[j] = unit * gain[j] + shift[j];
+    }
+  }
+}
+
+}  // namespace
+
+template <class Real>
+Network<Real>::Network(std::vector<Layer> layers) : layers_(std::move(layers)), kept_(layers_.size()) {
+  for (const Layer& layer : layers_) widest_ = std::max({widest_, layer.in, layer.out});
+}
+
+template <class Real>
+const Real* Network<Real>::joined(const Inputs<Real>& x, std::int64_t rows, Workspace<Real>& memory) const {
+  const std::int64_t width = x.a_width + x.b_width;
+  Real* const to = memory.reserve(rows * width);
+  if (x.b_width == 0) {
+    std::memcpy(to, x.a, static_cast<std::size_t>(rows * width) * sizeof(Real));
+    return to;
+  }
+  for (std::int64_t i = 0; i < rows; ++i) {
+    std::memcpy(to + i * width, x.a + i * x.a_width, static_cast<std::size_t>(x.a_width) * sizeof(Real));
+    std::memcpy(to + i * width + x.a_width, x.b + i * x.b_width, static_cast<std::size_t>(x.b_width) * sizeof(Real));
+  }
+  return to;
+}
+
+template <class Real>
+void Network<Real>::layer_forward(const Layer& layer, const Real* parameters, const Real* x, std::int64_t rows, Real* y, Kept* kept) {
+  const std::int64_t size = rows * layer.out;
+  Real* const z = kept != nullptr && needs_argument(layer.activation) ? kept->argument.reserve(size) : y;
+  multiply<Real>({.rows = rows, .columns = layer.out, .depth = layer.in, .a = x, .a_row = layer.in, .b = parameters + layer.weight,
+                  .b_row = layer.out, .init = layer.bias < 0 ? nullptr : parameters + layer.bias, .c = z, .c_row = layer.out});
+  if (layer.gain >= 0) {
+    norm_forward(parameters + layer.gain, parameters + layer.shift, rows, layer.out, z, kept == nullptr ? nullptr : kept->normed.reserve(size),
+                 kept == nullptr ? nullptr : kept->deviation.reserve(rows));
+  }
+  if (layer.activation != Activation::Identity) activate(layer.activation, z, size, y);
+}
+
+template <class Real>
+void Network<Real>::forward(const Real* parameters, const Inputs<Real>& x, std::int64_t batch, Real* y) {
+  batch_ = batch;
+  a_width_ = x.a_width;
+  const Real* hidden = joined(x, batch, input_);
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    Real* const output = kept_[l].output.reserve(batch * layers_[l].out);
+    layer_forward(layers_[l], parameters, hidden, batch, output, &kept_[l]);
+    hidden = output;
+  }
+  std::memcpy(y, hidden, static_cast<std::size_t>(batch * out()) * sizeof(Real));
+}
+
+template <class Real>
+void Network<Real>::infer(const Real* parameters, const Inputs<Real>& x, std::int64_t batch, Real* y) {
+  for (Workspace<Real>& rows : rows_) rows.reserve(std::min(batch, infer_rows) * widest_);
+  for (std::int64_t first = 0; first < batch; first += infer_rows) {
+    const std::int64_t rows = std::min(infer_rows, batch - first);
+    const Inputs<Real> part{x.a + first * x.a_width, x.a_width, x.b + first * x.b_width, x.b_width};
+    const Real* hidden = x.b_width == 0 ? part.a : joined(part, rows, joined_);
+    for (std::size_t l = 0; l < layers_.size(); ++l) {
+      Real* const output = l + 1 == layers_.size() ? y + first * out() : rows_[l % 2].data();
+      layer_forward(layers_[l], parameters, hidden, rows, output, nullptr);
+      hidden = output;
+    }
+  }
+}
+
+template <class Real>
+void Network<Real>::norm_backward(const Layer& layer, const Kept& kept, const Real* parameters, Real* gradients, Real* dz) {
+  const std::int64_t width = layer.out;
+  const Real *const normed = kept.normed.data(), *const gain = parameters + layer.gain;
+  if (gradients != nullptr) {
+    Real *const d_gain = gradients + layer.gain, *const d_shift = gradients + layer.shift;
+    std::fill_n(d_gain, width, Real(0));
+    column_sums(dz, batch_, width, d_shift);
+    for (std::int64_t i = 0; i < batch_ * width; i += width)
+      for (std::int64_t j = 0; j < width; ++j) d_gain[j] += dz[i + j] * normed[i + j];
+  }
+  for (std::int64_t i = 0; i < batch_; ++i) {
+    Real* const row = dz + i * width;
+    const Real* const unit = normed + i * width;
+    Real mean = 0, along = 0;
+    for (std::int64_t j = 0; j < width; ++j) {
+      row[j] *= gain[j];
+      mean += row[j];
+      along += row[j] * unit[j];
+    }
+    mean /= static_cast<Real>(width);
+    along /= static_cast<Real>(width);
+    for (std::int64_t j = 0; j < width; ++j) row[j] = kept.deviation.data()[i] * (row[j] - mean - unit[j] * along);
+  }
+}
+
+// `dz` comes as the gradient by the layer's output and is used up; dx (null: not wanted) is that by its input.
+template <class Real>
+void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Real* gradients, Real* dz, Real* dx) {
+  const Layer& layer = layers_[index];
+  const Kept& kept = kept_[index];
+  const Real* const x = index == 0 ? input_.data() : kept_[index - 1].output.data();
+  if (layer.activation != Activation::Identity) {
+    const Real* const seen = needs_argument(layer.activation) ? kept.argument.data() : kept.output.data();
+    differentiate(layer.activation, seen, dz, batch_ * layer.out, dz);
+  }
+  if (layer.gain >= 0) norm_backward(layer, kept, parameters, gradients, dz);
+  if (gradients != nullptr) {
+    if (layer.bias >= 0) column_sums(dz, batch_, layer.out, gradients + layer.bias);
+    if (layer.out < 8) {  // X^T dY would use a few lanes of each vector; its transpose uses all
+      Real* const d_weight = narrow_.reserve(layer.out * layer.in);
+      multiply<Real>({.rows = layer.out, .columns = layer.in, .depth = batch_, .a = dz, .a_row = 1, .a_step = layer.out, .b = x, .b_row = layer.in,
+                      .c = d_weight, .c_row = layer.in});
+      transpose(d_weight, layer.out, layer.in, gradients + layer.weight);
+    } else {
+      multiply<Real>({.rows = layer.in, .columns = layer.out, .depth = batch_, .a = x, .a_row = 1, .a_step = layer.in, .b = dz, .b_row = layer.out,
+                      .c = gradients + layer.weight, .c_row = layer.out});
+    }
+  }
+  if (dx == nullptr) return;
+  Real* const weight = transposed_.reserve(layer.in * layer.out);
+  transpose(parameters + layer.weight, layer.in, layer.out, weight);
+  multiply<Real>({.rows = batch_, .columns = layer.in, .depth = layer.out, .a = dz, .a_row = layer.out, .b = weight, .b_row = layer.in,
+                  .c = dx, .c_row = layer.in});
+}
+
+template <class Real>
+void Network<Real>::backward(const Real* parameters, Real* gradients, const Real* dy, Real* da, Real* db) {
+  for (Workspace<Real>& gradient : gradient_) gradient.reserve(batch_ * widest_);
+  Real *current = gradient_[0].data(), *other = gradient_[1].data();
+  std::memcpy(current, dy, static_cast<std::size_t>(batch_ * out()) * sizeof(Real));
+  for (std::size_t l = layers_.size(); l-- > 0;) {
+    const bool wanted = l > 0 || da != nullptr || db != nullptr;
+    layer_backward(l, parameters, gradients, current, wanted ? other : nullptr);
+    std::swap(current, other);
+  }
+  // `current` holds the gradient by x, [B, D].
+  std::int64_t at = 0;
+  for (const auto& [to, width] : {std::pair{da, a_width_}, std::pair{db, in() - a_width_}}) {
+    if (to != nullptr)
+      for (std::int64_t i = 0; i < batch_; ++i)
+        std::memcpy(to + i * width, current + i * in() + at, static_cast<std::size_t>(width) * sizeof(Real));
+    at += width;
+  }
+}
+
+template class Network<float>;
+template class Network<double>;
+
+}  // namespace pyrl::nn

@@ -1,0 +1,59 @@
+#include "nn/product.hpp"
+
+#include <algorithm>
+
+#include "core/parallel.hpp"
+#include "core/platform.hpp"
+#include "nn/product_levels.hpp"
+#include "nn/workspace.hpp"
+
+namespace pyrl::nn {
+namespace {
+
+// Below about 15 million operations a second thread costs more than it saves.
+constexpr std::int64_t multiply_adds_a_thread = 4'000'000;
+
+template <class Real>
+void multiply_rows(const Product<Real>& product) {
+  thread_local Workspace<Real> scratch;
+  Real* const packed = scratch.reserve(packed_size(product.depth));
+#if PYRL_X86
+  switch (simd::level()) {
+    case simd::Level::Avx512: return avx512::multiply(product, packed);
+    case simd::Level::Avx2: return avx2::multiply(product, packed);
+    case simd::Level::Portable: break;
+  }
+#endif
+  portable::multiply(product, packed);
+}
+
+}  // namespace
+
+template <class Real>
+void multiply(const Product<Real>& product) {
+  const std::int64_t row_cost = std::max<std::int64_t>(1, product.columns * product.depth);
+  const std::int64_t grain = std::max<std::int64_t>(1, multiply_adds_a_thread / row_cost);
+  if (product.rows < 2 * grain) return multiply_rows(product);
+  parallel_for(product.rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    Product<Real> part = product;
+    part.rows = end - begin;
+    part.a += begin * product.a_row;
+    part.c += begin * product.c_row;
+    multiply_rows(part);
+  });
+}
+
+template <class Real>
+void transpose(const Real* from, std::int64_t rows, std::int64_t columns, Real* to) {
+  constexpr std::int64_t block = 16;
+  for (std::int64_t i = 0; i < rows; i += block)
+    for (std::int64_t j = 0; j < columns; ++j)
+      for (std::int64_t k = i; k < std::min(rows, i + block); ++k) to[j * rows + k] = from[k * columns + j];
+}
+
+template void multiply<float>(const Product<float>&);
+template void multiply<double>(const Product<double>&);
+template void transpose<float>(const float*, std::int64_t, std::int64_t, float*);
+template void transpose<double>(const double*, std::int64_t, std::int64_t, double*);
+
+}  // namespace pyrl::nn

@@ -1,0 +1,15 @@
+#include <cstdint>
+
+#include "core/platform.hpp"
+#include "nn/product_levels.hpp"
+
+#if PYRL_X86
+PYRL_BEGIN_TARGET_AVX2
+
+#define PYRL_NN_LEVEL avx2
+#define PYRL_NN_VECTOR 32
+#define PYRL_NN_REGISTERS 16
+#include "nn/product_kernel.inl"
+
+PYRL_END_TARGET
+#endif

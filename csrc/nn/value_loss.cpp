@@ -1,0 +1,98 @@
+#include "nn/value_loss.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/platform.hpp"
+
+namespace pyrl::nn {
+namespace {
+
+template <class Real>
+struct Penalty {
+  Real value, slope;
+};
+
+template <class Real>
+PYRL_INLINE Penalty<Real> penalty(Real delta, bool huber) {
+  if (!huber) return {delta * delta, 2 * delta};
+  const Real size = std::abs(delta);
+  if (size < Real(1)) return {Real(0.5) * delta * delta, delta};
+  return {size - Real(0.5), std::copysign(Real(1), delta)};
+}
+
+}  // namespace
+
+template <class Real>
+double value_loss(const ValueLossArgs<Real>& args) {
+  const std::int64_t batch = args.value.size();
+  const auto epsilon = static_cast<Real>(args.clip_range);
+  const Real share = static_cast<Real>(args.coefficient / static_cast<double>(std::max<std::int64_t>(1, batch)));
+  double total = 0;
+  for (std::int64_t b = 0; b < batch; ++b) {
+    Real value = args.value(b), moves = 1;
+    if (args.value_old.present()) {
+      const Real change = value - args.value_old(b), clipped = std::clamp(change, -epsilon, epsilon);
+      moves = change == clipped ? Real(1) : Real(0);
+      value = args.value_old(b) + clipped;
+    }
+    const auto [loss, slope] = penalty(value - args.return_(b), args.huber);
+    total += static_cast<double>(loss);
+    args.d_value(b) = share * slope * moves;
+  }
+  return total / static_cast<double>(std::max<std::int64_t>(1, batch));
+}
+
+template <class Real>
+QLossReport q_loss(const QLossArgs<Real>& args) {
+  const std::int64_t batch = args.q.extent[0], actions = args.q.extent[1];
+  const Real share = Real(1) / static_cast<Real>(std::max<std::int64_t>(1, batch));
+  double loss = 0, q_sum = 0;
+  for (std::int64_t b = 0; b < batch; ++b) {
+    const Real* const chooser = args.next_q_online.present() ? args.next_q_online.row(b) : args.next_q_target.row(b);
+    const std::int64_t next = std::max_element(chooser, chooser + actions) - chooser, taken = args.action(b);
+    const Real q = args.q(b, taken), delta = q - (args.reward(b) + args.discount(b) * args.next_q_target(b, next));
+    const Real weight = args.weight.present() ? args.weight(b) : Real(1);
+    const auto [value, slope] = penalty(delta, args.huber);
+    loss += static_cast<double>(weight * value);
+    q_sum += static_cast<double>(q);
+    args.td_error(b) = delta;
+    std::fill_n(args.d_q.row(b), actions, Real(0));
+    args.d_q(b, taken) = share * weight * slope;
+  }
+  const auto count = static_cast<double>(std::max<std::int64_t>(1, batch));
+  return {loss / count, q_sum / count};
+}
+
+template <class Real>
+void dueling(const ArrayView<const Real, 2>& value, const ArrayView<const Real, 2>& advantage, const ArrayView<Real, 2>& q) {
+  const std::int64_t actions = advantage.extent[1];
+  for (std::int64_t b = 0; b < advantage.extent[0]; ++b) {
+    Real sum = 0;
+    for (std::int64_t k = 0; k < actions; ++k) sum += advantage(b, k);
+    const Real shift = value(b, 0) - sum / static_cast<Real>(actions);
+    for (std::int64_t k = 0; k < actions; ++k) q(b, k) = advantage(b, k) + shift;
+  }
+}
+
+template <class Real>
+void dueling_backward(const ArrayView<const Real, 2>& d_q, const ArrayView<Real, 2>& d_value, const ArrayView<Real, 2>& d_advantage) {
+  const std::int64_t actions = d_q.extent[1];
+  for (std::int64_t b = 0; b < d_q.extent[0]; ++b) {
+    Real sum = 0;
+    for (std::int64_t k = 0; k < actions; ++k) sum += d_q(b, k);
+    d_value(b, 0) = sum;
+    for (std::int64_t k = 0; k < actions; ++k) d_advantage(b, k) = d_q(b, k) - sum / static_cast<Real>(actions);
+  }
+}
+
+#define PYRL_INSTANTIATE(Real)                                                                                              \
+  template double value_loss<Real>(const ValueLossArgs<Real>&);                                                             \
+  template QLossReport q_loss<Real>(const QLossArgs<Real>&);                                                                \
+  template void dueling<Real>(const ArrayView<const Real, 2>&, const ArrayView<const Real, 2>&, const ArrayView<Real, 2>&); \
+  template void dueling_backward<Real>(const ArrayView<const Real, 2>&, const ArrayView<Real, 2>&, const ArrayView<Real, 2>&);
+PYRL_INSTANTIATE(float)
+PYRL_INSTANTIATE(double)
+#undef PYRL_INSTANTIATE
+
+}  // namespace pyrl::nn

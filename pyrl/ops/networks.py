@@ -1,0 +1,62 @@
+"""Multilayer perceptrons over an arena, without autograd: forward, and backward by hand.
+
+Parameters lie in one flat array, the *arena* (`pyrl.nets.arena`); a network only knows where. Several networks may share an
+arena, and gradients lie in an array of the same layout. Arrays are NumPy arrays or torch CPU tensors, contiguous, of the
+network's dtype; the kernels read and write them in place, at the address they have at the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyrl import _core
+from pyrl.types import Array
+
+__all__ = ["Layer", "Network"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """``activation(norm(x @ W + b))``. Places are the first elements in the arena; None: the layer has none.
+
+    ``weight`` is [num_inputs, num_outputs] in rows, the transpose of what torch calls the weight. ``gain`` and ``shift`` [num_outputs]
+    are those of a layer norm (Ba et al. 2016, epsilon 1e-5). ``activation`` is identity, relu, tanh, silu or gelu (exact).
+    """
+
+    num_inputs: int
+    num_outputs: int
+    weight: int
+    bias: int | None = None
+    gain: int | None = None
+    shift: int | None = None
+    activation: str = "identity"
+
+
+class Network:
+    """``y = network.forward(parameters, x)``, then ``network.backward(parameters, gradients, dy)``.
+
+    One object serves one thread at a time. It owns what `backward` needs of the latest `forward`, and allocates only where a
+    batch is larger than any before.
+    """
+
+    def __init__(self, layers: Sequence[Layer], dtype: str = "float32") -> None:
+        self.layers = tuple(layers)
+        self.dtype = dtype
+        places = [[-1 if place is None else place for place in (x.weight, x.bias, x.gain, x.shift)] for x in self.layers]
+        specs = [(x.num_inputs, x.num_outputs, *at, x.activation) for x, at in zip(self.layers, places)]
+        self._core = _core.NetworkCore(specs, dtype)  # type: ignore[arg-type]
+        self.num_inputs, self.num_outputs = self._core.num_inputs, self._core.num_outputs
+
+    def forward(self, parameters: Array, x: Array, x1: Array | None = None, *, out: Array | None = None) -> Array:
+        """y [B, num_outputs] of x [B, num_inputs], or of the columns of x and x1 side by side; kept for `backward`."""
+        return self._core.forward(parameters, x, x1, out)
+
+    def infer(self, parameters: Array, x: Array, x1: Array | None = None, *, out: Array | None = None) -> Array:
+        """The same with nothing kept; the latest `forward` stays differentiable."""
+        return self._core.infer(parameters, x, x1, out)
+
+    def backward(self, parameters: Array, gradients: Array | None, dy: Array, dx: Array | None = None, dx1: Array | None = None) -> None:
+        """From the gradient ``dy`` [B, num_outputs] by the output of the latest `forward`: overwrites the gradient by every
+        parameter of the network in ``gradients``, and by the inputs in ``dx`` and ``dx1``; None: not wanted."""
+        self._core.backward(parameters, gradients, dy, dx, dx1)
