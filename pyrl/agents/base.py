@@ -263,16 +263,6 @@ def check_layers(config: Any) -> None:
         raise ValueError(f"{type(config).__name__}: net_arch is {config.net_arch}, expected widths of at least 1")
 
 
-def check_replay(config: Any) -> None:
-    """Raise ValueError unless the replay and update settings that off-policy configs share are possible."""
-    for name in ("buffer_size", "batch_size", "train_freq", "n_step"):
-        check_range(config, name, 1, None)
-    check_range(config, "batch_size", 1, config.buffer_size)
-    check_range(config, "learning_starts", 0, None)
-    check_range(config, "gradient_steps", -1, None)
-    check_range(config, "tau", 0.0, 1.0, open_low=True)
-
-
 def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in choices:

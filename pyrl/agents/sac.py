@@ -11,7 +11,6 @@
 
 The critics descend (Q_i(o, a) - y)^2 / 2 (eq. 5, two of them against overestimation, section 6); the actor descends
 alpha log pi(a|o) - min_i Q_i(o, a) through a = tanh(mean + std * xi) (eq. 7 and 9); alpha descends -alpha (log pi + H-bar) (eq. 18).
-Actions are those of the Box at the border only (`ActionScale`).
 """
 
 from __future__ import annotations
@@ -19,69 +18,36 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrl import ops
-from pyrl.agents.base import (
-    Agent,
-    AgentConfig,
-    check_choice,
-    check_layers,
-    check_range,
-    check_replay,
-    register,
-    seeded_network,
-    tensors,
-)
+from pyrl.agents.base import register, seeded_network
+from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig
 from pyrl.agents.ddpg import bellman_target, critic_loss
-from pyrl.agents.random import uniform_actions
 from pyrl.nets.arena import Arena
-from pyrl.nets.continuous import ActionScale, Critics, GaussianActor, polyak
+from pyrl.nets.continuous import Critics, GaussianActor, polyak
 from pyrl.nets.distributions import LOG_SQRT_2PI
-from pyrl.nets.mlp import Activation
-from pyrl.nets.noise import NoiseType, exploration_noise, standard_normal
+from pyrl.nets.noise import standard_normal
 from pyrl.nets.update import Report, Update
-from pyrl.schedules import Schedule, check_schedule, value_at
-from pyrl.types import Array, Batch, Observation, first_leaf
+from pyrl.types import Batch, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SACConfig(AgentConfig):
+class SACConfig(ContinuousConfig):
     """Defaults as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 3e-4  # of all Adams; "linear_3e-4" falls to zero over the run
-    buffer_size: int = 1_000_000  # slots of the replay, all environments together
-    learning_starts: int = 100  # transitions stored before the first update
-    random_steps: int | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
-    batch_size: int = 256
-    tau: float = 0.005  # Polyak factor of the target critics
-    train_freq: int = 1  # steps of each environment between two rounds of updates
-    gradient_steps: int = 1  # updates in a round; -1: as many as transitions were added since the last
-    n_step: int = 1  # length of the returns
     ent_coef: float | str = "auto"  # alpha, the temperature; "auto": learned, from 1 on; "auto_0.1": from 0.1 on
     target_entropy: float | str = "auto"  # H-bar, of the actions in [-1, 1]; "auto": minus the number of action dimensions
-    noise_type: NoiseType = "normal"  # of exploration beyond the policy's own, for hard cases
-    noise_std: float = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
-    net_arch: tuple[int, ...] = (256, 256)  # hidden layers of actor and critics each
-    activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_layers(self)
-        check_replay(self)
-        check_choice(self, "noise_type", get_args(NoiseType))
-        check_range(self, "noise_std", 0.0, None)
-        if self.random_steps is not None:
-            check_range(self, "random_steps", 0, None)
+        initial_temperature(self.ent_coef)
         if self.target_entropy != "auto" and not isinstance(self.target_entropy, float | int):
             raise ValueError(f"SACConfig: target_entropy is {self.target_entropy!r}, expected a number or 'auto'")
-        initial_temperature(self.ent_coef)
-        check_schedule("SACConfig: learning_rate", self.learning_rate)
 
 
 def initial_temperature(ent_coef: float | str) -> float:
@@ -129,14 +95,12 @@ class Temperature(nn.Module):
 
 
 @register("sac")
-class SAC(Agent):
+class SAC(ContinuousAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
-    loop = "off_policy"
     Config = SACConfig
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SACConfig, seed: int, num_envs: int) -> None:
-        self.scale = ActionScale(self.name, action_space)
         super().__init__(observation_space, action_space, config, seed, num_envs)
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
         networks: Any = seeded_network(seed, lambda: nn.ModuleList([GaussianActor(*shape), Critics(*shape, 2)]))
@@ -145,17 +109,12 @@ class SAC(Agent):
         self.temperature = Temperature(initial_temperature(config.ent_coef))
         self.target_entropy = -float(self.scale.size) if config.target_entropy == "auto" else float(config.target_entropy)
         self.learns_temperature = str(config.ent_coef).startswith("auto")
-        self.actor_arena, self.critic_arena, self.temperature_arena = Arena(self.actor), Arena(self.critic), Arena(self.temperature)
-        self.target_arena = Arena(self.target_critic)
-        for arena in (self.actor_arena, self.critic_arena, self.temperature_arena):
-            arena.optimizer = torch.optim.Adam([arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)
-        compiled = config.engine == "compile"
-        self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=compiled)
-        self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=compiled)
-        self.temperature_update = Update(self.temperature_arena, self.temperature_loss, compiled=compiled)
-        self.learning = ops.RandomStream(seed, "learning")  # of the actions drawn in losses
-        self.noise = exploration_noise(config.noise_type, config.noise_std, seed)
-        self.random_steps = config.learning_starts if config.random_steps is None else config.random_steps
+        self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
+        self.target_critic_arena, self.temperature_arena = Arena(self.target_critic), self.adam_arena(self.temperature)
+        self.engine = self.choose_engine(native=False)
+        self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
+        self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
+        self.temperature_update = Update(self.temperature_arena, self.temperature_loss, compiled=self.engine == "compile")
 
     def modules(self) -> dict[str, nn.Module]:
         networks = {"actor": self.actor, "critic": self.critic, "target_critic": self.target_critic}
@@ -165,19 +124,10 @@ class SAC(Agent):
         arenas = {"actor": self.actor_arena, "critic": self.critic_arena, "temperature": self.temperature_arena}
         return {name: arena.optimizer for name, arena in arenas.items()}
 
-    def streams(self) -> dict[str, Any]:
-        return {**super().streams(), "learning": self.learning, "noise": self.noise}
-
-    @torch.no_grad()
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
-        """A draw from pi, or tanh(mean); a uniform action while random_steps last."""
-        if not deterministic and self.env_steps < self.random_steps:
-            return {"action": uniform_actions(self.action_space, len(first_leaf(observation)), self.random)}
-        mean, log_std = self.actor(tensors(self.normalizer.observation(observation)))
-        if deterministic:
-            return {"action": self.scale.to_box(torch.tanh(mean))}
-        action = torch.tanh(mean + log_std.exp() * standard_normal(mean, self.random))
-        return {"action": self.scale.to_box(self.noise(action) if self.config.noise_std > 0 else action)}
+    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
+        """A draw from pi, or tanh(mean)."""
+        mean, log_std = self.actor(observation)
+        return torch.tanh(mean if deterministic else mean + log_std.exp() * standard_normal(mean, self.random))
 
     def critic_loss(
         self,
@@ -212,19 +162,16 @@ class SAC(Agent):
         return loss, (loss,)
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        for optimizer in self.optimizers().values():
-            optimizer.param_groups[0]["lr"] = value_at(self.config.learning_rate, self.progress)
-        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
-        reward, discount = torch.as_tensor(self.normalizer.reward(batch.reward)), torch.as_tensor(batch.discount)
-        action = self.scale.to_unit(batch.action)
+        data = self.prepare(batch)
+        observation, action = data[:2]
         alpha = self.temperature.alpha
         next_xi, xi = (standard_normal(action, self.learning) for _ in range(2))
 
-        critic_loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, next_xi, alpha)
+        critic_loss, q_mean = self.critic_update(*data, next_xi, alpha)
         actor_loss, log_prob = self.actor_update(observation, xi, alpha)
         if self.learns_temperature:
             self.temperature_update(log_prob)
-        polyak(self.target_arena, self.critic_arena, self.config.tau)
+        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
         self.updates += 1
         return {
             "loss/critic": critic_loss.item(),

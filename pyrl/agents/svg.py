@@ -24,44 +24,31 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, check_layers, check_range, check_replay, register, seeded_network, tensors
+from pyrl.agents.base import check_range, register, seeded_network
+from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig
 from pyrl.agents.ddpg import bellman_target
-from pyrl.agents.random import uniform_actions
 from pyrl.nets.arena import Arena
-from pyrl.nets.continuous import ActionScale, Critics, GaussianActor, polyak
-from pyrl.nets.mlp import Activation
+from pyrl.nets.continuous import Critics, GaussianActor, polyak
 from pyrl.nets.noise import standard_normal
 from pyrl.nets.update import Report, Update
-from pyrl.schedules import Schedule, check_schedule, value_at
-from pyrl.types import Array, Batch, Observation, first_leaf
+from pyrl.schedules import Schedule
+from pyrl.types import Batch, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SVGConfig(AgentConfig):
-    """Rates, replay and batches as in source document S0 (SYSTEMS.md), which averages its target once an episode, not per update."""
+class SVGConfig(ContinuousConfig):
+    """Rates, replay and batches as in source document S0 (SYSTEMS.md), which averages its targets once an episode, not per update."""
 
     learning_rate: Schedule = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
     buffer_size: int = 10_000  # slots of the replay, all environments together
     learning_starts: int = 1_000  # transitions stored before the first update
-    random_steps: int | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
     batch_size: int = 100
-    tau: float = 0.005  # Polyak factor of the target networks
-    train_freq: int = 1  # steps of each environment between two rounds of updates
-    gradient_steps: int = 1  # updates in a round; -1: as many as transitions were added since the last
-    n_step: int = 1  # length of the returns
-    std_min: float = 0.1  # least standard deviation of u
     net_arch: tuple[int, ...] = (256, 128)  # hidden layers of actor and critic each
-    activation: Activation = "relu"
+    std_min: float = 0.1  # least standard deviation of u
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_layers(self)
-        check_replay(self)
         check_range(self, "std_min", 0.0, 1.0, open_low=True)
-        if self.random_steps is not None:
-            check_range(self, "random_steps", 0, None)
-        check_schedule("SVGConfig: learning_rate", self.learning_rate)
 
 
 def reparameterized(mean: Tensor, log_std: Tensor, eta: Tensor) -> Tensor:
@@ -75,29 +62,23 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
 
 
 @register("svg")
-class SVG(Agent):
+class SVG(ContinuousAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
-    loop = "off_policy"
     Config = SVGConfig
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SVGConfig, seed: int, num_envs: int) -> None:
-        self.scale = ActionScale(self.name, action_space)
         super().__init__(observation_space, action_space, config, seed, num_envs)
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
         log_std_range = (math.log(config.std_min), 2.0)
         networks: Any = seeded_network(seed, lambda: nn.ModuleList([GaussianActor(*shape, log_std_range), Critics(*shape, 1)]))
         self.actor, self.critic = networks
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
-        self.actor_arena, self.critic_arena = Arena(self.actor), Arena(self.critic)
+        self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
         self.target_actor_arena, self.target_critic_arena = Arena(self.target_actor), Arena(self.target_critic)
-        for arena in (self.actor_arena, self.critic_arena):
-            arena.optimizer = torch.optim.Adam([arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)
-        compiled = config.engine == "compile"
-        self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=compiled)
-        self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=compiled)
-        self.learning = ops.RandomStream(seed, "learning")  # of the actions drawn in losses
-        self.random_steps = config.learning_starts if config.random_steps is None else config.random_steps
+        self.engine = self.choose_engine(native=False)
+        self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
+        self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
 
     def modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "critic": self.critic, "target_actor": self.target_actor, "target_critic": self.target_critic}
@@ -105,17 +86,10 @@ class SVG(Agent):
     def optimizers(self) -> dict[str, Any]:
         return {"actor": self.actor_arena.optimizer, "critic": self.critic_arena.optimizer}
 
-    def streams(self) -> dict[str, ops.RandomStream]:
-        return {**super().streams(), "learning": self.learning}
-
-    @torch.no_grad()
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
-        """pi(o, eta), or pi(o, 0); a uniform action while random_steps last."""
-        if not deterministic and self.env_steps < self.random_steps:
-            return {"action": uniform_actions(self.action_space, len(first_leaf(observation)), self.random)}
-        mean, log_std = self.actor(tensors(self.normalizer.observation(observation)))
-        eta = torch.zeros_like(mean) if deterministic else standard_normal(mean, self.random)
-        return {"action": self.scale.to_box(reparameterized(mean, log_std, eta))}
+    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
+        """pi(o, eta), or pi(o, 0)."""
+        mean, log_std = self.actor(observation)
+        return torch.tanh(mean) if deterministic else reparameterized(mean, log_std, standard_normal(mean, self.random))
 
     def critic_loss(
         self, observation: Observation, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Observation, eta: Tensor
@@ -136,14 +110,11 @@ class SVG(Agent):
         return loss, (loss, log_std.exp().mean())
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        for optimizer in self.optimizers().values():
-            optimizer.param_groups[0]["lr"] = value_at(self.config.learning_rate, self.progress)
-        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
-        reward, discount = torch.as_tensor(self.normalizer.reward(batch.reward)), torch.as_tensor(batch.discount)
-        action = self.scale.to_unit(batch.action)
+        data = self.prepare(batch)
+        observation, action = data[:2]
         next_eta, eta = (standard_normal(action, self.learning) for _ in range(2))
 
-        critic_loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, next_eta)
+        critic_loss, q_mean = self.critic_update(*data, next_eta)
         actor_loss, std = self.actor_update(observation, eta)
         polyak(self.target_actor_arena, self.actor_arena, self.config.tau)
         polyak(self.target_critic_arena, self.critic_arena, self.config.tau)

@@ -19,13 +19,10 @@ The actor ascends Q_1(o, pi(o)). Acting, networks and what is not said here are 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
-from pyrl import ops
 from pyrl.agents.base import check_range, register
 from pyrl.agents.ddpg import DDPG, DDPGConfig, bellman_target, critic_loss
 from pyrl.nets.noise import standard_normal
@@ -60,13 +57,6 @@ class TD3(DDPG):
     Config = TD3Config
     num_critics = 2
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: TD3Config, seed: int, num_envs: int) -> None:
-        super().__init__(observation_space, action_space, config, seed, num_envs)
-        self.target_noise = ops.RandomStream(seed, "target_noise")
-
-    def streams(self) -> dict[str, Any]:
-        return {**super().streams(), "target_noise": self.target_noise}
-
     def critic_loss(  # type: ignore[override]
         self, observation: Observation, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Observation, epsilon: Tensor
     ) -> tuple[Tensor, Report]:
@@ -80,13 +70,13 @@ class TD3(DDPG):
         return loss, (loss, q.mean())
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        data = self._prepare(batch)
-        epsilon = self.config.target_policy_noise * standard_normal(data[1], self.target_noise)
+        data = self.prepare(batch)
+        epsilon = self.config.target_policy_noise * standard_normal(data[1], self.learning)
         loss, q_mean = self.critic_update(*data, epsilon)
         self.updates += 1
         metrics = {"loss/critic": loss.item(), "train/q_mean": q_mean.item()}
         if self.updates % self.config.policy_delay == 0:
             (actor_loss,) = self.actor_update(data[0])
-            self._update_targets()
+            self.update_targets()
             metrics["loss/actor"] = actor_loss.item()
         return metrics

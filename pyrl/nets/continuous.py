@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from pyrl import ops
 from pyrl.errors import SpaceError
 from pyrl.nets.arena import Arena
 from pyrl.nets.encoder import Encoder
@@ -35,7 +36,8 @@ class ActionScale:
         self.shape, self.dtype = space.shape, space.dtype
         self.size = half.size
         self.center, self.half = torch.from_numpy(center), torch.from_numpy(half)
-        self.inverse = torch.from_numpy(np.divide(1.0, half, out=np.zeros_like(half), where=half > 0))
+        wide = half >= np.finfo(np.float32).tiny  # a Box may have no width
+        self.inverse = torch.from_numpy(np.divide(1.0, half, out=np.zeros_like(half), where=wide))
 
     def to_box(self, action: Tensor) -> np.ndarray:
         """[N, A] in [-1, 1] -> [N, *shape] in the Box, in its dtype."""
@@ -55,7 +57,7 @@ class Actor(nn.Module):
         self.network = mlp((self.encoder.size, *net_arch, action_size), activation)
 
     def forward(self, observation: Observation) -> Tensor:
-        return torch.tanh(self.network(self.encoder(observation)))
+        return torch.tanh(self.network(self.encoder(observation).to(_dtype(self))))
 
 
 class GaussianActor(nn.Module):
@@ -78,7 +80,7 @@ class GaussianActor(nn.Module):
         self.log_std_range = log_std_range
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.network(self.encoder(observation)).chunk(2, dim=1)
+        mean, log_std = self.network(self.encoder(observation).to(_dtype(self))).chunk(2, dim=1)
         return mean, log_std.clamp(*self.log_std_range)
 
 
@@ -95,16 +97,23 @@ class Critics(nn.Module):
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
         """[count, B]"""
-        x = torch.cat([self.encoder(observation), action], dim=1)
+        x = self._joined(observation, action)
         return torch.cat([network(x) for network in self.networks], dim=1).t()
 
     def first(self, observation: Observation, action: Tensor) -> Tensor:
         """Q_1 alone, [B]."""
-        return self.networks[0](torch.cat([self.encoder(observation), action], dim=1)).squeeze(1)
+        return self.networks[0](self._joined(observation, action)).squeeze(1)
+
+    def _joined(self, observation: Observation, action: Tensor) -> Tensor:
+        return torch.cat([self.encoder(observation), action], dim=1).to(_dtype(self))
 
 
-@torch.no_grad()
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
 def polyak(target: Arena, online: Arena, tau: float) -> None:
-    """theta^- <- (1 - tau) theta^- + tau theta, for arenas of networks of the same shape."""
+    """theta' <- (1 - tau) theta' + tau theta, for arenas of networks of the same shape."""
     target.sync()
-    target.values.lerp_(online.values, tau)
+    online.sync()
+    ops.polyak(target.values, online.values, tau)

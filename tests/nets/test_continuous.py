@@ -29,7 +29,7 @@ def test_scaling_there_and_back(bounds: list[tuple[float, float]], unit: float) 
     back = scale.to_unit(scale.to_box(torch.full((2, len(low)), unit)))
     wide = (high > low) & (high - low > 1e-3 * np.abs(high))
     np.testing.assert_allclose(back[:, wide], np.full((2, wide.sum()), unit), atol=1e-3)
-    assert (back[:, high == low] == 0).all()  # a Box may have no width
+    assert (back[:, high == low] == 0).all()
 
 
 def test_critics_share_nothing_and_first_is_the_first() -> None:
