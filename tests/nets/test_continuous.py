@@ -27,7 +27,7 @@ def test_scaling_there_and_back(bounds: list[tuple[float, float]], unit: float) 
     for sign, expected in ((-1.0, low), (0.0, (low + high) / 2), (1.0, high)):
         np.testing.assert_allclose(scale.to_box(torch.full((2, len(low)), sign)), np.tile(expected, (2, 1)), rtol=1e-5, atol=1e-4)
     back = scale.to_unit(scale.to_box(torch.full((2, len(low)), unit)))
-    wide = (high > low) & (high - low > 1e-3 * np.abs(high))
+    wide = high - low > np.maximum(1e-3 * np.abs(high), 1e-30)
     np.testing.assert_allclose(back[:, wide], np.full((2, wide.sum()), unit), atol=1e-3)
     assert (back[:, high == low] == 0).all()
 
