@@ -6,7 +6,7 @@ import pkgutil
 from importlib.metadata import entry_points
 from typing import Any
 
-SHARED = {"base", "actor_critic"}  # files that are no agent
+SHARED = {"base", "actor_critic", "continuous"}  # files that are no agent
 registered: dict[str, Any] = {}  # name -> class, filled by `pyrl.agents.base.register`
 
 

@@ -17,7 +17,8 @@ Loss: TypeAlias = Callable[..., tuple[Tensor, Report]]
 class Update:
     """``update(*data)`` moves the arena's parameters one step down the gradient of ``loss(*data)``.
 
-    ``loss`` returns (the loss [], tensors to report), computed by the modules of ``arena``; the report comes back detached.
+    ``loss`` returns (the loss [], tensors to report), computed by the modules of ``arena``, through others that stay as they are
+    (the critic in an actor's loss: no gradient of its weights is computed); the report comes back detached.
     ``compiled`` makes one function of loss and gradient by torch.compile: some seconds at the first call, then less overhead.
     """
 
@@ -31,7 +32,7 @@ class Update:
         if self._gradient is None:
             self.arena.zero_grad()
             loss, report = self.loss(*data)
-            loss.backward()
+            loss.backward(inputs=self.arena.parameters())
         else:
             self.arena.sync()
             gradient, report = self._gradient(self.arena.values, *data)
