@@ -17,14 +17,16 @@ import copy
 import dataclasses
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from pyrl.agents.base import AgentConfig, register, seeded_network
-from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig
+from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_critic_step
 from pyrl.nets.arena import Arena
 from pyrl.nets.continuous import Actor, Critics, polyak
+from pyrl.nets.native import Native
 from pyrl.nets.update import Report, Update
 from pyrl.schedules import Schedule
 from pyrl.types import Batch, Observation
@@ -64,7 +66,13 @@ class DDPG(ContinuousAgent):
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
         self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
         self.target_actor_arena, self.target_critic_arena = Arena(self.target_actor), Arena(self.target_critic)
-        self.engine = self.choose_engine(native=False)
+        self.native_actor, self.native_critic = (
+            Native(self.actor_arena, self.actor.network),
+            Native(self.critic_arena, *self.critic.networks),
+        )
+        self.native_target_actor = Native(self.target_actor_arena, self.target_actor.network)
+        self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
+        self.engine = self.choose_engine(native=self.native_actor.possible)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
 
@@ -77,6 +85,9 @@ class DDPG(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """mu(o)"""
         return self.actor(observation)
+
+    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+        return self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
 
     def critic_loss(
         self, observation: Observation, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Observation
@@ -95,12 +106,41 @@ class DDPG(ContinuousAgent):
         return loss, (loss,)
 
     def learn(self, batch: Batch) -> dict[str, float]:
+        metrics = self.native_update(batch) if self.learns_natively(*self.natives()) else self.torch_update(batch)
+        self.updates += 1
+        return metrics
+
+    def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
         loss, q_mean = self.critic_update(*data)
         (actor_loss,) = self.actor_update(data[0])
         self.update_targets()
-        self.updates += 1
         return {"loss/critic": loss.item(), "loss/actor": actor_loss.item(), "train/q_mean": q_mean.item()}
+
+    def native_update(self, batch: Batch) -> dict[str, float]:
+        """The same step by hand: y, the critic's step, the actor's step, the averages."""
+        observation, action, reward, discount, next_observation = self.native_prepare(batch)
+        target_actor, target_critic = self.native_target_actor, self.native_target_critic
+        next_action = target_actor.networks[0].infer(target_actor.parameters, next_observation)
+        next_q = target_critic.networks[0].infer(target_critic.parameters, next_observation, next_action)[:, 0]
+        loss, q_mean = native_critic_step(self.native_critic, observation, action, reward + discount * next_q)
+        actor_loss = self.native_actor_step(observation)
+        self.update_targets()
+        return {"loss/critic": loss, "loss/actor": actor_loss, "train/q_mean": q_mean}
+
+    def native_actor_step(self, observation: np.ndarray) -> float:
+        """Along eq. 6: grad_a Q of the first critic, then grad_theta mu."""
+        actor, critic = self.native_actor, self.native_critic
+        action = actor.networks[0].forward(actor.parameters, observation)
+        q = critic.networks[0].forward(critic.parameters, observation, action)
+        d_action = np.empty_like(action)
+        critic.networks[0].backward(critic.parameters, None, np.full_like(q, -1.0 / len(q)), None, d_action)
+        actor.networks[0].backward(actor.parameters, actor.gradients, d_action)
+        actor.step(None)
+        return -float(q.mean())
+
+    def natives(self) -> tuple[Native, ...]:
+        return self.native_actor, self.native_critic, self.native_target_actor, self.native_target_critic
 
     def update_targets(self) -> None:
         polyak(self.target_actor_arena, self.actor_arena, self.config.tau)

@@ -20,17 +20,20 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrl import ops
 from pyrl.agents.base import register, seeded_network
-from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig
+from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
 from pyrl.agents.ddpg import bellman_target, critic_loss
 from pyrl.nets.arena import Arena
 from pyrl.nets.continuous import Critics, GaussianActor, polyak
 from pyrl.nets.distributions import LOG_SQRT_2PI
+from pyrl.nets.native import Native
 from pyrl.nets.noise import standard_normal
 from pyrl.nets.update import Report, Update
 from pyrl.types import Batch, Observation
@@ -111,7 +114,13 @@ class SAC(ContinuousAgent):
         self.learns_temperature = str(config.ent_coef).startswith("auto")
         self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
         self.target_critic_arena, self.temperature_arena = Arena(self.target_critic), self.adam_arena(self.temperature)
-        self.engine = self.choose_engine(native=False)
+        self.native_actor, self.native_critic = (
+            Native(self.actor_arena, self.actor.network),
+            Native(self.critic_arena, *self.critic.networks),
+        )
+        self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
+        self.native_temperature = Native(self.temperature_arena)
+        self.engine = self.choose_engine(native=self.native_actor.possible)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
         self.temperature_update = Update(self.temperature_arena, self.temperature_loss, compiled=self.engine == "compile")
@@ -127,7 +136,13 @@ class SAC(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """A draw from pi, or tanh(mean)."""
         mean, log_std = self.actor(observation)
-        return torch.tanh(mean if deterministic else mean + log_std.exp() * standard_normal(mean, self.random))
+        return torch.tanh(mean if deterministic else mean + log_std.exp() * torch.from_numpy(standard_normal(mean.shape, self.random)))
+
+    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+        output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
+        shape = len(output), self.scale.size
+        xi = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
+        return ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)[0]
 
     def critic_loss(
         self,
@@ -162,21 +177,60 @@ class SAC(ContinuousAgent):
         return loss, (loss,)
 
     def learn(self, batch: Batch) -> dict[str, float]:
+        natives = self.native_actor, self.native_critic, self.native_target_critic
+        metrics = self.native_update(batch) if self.learns_natively(*natives) else self.torch_update(batch)
+        self.updates += 1
+        return metrics
+
+    def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
         observation, action = data[:2]
         alpha = self.temperature.alpha
-        next_xi, xi = (standard_normal(action, self.learning) for _ in range(2))
+        next_xi, xi = (torch.from_numpy(self.normal(action.shape)) for _ in range(2))
 
         critic_loss, q_mean = self.critic_update(*data, next_xi, alpha)
         actor_loss, log_prob = self.actor_update(observation, xi, alpha)
         if self.learns_temperature:
             self.temperature_update(log_prob)
         polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
-        self.updates += 1
         return {
             "loss/critic": critic_loss.item(),
             "loss/actor": actor_loss.item(),
             "train/entropy": -log_prob.mean().item(),
             "train/temperature": alpha.item(),
             "train/q_mean": q_mean.item(),
+        }
+
+    def native_update(self, batch: Batch) -> dict[str, float]:
+        """The same step by hand: y, the critics' step, the actor's through min Q and log pi, the temperature's, the average."""
+        observation, action, reward, discount, next_observation = self.native_prepare(batch)
+        actor, critic, target, span = self.native_actor, self.native_critic, self.native_target_critic, self.actor.log_std_range
+        alpha = self.temperature.alpha.item()
+        next_xi, xi = (self.normal(action.shape, action.dtype) for _ in range(2))
+
+        output = actor.networks[0].infer(actor.parameters, next_observation)
+        next_action, next_log_prob = ops.squashed_gaussian(output, next_xi, log_std_range=span)
+        next_q = [network.infer(target.parameters, next_observation, next_action)[:, 0] for network in target.networks]
+        y = reward + discount * (np.minimum(*next_q) - alpha * next_log_prob)
+        critic_loss, q_mean = native_critic_step(critic, observation, action, y, coefficient=0.5)
+
+        output = actor.networks[0].forward(actor.parameters, observation)
+        action, log_prob = ops.squashed_gaussian(output, xi, log_std_range=span)
+        q, d_action = native_action_gradient(critic, observation, action)
+        d_output = ops.squashed_gaussian_backward(output, xi, action, d_action, alpha / len(action), log_std_range=span)
+        actor.networks[0].backward(actor.parameters, actor.gradients, d_output)
+        actor.step(None)
+
+        mean_log_prob = float(log_prob.mean())
+        if self.learns_temperature:
+            self.temperature_arena.sync()
+            self.temperature_arena.gradients[0] = -(mean_log_prob + self.target_entropy)
+            self.native_temperature.step(None)
+        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
+        return {
+            "loss/critic": critic_loss,
+            "loss/actor": alpha * mean_log_prob - float(q.mean()),
+            "train/entropy": -mean_log_prob,
+            "train/temperature": alpha,
+            "train/q_mean": q_mean,
         }

@@ -19,16 +19,19 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrl import ops
 from pyrl.agents.base import check_range, register, seeded_network
-from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig
+from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
 from pyrl.agents.ddpg import bellman_target
 from pyrl.nets.arena import Arena
 from pyrl.nets.continuous import Critics, GaussianActor, polyak
+from pyrl.nets.native import Native
 from pyrl.nets.noise import standard_normal
 from pyrl.nets.update import Report, Update
 from pyrl.schedules import Schedule
@@ -76,7 +79,13 @@ class SVG(ContinuousAgent):
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
         self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
         self.target_actor_arena, self.target_critic_arena = Arena(self.target_actor), Arena(self.target_critic)
-        self.engine = self.choose_engine(native=False)
+        self.native_actor, self.native_critic = (
+            Native(self.actor_arena, self.actor.network),
+            Native(self.critic_arena, *self.critic.networks),
+        )
+        self.native_target_actor = Native(self.target_actor_arena, self.target_actor.network)
+        self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
+        self.engine = self.choose_engine(native=self.native_actor.possible)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
 
@@ -89,7 +98,17 @@ class SVG(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """pi(o, eta), or pi(o, 0)."""
         mean, log_std = self.actor(observation)
-        return torch.tanh(mean) if deterministic else reparameterized(mean, log_std, standard_normal(mean, self.random))
+        return (
+            torch.tanh(mean)
+            if deterministic
+            else reparameterized(mean, log_std, torch.from_numpy(standard_normal(mean.shape, self.random)))
+        )
+
+    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+        output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
+        shape = len(output), self.scale.size
+        eta = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
+        return ops.squashed_gaussian(output, eta, log_std_range=self.actor.log_std_range)[0]
 
     def critic_loss(
         self, observation: Observation, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Observation, eta: Tensor
@@ -110,18 +129,43 @@ class SVG(ContinuousAgent):
         return loss, (loss, log_std.exp().mean())
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        data = self.prepare(batch)
-        observation, action = data[:2]
-        next_eta, eta = (standard_normal(action, self.learning) for _ in range(2))
-
-        critic_loss, q_mean = self.critic_update(*data, next_eta)
-        actor_loss, std = self.actor_update(observation, eta)
+        natives = self.native_actor, self.native_critic, self.native_target_actor, self.native_target_critic
+        metrics = self.native_update(batch) if self.learns_natively(*natives) else self.torch_update(batch)
         polyak(self.target_actor_arena, self.actor_arena, self.config.tau)
         polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
         self.updates += 1
+        return metrics
+
+    def torch_update(self, batch: Batch) -> dict[str, float]:
+        data = self.prepare(batch)
+        observation, action = data[:2]
+        next_eta, eta = (torch.from_numpy(self.normal(action.shape)) for _ in range(2))
+        critic_loss, q_mean = self.critic_update(*data, next_eta)
+        actor_loss, std = self.actor_update(observation, eta)
         return {
             "loss/critic": critic_loss.item(),
             "loss/actor": actor_loss.item(),
             "train/q_mean": q_mean.item(),
             "train/std": std.item(),
         }
+
+    def native_update(self, batch: Batch) -> dict[str, float]:
+        """The same step by hand: y, the critic's step, and the actor's through Q and the reparameterised action."""
+        observation, action, reward, discount, next_observation = self.native_prepare(batch)
+        actor, critic, span = self.native_actor, self.native_critic, self.actor.log_std_range
+        target_actor, target_critic = self.native_target_actor, self.native_target_critic
+        next_eta, eta = (self.normal(action.shape, action.dtype) for _ in range(2))
+
+        output = target_actor.networks[0].infer(target_actor.parameters, next_observation)
+        next_action, _ = ops.squashed_gaussian(output, next_eta, log_std_range=span)
+        next_q = target_critic.networks[0].infer(target_critic.parameters, next_observation, next_action)[:, 0]
+        critic_loss, q_mean = native_critic_step(critic, observation, action, reward + discount * next_q, huber=True)
+
+        output = actor.networks[0].forward(actor.parameters, observation)
+        action, _ = ops.squashed_gaussian(output, eta, log_std_range=span)
+        q, d_action = native_action_gradient(critic, observation, action)
+        d_output = ops.squashed_gaussian_backward(output, eta, action, d_action, 0.0, log_std_range=span)
+        actor.networks[0].backward(actor.parameters, actor.gradients, d_output)
+        actor.step(None)
+        std = np.exp(output[:, self.scale.size :].clip(*span))
+        return {"loss/critic": critic_loss, "loss/actor": -float(q.mean()), "train/q_mean": q_mean, "train/std": float(std.mean())}

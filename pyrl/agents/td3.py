@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyrl.agents.base import check_range, register
+from pyrl.agents.continuous import native_critic_step
 from pyrl.agents.ddpg import DDPG, DDPGConfig, bellman_target, critic_loss
-from pyrl.nets.noise import standard_normal
 from pyrl.nets.update import Report
 from pyrl.types import Batch, Observation
 
@@ -69,14 +70,28 @@ class TD3(DDPG):
         loss = critic_loss(q, target)
         return loss, (loss, q.mean())
 
-    def learn(self, batch: Batch) -> dict[str, float]:
+    def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
-        epsilon = self.config.target_policy_noise * standard_normal(data[1], self.learning)
+        epsilon = self.config.target_policy_noise * torch.from_numpy(self.normal(data[1].shape))
         loss, q_mean = self.critic_update(*data, epsilon)
-        self.updates += 1
         metrics = {"loss/critic": loss.item(), "train/q_mean": q_mean.item()}
-        if self.updates % self.config.policy_delay == 0:
+        if (self.updates + 1) % self.config.policy_delay == 0:
             (actor_loss,) = self.actor_update(data[0])
             self.update_targets()
             metrics["loss/actor"] = actor_loss.item()
+        return metrics
+
+    def native_update(self, batch: Batch) -> dict[str, float]:
+        """The same step by hand."""
+        observation, action, reward, discount, next_observation = self.native_prepare(batch)
+        target_actor, target_critic, c = self.native_target_actor, self.native_target_critic, self.config.target_noise_clip
+        epsilon = self.config.target_policy_noise * self.normal(action.shape, action.dtype)
+        next_action = target_actor.networks[0].infer(target_actor.parameters, next_observation)
+        next_action = (next_action + epsilon.clip(-c, c)).clip(-1.0, 1.0)
+        next_q = [n.infer(target_critic.parameters, next_observation, next_action)[:, 0] for n in target_critic.networks]
+        loss, q_mean = native_critic_step(self.native_critic, observation, action, reward + discount * np.minimum(*next_q))
+        metrics = {"loss/critic": loss, "train/q_mean": q_mean}
+        if (self.updates + 1) % self.config.policy_delay == 0:
+            metrics["loss/actor"] = self.native_actor_step(observation)
+            self.update_targets()
         return metrics

@@ -35,17 +35,17 @@ class ActionScale:
             raise SpaceError(f"{name}: action_space is {space}, expected finite bounds, as its actions are bounded by tanh")
         self.shape, self.dtype = space.shape, space.dtype
         self.size = half.size
-        self.center, self.half = torch.from_numpy(center), torch.from_numpy(half)
+        self.center, self.half = center, half
         wide = half >= np.finfo(np.float32).tiny  # a Box may have no width
-        self.inverse = torch.from_numpy(np.divide(1.0, half, out=np.zeros_like(half), where=wide))
+        self.inverse = np.divide(1.0, half, out=np.zeros_like(half), where=wide)
 
-    def to_box(self, action: Tensor) -> np.ndarray:
+    def to_box(self, action: np.ndarray) -> np.ndarray:
         """[N, A] in [-1, 1] -> [N, *shape] in the Box, in its dtype."""
-        return (self.center + self.half * action).numpy().reshape(-1, *self.shape).astype(self.dtype, copy=False)
+        return (self.center + self.half * action).reshape(-1, *self.shape).astype(self.dtype, copy=False)
 
-    def to_unit(self, action: Array) -> Tensor:
+    def to_unit(self, action: Array) -> np.ndarray:
         """[B, *shape] in the Box -> float32 [B, A] in [-1, 1]."""
-        return (torch.as_tensor(action).reshape(-1, self.size).float() - self.center) * self.inverse
+        return (np.asarray(action).reshape(-1, self.size).astype(np.float32, copy=False) - self.center) * self.inverse
 
 
 class Actor(nn.Module):
@@ -54,10 +54,10 @@ class Actor(nn.Module):
     def __init__(self, observation_space: spaces.Space, action_size: int, net_arch: Sequence[int], activation: Activation) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space)
-        self.network = mlp((self.encoder.size, *net_arch, action_size), activation)
+        self.network = nn.Sequential(*mlp((self.encoder.size, *net_arch, action_size), activation), nn.Tanh())
 
     def forward(self, observation: Observation) -> Tensor:
-        return torch.tanh(self.network(self.encoder(observation).to(_dtype(self))))
+        return self.network(self.encoder(observation).to(_dtype(self)))
 
 
 class GaussianActor(nn.Module):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from pyrl.ops.random import RandomStream
 from pyrl.ops.sampling import sample_gaussian
@@ -18,9 +17,9 @@ from pyrl.ops.sampling import sample_gaussian
 NoiseType: TypeAlias = Literal["normal", "ornstein-uhlenbeck"]
 
 
-def standard_normal(like: Tensor, random: RandomStream) -> Tensor:
-    """xi ~ N(0, 1), float32 [B, A] as ``like``; one draw of ``random``."""
-    return sample_gaussian(torch.zeros(like.shape), torch.zeros(like.shape[1]), random)[0]
+def standard_normal(shape: tuple[int, ...], random: RandomStream) -> np.ndarray:
+    """xi ~ N(0, 1), float32 [B, A]; one draw of ``random``."""
+    return sample_gaussian(np.zeros(shape, np.float32), np.zeros(shape[1], np.float32), random)[0]
 
 
 class NormalNoise:
@@ -38,9 +37,9 @@ class NormalNoise:
     def state(self, state: tuple[Any, ...]) -> None:
         self.random.state = state
 
-    def __call__(self, action: Tensor) -> Tensor:
+    def __call__(self, action: np.ndarray) -> np.ndarray:
         """``action`` [N, A] -> [N, A]."""
-        return (action + self.std * standard_normal(action, self.random)).clamp_(-1.0, 1.0)
+        return (action + self.std * standard_normal(action.shape, self.random)).clip(-1.0, 1.0)
 
 
 class OrnsteinUhlenbeckNoise:
@@ -56,25 +55,25 @@ class OrnsteinUhlenbeckNoise:
     def __init__(self, std: float, random: RandomStream) -> None:
         self.std = std
         self.random = random
-        self.x = torch.zeros(0, 1)  # [N, A] from the first call on
+        self.x: np.ndarray = np.zeros((0, 1), np.float32)  # [N, A] from the first call on
 
     @property
     def state(self) -> tuple[Any, ...]:
         """The stream's state, A, and x."""
-        return (*self.random.state, self.x.shape[1], *self.x.flatten().tolist())
+        return (*self.random.state, self.x.shape[1], *self.x.ravel().tolist())
 
     @state.setter
     def state(self, state: tuple[Any, ...]) -> None:
         self.random.state = state[:3]
-        self.x = torch.tensor(state[4:], dtype=torch.float32).view(-1, int(state[3]))
+        self.x = np.array(state[4:], np.float32).reshape(-1, int(state[3]))
 
-    def __call__(self, action: Tensor) -> Tensor:
+    def __call__(self, action: np.ndarray) -> np.ndarray:
         """``action`` [N, A] -> [N, A]; another N or A than before starts new paths."""
         if self.x.shape != action.shape:
-            self.x = torch.zeros_like(action)
-        xi = standard_normal(action, self.random)
+            self.x = np.zeros_like(action)
+        xi = standard_normal(action.shape, self.random)
         self.x = self.x - self.theta * self.dt * self.x + self.std * math.sqrt(self.dt) * xi
-        return (action + self.x).clamp_(-1.0, 1.0)
+        return (action + self.x).clip(-1.0, 1.0)
 
 
 def exploration_noise(noise_type: NoiseType, std: float, seed: int) -> NormalNoise | OrnsteinUhlenbeckNoise:

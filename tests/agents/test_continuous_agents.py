@@ -69,8 +69,9 @@ def test_actions_fill_an_asymmetric_box(algo: str) -> None:
     agent.env_steps = 100
     for sign, bound in ((1.0, space.high), (-1.0, space.low)):
         with torch.no_grad():
-            agent.actor.network[-1].weight.zero_()
-            agent.actor.network[-1].bias.copy_(torch.full_like(agent.actor.network[-1].bias, 20.0 * sign))
+            last = [layer for layer in agent.actor.network if isinstance(layer, torch.nn.Linear)][-1]
+            last.weight.zero_()
+            last.bias.fill_(20.0 * sign)
         np.testing.assert_allclose(agent.policy(observation, deterministic=True)["action"], np.tile(bound, (2000, 1)), rtol=1e-6)
         assert all(space.contains(a) for a in agent.policy(observation)["action"][:50])
 

@@ -38,6 +38,16 @@ CASES: dict[str, tuple[str, spaces.Space, spaces.Space, dict[str, Any]]] = {
     "dqn dueling": ("dqn", VECTOR, spaces.Discrete(3), dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3, dueling=True)),
     "dqn dueling, one layer": ("dqn", VECTOR, spaces.Discrete(3), dict(batch_size=32, net_arch=(32,), learning_rate=1e-3, dueling=True)),
 }  # fmt: skip
+CONTINUOUS: dict[str, dict[str, Any]] = {
+    "ddpg": {},
+    "td3": {},
+    "sac": {},
+    "sac fixed temperature": {"ent_coef": 0.2},
+    "svg": {},
+}
+for _name, _options in CONTINUOUS.items():
+    _shared = dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3, learning_starts=0, tau=0.01)
+    CASES[_name] = (_name.split()[0], VECTOR, spaces.Box(np.float32([-1, -3]), np.float32([1, 2])), {**_shared, **_options})
 
 
 def make(case: str, engine: str) -> Agent:
