@@ -57,8 +57,13 @@ std::unique_ptr<NetworkCore> make(const std::vector<LayerSpec>& specs, const std
   PYRL_CHECK(dtype == "float32" || dtype == "float64", DTypeError, "Network: dtype is ", dtype, ", expected float32 or float64");
   std::vector<Layer> layers;
   for (const auto& [in, out, weight, bias, gain, shift, activation] : specs) {
-    PYRL_CHECK(in >= 1 && out >= 1 && weight >= 0, ArgumentError, "Network: layer ", layers.size(), " is ", in, " -> ", out, " at ", weight,
-               ", expected widths of at least 1 and a place in the arena");
+    constexpr std::int64_t most = std::int64_t{1} << 30;  // so that no size overflows
+    PYRL_CHECK(in >= 1 && out >= 1 && weight >= 0 && in < most && out < most && weight < most * most, ArgumentError, "Network: layer ", layers.size(), " is ",
+               in, " -> ", out, " at ", weight, ", expected widths of at least 1 and a place in the arena");
+    for (const std::int64_t place : {bias, gain, shift}) {
+      PYRL_CHECK(place >= -1 && place < most * most, ArgumentError, "Network: layer ", layers.size(), " has bias, gain and shift at ", bias, ", ", gain, " and ",
+                 shift, ", expected places in the arena or -1 for none");
+    }
     PYRL_CHECK(layers.empty() || layers.back().out == in, ShapeError, "Network: layer ", layers.size(), " takes ", in, " inputs, expected ",
                layers.empty() ? in : layers.back().out, " (the outputs of the one before)");
     PYRL_CHECK((gain < 0) == (shift < 0), ArgumentError, "Network: layer ", layers.size(), " has half a norm, expected gain and shift or neither");
@@ -138,6 +143,7 @@ py::object backward(NetworkCore& core, FastArgs args) {
   const void* const parameters = core.arena(args[0], function, "parameters");
   void* const gradients = args[1].is_none() ? nullptr : const_cast<void*>(core.arena(args[1], function, "gradients", true));
   const auto [batch, width] = core.visit([](const auto& network) { return std::pair{network.batch(), network.a_width()}; });
+  PYRL_CHECK(batch >= 0, ArgumentError, function, ": there was no forward, expected one before it");
   PYRL_CHECK(!args[2].is_none(), DTypeError, function, ": dy is None, expected an array [B, out]");
   const void* const dy = matrix(core, args[2], function, "dy", batch, core.out, false);
   void* const da = matrix(core, args[3], function, "dx", batch, width, true);

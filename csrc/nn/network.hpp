@@ -56,7 +56,7 @@ class Network {
   // asked (not null).
   void backward(const Real* parameters, Real* gradients, const Real* dy, Real* da, Real* db);
 
-  // Of the latest forward: rows, and columns of a.
+  // Of the latest forward: rows (-1: there was none), and columns of a.
   std::int64_t batch() const { return batch_; }
   std::int64_t a_width() const { return a_width_; }
 
@@ -75,7 +75,7 @@ class Network {
 
   std::vector<Layer> layers_;
   std::vector<Kept> kept_;
-  std::int64_t widest_ = 0, batch_ = 0, a_width_ = 0;  // the last two of the latest forward
+  std::int64_t widest_ = 0, batch_ = -1, a_width_ = 0;  // the last two of the latest forward
   Workspace<Real> input_, joined_, rows_[2], gradient_[2], transposed_, narrow_;
 };
 
