@@ -213,7 +213,7 @@ def markdown(table: dict[str, Any], control: dict[str, Any]) -> str:
         "seeds until the training episodes' 100-episode mean passed the threshold; a dash where some seed never did. "
         f"{control['machine']}; {control['date']}.",
         "",
-        "| algorithm, environment | steps | IQM [95 %] | bar | worst seed | all seeds | threshold | steps to it | seconds to it | whole run |",
+        "| algorithm, environment | steps | IQM [95 %] | bar | worst | all seeds | threshold | steps to it | seconds to it | whole run |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in table.items():

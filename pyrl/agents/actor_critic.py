@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, check_layers, check_range, check_spaces, seeded_network, tensors
+from pyrl.agents.base import Agent, AgentConfig, Loop, check_layers, check_range, check_spaces, seeded_network, tensors
 from pyrl.nets.arena import Arena
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
@@ -79,7 +79,7 @@ class Samples:
 class ActorCriticAgent(Agent):
     """Discrete, multi-discrete and continuous actions; actor, critic and log_std in one arena."""
 
-    loop = "on_policy"
+    loop: ClassVar[Loop] = "on_policy"
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box))
