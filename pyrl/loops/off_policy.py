@@ -55,7 +55,7 @@ class OffPolicyLoop(Loop):
         losses: dict[str, float] = {}
         for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
-            losses = agent.learn(self._batch)
+            losses = self.learn(self._batch)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
                 self.buffer.update_priorities(self._batch.index, np.abs(agent.td_error))
         return losses
