@@ -22,7 +22,7 @@ CASES = [
     ),
     Case("ppo minibatch 64x64 b256", "engine.ppo", {"batch": 256, "net_arch": [64, 64]}, 256, "samples", (f"pyrl native 0.7x {FLOOR}",)),
     Case("dqn update 256x256 b128", "engine.dqn", {"batch": 128, "net_arch": [256, 256]}, 128, "samples", (f"pyrl native 0.75x {FLOOR}",)),
-    Case("ddpg update 400x300 b256", "engine.ddpg", {"batch": 256, "net_arch": [400, 300]}, 256, "samples", (f"pyrl native 0.85x {FLOOR}",)),
+    Case("ddpg update 400x300", "engine.ddpg", {"batch": 256, "net_arch": [400, 300]}, 256, "samples", (f"pyrl native 0.85x {FLOOR}",)),
     Case("sac update 256x256 b256", "engine.sac", {"batch": 256, "net_arch": [256, 256]}, 256, "samples"),
     Case("act 8 envs 64x64, with value", "engine.act", {"batch": 8, "net_arch": [64, 64]}, 8, "actions", ("pyrl native <= 6 us",)),
 ]  # fmt: skip
