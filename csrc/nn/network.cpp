@@ -156,10 +156,8 @@ void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Re
     }
   }
   if (dx == nullptr) return;
-  Real* const weight = transposed_.reserve(layer.in * layer.out);
-  transpose(parameters + layer.weight, layer.in, layer.out, weight);
-  multiply<Real>({.rows = batch_, .columns = layer.in, .depth = layer.out, .a = dz, .a_row = layer.out, .b = weight, .b_row = layer.in,
-                  .c = dx, .c_row = layer.in});
+  multiply<Real>({.rows = batch_, .columns = layer.in, .depth = layer.out, .a = dz, .a_row = layer.out, .b = parameters + layer.weight,
+                  .b_row = layer.out, .b_transposed = true, .c = dx, .c_row = layer.in});
 }
 
 template <class Real>

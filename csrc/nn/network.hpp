@@ -76,7 +76,7 @@ class Network {
   std::vector<Layer> layers_;
   std::vector<Kept> kept_;
   std::int64_t widest_ = 0, batch_ = -1, a_width_ = 0;  // the last two of the latest forward
-  Workspace<Real> input_, joined_, rows_[2], gradient_[2], transposed_, narrow_;
+  Workspace<Real> input_, joined_, rows_[2], gradient_[2], narrow_;
 };
 
 }  // namespace pyrl::nn
