@@ -62,15 +62,13 @@ class Network {
 
  private:
   struct Kept {
-    Workspace<Real> output;        // h_l
-    Workspace<Real> argument;      // z_l, where the derivative wants it
-    Workspace<Real> normed;        // (z - mean) / deviation
-    Workspace<Real> deviation;     // 1 / sqrt(variance + eps) of each row
+    Workspace<Real> output;           // h_l
+    Workspace<Real> argument;         // z_l, where the derivative wants it
+    Workspace<Real> unit, deviation;  // of the layer norm
   };
 
   void layer_forward(const Layer& layer, const Real* parameters, const Real* x, std::int64_t rows, Real* y, Kept* kept);
   void layer_backward(std::size_t index, const Real* parameters, Real* gradients, Real* dz, Real* dx);
-  void norm_backward(const Layer& layer, const Kept& kept, const Real* parameters, Real* gradients, Real* dz);
   const Real* joined(const Inputs<Real>& x, std::int64_t rows, Workspace<Real>& memory) const;
 
   std::vector<Layer> layers_;
