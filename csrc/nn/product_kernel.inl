@@ -9,6 +9,11 @@ struct Simd {
   static constexpr int width = PYRL_NN_VECTOR / static_cast<int>(sizeof(Real));
 };
 
+template <class Real, int lanes>
+struct Lanes {
+  typedef Real Vector __attribute__((vector_size(lanes * sizeof(Real))));
+};
+
 constexpr int most_vectors = PYRL_NN_REGISTERS >= 32 ? 4 : 3;
 // Accumulators, a row of B and one broadcast fill the registers.
 constexpr int tile_rows(int vectors) {
@@ -85,34 +90,122 @@ void panel_rows(const Product<Real>& p, const Panel<Real>& panel, Real* to) {
   for (; row < p.rows; ++row) tile<Real, 1, vectors>(p, row, panel, to);
 }
 
-template <class Real>
-Real sum_of(typename Simd<Real>::Vector value) {
-  constexpr int width = Simd<Real>::width;
-  Real lanes[width];
-  __builtin_memcpy(lanes, &value, sizeof value);
-  for (int half = width / 2; half > 0; half /= 2)
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  return lanes[0];
+// A step of a transposition: in each block of 2 * distance numbers, the second half of `a` and the first half of `b` change places.
+template <int distance, class Vector, int... lane>
+inline __attribute__((always_inline)) void exchange(Vector& a, Vector& b, std::integer_sequence<int, lane...>) {
+  constexpr int lanes = sizeof...(lane);
+  const Vector low = __builtin_shufflevector(a, b, ((lane & distance) == 0 ? lane : lanes + lane - distance)...);
+  b = __builtin_shufflevector(a, b, ((lane & distance) == 0 ? lane + distance : lanes + lane)...);
+  a = low;
 }
 
-// One to four columns: dot products along P, of contiguous rows of A and of columns of B copied out to `packed` [N, P].
+template <int distance, class Vector, int lanes>
+inline __attribute__((always_inline)) void transpose_square(Vector (&row)[lanes]) {
+  for (int i = 0; i < lanes; ++i)
+    if ((i & distance) == 0) exchange<distance>(row[i], row[i + distance], std::make_integer_sequence<int, lanes>{});
+  if constexpr (2 * distance < lanes) transpose_square<2 * distance>(row);
+}
+
+// to[j * to_row + i] = from[i * from_row + j], by squares; what is left over by smaller ones.
+template <class Real, int lanes>
+void transpose_squares(const Real* from, std::int64_t from_row, std::int64_t rows, std::int64_t columns, Real* to, std::int64_t to_row) {
+  const std::int64_t whole_rows = rows / lanes * lanes, whole_columns = columns / lanes * lanes;
+  for (std::int64_t i = 0; i < whole_rows; i += lanes) {
+    for (std::int64_t j = 0; j < whole_columns; j += lanes) {
+      if constexpr (lanes == 1) {
+        to[j * to_row + i] = from[i * from_row + j];
+      } else {
+        typename Lanes<Real, lanes>::Vector row[lanes];
+        for (int k = 0; k < lanes; ++k) __builtin_memcpy(&row[k], from + (i + k) * from_row + j, sizeof row[k]);
+        transpose_square<1>(row);
+        for (int k = 0; k < lanes; ++k) __builtin_memcpy(to + (j + k) * to_row + i, &row[k], sizeof row[k]);
+      }
+    }
+  }
+  if constexpr (lanes > 1) {
+    constexpr int fewer = lanes > 4 ? 4 : 1;
+    transpose_squares<Real, fewer>(from + whole_columns, from_row, whole_rows, columns - whole_columns, to + whole_columns * to_row, to_row);
+    transpose_squares<Real, fewer>(from + whole_rows * from_row, from_row, rows - whole_rows, columns, to + whole_rows, to_row);
+  }
+}
+
+template <class Real>
+void transpose(const Real* from, std::int64_t from_row, std::int64_t rows, std::int64_t columns, Real* to, std::int64_t to_row) {
+  transpose_squares<Real, Simd<Real>::width>(from, from_row, rows, columns, to, to_row);
+}
+
+// Adds each sum[i] up over its lanes: lane i of the result.
+template <int distance, class Vector, int count>
+inline __attribute__((always_inline)) Vector add_up(Vector (&sum)[count]) {
+  if constexpr (count == 1) {
+    return sum[0];
+  } else {
+    Vector half[count / 2];
+    for (int i = 0; i < count; i += 2) {
+      exchange<distance>(sum[i], sum[i + 1], std::make_integer_sequence<int, sizeof(Vector) / sizeof(sum[0][0])>{});
+      half[i / 2] = sum[i] + sum[i + 1];
+    }
+    return add_up<2 * distance>(half);
+  }
+}
+
+// Up to `columns` = 1, 2 or 4 columns: dot products along P, of rows of A and of columns of B that lie one after the other in `b`;
+// as many at a time as a vector has lanes.
+template <class Real, int columns>
+void narrow(const Product<Real>& p, const Real* b, std::int64_t b_row) {
+  using Vector = typename Simd<Real>::Vector;
+  constexpr int width = Simd<Real>::width, rows = width / columns;
+  const std::int64_t whole = p.depth / width * width;
+  Vector init{};
+  if (p.init != nullptr)
+    for (int lane = 0; lane < width; ++lane) init[lane] = p.init[std::min<std::int64_t>(lane % columns, p.columns - 1)];
+  for (std::int64_t first = 0; first < p.rows; first += rows) {
+    const Real *a[rows], *right[columns];
+    PYRL_UNROLL for (int i = 0; i < rows; ++i) a[i] = p.a + std::min(first + i, p.rows - 1) * p.a_row;
+    PYRL_UNROLL for (int j = 0; j < columns; ++j) right[j] = b + std::min<std::int64_t>(j, p.columns - 1) * b_row;
+    Vector sum[width], total = init;
+    PYRL_UNROLL for (Vector& x : sum) x = Vector{};
+    for (std::int64_t step = 0; step < whole; step += width)
+      PYRL_UNROLL for (int i = 0; i < rows; ++i)
+        for (int j = 0; j < columns; ++j) sum[i * columns + j] += load(a[i] + step) * load(right[j] + step);
+    for (std::int64_t step = whole; step < p.depth; ++step)
+      PYRL_UNROLL for (int i = 0; i < rows; ++i)
+        for (int j = 0; j < columns; ++j) total[i * columns + j] += a[i][step] * right[j][step];
+    total += add_up<1>(sum);
+    const std::int64_t count = std::min<std::int64_t>(rows, p.rows - first);
+    Real* const to = p.c + first * p.c_row;
+    if (p.c_row == columns && count == rows) {
+      __builtin_memcpy(to, &total, sizeof total);
+    } else {
+      for (std::int64_t i = 0; i < count; ++i)
+        for (std::int64_t j = 0; j < p.columns; ++j) to[i * p.c_row + j] = total[i * columns + j];
+    }
+  }
+}
+
 template <class Real>
 void narrow(const Product<Real>& p, Real* packed) {
-  using Vector = typename Simd<Real>::Vector;
-  constexpr int width = Simd<Real>::width;
-  for (std::int64_t j = 0; j < p.columns; ++j)
-    for (std::int64_t step = 0; step < p.depth; ++step) packed[j * p.depth + step] = p.b[step * p.b_row + j];
-  for (std::int64_t i = 0; i < p.rows; ++i) {
-    const Real* const a = p.a + i * p.a_row;
-    for (std::int64_t j = 0; j < p.columns; ++j) {
-      const Real* const b = packed + j * p.depth;
-      Vector sums{};
-      std::int64_t step = 0;
-      for (; step + width <= p.depth; step += width) sums += load(a + step) * load(b + step);
-      Real total = sum_of<Real>(sums);
-      for (; step < p.depth; ++step) total += a[step] * b[step];
-      p.c[i * p.c_row + j] = total + (p.init != nullptr ? p.init[j] : Real(0));
+  if (!p.b_transposed) transpose(p.b, p.b_row, p.depth, p.columns, packed, p.depth);
+  const Real* const b = p.b_transposed ? p.b : packed;
+  const std::int64_t b_row = p.b_transposed ? p.b_row : p.depth;
+  if (p.columns == 1) return narrow<Real, 1>(p, b, b_row);
+  if (p.columns == 2) return narrow<Real, 2>(p, b, b_row);
+  if constexpr (Simd<Real>::width >= 4) return narrow<Real, 4>(p, b, b_row);
+}
+
+// Columns [column, column + width) of B as rows of `stride` numbers, filled up with zeros.
+template <class Real>
+void pack(const Product<Real>& p, std::int64_t column, std::int64_t width, std::int64_t stride, Real* to) {
+  constexpr int lanes = Simd<Real>::width;
+  if (p.b_transposed) transpose(p.b + column * p.b_row, p.b_row, width, p.depth, to, stride);
+  for (std::int64_t step = 0; step < p.depth; ++step, to += stride) {
+    std::int64_t j = width;
+    if (!p.b_transposed) {
+      const Real* const from = p.b + step * p.b_row + column;
+      for (j = 0; j + lanes <= width; j += lanes) __builtin_memcpy(to + j, from + j, PYRL_NN_VECTOR);
+      for (; j < width; ++j) to[j] = from[j];
     }
+    for (; j < stride; ++j) to[j] = 0;
   }
 }
 
@@ -120,23 +213,15 @@ void narrow(const Product<Real>& p, Real* packed) {
 template <class Real>
 void multiply(const Product<Real>& p, Real* packed) {
   constexpr int width = Simd<Real>::width;
-  if (p.columns <= 4 && p.a_step == 1) return narrow(p, packed);
+  if (is_narrow(p) && p.columns <= width) return narrow(p, packed);
   const std::int64_t row_vectors = (p.columns + width - 1) / width, panels = (row_vectors + most_vectors - 1) / most_vectors;
-  const bool pack = p.rows >= 4 * tile_rows(most_vectors) && p.b_row * static_cast<std::int64_t>(sizeof(Real)) >= 512;
+  const bool pack_all = p.b_transposed || (p.rows >= 4 * tile_rows(most_vectors) && p.b_row * static_cast<std::int64_t>(sizeof(Real)) >= 512);
   std::int64_t first = 0;  // vector
   for (std::int64_t k = 0; k < panels; ++k) {
     const std::int64_t vectors = (row_vectors - first) / (panels - k), column = first * width;
-    Panel<Real> panel{p.b + column, p.b_row, p.init == nullptr ? nullptr : p.init + column, p.columns - column};
-    if (panel.width > vectors * width) panel.width = vectors * width;
-    if (pack || panel.width < vectors * width) {
-      for (std::int64_t step = 0; step < p.depth; ++step) {
-        Real* const to = packed + step * vectors * width;
-        const Real* const from = panel.b + step * p.b_row;
-        std::int64_t j = 0;
-        for (; j + width <= panel.width; j += width) __builtin_memcpy(to + j, from + j, PYRL_NN_VECTOR);
-        for (; j < panel.width; ++j) to[j] = from[j];
-        for (; j < vectors * width; ++j) to[j] = 0;
-      }
+    Panel<Real> panel{p.b + column, p.b_row, p.init == nullptr ? nullptr : p.init + column, std::min(p.columns - column, vectors * width)};
+    if (pack_all || panel.width < vectors * width) {
+      pack(p, column, panel.width, vectors * width, packed);
       panel.b = packed;
       panel.b_row = vectors * width;
     }
@@ -154,5 +239,7 @@ void multiply(const Product<Real>& p, Real* packed) {
 
 template void multiply<float>(const Product<float>&, float*);
 template void multiply<double>(const Product<double>&, double*);
+template void transpose<float>(const float*, std::int64_t, std::int64_t, std::int64_t, float*, std::int64_t);
+template void transpose<double>(const double*, std::int64_t, std::int64_t, std::int64_t, double*, std::int64_t);
 
 }  // namespace pyrl::nn::PYRL_NN_LEVEL
