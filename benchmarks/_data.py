@@ -150,3 +150,8 @@ def copying(moved: int) -> Any:
     """A call that moves so many bytes, half of them read and half written: the floor of work on memory."""
     source = np.ones(moved // 2, np.uint8)
     return partial(np.copyto, np.ones_like(source), source)
+
+
+def priorities(batch: int) -> list[np.ndarray]:
+    """Batches of |td_error|."""
+    return list(np.random.default_rng(1).exponential(size=(64, batch)).astype(np.float32))

@@ -67,12 +67,13 @@ def keep_one(build: Callable[..., Any]) -> Callable[..., Any]:
     _stores.append(held)
 
     @functools.wraps(build)
-    def get(*args: Any) -> Any:
-        if args not in held:
+    def get(*args: Any, **options: Any) -> Any:
+        key = (args, *sorted(options.items()))
+        if key not in held:
             held.clear()
             gc.collect()
-            held[args] = build(*args)
-        return held[args]
+            held[key] = build(*args, **options)
+        return held[key]
 
     return get
 

@@ -17,7 +17,7 @@ import _data
 import numpy as np
 from _timing import Case, contender, keep_one
 
-from pyrl.buffers import ReplayBuffer
+from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 
 GAMMA = 0.99
 GOALS = {
@@ -29,6 +29,7 @@ GOALS = {
         "pyrl numpy 1.5x references",
         "pyrl out= 2.5x references",
     ),
+    "prioritized sample + update b256 obs17": ("pyrl 3x peers", "pyrl out= 4x peers"),
 }
 
 
@@ -42,6 +43,7 @@ CASES = [  # grouped by what they share, so that a buffer is filled once
         for kind in ("obs17", "obs4", "obs376", "img4x84x84")
         for op, batch in (("add", 1), ("sample", 32), ("sample", 256), ("sample", 4096), ("add", 8), ("add", 256))
     ),
+    case("prioritized sample + update b256 obs17", "prioritized_pair", 256, kind="obs17"),
     case("nstep3 sample b256 obs17", "nstep_sample", 256, kind="obs17", n_step=3),
     *(case(f"framestack4 sample b{batch} 84x84", "stack_sample", batch, kind="img84x84", stack=4) for batch in (32, 256)),
 ]
@@ -55,9 +57,9 @@ def row_bytes(kind: str) -> int:
 # -- pyrl --------------------------------------------------------------------------------------------------------------
 
 
-def full_buffer(output: Any, kind: str, num_envs: int, n_step: int = 1, stack: int = 1) -> ReplayBuffer:
+def full_buffer(output: Any, kind: str, num_envs: int, n_step: int = 1, stack: int = 1, made: Any = ReplayBuffer) -> Any:
     capacity = _data.KINDS[kind].capacity
-    buffer = ReplayBuffer(capacity, *_data.spaces(kind), num_envs=num_envs, n_step=n_step, gamma=GAMMA, frame_stack=stack, kind=output)
+    buffer = made(capacity, *_data.spaces(kind), num_envs=num_envs, n_step=n_step, gamma=GAMMA, frame_stack=stack, kind=output)
     steps = cycle(_data.stream(kind, num_envs))
     for _ in range(capacity // num_envs + _data.EPISODE):
         buffer.add(*next(steps))
@@ -100,6 +102,41 @@ register_samples("stack_sample", lambda stack: (1, stack))
 @contender("replay.add", "floor: a copy")
 def add_floor(kind: str, batch: int) -> Callable[[], object]:
     return _data.copying(2 * batch * row_bytes(kind))
+
+
+@keep_one
+def prioritized_buffer(kind: str) -> PrioritizedReplayBuffer:
+    buffer = full_buffer("torch", kind, 1, made=PrioritizedReplayBuffer)
+    index = np.arange(_data.KINDS[kind].capacity + _data.EPISODE)
+    buffer.update_priorities(index, np.random.default_rng(0).exponential(size=len(index)))
+    return buffer
+
+
+@contender("replay.prioritized_pair", "pyrl")
+def prioritized_pair(kind: str, batch: int) -> Callable[[], object]:
+    buffer, priorities = prioritized_buffer(kind), cycle(_data.priorities(batch))
+
+    def call() -> None:
+        buffer.update_priorities(buffer.sample(batch).index, next(priorities))
+
+    return call
+
+
+@contender("replay.prioritized_pair", "pyrl out=")
+def prioritized_pair_in_place(kind: str, batch: int) -> Callable[[], object]:
+    buffer, priorities = prioritized_buffer(kind), cycle(_data.priorities(batch))
+    out = buffer.sample(batch)
+
+    def call() -> None:
+        buffer.update_priorities(buffer.sample(batch, out).index, next(priorities))
+
+    return call
+
+
+@contender("replay.prioritized_pair", "floor: a copy")
+def prioritized_floor(kind: str, batch: int) -> Callable[[], object]:
+    # The rows, read and written, and a path of five nodes of two lines each, read for the draw, read and written for the update.
+    return _data.copying(2 * batch * row_bytes(kind) + 3 * batch * 5 * 128)
 
 
 # -- references --------------------------------------------------------------------------------------------------------

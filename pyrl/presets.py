@@ -24,6 +24,12 @@ class Preset:
 _DEFAULTS: dict[str, Preset] = {
     "ppo": Preset(num_envs=8, config={"n_steps": 256, "batch_size": 256, "n_epochs": 10}),
     "dqn": Preset(config={"learning_starts": 1_000, "batch_size": 64, "target_update_interval": 500, "net_arch": (256, 256)}),
+    "a2c": Preset(num_envs=8),
+    "ddpg": Preset(config={"learning_starts": 1_000}),
+    "td3": Preset(config={"learning_starts": 1_000}),
+    "sac": Preset(config={"learning_starts": 1_000}),
+    "svg": Preset(config={"buffer_size": 100_000}),
+    "a3c": Preset(total_steps=500_000, num_envs=2),
     "random": Preset(total_steps=10_000),
 }
 
@@ -46,6 +52,7 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         num_envs=16,
         config={"n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gae_lambda": 0.98, "gamma": 0.999, "ent_coef": 0.01},
     ),
+    ("a2c", "CartPole-v1"): Preset(total_steps=500_000, num_envs=8),
     # Our own; judged against the exact optimum 0.744 of the slippery map.
     ("ppo", "FrozenLake-v1"): Preset(
         total_steps=200_000,
@@ -86,6 +93,42 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "target_update_interval": 500, "train_freq": 4, "exploration_fraction": 0.5, "double": True,
         },
     ),
+    # The settings of source document S4 (SYSTEMS.md): its noise of 0.2 is a tenth of Pendulum's torque of -2 to 2.
+    ("ddpg", "Pendulum-v1"): Preset(
+        total_steps=10_000,
+        config={"learning_rate": 1e-3, "learning_starts": 1_000, "random_steps": 5_000, "noise_std": 0.1, "tau": 0.005, "gamma": 0.99},
+    ),
+    ("td3", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_starts": 1_000, "noise_std": 0.1}),
+    ("sac", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_rate": 1e-3}),
+    # Source document S0 stops when the mean return of 10 episodes passes -100, within 3000 episodes.
+    ("svg", "Pendulum-v1"): Preset(total_steps=20_000, config={"buffer_size": 100_000}),
+    ("ddpg", "MountainCarContinuous-v0"): Preset(
+        total_steps=300_000, config={"noise_type": "ornstein-uhlenbeck", "noise_std": 0.5}
+    ),
+    ("td3", "MountainCarContinuous-v0"): Preset(
+        total_steps=300_000, config={"noise_type": "ornstein-uhlenbeck", "noise_std": 0.5}
+    ),
+    ("ddpg", "LunarLanderContinuous-v3"): Preset(
+        total_steps=300_000,
+        config={"gamma": 0.98, "buffer_size": 200_000, "learning_starts": 10_000, "noise_std": 0.1},
+    ),
+    ("td3", "LunarLanderContinuous-v3"): Preset(
+        total_steps=300_000,
+        config={"gamma": 0.98, "buffer_size": 200_000, "learning_starts": 10_000, "noise_std": 0.1},
+    ),
+    ("sac", "LunarLanderContinuous-v3"): Preset(
+        total_steps=500_000,
+        config={"learning_rate": "linear_7.3e-4", "tau": 0.01, "learning_starts": 10_000, "net_arch": (400, 300)},
+    ),
+    **{
+        (algo, f"{name}-v5"): Preset(total_steps=2_000_000 if name == "Humanoid" else 1_000_000, config={"learning_starts": 10_000})
+        for algo in ("ddpg", "td3", "sac")
+        for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d")
+    },
+    **{
+        (algo, "Swimmer-v5"): Preset(total_steps=1_000_000, config={"learning_starts": 10_000, "gamma": 0.9999})
+        for algo in ("td3", "sac")
+    },
 }  # fmt: skip
 
 

@@ -6,11 +6,11 @@ import _data
 import numpy as np
 import torch
 from _timing import contender, keep_one
-from cpprb import ReplayBuffer
+from cpprb import PrioritizedReplayBuffer, ReplayBuffer
 
 
 @keep_one
-def full_buffer(kind, n_step, stack):
+def full_buffer(kind, n_step, stack, made=ReplayBuffer, **options):
     shape, dtype, actions, capacity = _data.KINDS[kind]
     frames = (*shape, stack) if stack > 1 else shape
     columns = {
@@ -19,14 +19,13 @@ def full_buffer(kind, n_step, stack):
         "rew": {"dtype": np.float32},
         "done": {"dtype": np.bool_},
     }
-    options = {}
     if stack > 1:
         options = {"next_of": "obs", "stack_compress": "obs"}
     else:
         columns["next_obs"] = columns["obs"]
     if n_step > 1:
         options["Nstep"] = {"size": n_step, "gamma": 0.99, "rew": "rew", "next": "next_obs"}
-    buffer = ReplayBuffer(capacity, columns, **options)
+    buffer = made(capacity, columns, **options)
     fill(buffer, kind, stack)
     return buffer
 
@@ -64,6 +63,22 @@ def drawing(buffer, batch):
 @contender("replay.sample", "cpprb")
 def sample(kind, batch):
     return drawing(full_buffer(kind, 1, 1), batch)
+
+
+@contender("replay.prioritized_pair", "cpprb")
+def prioritized_pair(kind, batch):
+    buffer = full_buffer(kind, 1, 1, PrioritizedReplayBuffer, alpha=0.6)
+    capacity = _data.KINDS[kind].capacity
+    buffer.update_priorities(np.arange(capacity), np.random.default_rng(0).exponential(size=capacity))
+    priorities = cycle(_data.priorities(batch))
+
+    def call():
+        rows = buffer.sample(batch, beta=0.4)
+        index = rows.pop("indexes")
+        _ = {name: torch.from_numpy(column) for name, column in rows.items()}
+        buffer.update_priorities(index, next(priorities))
+
+    return call
 
 
 @contender("replay.nstep_sample", "cpprb")

@@ -6,7 +6,7 @@ import _data
 import numpy as np
 from _timing import Unsupported, contender, keep_one
 from tianshou.algorithm.algorithm_base import _gae
-from tianshou.data import Batch, ReplayBuffer, VectorReplayBuffer
+from tianshou.data import Batch, PrioritizedReplayBuffer, ReplayBuffer, VectorReplayBuffer
 
 
 def as_batch(step, row=slice(None)):
@@ -17,10 +17,10 @@ def as_batch(step, row=slice(None)):
 
 
 @keep_one
-def full_buffer(kind, batch, stack):
+def full_buffer(kind, batch, stack, made=ReplayBuffer, **options):
     capacity = _data.KINDS[kind].capacity // batch * batch
-    options = {"stack_num": stack, "ignore_obs_next": stack > 1}
-    buffer = VectorReplayBuffer(capacity, batch, **options) if batch > 1 else ReplayBuffer(capacity, **options)
+    options = {"stack_num": stack, "ignore_obs_next": stack > 1, **options}
+    buffer = VectorReplayBuffer(capacity, batch, **options) if batch > 1 else made(capacity, **options)
     first = _data.stream(kind, batch)[0]
     if batch > 1:
         buffer.add(as_batch(first), buffer_ids=np.arange(batch))
@@ -52,6 +52,20 @@ def add(kind, batch):
 def sample(kind, batch):
     buffer = full_buffer(kind, 1, 1)
     return lambda: buffer.sample(batch)[0].to_torch_()
+
+
+@contender("replay.prioritized_pair", "tianshou")
+def prioritized_pair(kind, batch):
+    buffer = full_buffer(kind, 1, 1, PrioritizedReplayBuffer, alpha=0.6, beta=0.4)
+    buffer.update_weight(np.arange(_data.KINDS[kind].capacity), np.random.default_rng(0).exponential(size=_data.KINDS[kind].capacity))
+    priorities = cycle(_data.priorities(batch))
+
+    def call():
+        rows, index = buffer.sample(batch)
+        rows.to_torch_()
+        buffer.update_weight(index, next(priorities))
+
+    return call
 
 
 @contender("replay.nstep_sample", "tianshou")

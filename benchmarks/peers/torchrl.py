@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from _timing import Unsupported, contender, keep_one
 from tensordict import TensorDict
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data import LazyTensorStorage, TensorDictPrioritizedReplayBuffer, TensorDictReplayBuffer
 from torchrl.objectives.value.functional import (
     generalized_advantage_estimate,
     vec_generalized_advantage_estimate,
@@ -36,9 +36,9 @@ def as_tensordict(observation, action, reward, next_observation, terminated, tru
 
 
 @keep_one
-def full_buffer(kind):
+def full_buffer(kind, made=TensorDictReplayBuffer, **options):
     capacity, block = _data.KINDS[kind].capacity, 10_000
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(capacity))
+    buffer = made(storage=LazyTensorStorage(capacity), **options)
     observation, never = _data.observations(kind, block), np.zeros(block, bool)
     ends = np.arange(block) % _data.EPISODE == _data.EPISODE - 1
     rows = as_tensordict(
@@ -66,6 +66,23 @@ def add(kind, batch):
 @contender("replay.sample", "torchrl")
 def sample(kind, batch):
     return partial(full_buffer(kind).sample, batch)
+
+
+@contender("replay.prioritized_pair", "torchrl")
+def prioritized_pair(kind, batch):
+    try:
+        buffer = full_buffer(kind, TensorDictPrioritizedReplayBuffer, alpha=0.6, beta=0.4, batch_size=batch)
+    except (ImportError, RuntimeError, NameError) as error:
+        raise Unsupported(f"its extension does not load: {error}") from error
+    capacity = _data.KINDS[kind].capacity
+    buffer.update_priority(torch.arange(capacity), torch.from_numpy(np.random.default_rng(0).exponential(size=capacity)))
+    priorities = cycle([torch.from_numpy(p) for p in _data.priorities(batch)])
+
+    def call():
+        rows = buffer.sample()
+        buffer.update_priority(rows["index"], next(priorities))
+
+    return call
 
 
 @contender("replay.nstep_sample", "torchrl")

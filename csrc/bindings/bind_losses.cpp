@@ -10,6 +10,7 @@
 #include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
 #include "nn/policy_loss.hpp"
+#include "nn/squashed_gaussian.hpp"
 #include "nn/value_loss.hpp"
 
 namespace py = pybind11;
@@ -93,7 +94,7 @@ py::object policy_loss(FastArgs args) {
   });
 }
 
-// (value, return, value_old or None, clip_range, coefficient, d_value) -> (loss, d_value)
+// (value, return, value_old or None, clip_range, coefficient, huber, d_value) -> (loss, d_value)
 py::object value_loss(FastArgs args) {
   const char* function = "value_loss";
   const ArrayArg value = read_array(args[0], function, "value"), return_ = read_array(args[1], function, "return_");
@@ -108,8 +109,9 @@ py::object value_loss(FastArgs args) {
     call.value_old = value_old.as<const Real, 1>({batch}, "[B]");
     call.clip_range = clip_range;
     call.coefficient = coefficient;
+    call.huber = args[5].ptr() == Py_True;
     py::object d_value;
-    call.d_value = {output<Real, 2>(d_value, args[5], value.kind, {batch, 1}, function, "d_value", "[B, 1]").data, {batch}};
+    call.d_value = {output<Real, 2>(d_value, args[6], value.kind, {batch, 1}, function, "d_value", "[B, 1]").data, {batch}};
     double loss = 0;
     {
       ReleaseGil released;
@@ -188,13 +190,66 @@ py::object dueling_backward(FastArgs args) {
   });
 }
 
+// Reads what forward and backward share.
+template <class Real>
+nn::SquashedGaussian<Real> squashed_args(const ArrayArg& output, const ArrayArg& noise, double low, double high) {
+  const std::int64_t batch = output.shape[0], width = output.shape[1] / 2;
+  PYRL_CHECK(output.shape[1] == 2 * width, ShapeError, output.function, ": output has shape ", output.shape_text(), ", expected [B, 2 A]");
+  return {output.as<const Real, 2>("[B, 2 A]"), noise.as<const Real, 2>({batch, width}, "[B, A]"), low, high};
+}
+
+// (output, noise, low, high, action, log_prob) -> (action, log_prob)
+py::object squashed_gaussian(FastArgs args) {
+  const char* function = "squashed_gaussian";
+  const ArrayArg output = read_array(args[0], function, "output"), noise = read_array(args[1], function, "noise");
+  output.require_rank(2, "[B, 2 A]");
+  const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
+  return with_real(output, [&]<class Real>(Real) -> py::object {
+    const auto call = squashed_args<Real>(output, noise, low, high);
+    py::object action, log_prob;
+    const auto a = bindings::output<Real, 2>(action, args[4], output.kind, call.noise.extent, function, "action", "[B, A]");
+    const auto l = bindings::output<Real, 1>(log_prob, args[5], output.kind, {output.shape[0]}, function, "log_prob", "[B]");
+    {
+      ReleaseGil released;
+      nn::squashed_gaussian<Real>(call, a, l);
+    }
+    return py::make_tuple(std::move(action), std::move(log_prob));
+  });
+}
+
+// (output, noise, low, high, action, d_action or None, d_log_prob, d_output) -> d_output
+py::object squashed_gaussian_backward(FastArgs args) {
+  const char* function = "squashed_gaussian_backward";
+  const ArrayArg output = read_array(args[0], function, "output"), noise = read_array(args[1], function, "noise");
+  const ArrayArg action = read_array(args[4], function, "action");
+  const Optional d_action(args[5], function, "d_action");
+  output.require_rank(2, "[B, 2 A]");
+  const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
+  const double d_log_prob = number_arg(args[6], function, "d_log_prob");
+  return with_real(output, [&]<class Real>(Real) -> py::object {
+    const auto call = squashed_args<Real>(output, noise, low, high);
+    const auto a = action.as<const Real, 2>(call.noise.extent, "[B, A]");
+    const auto da = d_action.as<const Real, 2>(call.noise.extent, "[B, A]");
+    py::object d_output;
+    const auto out = bindings::output<Real, 2>(d_output, args[7], output.kind, call.output.extent, function, "d_output", "[B, 2 A]");
+    {
+      ReleaseGil released;
+      nn::squashed_gaussian_backward<Real>(call, a, da, d_log_prob, out);
+    }
+    return d_output;
+  });
+}
+
 }  // namespace
 
 PYRL_BINDINGS(losses, m) {
   def_fast<policy_loss, 11>(m, "policy_loss",
                             "policy_loss(output, nvec, log_std, action, log_prob_old, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)");
-  def_fast<value_loss, 6>(m, "value_loss", "value_loss(value, return_, value_old, clip_range, coefficient, d_value)");
+  def_fast<value_loss, 7>(m, "value_loss", "value_loss(value, return_, value_old, clip_range, coefficient, huber, d_value)");
   def_fast<q_loss, 10>(m, "q_loss", "q_loss(q, action, reward, discount, next_q_target, next_q_online, weight, huber, d_q, td_error)");
+  def_fast<squashed_gaussian, 6>(m, "squashed_gaussian", "squashed_gaussian(output, noise, low, high, action, log_prob)");
+  def_fast<squashed_gaussian_backward, 8>(m, "squashed_gaussian_backward",
+                                          "squashed_gaussian_backward(output, noise, low, high, action, d_action, d_log_prob, d_output)");
   def_fast<dueling, 3>(m, "dueling", "dueling(value, advantage, out)");
   def_fast<dueling_backward, 3>(m, "dueling_backward", "dueling_backward(d_q, d_value, d_advantage)");
 }

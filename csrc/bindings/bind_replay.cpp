@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -129,6 +130,61 @@ py::object sample(ReplayCore& self, FastArgs args) {
   return out.arrays;
 }
 
+// (batch_size, beta, weight_by_buffer, torch, out, weight) -> (tuple of arrays, weight)
+py::object sample_prioritized(ReplayCore& self, FastArgs args) {
+  const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
+  const double beta = number_in(args[1], 0, 1, "sample", "beta");
+  const bool by_buffer = args[2].ptr() == Py_True;
+  check_batch_size(count, self.ring->size());
+  Outputs out(self, count, kind_arg(args[3]), args[4], "sample");
+  py::object weight;
+  const auto weights = output<float, 1>(weight, args[5], kind_arg(args[3]), {count}, "sample", "out.weight", "[B]");
+  alone(self, [&] {
+    check_batch_size(count, self.ring->size());
+    self.slots.resize(static_cast<std::size_t>(count));
+    self.priorities->draw({self.stream.key, self.stream.next_draw()}, count, beta, by_buffer, self.slots.data(), weights.data);
+    for (std::int64_t i = 0; i < count; ++i) out.index[i] = self.ring->name_of(self.slots[static_cast<std::size_t>(i)]);
+    out.gather.slots = self.slots.data();
+    gather(*self.ring, out.gather);
+  });
+  return py::make_tuple(std::move(out.arrays), std::move(weight));
+}
+
+// (index, priority): nothing is changed if any priority is negative or not finite.
+py::object update_priorities(ReplayCore& self, FastArgs args) {
+  const char* function = "update_priorities";
+  const auto index = read_array(args[0], function, "index").as<const std::int64_t, 1>("[B]");
+  const ArrayArg priority = read_array(args[1], function, "priority");
+  const std::int64_t count = index.extent[0];
+  const auto update = [&]<class Real>(Real) {
+    const auto values = priority.as<const Real, 1>({count}, "[B]");
+    for (std::int64_t i = 0; i < count; ++i) {
+      PYRL_CHECK(std::isfinite(values(i)), NonFiniteError, function, ": priority of element ", i, " is ", values(i), ", expected a finite number");
+      PYRL_CHECK(values(i) >= 0, ArgumentError, function, ": priority of element ", i, " is ", values(i), ", expected at least 0");
+    }
+    alone(self, [&] {
+      self.slots.resize(static_cast<std::size_t>(count));
+      self.stale_updates += self.ring->find(index.data, count, self.slots.data());
+      self.priorities->update(self.slots.data(), values.data, count);
+    });
+  };
+  priority.dtype == DType::Float64 ? update(double{}) : update(float{});
+  return py::none();
+}
+
+// float64 [B]: the leaves of named records, 0 where they cannot be drawn.
+py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
+  const auto index = read_array(index_arg, "priorities", "index").as<const std::int64_t, 1>("[B]");
+  py::array_t<double> leaves(index.extent[0]);
+  double* to = leaves.mutable_data();
+  alone(self, [&] {
+    self.slots.resize(static_cast<std::size_t>(index.extent[0]));
+    self.ring->find(index.data, index.extent[0], self.slots.data());
+    std::transform(self.slots.begin(), self.slots.end(), to, [&](std::int64_t slot) { return slot < 0 ? 0.0 : self.priorities->tree().get(slot); });
+  });
+  return leaves;
+}
+
 // (index, torch, out) -> tuple of arrays
 py::object get(ReplayCore& self, FastArgs args) {
   const auto index = read_array(args[0], "get", "index").as<const std::int64_t, 1>("[B]");
@@ -207,10 +263,13 @@ py::dict state(ReplayCore& self) {
     }
     RingState saved;
     RandomStream stream;
+    py::array_t<double> leaves({lanes, self.priorities ? used : 0});
+    double* const leaf = leaves.mutable_data();
     const bool fits = alone(self, [&] {
       if (ring.filled() > used) return false;  // another thread has added meanwhile
       saved = ring.state(used);
       stream = self.stream;
+      for (std::int64_t i = 0; self.priorities && i < lanes * used; ++i) leaf[i] = self.priorities->tree().get(i / used * ring.lane_capacity() + i % used);
       move_rows(ring, used, columns, [&](std::size_t c, std::int64_t at, const std::uint8_t* row) { std::memcpy(to[c] + at, row, static_cast<std::size_t>(columns[c].row_bytes)); });
       return true;
     });
@@ -222,6 +281,7 @@ py::dict state(ReplayCore& self) {
     result["pending"] = copy(saved.pending);
     result["flags"] = copy(saved.flags).reshape({lanes, used});
     for (std::size_t c = 0; c < columns.size(); ++c) result[py::str("column." + names[c])] = rows[c];
+    if (self.priorities) result["priorities"] = leaves;
     result["random"] = py::make_tuple(stream.key, std::uint64_t{0}, stream.draw);
     return result;
   }
@@ -254,10 +314,19 @@ void set_state(ReplayCore& self, const py::dict& saved) {
   std::vector<const std::uint8_t*> from;
   for (std::size_t c = 0; c < columns.size(); ++c)
     from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
+  ArrayView<const double, 2> leaves;
+  if (self.priorities) {
+    leaves = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");
+    for (std::int64_t i = 0; i < leaves.size(); ++i)
+      PYRL_CHECK(std::isfinite(leaves.data[i]) && (leaves.data[i] > 0) == ((state.flags[static_cast<std::size_t>(i)] & flag::drawable) != 0), ArgumentError,
+                 "load_state_dict: priorities[", i / state.used, ", ", i % state.used, "] is ", leaves.data[i], ", expected a positive number where a record can be drawn, else 0");
+  }
   const auto random = item("random").cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
   alone(self, [&] {
     ring.set_state(state);
     move_rows(ring, state.used, columns, [&](std::size_t c, std::int64_t at, std::uint8_t* row) { std::memcpy(row, from[c] + at, static_cast<std::size_t>(columns[c].row_bytes)); });
+    if (self.priorities) self.priorities->cleared();
+    for (std::int64_t i = 0; i < leaves.size(); ++i) self.priorities->set(i / state.used * ring.lane_capacity() + i % state.used, leaves.data[i]);
     self.stream = {std::get<0>(random), std::get<2>(random)};
   });
 }
@@ -274,8 +343,12 @@ PYRL_BINDINGS(replay, m) {
            py::arg("pad_with_zeros"), py::arg("linked"), py::arg("gamma"), py::arg("key"))
       .def("__len__", [](const ReplayCore& self) { return self.ring->size(); })
       .def_property_readonly("capacity", [](const ReplayCore& self) { return self.ring->num_slots(); })
-      .def_property_readonly("nbytes", [](const ReplayCore& self) { return self.ring->nbytes(); })
+      .def_property_readonly("nbytes", [](const ReplayCore& self) { return self.ring->nbytes() + (self.priorities ? self.priorities->tree().nbytes() : 0); })
       .def_property_readonly("record_bytes", [](const ReplayCore& self) { return self.ring->layout().stride(); })
+      .def("prioritize", [](ReplayCore& self, double alpha, double epsilon) { self.prioritize({alpha, epsilon}); }, py::arg("alpha"), py::arg("epsilon"))
+      .def("priorities", &priorities, py::arg("index"))
+      .def_property_readonly("total_priority", [](ReplayCore& self) { return alone(self, [&] { return self.priorities->tree().total(); }); })
+      .def_readonly("stale_updates", &ReplayCore::stale_updates)
       .def("clear", [](ReplayCore& self) { alone(self, [&] { self.ring->clear(); }); })
       .def("drawable", &drawable, py::arg("index"))
       .def("shuffled", &shuffled)
@@ -284,5 +357,7 @@ PYRL_BINDINGS(replay, m) {
       .def("set_state", &set_state, py::arg("state"));
   def_fast_method<ReplayCore, add, 7>(core, "add", "add(observation, columns, reward, next_observation, terminated, truncated, valid)");
   def_fast_method<ReplayCore, sample, 4>(core, "sample", "sample(batch_size, replacement, torch, out)");
+  def_fast_method<ReplayCore, sample_prioritized, 6>(core, "sample_prioritized", "sample_prioritized(batch_size, beta, weight_by_buffer, torch, out, weight)");
+  def_fast_method<ReplayCore, update_priorities, 2>(core, "update_priorities", "update_priorities(index, priority)");
   def_fast_method<ReplayCore, get, 3>(core, "get", "get(index, torch, out)");
 }

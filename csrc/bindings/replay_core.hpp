@@ -11,6 +11,7 @@
 #include "bindings/row_reader.hpp"
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
+#include "replay/priorities.hpp"
 #include "replay/window_gather.hpp"
 
 namespace pyrl::bindings {
@@ -53,6 +54,12 @@ class ReplayCore {
     ring = std::make_unique<replay::LaneRing>(layout, options);
   }
 
+  // Draws may be prioritized from now on; for an empty ring.
+  void prioritize(const replay::PriorityOptions& priority_options) {
+    priorities = std::make_unique<replay::Priorities>(ring->num_slots(), priority_options);
+    ring->set_observer(priorities.get());
+  }
+
   const std::vector<Leaf>& observation() const { return observation_; }
   const std::vector<Leaf>& columns() const { return columns_; }
   // The arrays of a batch: observation leaves, next observation leaves, columns, reward, terminated, discount, index. Names and shapes
@@ -75,6 +82,8 @@ class ReplayCore {
   }
 
   std::unique_ptr<replay::LaneRing> ring;
+  std::unique_ptr<replay::Priorities> priorities;  // null: none
+  std::int64_t stale_updates = 0;                  // of priorities, for records that were gone
   RandomStream stream;
   std::vector<std::int64_t> slots, scratch;          // of draws, under the ring's mutex
   std::vector<std::unique_ptr<RowScratch>> idle_rows;  // of adds, under the interpreter lock

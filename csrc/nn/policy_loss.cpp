@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "core/elementary.hpp"
 #include "core/platform.hpp"
+#include "nn/workspace.hpp"
 
 namespace pyrl::nn {
 namespace {
@@ -28,95 +28,149 @@ Standard standard_of(const ArrayView<const Real, 1>& advantage) {
   return {mean, 1 / (std::sqrt(squares / static_cast<double>(count - 1)) + 1e-8)};
 }
 
-// Sums over the batch, and d surrogate / d log pi of one row.
+constexpr std::int64_t lanes = 16;  // rows side by side, so that their exponentials are one vector's
+
+// Sums over the batch, and d surrogate / d log pi of `lanes` rows.
 template <class Real>
 struct Surrogate {
   const PolicyLossArgs<Real>& args;
   Standard standard;
   double total = 0, entropy = 0, kl = 0, clipped = 0;
 
-  PYRL_INLINE Real slope(std::int64_t b, Real log_prob) {
-    const Real advantage = static_cast<Real>((args.advantage(b) - standard.mean) * standard.scale);
+  // Rows [first, first + count); what lies beyond is not counted.
+  PYRL_INLINE void slopes(std::int64_t first, std::int64_t count, const Real* log_prob, Real* slope) {
+    Real term[lanes], divergence[lanes], outside[lanes], advantage[lanes] = {}, old[lanes] = {};
+    for (std::int64_t l = 0; l < count; ++l) advantage[l] = static_cast<Real>((args.advantage(first + l) - standard.mean) * standard.scale);
     if (!args.log_prob_old.present()) {
-      total += advantage * log_prob;
-      return advantage;
+      for (std::int64_t l = 0; l < lanes; ++l) slope[l] = advantage[l];
+      for (std::int64_t l = 0; l < count; ++l) total += static_cast<double>(advantage[l] * log_prob[l]);
+      return;
     }
-    const Real log_ratio = log_prob - args.log_prob_old(b), ratio = elementary::exp(log_ratio);
+    for (std::int64_t l = 0; l < count; ++l) old[l] = args.log_prob_old(first + l);
     const auto low = static_cast<Real>(1 - args.clip_range), high = static_cast<Real>(1 + args.clip_range);
-    const Real inside = std::clamp(ratio, low, high), free_term = ratio * advantage, clipped_term = inside * advantage;
-    total += std::min(free_term, clipped_term);
-    kl += (ratio - 1) - log_ratio;
-    clipped += inside != ratio;
-    return free_term <= clipped_term ? free_term : Real(0);
+    for (std::int64_t l = 0; l < lanes; ++l) {
+      const Real log_ratio = log_prob[l] - old[l], ratio = elementary::exp(log_ratio);
+      const Real inside = std::min(std::max(ratio, low), high), free_term = ratio * advantage[l], clipped_term = inside * advantage[l];
+      term[l] = std::min(free_term, clipped_term);
+      slope[l] = elementary::detail::choose(free_term <= clipped_term, free_term, Real(0));
+      divergence[l] = (ratio - 1) - log_ratio;
+      outside[l] = elementary::detail::choose(inside != ratio, Real(1), Real(0));
+    }
+    for (std::int64_t l = 0; l < count; ++l) {
+      total += static_cast<double>(term[l]);
+      kl += static_cast<double>(divergence[l]);
+      clipped += static_cast<double>(outside[l]);
+    }
   }
 };
 
+// Memory for `lanes` rows, one after the other by column: x[k * lanes + l].
+template <class Real>
+struct Columns {
+  Real *p, *log_p, *entropy;  // [K], [K], [M] times lanes
+};
+
+template <class Real>
+PYRL_INLINE void categorical_block(const PolicyLossArgs<Real>& args, Surrogate<Real>& surrogate, const Columns<Real>& columns, std::int64_t first, std::int64_t count) {
+  const std::int64_t width = args.output.extent[1], components = args.nvec.size();
+  const Real share = Real(1) / static_cast<Real>(args.output.extent[0]), entropy_share = static_cast<Real>(args.ent_coef) * share;
+  for (std::int64_t k = 0; k < width; ++k)
+    for (std::int64_t l = 0; l < lanes; ++l) columns.log_p[k * lanes + l] = l < count ? args.output(first + l, k) : Real(0);
+  Real log_prob[lanes] = {}, row_entropy[lanes] = {}, slope[lanes];
+  std::int64_t start = 0;
+  for (std::int64_t m = 0; m < components; ++m) {
+    const std::int64_t choices = args.nvec(m);
+    Real *const p = columns.p + start * lanes, *const log_p = columns.log_p + start * lanes, *const entropy = columns.entropy + m * lanes;
+    Real largest[lanes], sum[lanes] = {}, log_sum[lanes];
+    for (std::int64_t l = 0; l < lanes; ++l) largest[l] = log_p[l];
+    for (std::int64_t k = 1; k < choices; ++k)
+      for (std::int64_t l = 0; l < lanes; ++l) largest[l] = std::max(largest[l], log_p[k * lanes + l]);
+    for (std::int64_t k = 0; k < choices; ++k)
+      for (std::int64_t l = 0; l < lanes; ++l) {
+        p[k * lanes + l] = elementary::exp(log_p[k * lanes + l] - largest[l]);
+        sum[l] += p[k * lanes + l];
+      }
+    for (std::int64_t l = 0; l < lanes; ++l) {
+      log_sum[l] = elementary::log(sum[l]) + largest[l];
+      sum[l] = Real(1) / sum[l];
+      entropy[l] = 0;
+    }
+    for (std::int64_t k = 0; k < choices; ++k)
+      for (std::int64_t l = 0; l < lanes; ++l) {
+        p[k * lanes + l] *= sum[l];
+        log_p[k * lanes + l] -= log_sum[l];
+        entropy[l] -= p[k * lanes + l] * log_p[k * lanes + l];
+      }
+    for (std::int64_t l = 0; l < count; ++l) log_prob[l] += log_p[args.choice(first + l, m) * lanes + l];
+    for (std::int64_t l = 0; l < lanes; ++l) row_entropy[l] += entropy[l];
+    start += choices;
+  }
+  for (std::int64_t l = 0; l < count; ++l) surrogate.entropy += static_cast<double>(row_entropy[l]);
+  surrogate.slopes(first, count, log_prob, slope);
+  for (std::int64_t l = 0; l < lanes; ++l) slope[l] *= share;
+  start = 0;
+  for (std::int64_t m = 0; m < components; ++m) {
+    const std::int64_t choices = args.nvec(m);
+    Real *const p = columns.p + start * lanes, *const log_p = columns.log_p + start * lanes, *const entropy = columns.entropy + m * lanes;
+    for (std::int64_t k = 0; k < choices; ++k)
+      for (std::int64_t l = 0; l < lanes; ++l)
+        log_p[k * lanes + l] = p[k * lanes + l] * (slope[l] + entropy_share * (log_p[k * lanes + l] + entropy[l]));
+    for (std::int64_t l = 0; l < count; ++l) log_p[args.choice(first + l, m) * lanes + l] -= slope[l];
+    start += choices;
+  }
+  for (std::int64_t l = 0; l < count; ++l)
+    for (std::int64_t k = 0; k < width; ++k) args.d_output(first + l, k) = columns.log_p[k * lanes + l];
+}
+
 template <class Real>
 void categorical(const PolicyLossArgs<Real>& args, Surrogate<Real>& surrogate) {
-  const std::int64_t batch = args.output.extent[0], components = args.nvec.size();
-  const Real share = Real(1) / static_cast<Real>(batch), entropy_share = static_cast<Real>(args.ent_coef) * share;
-  for (std::int64_t b = 0; b < batch; ++b) {
-    Real log_prob = 0, row_entropy = 0;
-    const Real* logits = args.output.row(b);
-    Real* log_p = args.d_output.row(b);  // holds log p until the slope is known
-    for (std::int64_t m = 0; m < components; ++m) {
-      const std::int64_t count = args.nvec(m);
-      const Real largest = *std::max_element(logits, logits + count);
-      Real sum = 0, entropy = 0;
-      for (std::int64_t k = 0; k < count; ++k) sum += elementary::exp(logits[k] - largest);
-      const Real log_sum = elementary::log(sum) + largest;
-      for (std::int64_t k = 0; k < count; ++k) {
-        log_p[k] = logits[k] - log_sum;
-        entropy -= elementary::exp(log_p[k]) * log_p[k];
-      }
-      log_prob += log_p[args.choice(b, m)];
-      row_entropy += entropy;
-      logits += count;
-      log_p += count;
-    }
-    surrogate.entropy += row_entropy;
-    const Real slope = surrogate.slope(b, log_prob) * share;
-    log_p = args.d_output.row(b);
-    for (std::int64_t m = 0; m < components; ++m) {
-      const std::int64_t count = args.nvec(m), chosen = args.choice(b, m);
-      Real entropy = 0;
-      for (std::int64_t k = 0; k < count; ++k) entropy -= elementary::exp(log_p[k]) * log_p[k];
-      for (std::int64_t k = 0; k < count; ++k) {
-        const Real p = elementary::exp(log_p[k]);
-        log_p[k] = slope * (p - (k == chosen ? Real(1) : Real(0))) + entropy_share * p * (log_p[k] + entropy);
-      }
-      log_p += count;
-    }
-  }
+  thread_local Workspace<Real> memory;
+  const std::int64_t width = args.output.extent[1], batch = args.output.extent[0];
+  Real* const start = memory.reserve((2 * width + args.nvec.size()) * lanes);
+  const Columns<Real> columns{start, start + width * lanes, start + 2 * width * lanes};
+  simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+    for (std::int64_t first = 0; first < batch; first += lanes) categorical_block(args, surrogate, columns, first, std::min(lanes, batch - first));
+  });
 }
 
 template <class Real>
 void gaussian(const PolicyLossArgs<Real>& args, Surrogate<Real>& surrogate) {
+  thread_local Workspace<Real> memory;
+  thread_local Workspace<double> sums;
   const std::int64_t batch = args.output.extent[0], width = args.output.extent[1];
   const Real share = Real(1) / static_cast<Real>(batch);
+  Real* const inverse_std = memory.reserve(width);
+  double* const d_log_std = sums.reserve(width);
   Real constant = 0;  // of log pi: -sum of log_std - A log sqrt(2 pi)
-  for (std::int64_t a = 0; a < width; ++a) constant -= args.log_std(a) + static_cast<Real>(log_sqrt_2pi);
-  std::vector<double> d_log_std(static_cast<std::size_t>(width), 0.0);
-  std::vector<Real> inverse_std(static_cast<std::size_t>(width));
-  for (std::int64_t a = 0; a < width; ++a) inverse_std[static_cast<std::size_t>(a)] = elementary::exp(-args.log_std(a));
-  for (std::int64_t b = 0; b < batch; ++b) {
-    const Real *const mean = args.output.row(b), *const action = args.action.row(b);
-    Real* const z = args.d_output.row(b);
-    Real log_prob = constant;
-    for (std::int64_t a = 0; a < width; ++a) {
-      z[a] = (action[a] - mean[a]) * inverse_std[static_cast<std::size_t>(a)];
-      log_prob -= Real(0.5) * z[a] * z[a];
+  for (std::int64_t a = 0; a < width; ++a) {
+    constant -= args.log_std(a) + static_cast<Real>(log_sqrt_2pi);
+    inverse_std[a] = elementary::exp(-args.log_std(a));
+    d_log_std[a] = 0;
+  }
+  for (std::int64_t first = 0; first < batch; first += lanes) {
+    const std::int64_t count = std::min(lanes, batch - first);
+    Real log_prob[lanes] = {}, slope[lanes];
+    for (std::int64_t l = 0; l < count; ++l) {
+      const Real *const mean = args.output.row(first + l), *const action = args.action.row(first + l);
+      Real* const z = args.d_output.row(first + l);
+      log_prob[l] = constant;
+      for (std::int64_t a = 0; a < width; ++a) {
+        z[a] = (action[a] - mean[a]) * inverse_std[a];
+        log_prob[l] -= Real(0.5) * z[a] * z[a];
+      }
     }
-    const Real slope = surrogate.slope(b, log_prob) * share;
-    for (std::int64_t a = 0; a < width; ++a) {
-      d_log_std[static_cast<std::size_t>(a)] -= slope * (z[a] * z[a] - 1);
-      z[a] *= -slope * inverse_std[static_cast<std::size_t>(a)];
+    simd::dispatch([&]() PYRL_INLINE_LAMBDA { surrogate.slopes(first, count, log_prob, slope); });
+    for (std::int64_t l = 0; l < count; ++l) {
+      Real* const z = args.d_output.row(first + l);
+      for (std::int64_t a = 0; a < width; ++a) {
+        d_log_std[a] -= static_cast<double>(slope[l] * share * (z[a] * z[a] - 1));
+        z[a] *= -slope[l] * share * inverse_std[a];
+      }
     }
   }
   // H = A / 2 + A log sqrt(2 pi) + sum of log_std, the same in every row.
   surrogate.entropy = static_cast<double>(batch) * (0.5 * static_cast<double>(width) - static_cast<double>(constant));
-  for (std::int64_t a = 0; a < width; ++a)
-    args.d_log_std(a) = static_cast<Real>(d_log_std[static_cast<std::size_t>(a)] - (batch > 0 ? args.ent_coef : 0.0));
+  for (std::int64_t a = 0; a < width; ++a) args.d_log_std(a) = static_cast<Real>(d_log_std[a] - (batch > 0 ? args.ent_coef : 0.0));
 }
 
 }  // namespace

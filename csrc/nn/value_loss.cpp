@@ -6,12 +6,28 @@
 #include "core/platform.hpp"
 
 namespace pyrl::nn {
+namespace {
+
+template <class Real>
+struct Penalty {
+  Real value, slope;
+};
+
+template <class Real>
+PYRL_INLINE Penalty<Real> penalty(Real delta, bool huber) {
+  if (!huber) return {delta * delta, 2 * delta};
+  const Real size = std::abs(delta);
+  if (size < Real(1)) return {Real(0.5) * delta * delta, delta};
+  return {size - Real(0.5), std::copysign(Real(1), delta)};
+}
+
+}  // namespace
 
 template <class Real>
 double value_loss(const ValueLossArgs<Real>& args) {
   const std::int64_t batch = args.value.size();
   const auto epsilon = static_cast<Real>(args.clip_range);
-  const Real share = static_cast<Real>(2 * args.coefficient / static_cast<double>(std::max<std::int64_t>(1, batch)));
+  const Real share = static_cast<Real>(args.coefficient / static_cast<double>(std::max<std::int64_t>(1, batch)));
   double total = 0;
   for (std::int64_t b = 0; b < batch; ++b) {
     Real value = args.value(b), moves = 1;
@@ -20,9 +36,9 @@ double value_loss(const ValueLossArgs<Real>& args) {
       moves = change == clipped ? Real(1) : Real(0);
       value = args.value_old(b) + clipped;
     }
-    const Real error = value - args.return_(b);
-    total += static_cast<double>(error) * static_cast<double>(error);
-    args.d_value(b) = share * error * moves;
+    const auto [loss, slope] = penalty(value - args.return_(b), args.huber);
+    total += static_cast<double>(loss);
+    args.d_value(b) = share * slope * moves;
   }
   return total / static_cast<double>(std::max<std::int64_t>(1, batch));
 }
@@ -36,10 +52,8 @@ QLossReport q_loss(const QLossArgs<Real>& args) {
     const Real* const chooser = args.next_q_online.present() ? args.next_q_online.row(b) : args.next_q_target.row(b);
     const std::int64_t next = std::max_element(chooser, chooser + actions) - chooser, taken = args.action(b);
     const Real q = args.q(b, taken), delta = q - (args.reward(b) + args.discount(b) * args.next_q_target(b, next));
-    const Real weight = args.weight.present() ? args.weight(b) : Real(1), size = std::abs(delta);
-    const bool square = !args.huber || size < Real(1);
-    const Real value = !args.huber ? delta * delta : square ? Real(0.5) * delta * delta : size - Real(0.5);
-    const Real slope = !args.huber ? 2 * delta : square ? delta : std::copysign(Real(1), delta);
+    const Real weight = args.weight.present() ? args.weight(b) : Real(1);
+    const auto [value, slope] = penalty(delta, args.huber);
     loss += static_cast<double>(weight * value);
     q_sum += static_cast<double>(q);
     args.td_error(b) = delta;

@@ -1,11 +1,11 @@
 // Losses of values: of V for on-policy agents, of Q for Q-learning, and the dueling head.
 //
-//   V (Schulman et al. 2017, eq. 9)   L = mean((V' - R)^2),   V' = V, or V_old + clip(V - V_old, -eps, eps) where value_old is given
-//   Q (Mnih et al. 2015)              delta = Q(o, a) - (r + discount Q^-(o', a')),   L = mean(w f(delta)),   f = delta^2 or Huber(delta)
+//   V (Schulman et al. 2017, eq. 9)   L = mean(f(V' - R)),   V' = V, or V_old + clip(V - V_old, -eps, eps) where value_old is given
+//   Q (Mnih et al. 2015)              delta = Q(o, a) - (r + discount Q^-(o', a')),   L = mean(w f(delta))
 //                                     a' = argmax Q^-(o', .), or of the online Q(o', .) (double, van Hasselt et al. 2016), the first of equals
 //   dueling (Wang et al. 2016)        Q = V + A - mean A
 //
-// Huber is quadratic within 1: delta^2 / 2, else |delta| - 1/2. All arrays of one type. Sums are float64 in the order of B.
+// f is the square, or Huber's, quadratic within 1: delta^2 / 2, else |delta| - 1/2. All arrays of one type. Sums are float64 in the order of B.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,8 @@ template <class Real>
 struct ValueLossArgs {
   ArrayView<const Real, 1> value, return_;  // [B]
   ArrayView<const Real, 1> value_old;       // [B] or absent: no clipping
-  double clip_range = 0, coefficient = 1;   // of the gradient
+  double clip_range = 0, coefficient = 1;   // the latter of the gradient
+  bool huber = false;
   ArrayView<Real, 1> d_value;               // [B]
 };
 // Returns L, without the coefficient.

@@ -49,6 +49,7 @@ void LaneRing::clear() {
   std::fill(newest_.begin(), newest_.end(), -1);
   std::fill(pending_.begin(), pending_.end(), std::uint8_t{0});
   size_.store(0, std::memory_order_relaxed);
+  if (observer_ != nullptr) observer_->cleared();
 }
 
 // -- one row of one lane; inlined, since adding to many lanes is nothing but these ------------------------------------------------
@@ -64,15 +65,14 @@ PYRL_INLINE std::int64_t LaneRing::push(std::int64_t lane) {
   PYRL_PREFETCH_WRITE(&flags_[following]);
   PYRL_PREFETCH_WRITE(record(following));
   PYRL_PREFETCH_WRITE(record(following) + layout_.stride() - 1);
-  if (flags_[taken] & flag::drawable) count(-1);
+  make_undrawable(taken);
   flags_[taken] = 0;
   const std::int64_t oldest = position + 1 - lane_capacity_;
   const std::int64_t edge = oldest > origins_[lane] ? std::min(oldest + options_.frame_stack - 1, position) : oldest;
   for (std::int64_t p = oldest; p < edge; ++p) {
-    std::uint8_t& flags = flags_[slot(lane, p)];
-    if (flags & flag::start) break;
-    if (flags & flag::drawable) count(-1);
-    flags &= static_cast<std::uint8_t>(~flag::drawable);
+    const std::int64_t at = slot(lane, p);
+    if (flags_[at] & flag::start) break;
+    make_undrawable(at);
   }
   return taken;
 }
@@ -141,22 +141,18 @@ void LaneRing::add_linked(std::int64_t lane, const AddArgs& args) {
   flags_[here] = flags;
   write_observation(push(lane), args.next_observation, lane);
   pending_[lane] = (flags & flag::end) == 0;
-  if (history_is_whole(lane, position)) {
-    flags_[here] |= flag::drawable;
-    count(1);
-  }
+  if (history_is_whole(lane, position)) make_drawable(here);
 }
 
 void LaneRing::add_unlinked(std::int64_t lane, const AddArgs& args) {
   const std::int64_t here = push(lane);
   write_observation(here, args.observation, lane);
   write_rest(here, args, lane);
-  flags_[here] = static_cast<std::uint8_t>(flag::transition | flag::drawable | flag::start | (args.terminated[lane] ? flag::terminated : 0) |
+  flags_[here] = static_cast<std::uint8_t>(flag::transition | flag::start | (args.terminated[lane] ? flag::terminated : 0) |
                                            (args.truncated[lane] ? flag::truncated : flag::cut));
-  count(1);
+  make_drawable(here);
 }
 
-// The name of the record in a written slot: position * num_lanes + lane.
 std::int64_t LaneRing::name_of(std::int64_t at) const {
   const std::int64_t lane = options_.num_lanes == 1 ? 0 : at / lane_capacity_;
   const std::int64_t back = newest_[lane] - (at - lane * lane_capacity_);

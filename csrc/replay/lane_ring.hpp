@@ -68,6 +68,15 @@ struct RingState {
   std::int64_t used = 0;                     // slots of each lane from the first on, `filled()` or more
 };
 
+// Told by a ring which records can be drawn, while the caller holds the ring's mutex.
+class DrawableObserver {
+ public:
+  virtual ~DrawableObserver() = default;
+  virtual void became_drawable(std::int64_t slot) = 0;
+  virtual void became_undrawable(std::int64_t slot) = 0;
+  virtual void cleared() = 0;
+};
+
 // Owns the store. Threads: the caller of anything but size() and the constants holds mutex().
 class LaneRing {
  public:
@@ -78,6 +87,9 @@ class LaneRing {
   std::int64_t add(const AddArgs& args);
   void clear();
 
+  // Told of every change from now on; null: nobody.
+  void set_observer(DrawableObserver* observer) { observer_ = observer; }
+
   // Drawable transitions.
   std::int64_t size() const { return size_.load(std::memory_order_relaxed); }
   // Names and slots of `count` drawable records, with replacement, by rejection. Attempts 2j and 2j + 1 of element i use the
@@ -87,6 +99,8 @@ class LaneRing {
   // go on with blocks from 2^31. More: a partial Fisher-Yates shuffle of all drawable records, which costs O(capacity).
   // `scratch` is the caller's, so that the steady state allocates nothing.
   void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
+  // The name of the record in a written slot: position * num_lanes + lane.
+  std::int64_t name_of(std::int64_t slot) const;
   // Slots of names; returns how many are stale or were never given (their slot is -1).
   std::int64_t find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const;
   // Episodes in the ring, oldest first in each lane.
@@ -134,7 +148,6 @@ class LaneRing {
   // Of a slot in its lane; the division is worth avoiding.
   std::int64_t offset(std::int64_t slot) const { return options_.num_lanes == 1 ? slot : slot % lane_capacity_; }
   std::int64_t slot(std::int64_t lane, std::int64_t position) const { return lane * lane_capacity_ + position % lane_capacity_; }
-  std::int64_t name_of(std::int64_t slot) const;
   void check_lane(const RingState& state, std::int64_t lane) const;
   void draw_repeats_again(const RandomStream& stream, std::int64_t count, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
   // Maps 64 random bits to a slot that may be written.
@@ -149,7 +162,18 @@ class LaneRing {
   };
   Candidates candidates() const;
   bool is_drawable(std::int64_t slot) const { return (flags_[slot] & flag::drawable) != 0; }
-  void count(std::int64_t change) { size_.store(size_.load(std::memory_order_relaxed) + change, std::memory_order_relaxed); }
+  // Every change of flag::drawable but those of clear and set_state.
+  void make_drawable(std::int64_t slot) {
+    flags_[slot] |= flag::drawable;
+    size_.store(size_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    if (observer_ != nullptr) observer_->became_drawable(slot);
+  }
+  void make_undrawable(std::int64_t slot) {
+    if (!is_drawable(slot)) return;
+    flags_[slot] &= static_cast<std::uint8_t>(~flag::drawable);
+    size_.store(size_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+    if (observer_ != nullptr) observer_->became_undrawable(slot);
+  }
 
   StreamOptions options_;
   int num_observation_columns_ = 0;
@@ -160,6 +184,7 @@ class LaneRing {
   std::vector<std::int64_t> origins_, heads_;
   std::vector<std::int64_t> newest_;  // offset in the lane of its newest slot: (head - 1) % lane_capacity, kept to save the division
   std::vector<std::uint8_t> pending_;
+  DrawableObserver* observer_ = nullptr;
   std::atomic<std::int64_t> size_{0};  // written under the mutex, read by anyone
   mutable std::mutex mutex_;
 };

@@ -6,10 +6,11 @@ import pkgutil
 from importlib.metadata import entry_points
 from typing import Any
 
+SHARED = {"base", "actor_critic", "continuous"}  # files that are no agent
 registered: dict[str, Any] = {}  # name -> class, filled by `pyrl.agents.base.register`
 
 
 def available_agents() -> list[str]:
     """Names of the agents of this package, of installed extensions, and of this process. Imports nothing heavy."""
-    own = {m.name for m in pkgutil.iter_modules(__path__)} - {"base"}
+    own = {m.name for m in pkgutil.iter_modules(__path__)} - SHARED
     return sorted(own | set(registered) | {e.name for e in entry_points(group="pyrl.agents")})

@@ -28,7 +28,7 @@ from pyrl.seeding import stream_seed
 from pyrl.types import Array, Observation, map_observation
 
 Engine: TypeAlias = Literal["auto", "native", "torch", "compile"]
-Loop: TypeAlias = Literal["on_policy", "off_policy"]
+Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,8 @@ class Agent(ABC):
         self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
         self.env_steps = 0  # environment steps seen, set by the loop
         self.updates = 0  # gradient steps made
+        self.td_error: Array = None  # [B] of the batch learned last, where the agent has one: what prioritized replay draws by
+        self.engine = "torch"  # what computes updates; see `choose_engine`
         self.random = RandomStream(seed, "agent")
         self.normalizer = Normalizer(
             observation_space,
@@ -76,6 +78,14 @@ class Agent(ABC):
             gamma=config.gamma,
             num_envs=num_envs,
         )
+
+    def choose_engine(self, native: bool) -> str:
+        """What ``config.engine`` means here; ``native`` says whether the networks allow the native engine."""
+        if self.config.engine == "native" and not native:
+            raise ValueError(f"{self.name}: engine is 'native', but the networks are not plain MLPs on the CPU; take 'auto' or 'torch'")
+        if self.config.engine == "auto":
+            return "native" if native else "torch"
+        return self.config.engine
 
     @abstractmethod
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:

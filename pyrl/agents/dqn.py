@@ -7,7 +7,8 @@
     epsilon       exploration rate
 
 Double Q-learning (van Hasselt et al. 2016) takes a' from the online network; dueling (Wang et al. 2016) is in the network;
-n-step returns (Sutton 1988) come summed from the replay, whose discount already is gamma^k.
+n-step returns (Sutton 1988) come summed from the replay, whose discount already is gamma^k; prioritized replay (Schaul et al.
+2016) draws by |delta| and hands over the importance weights w.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from torch.nn import functional as F
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, check_choice, check_layers, check_range, check_spaces, register, seeded_network, tensors
 from pyrl.nets.arena import Arena
-from pyrl.nets.heads import QNetwork
+from pyrl.nets.heads import QNetwork, native_q, native_q_backward
 from pyrl.nets.mlp import Activation
+from pyrl.nets.native import Native
 from pyrl.nets.update import Report, Update
 from pyrl.schedules import Schedule, check_schedule, linear, value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
@@ -51,6 +53,10 @@ class DQNConfig(AgentConfig):
     n_step: int = 1  # length of the returns
     double: bool = False  # double Q-learning
     dueling: bool = False  # dueling head
+    prioritized: bool = False  # prioritized replay (Schaul et al. 2016)
+    priority_alpha: float = 0.6  # how much priorities matter
+    priority_beta: float = 0.4  # how much importance weights make up for it: at the start of the run
+    priority_beta_final: float = 1.0  # and at its end
     loss: Literal["huber", "mse"] = "huber"
     max_grad_norm: float | None = 10.0  # clip of the gradient's global norm; None: off
     net_arch: tuple[int, ...] = (64, 64)  # hidden layers
@@ -61,7 +67,8 @@ class DQNConfig(AgentConfig):
         check_layers(self)
         for name in ("buffer_size", "batch_size", "train_freq", "target_update_interval", "n_step"):
             check_range(self, name, 1, None)
-        for name in ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
+        exploration = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+        for name in (*exploration, "priority_alpha", "priority_beta", "priority_beta_final"):
             check_range(self, name, 0.0, 1.0)
         check_range(self, "tau", 0.0, 1.0, open_low=True)
         check_range(self, "gradient_steps", -1, None)
@@ -102,9 +109,11 @@ class DQN(Agent):
         self.q_network = cast(QNetwork, seeded_network(seed, build))
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
         self.arena, self.target_arena = Arena(self.q_network), Arena(self.target_network)
-        self.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)
-        self.arena.optimizer = self.optimizer
-        self.update = Update(self.arena, self.loss, max_grad_norm=config.max_grad_norm, compiled=config.engine == "compile")
+        self.optimizer = self.arena.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)
+        self.online = Native(self.arena, *self.q_network.parts())
+        self.target = Native(self.target_arena, *self.target_network.parts())
+        self.engine = self.choose_engine(self.online.possible)
+        self.update = Update(self.arena, self.loss, max_grad_norm=config.max_grad_norm, compiled=self.engine == "compile")
         self.last_target_update = 0  # env step of it
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -128,12 +137,16 @@ class DQN(Agent):
     def status(self) -> dict[str, float]:
         return {"exploration/epsilon": self.epsilon}
 
-    @torch.no_grad()
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
         count = len(first_leaf(observation))
-        q = self.q_network(tensors(self.normalizer.observation(observation)))
-        action = q.argmax(dim=1).numpy()
+        observation = self.normalizer.observation(observation)
+        if self.engine == "native" and self.online.ready():
+            q = native_q(self.online, self.q_network.encoder.array(observation, self.online.dtype), keep=False)
+        else:
+            with torch.no_grad():
+                q = self.q_network(tensors(observation)).numpy()
+        action = q.argmax(axis=1)
         if not deterministic:
             uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
             random_action = ops.uniform_indices(count, self.num_actions, self.random)
@@ -161,20 +174,41 @@ class DQN(Agent):
 
     def learn(self, batch: Batch) -> dict[str, float]:
         self.optimizer.param_groups[0]["lr"] = value_at(self.config.learning_rate, self.progress)
+        native = self.engine == "native" and self.online.ready_to_learn() and self.target.ready()
+        loss, q_mean, self.td_error = self.native_update(batch) if native else self.torch_update(batch)
+        self.updates += 1
+        self._update_target()
+        return {"loss/q": loss, "train/q_mean": q_mean}
+
+    def torch_update(self, batch: Batch) -> tuple[float, float, Array]:
         observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
         reward = torch.as_tensor(self.normalizer.reward(batch.reward))
         weight = None if batch.weight is None else torch.as_tensor(batch.weight)
         data = observation, torch.as_tensor(batch.action), reward, torch.as_tensor(batch.discount), next_observation, weight
-        loss, q_mean, _ = self.update(*data)
-        self.updates += 1
-        self._update_target()
-        return {"loss/q": loss.item(), "train/q_mean": q_mean.item()}
+        loss, q_mean, td_error = self.update(*data)
+        return loss.item(), q_mean.item(), td_error.numpy()
 
-    @torch.no_grad()
+    def native_update(self, batch: Batch) -> tuple[float, float, Array]:
+        """The same step by hand: forward, the gradient of the loss by Q, backward, Adam."""
+        online, encoder, dtype = self.online, self.q_network.encoder, self.online.dtype
+        observation, next_observation = (
+            encoder.array(self.normalizer.observation(o), dtype) for o in (batch.observation, batch.next_observation)
+        )
+        reward, discount = (x.astype(dtype, copy=False) for x in (self.normalizer.reward(batch.reward), batch.discount))
+        loss, q_mean, d_q, td_error = ops.q_loss(
+            native_q(online, observation), batch.action, reward, discount, native_q(self.target, next_observation, keep=False),
+            next_q_online=native_q(online, next_observation, keep=False) if self.config.double else None,
+            weight=None if batch.weight is None else batch.weight.astype(dtype, copy=False), huber=self.config.loss == "huber",
+        )  # fmt: skip
+        native_q_backward(online, d_q)
+        online.step(self.config.max_grad_norm)
+        return loss, q_mean, td_error
+
     def _update_target(self) -> None:
         """theta^- <- (1 - tau) theta^- + tau theta, when target_update_interval environment steps have passed."""
         if self.env_steps - self.last_target_update < self.config.target_update_interval:
             return
         self.last_target_update = self.env_steps
+        self.arena.sync()
         self.target_arena.sync()
-        self.target_arena.values.lerp_(self.arena.values, self.config.tau)
+        ops.polyak(self.target_arena.values, self.arena.values, self.config.tau)

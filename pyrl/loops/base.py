@@ -13,6 +13,7 @@ import numpy as np
 
 from pyrl.agents.base import Agent
 from pyrl.envs import Stepper
+from pyrl.errors import NonFiniteError
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Episode, Metrics, StepResult
 
@@ -39,6 +40,7 @@ class Loop(ABC):
         self.total_episodes = total_episodes if total_episodes is not None else math.inf
         self.episodes = 0
         self.window: deque[Episode] = deque(maxlen=WINDOW)
+        self.refused: Any = None  # the data of an update that was not finite
         self._ended: list[Episode] = []
         self._window_means: dict[str, float] = {}
 
@@ -63,6 +65,14 @@ class Loop(ABC):
     @abstractmethod
     def round(self) -> dict[str, float]:
         """Act, store, learn; what `learn` reported."""
+
+    def learn(self, data: Any) -> dict[str, float]:
+        """``agent.learn``; data that make the update not finite are kept for whoever looks into it."""
+        try:
+            return self.agent.learn(data)
+        except NonFiniteError:
+            self.refused = data
+            raise
 
     def act(self) -> tuple[StepResult, dict[str, Array]]:
         """One step of all environments, and what the agent wants stored beside it."""

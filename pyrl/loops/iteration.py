@@ -7,11 +7,12 @@ from typing import Any
 from pyrl.agents.base import Agent
 from pyrl.envs import Stepper, make
 from pyrl.errors import SpaceError, UnknownNameError
+from pyrl.loops.asynchronous import AsynchronousLoop
 from pyrl.loops.base import Loop
 from pyrl.loops.off_policy import OffPolicyLoop
 from pyrl.loops.on_policy import OnPolicyLoop
 
-LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop}
+LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop, "asynchronous": AsynchronousLoop}
 
 
 def iterate(agent: Agent, env: Any, total_steps: int | None = None, *, total_episodes: int | None = None) -> Loop:

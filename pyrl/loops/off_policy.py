@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pyrl.agents.base import Agent
-from pyrl.buffers import ReplayBuffer
+from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
 from pyrl.loops.base import Loop
+from pyrl.schedules import linear
 from pyrl.seeding import stream_key
 from pyrl.types import Batch
 
@@ -20,14 +23,17 @@ class OffPolicyLoop(Loop):
     def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
         super().__init__(agent, stepper, total_steps, total_episodes)
         config = agent.config
-        self.buffer = ReplayBuffer(
-            config.buffer_size,
-            agent.observation_space,
-            agent.action_space,
-            num_envs=stepper.num_envs,
-            n_step=config.n_step,
-            gamma=config.gamma,
-            seed=stream_key(agent.seed, "replay") >> 1,
+        options: dict[str, Any] = {
+            "num_envs": stepper.num_envs,
+            "n_step": config.n_step,
+            "gamma": config.gamma,
+            "seed": stream_key(agent.seed, "replay") >> 1,
+        }
+        spaces = agent.observation_space, agent.action_space
+        self.buffer: ReplayBuffer = (
+            PrioritizedReplayBuffer(config.buffer_size, *spaces, alpha=config.priority_alpha, beta=config.priority_beta, **options)
+            if getattr(config, "prioritized", False)
+            else ReplayBuffer(config.buffer_size, *spaces, **options)
         )
         self._batch: Batch | None = None
 
@@ -44,10 +50,14 @@ class OffPolicyLoop(Loop):
             )  # fmt: skip
         if agent.env_steps < max(config.learning_starts, config.batch_size):
             return {}
+        if isinstance(self.buffer, PrioritizedReplayBuffer):
+            self.buffer.beta = linear(config.priority_beta, config.priority_beta_final, agent.progress)
         losses: dict[str, float] = {}
         for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
-            losses = agent.learn(self._batch)
+            losses = self.learn(self._batch)
+            if isinstance(self.buffer, PrioritizedReplayBuffer):
+                self.buffer.update_priorities(self._batch.index, np.abs(agent.td_error))
         return losses
 
     def state_dict(self) -> dict[str, Any]:

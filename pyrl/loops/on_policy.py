@@ -23,4 +23,4 @@ class OnPolicyLoop(Loop):
     def round(self) -> dict[str, float]:
         while not self.buffer.full and not self.finished:
             self.buffer.add(*self.act())
-        return self.agent.learn(self.buffer.take(self.stepper.observation))
+        return self.learn(self.buffer.take(self.stepper.observation))

@@ -15,7 +15,7 @@ import torch
 from pyrl import checkpoint
 from pyrl.agents.base import Agent, config_to_json, make_agent
 from pyrl.envs import make
-from pyrl.errors import CheckpointError
+from pyrl.errors import CheckpointError, NonFiniteError
 from pyrl.loops.base import WINDOW, Loop
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iteration import iterate
@@ -133,9 +133,24 @@ def _run(
             enough = threshold is not None and len(loop.window) >= WINDOW and metrics["episode/return_mean"] >= threshold
             if (on_metrics is not None and on_metrics(metrics)) or enough:
                 break
+    except NonFiniteError as error:
+        if folder is None or loop.refused is None:
+            raise
+        path = checkpoint.save(folder.failure, {"data": _tree(loop.refused)}, {"error": str(error), "env_steps": agent.env_steps})
+        raise NonFiniteError(f"{error}; the weights are as they were before it, the data lie in {path}") from error
     finally:  # an environment that fails does not take the run with it
         recorder.close()
     return run
+
+
+def _tree(value: Any) -> Any:
+    """A batch or rollout as nested mappings of arrays."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _tree(getattr(value, f.name)) for f in dataclasses.fields(value) if getattr(value, f.name) is not None}
+    if isinstance(value, Mapping | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return {str(key): _tree(entry) for key, entry in items}
+    return value
 
 
 class _Recorder:

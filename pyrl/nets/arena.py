@@ -70,6 +70,10 @@ class Arena:
         """Whether every parameter requires grad. The native engine learns all of an arena or nothing."""
         return self._views is not None and self._views.trainable()
 
+    def parameters(self) -> list[Tensor]:
+        """The trainable parameters."""
+        return [parameter for _, _, parameter in self._entries() if parameter.requires_grad]
+
     def zero_grad(self) -> None:
         """Zero gradients, in the buffer: ``module.zero_grad()`` sets them to None, and autograd would then make new ones."""
         self.sync()

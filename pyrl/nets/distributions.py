@@ -24,6 +24,7 @@ class Distribution(Protocol):
     """``output`` is the policy network's [B, size]; ``log_std`` is read by the Gaussian only."""
 
     size: int
+    nvec: list[int]  # choices of each component; none of the Gaussian
 
     def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         """(action [B, ...], log_prob float32 [B]); outside autograd."""
@@ -39,6 +40,7 @@ class Categorical:
 
     def __init__(self, space: spaces.Discrete) -> None:
         self.size = int(space.n)
+        self.nvec = [self.size]
 
     def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         return sample_categorical(output, random, deterministic=deterministic)
@@ -73,6 +75,7 @@ class DiagonalGaussian:
     def __init__(self, space: spaces.Box) -> None:
         self.shape = space.shape
         self.size = math.prod(space.shape)
+        self.nvec: list[int] = []
 
     def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         action, log_prob = sample_gaussian(output, log_std.detach(), random, deterministic=deterministic)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrl.errors import SpaceError
-from pyrl.types import Observation
+from pyrl.types import Observation, map_observation
 
 
 class Encoder(nn.Module):
@@ -29,6 +30,12 @@ class Encoder(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         return observation if self._identity else _encode(self.space, observation)
+
+    def array(self, observation: Observation, dtype: type = np.float32) -> np.ndarray:
+        """The same of NumPy arrays (or tensors), as a contiguous array [B, D] for the native engine."""
+        if not self._identity:
+            observation = _encode(self.space, map_observation(torch.as_tensor, observation)).numpy()
+        return np.ascontiguousarray(observation, dtype)
 
 
 def encoded_size(space: spaces.Space) -> int:

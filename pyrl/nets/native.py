@@ -1,16 +1,105 @@
-"""From torch modules to the native engine: the same weights, seen by `pyrl.ops.Network`."""
+"""From torch modules to the native engine: the same weights, seen by `pyrl.ops`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+import torch
 from torch import nn
 
+from pyrl import ops
 from pyrl.nets.arena import Arena
+from pyrl.nets.optimizers import TensorFlowRMSprop, initial_state
 from pyrl.ops import Layer, Network
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.SiLU: "silu", nn.GELU: "gelu", nn.Identity: "identity"}
+
+
+class Native:
+    """The networks of one arena as the native engine takes them, as long as it can.
+
+    It can while every module is a plain MLP and the arena lies on the CPU in float32 or float64.
+
+    >>> native = Native(arena, actor, critic)
+    >>> if native.ready():
+    ...     actor, critic = native.networks
+    ...     value = critic.infer(native.parameters, observation)
+    """
+
+    def __init__(self, arena: Arena, *modules: nn.Module) -> None:
+        self.arena = arena
+        self.modules = modules
+        self.networks: tuple[Network, ...] = ()
+        self._build()
+
+    @property
+    def possible(self) -> bool:
+        return bool(self.networks)
+
+    @property
+    def parameters(self) -> torch.Tensor:
+        return self.arena.values
+
+    @property
+    def gradients(self) -> torch.Tensor:
+        return self.arena.gradients
+
+    def ready(self) -> bool:
+        """Whether the networks may be used now; they hold the modules' latest weights then."""
+        self.arena.sync()
+        if self._made_for is not self.arena.values.dtype:
+            self._build()
+        return self.possible and self.arena.values.is_cpu
+
+    def ready_to_learn(self) -> bool:
+        """`ready`, and no parameter is frozen."""
+        return self.ready() and self.arena.trainable
+
+    def step(self, max_grad_norm: float | None) -> float:
+        """What `Arena.step` does, in one kernel, on the state of the same optimiser."""
+        optimizer = self.arena.optimizer
+        assert optimizer is not None
+        return optimizer_step(optimizer, optimizer_state(optimizer), self.parameters, self.gradients, max_grad_norm)
+
+    def _build(self) -> None:
+        self._made_for = self.arena.values.dtype
+        self.dtype = np.float64 if self._made_for == torch.float64 else np.float32
+        networks = [native_network(self.arena, module) for module in self.modules]
+        self.networks = tuple(network for network in networks if network is not None)
+        if len(self.networks) < len(networks) or self._made_for not in (torch.float32, torch.float64):
+            self.networks = ()
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of an optimiser over one flat parameter, made where no step was made yet."""
+    values = optimizer.param_groups[0]["params"][0]
+    state = optimizer.state[values]
+    if not state and isinstance(optimizer, torch.optim.Adam):
+        state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(values), exp_avg_sq=torch.zeros_like(values))
+    elif not state:
+        state.update(initial_state(values))
+    return state
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, torch.Tensor],
+    values: torch.Tensor,
+    gradients: torch.Tensor,
+    max_grad_norm: float | None,
+) -> float:
+    """One step of ``optimizer``'s kind and settings; returns the gradient's norm."""
+    group = optimizer.param_groups[0]
+    shared = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"], "max_grad_norm": max_grad_norm}
+    if isinstance(optimizer, torch.optim.Adam):
+        return ops.adam(
+            values, gradients, state["exp_avg"], state["exp_avg_sq"], state["step"],
+            betas=group["betas"], decoupled=isinstance(optimizer, torch.optim.AdamW), **shared,
+        )  # fmt: skip
+    assert isinstance(optimizer, TensorFlowRMSprop)
+    return ops.rmsprop(values, gradients, state["square_avg"], state["step"], alpha=group["alpha"], epsilon_inside=True, **shared)
 
 
 def native_network(arena: Arena, module: nn.Module) -> Network | None:

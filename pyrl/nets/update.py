@@ -17,7 +17,8 @@ Loss: TypeAlias = Callable[..., tuple[Tensor, Report]]
 class Update:
     """``update(*data)`` moves the arena's parameters one step down the gradient of ``loss(*data)``.
 
-    ``loss`` returns (the loss [], tensors to report), computed by the modules of ``arena``; the report comes back detached.
+    ``loss`` returns (the loss [], tensors to report), computed by the modules of ``arena``, through others that stay as they are
+    (the critic in an actor's loss: no gradient of its weights is computed); the report comes back detached.
     ``compiled`` makes one function of loss and gradient by torch.compile: some seconds at the first call, then less overhead.
     """
 
@@ -28,15 +29,20 @@ class Update:
         self._gradient = _compiled_gradient(arena, loss) if compiled else None
 
     def __call__(self, *data: Any) -> Report:
+        report = self.gradient(*data)
+        self.arena.step(self.max_grad_norm)
+        return report
+
+    def gradient(self, *data: Any) -> Report:
+        """Writes the gradient and makes no step."""
         if self._gradient is None:
             self.arena.zero_grad()
             loss, report = self.loss(*data)
-            loss.backward()
+            loss.backward(inputs=self.arena.parameters())
         else:
             self.arena.sync()
             gradient, report = self._gradient(self.arena.values, *data)
             self.arena.gradients.copy_(gradient)
-        self.arena.step(self.max_grad_norm)
         return tuple(tensor.detach() for tensor in report)
 
 

@@ -7,7 +7,15 @@ except ModuleNotFoundError as error:
         f"pyrl is imported from the source folder {__file__.removesuffix('/pyrl/ops/__init__.py')}, where the extension is not built: "
         "start Python in another folder, or build it here with `cmake --preset dev && cmake --build build/dev`"
     ) from error
-from pyrl.ops.losses import dueling, dueling_backward, policy_loss, q_loss, value_loss
+from pyrl.ops.losses import (
+    dueling,
+    dueling_backward,
+    policy_loss,
+    q_loss,
+    squashed_gaussian,
+    squashed_gaussian_backward,
+    value_loss,
+)
 from pyrl.ops.networks import Layer, Network
 from pyrl.ops.optimizers import adam, polyak, rmsprop
 from pyrl.ops.random import RandomStream
@@ -44,6 +52,8 @@ __all__ = [
     "sample_gaussian",
     "sample_multi_categorical",
     "set_num_threads",
+    "squashed_gaussian",
+    "squashed_gaussian_backward",
     "take_rows",
     "uniform_indices",
     "value_loss",

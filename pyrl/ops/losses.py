@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from pyrl import _core
 from pyrl.types import Array
 
-__all__ = ["dueling", "dueling_backward", "policy_loss", "q_loss", "value_loss"]
+__all__ = [
+    "dueling",
+    "dueling_backward",
+    "policy_loss",
+    "q_loss",
+    "squashed_gaussian",
+    "squashed_gaussian_backward",
+    "value_loss",
+]
 
 
 def policy_loss(
@@ -48,13 +56,14 @@ def value_loss(
     value_old: Array | None = None,
     clip_range: float = 0.0,
     coefficient: float = 1.0,
+    huber: bool = False,
     d_value: Array | None = None,
 ) -> tuple[float, Array]:
-    """``mean((V - R)^2)`` of ``value`` [B] or [B, 1] -> (loss, ``coefficient`` times its gradient [B, 1]).
+    """``mean((V - R)^2)``, or the mean Huber loss, of ``value`` [B] or [B, 1] -> (loss, ``coefficient`` times its gradient [B, 1]).
 
     With ``value_old`` [B], V is kept within ``clip_range`` of it (the value clip of PPO).
     """
-    return _core.value_loss(value, return_, value_old, clip_range, coefficient, d_value)
+    return _core.value_loss(value, return_, value_old, clip_range, coefficient, huber, d_value)
 
 
 def q_loss(
@@ -86,3 +95,24 @@ def dueling(value: Array, advantage: Array, out: Array | None = None) -> Array:
 def dueling_backward(d_q: Array, d_value: Array | None = None, d_advantage: Array | None = None) -> tuple[Array, Array]:
     """(d_value [B, 1], d_advantage [B, A]) from d_q [B, A]."""
     return _core.dueling_backward(d_q, d_value, d_advantage)
+
+
+def squashed_gaussian(output: Array, noise: Array, *, log_std_range: tuple[float, float] = (-20.0, 2.0)) -> tuple[Array, Array]:
+    """(action [B, A], log_prob [B]) of a Gaussian squashed by tanh (Haarnoja et al. 2018, appendix C), a function of ``noise`` [B, A].
+
+    ``output`` [B, 2 A] holds the means, then the log_stds, which are kept within ``log_std_range``.
+    """
+    return _core.squashed_gaussian(output, noise, *log_std_range, None, None)
+
+
+def squashed_gaussian_backward(
+    output: Array,
+    noise: Array,
+    action: Array,
+    d_action: Array | None,
+    d_log_prob: float,
+    *,
+    log_std_range: tuple[float, float] = (-20.0, 2.0),
+) -> Array:
+    """d_output [B, 2 A] from the gradients by action [B, A] (None: zero) and by every row's log_prob."""
+    return _core.squashed_gaussian_backward(output, noise, *log_std_range, action, d_action, d_log_prob, None)

@@ -55,6 +55,53 @@ class CutOrEnd(gym.Env):
         return 1, 1.0, False, self.t == 2, {}
 
 
+class TwoTargets(gym.Env):
+    """Observation 0 or 1 at random; the reward is minus the square of how far the action is from -0.5 or 2; ten steps an episode."""
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Box(-1, 3, (1,))
+    targets = (-0.5, 2.0)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict]:
+        super().reset(seed=seed)
+        self.t = 0
+        self.state = int(self.np_random.integers(2))
+        return self.state, {}
+
+    def step(self, action: np.ndarray) -> tuple[int, float, bool, bool, dict]:
+        reward = -float((action[0] - self.targets[self.state]) ** 2)
+        self.state = int(self.np_random.integers(2))
+        self.t += 1
+        return self.state, reward, False, self.t == 10, {}
+
+
+class StayOrGo(gym.Env):
+    """`CutOrEnd` for continuous actions: each way of confusing the two flags changes the optimal action.
+
+    In state 0 the action u costs u^2. With probability (1 - u) / 2 the episode then ends: that pays 2, *terminates*, and looks
+    like state 1. Otherwise state 1 follows, where every step pays 1 and the episode is *truncated* after two of them. With gamma
+    0.8 state 1 is worth 1 / (1 - 0.8) = 5 and leaving for it 4, so that Q(0, u) = 3 + u - u^2 and u = 0.5 is best. Whoever takes
+    the cut for an end values leaving at most 0.8 * 1.8, and u = -0.14 seems best; whoever bootstraps through the end values it
+    2 + 4, and u = -0.5 seems best.
+    """
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict]:
+        super().reset(seed=seed)
+        self.state, self.t = 0, 0
+        return 0, {}
+
+    def step(self, action: np.ndarray) -> tuple[int, float, bool, bool, dict]:
+        if self.state == 0:
+            self.state = 1
+            ends = self.np_random.random() < (1 - action[0]) / 2
+            return 1, 2.0 * ends - float(action[0] ** 2), bool(ends), False, {}
+        self.t += 1
+        return 1, 1.0, False, self.t == 2, {}
+
+
 OBSERVATION_SPACES = {
     "box": spaces.Box(-1, 1, (3,)),
     "image": spaces.Box(0, 255, (4, 4), np.uint8),
@@ -73,6 +120,14 @@ ACTION_SPACES = {
     "box": spaces.Box(-2, 2, (2,)),
 }
 
+BOXES = {
+    "one": spaces.Box(-2, 2, (1,)),
+    "asymmetric": spaces.Box(np.float32([-1, 0]), np.float32([3, 0.5])),
+    "matrix": spaces.Box(-1, 1, (2, 3)),
+    "scalar": spaces.Box(-1, 3, ()),
+    "float64": spaces.Box(-1, 3, (2,), np.float64),
+}
+
 
 def random_env(observation_space: spaces.Space, action_space: spaces.Space, length: int = 7) -> type[gym.Env]:
     """An environment of these spaces with random observations; checks that it is handed legal actions."""
@@ -89,7 +144,7 @@ def random_env(observation_space: spaces.Space, action_space: spaces.Space, leng
             return self.observation_space.sample(), {}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-            assert action_space.contains(int(action) if isinstance(action_space, spaces.Discrete) else action), action
+            assert action_space.contains(int(action) if isinstance(action_space, spaces.Discrete) else np.asarray(action)), action
             self.t += 1
             return self.observation_space.sample(), float(self.np_random.normal()), self.t == length, False, {}
 

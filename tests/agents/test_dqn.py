@@ -128,3 +128,33 @@ def test_same_seed_same_run() -> None:
 def test_continuous_actions_are_refused() -> None:
     with pytest.raises(pyrl.errors.SpaceError, match=r"dqn: action_space is Box.*expected Discrete"):
         pyrl.make_agent("dqn", spaces.Discrete(2), spaces.Box(-1, 1, (1,)))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("double", [False, True])
+def test_every_combination_learns(double: bool, dueling: bool, n_step: int, prioritized: bool, soft: bool) -> None:
+    target = {"tau": 0.05, "target_update_interval": 1} if soft else {"tau": 1.0, "target_update_interval": 50}
+    agent = pyrl.make_agent(
+        "dqn", spaces.Discrete(2), spaces.Discrete(2), double=double, dueling=dueling, n_step=n_step, prioritized=prioritized,
+        net_arch=(16,), learning_rate=3e-3, train_freq=1, learning_starts=50, exploration_final_eps=0.1, gamma=0.5, **target,
+    )  # fmt: skip
+    for _ in pyrl.iterate(agent, TwoStates, total_steps=1200):
+        pass
+    assert pyrl.evaluate(agent, TwoStates, episodes=5).mean == 10.0
+
+
+def test_priorities_are_td_errors_and_beta_is_annealed() -> None:
+    agent = pyrl.make_agent(
+        "dqn", spaces.Discrete(2), spaces.Discrete(2), prioritized=True, priority_alpha=1.0, priority_beta=0.5, priority_beta_final=0.9,
+        batch_size=8, learning_starts=8, train_freq=1, net_arch=(4,),
+    )  # fmt: skip
+    loop = pyrl.iterate(agent, TwoStates, total_steps=100)
+    for _ in loop:
+        if agent.td_error is not None:
+            last = {int(i): abs(float(d)) for i, d in zip(loop._batch.index, agent.td_error)}
+            stored = loop.buffer.priorities(np.array(list(last)))
+            np.testing.assert_allclose(stored, np.array(list(last.values())) + 1e-6, rtol=1e-5)
+    assert loop.buffer.beta == pytest.approx(0.9, abs=0.01)

@@ -5,18 +5,22 @@ Fast tier: 200 examples of 50 steps. `PYRL_EXAMPLES=5000 pytest tests/buffers/te
 
 from __future__ import annotations
 
+import math
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 from gymnasium import spaces
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from replay_model import Lane
 
-from pyrl.buffers import ReplayBuffer
+from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 
+ALPHA, EPSILON = 0.7, 1e-3
 EXAMPLES = int(os.environ.get("PYRL_EXAMPLES", "200"))
 
 SPACES: dict[str, spaces.Space] = {
@@ -56,6 +60,7 @@ class ReplayMachine(RuleBasedStateMachine):
         padding=st.sampled_from(["repeat", "zero"]),
         linked=st.booleans(),
         column=st.booleans(),
+        prioritized=st.booleans(),
         mode=st.sampled_from(["same_step", "next_step", "disabled"]),
         seed=st.integers(0, 2**16),
     )
@@ -69,6 +74,7 @@ class ReplayMachine(RuleBasedStateMachine):
         padding: Any,
         linked: bool,
         column: bool,
+        prioritized: bool,
         mode: str,
         seed: int,
     ) -> None:
@@ -79,10 +85,12 @@ class ReplayMachine(RuleBasedStateMachine):
         self.rng = np.random.default_rng(seed)
         options: dict[str, Any] = {"n_step": n_step, "frame_stack": frame_stack, "gamma": 0.9}
         capacity = lanes * (n_step + frame_stack + extra_slots) + int(self.rng.integers(lanes))
-        self.make = lambda: ReplayBuffer(
+        made = partial(PrioritizedReplayBuffer, alpha=ALPHA, epsilon=EPSILON) if prioritized else ReplayBuffer
+        self.make = lambda: made(
             capacity, self.space, spaces.Box(-1, 1, (2,)), num_envs=lanes, seed=seed, stack_padding=padding, linked=linked,
             extra={"log_prob": ((), "float32")} if column else None, **options,
         )  # fmt: skip
+        self.priority: dict[int, float] | None = {} if prioritized else None  # leaves by name
         self.buffer = self.make()
         self.model = [Lane(capacity // lanes, padding=padding, linked=linked, **options) for _ in range(lanes)]
         self.observation = [self.draw() for _ in range(lanes)]
@@ -123,11 +131,41 @@ class ReplayMachine(RuleBasedStateMachine):
                 bool(truncated[n]),
                 log_prob,
             )
+            self.follow()
         ended = terminated | truncated
         for n in range(N):
             # In the other modes the environment is reset in the same call, and acted on from there.
             self.observation[n] = self.draw() if ended[n] and self.mode != "next_step" else after[n]
         self.ended = ended
+
+    def names(self) -> list[int]:
+        return sorted(p * self.lanes + n for n, lane in enumerate(self.model) for p in lane.drawables())
+
+    def follow(self) -> None:
+        """A record that becomes drawable gets the largest leaf in the buffer; others go with their record."""
+        if self.priority is not None:
+            kept = {name: self.priority[name] for name in self.names() if name in self.priority}
+            for name in self.names():
+                if name not in kept:
+                    kept[name] = max(kept.values(), default=1.0)
+            self.priority = kept
+
+    @precondition(lambda self: getattr(self, "priority", None) is not None)
+    @rule(count=st.integers(1, 40), spread=st.integers(0, 6))
+    def update_priorities(self, count: int, spread: int) -> None:
+        """Some names are gone, some come twice: then the last counts."""
+        newest = max(len(lane.slots) for lane in self.model) * self.lanes
+        index = self.rng.integers(0, newest + 2, count)
+        priority = 10.0 ** self.rng.uniform(-spread, spread, count)
+        before = self.buffer.stale_updates
+        self.buffer.update_priorities(index, priority)
+        stale = 0
+        for name, value in zip(index.tolist(), priority.tolist()):
+            if name in self.priority:
+                self.priority[name] = (value + EPSILON) ** ALPHA
+            else:
+                stale += 1
+        assert self.buffer.stale_updates == before + stale
 
     @rule(which=st.integers(0, 2**16 - 1))
     def manual_reset(self, which: int) -> None:
@@ -140,6 +178,7 @@ class ReplayMachine(RuleBasedStateMachine):
         self.buffer.clear()
         for lane in self.model:
             lane.clear()
+        self.follow()
 
     @rule()
     def save_and_load(self) -> None:
@@ -153,7 +192,14 @@ class ReplayMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.buffer))
     @rule(replacement=st.booleans())
     def draw_a_batch(self, replacement: bool) -> None:
-        names = {p * self.lanes + n for n, lane in enumerate(self.model) for p in lane.drawables()}
+        names = set(self.names())
+        if self.priority is not None:
+            batch = self.buffer.sample(len(names))
+            assert set(batch.index.tolist()) <= names
+            leaves_ = np.array([self.priority[name] for name in batch.index.tolist()])
+            weight = (len(names) * leaves_ / sum(self.priority.values())) ** -self.buffer.beta
+            np.testing.assert_allclose(batch.weight, weight / weight.max(), rtol=1e-5)
+            return
         index = self.buffer.sample(len(names), replacement=replacement).index
         assert set(index.tolist()) <= names
         if not replacement:
@@ -170,6 +216,9 @@ class ReplayMachine(RuleBasedStateMachine):
         np.testing.assert_array_equal(np.flatnonzero(self.buffer.is_drawable(everything)), names)
         table = [(e["env"], int(e["index"][0]) // self.lanes, e["length"], e["begins"], e["ended"]) for e in self.buffer.episodes()]
         assert table == [(n, s, e - s, begins, how) for n, lane in enumerate(self.model) for s, e, begins, how in lane.episodes()]
+        if self.priority is not None:
+            np.testing.assert_allclose(self.buffer.priorities(names), [self.priority[name] for name in names.tolist()], rtol=1e-12)
+            assert self.buffer.total_priority == pytest.approx(math.fsum(self.priority.values()), rel=1e-12)
         if not len(names):
             return
         batch = self.buffer.get(names)

@@ -14,7 +14,8 @@ import torch
 from gymnasium import spaces
 
 import pyrl
-from pyrl.errors import CheckpointError, SpaceError, UnknownNameError
+from pyrl import checkpoint
+from pyrl.errors import CheckpointError, NonFiniteError, SpaceError, UnknownNameError
 from pyrl.presets import preset
 from pyrl.runs import RunFolder
 
@@ -169,3 +170,31 @@ def test_batches_that_can_never_be_filled_are_refused() -> None:
         pyrl.train("ppo", Counter, total_steps=100, run_dir=False, n_steps=8, num_envs=4, batch_size=1000)
     with pytest.raises(ValueError, match="batch_size is 20, but only"):  # the tails of the episodes leave too little room
         pyrl.train("dqn", Counter, total_steps=500, run_dir=False, buffer_size=20, batch_size=20, learning_starts=0, num_envs=1)
+
+
+class Exploding(gym.Env):
+    """Rewards become so large that squares of them are no numbers any more."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+    steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return np.zeros(2, np.float32), 1e38 if self.steps > 100 else 1.0, self.steps % 10 == 0, False, {}
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_an_update_that_is_not_finite_leaves_its_data_behind(algo: str, engine: str, tmp_path: Path) -> None:
+    small = {"ppo": {"n_steps": 16, "batch_size": 16}, "dqn": {"learning_starts": 16, "train_freq": 1, "loss": "mse"}}[algo]
+    with pytest.raises(NonFiniteError, match=r"the weights are as they were before it, the data lie in .*failure"):
+        pyrl.train(algo, Exploding, total_steps=2_000, num_envs=1, run_dir=tmp_path / "run", engine=engine, **small)
+    tree, about = checkpoint.load(tmp_path / "run" / "failure")
+    assert np.max(tree["data"]["reward"]) == np.float32(1e38)
+    assert "inf" in about["error"] or "not finite" in about["error"]
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()

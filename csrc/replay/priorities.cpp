@@ -1,0 +1,73 @@
+#include "replay/priorities.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/elementary.hpp"
+#include "core/platform.hpp"
+
+namespace pyrl::replay {
+
+void Priorities::set(std::int64_t slot, double leaf) {
+  const double before = tree_.get(slot);
+  if (before == leaf) return;
+  tree_.set(slot, leaf);
+  if (before == largest_) --with_largest_;
+  if (with_largest_ > 0 && leaf == largest_) ++with_largest_;
+  if (leaf > largest_) {
+    largest_ = leaf;
+    with_largest_ = 1;
+  }
+}
+
+double Priorities::largest() {
+  if (with_largest_ <= 0) {
+    largest_ = tree_.largest();
+    with_largest_ = 1;  // at least; too few only means another look
+  }
+  return largest_ > 0 ? largest_ : 1.0;
+}
+
+void Priorities::became_drawable(std::int64_t slot) { set(slot, largest()); }
+
+void Priorities::cleared() {
+  tree_.clear();
+  largest_ = 0;
+  with_largest_ = 0;
+}
+
+template <class Real>
+void Priorities::update(const std::int64_t* slots, const Real* priority, std::int64_t count) {
+  constexpr std::int64_t chunk = 64;
+  double leaves[chunk];
+  for (std::int64_t first = 0; first < count; first += chunk) {
+    const std::int64_t n = std::min(chunk, count - first);
+    simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+      for (std::int64_t i = 0; i < n; ++i)
+        leaves[i] = elementary::exp(options_.alpha * elementary::log(static_cast<double>(priority[first + i]) + options_.epsilon));
+    });
+    for (std::int64_t i = 0; i < n; ++i)
+      if (slots[first + i] >= 0) set(slots[first + i], leaves[i]);
+  }
+}
+
+void Priorities::draw(const RandomStream& stream, std::int64_t count, double beta, bool weight_by_buffer, std::int64_t* slots, float* weight) {
+  tree_.draw(stream, count, slots);
+  double smallest = weight_by_buffer ? tree_.smallest() : tree_.get(slots[0]);
+  if (!weight_by_buffer)
+    for (std::int64_t i = 1; i < count; ++i) smallest = std::min(smallest, tree_.get(slots[i]));
+  constexpr std::int64_t chunk = 64;
+  double ratio[chunk];
+  for (std::int64_t first = 0; first < count; first += chunk) {
+    const std::int64_t n = std::min(chunk, count - first);
+    for (std::int64_t i = 0; i < n; ++i) ratio[i] = smallest / tree_.get(slots[first + i]);
+    simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+      for (std::int64_t i = 0; i < n; ++i) weight[first + i] = static_cast<float>(elementary::exp(beta * elementary::log(ratio[i])));
+    });
+  }
+}
+
+template void Priorities::update<float>(const std::int64_t*, const float*, std::int64_t);
+template void Priorities::update<double>(const std::int64_t*, const double*, std::int64_t);
+
+}  // namespace pyrl::replay

@@ -1,0 +1,169 @@
+"""What on-policy actor-critic agents share: the networks, acting, and the advantages of a rollout. Losses are the agents' own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from pyrl import ops
+from pyrl.agents.base import Agent, AgentConfig, Loop, check_layers, check_range, check_spaces, seeded_network, tensors
+from pyrl.nets.arena import Arena
+from pyrl.nets.heads import ActorCritic
+from pyrl.nets.mlp import Activation
+from pyrl.nets.native import Native
+from pyrl.schedules import Schedule, check_schedule, value_at
+from pyrl.types import Array, Observation, Rollout, map_observation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig(AgentConfig):
+    """What `ActorCriticAgent` reads; names as in Stable-Baselines3."""
+
+    learning_rate: Schedule = 3e-4  # "linear_3e-4" falls to zero over the run
+    n_steps: int = 2048  # T, steps of each environment between two updates
+    gae_lambda: float = 0.95  # lambda of GAE, in [0, 1]
+    normalize_advantage: bool = True  # to zero mean and unit variance in each batch
+    ent_coef: float = 0.0  # weight of the entropy
+    vf_coef: float = 0.5  # weight of the value loss
+    max_grad_norm: float = 0.5  # clip of the gradient's global norm
+    net_arch: tuple[int, ...] = (64, 64)  # hidden layers of actor and critic each
+    activation: Activation = "tanh"
+    log_std_init: float = 0.0  # of continuous actions
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layers(self)
+        check_range(self, "n_steps", 1, None)
+        check_range(self, "gae_lambda", 0.0, 1.0)
+        check_schedule(f"{type(self).__name__}: learning_rate", self.learning_rate)
+
+
+@dataclasses.dataclass(slots=True)
+class Samples:
+    """The valid steps of a rollout, each [M, ...]: torch tensors of one memory, or NumPy arrays for the native engine."""
+
+    observation: Observation
+    action: Array
+    log_prob: Array  # log pi_old(a|o)
+    value: Array  # V_old(o)
+    advantage: Array  # GAE(gamma, lambda)
+    return_: Array  # advantage + V_old, the target of V
+
+    def __len__(self) -> int:
+        return len(self.advantage)
+
+    def rows(self, index: Array) -> Samples:
+        """A minibatch; index int64 [B]."""
+        if isinstance(self.observation, dict | tuple):
+            observation = map_observation(lambda x: ops.take_rows((x,), index)[0], self.observation)
+            return Samples(observation, *ops.take_rows((self.action, self.log_prob, self.value, self.advantage, self.return_), index))
+        columns = (self.observation, self.action, self.log_prob, self.value, self.advantage, self.return_)
+        return Samples(*ops.take_rows(columns, index))
+
+    def tensors(self) -> Samples:
+        """The same memory as torch tensors."""
+        columns = (self.action, self.log_prob, self.value, self.advantage, self.return_)
+        return Samples(tensors(self.observation), *map(torch.from_numpy, columns))
+
+    def explained_variance(self) -> float:
+        """1 - Var(R - V_old) / Var(R): 1 where the critic foresaw the returns, 0 where it knew their mean."""
+        return_, value = np.asarray(self.return_), np.asarray(self.value)
+        return 1.0 - float((return_ - value).var() / max(float(return_.var()), 1e-8))
+
+
+class ActorCriticAgent(Agent):
+    """Discrete, multi-discrete and continuous actions; actor, critic and log_std in one arena."""
+
+    loop: ClassVar[Loop] = "on_policy"
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
+        check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box))
+        super().__init__(observation_space, action_space, config, seed, num_envs)
+
+        def build() -> ActorCritic:
+            return ActorCritic(observation_space, action_space, config.net_arch, config.activation, config.log_std_init)
+
+        self.network = cast(ActorCritic, seeded_network(seed, build))
+        self.arena = Arena(self.network)
+        self.optimizer = self.arena.optimizer = self.make_optimizer(self.arena.values, value_at(config.learning_rate, 0.0))
+        self.native = Native(self.arena, self.network.actor, self.network.critic)
+        self.engine = self.choose_engine(self.native.possible)
+
+    def make_optimizer(self, parameters: Tensor, learning_rate: float) -> torch.optim.Optimizer:
+        """Over the flat parameters [size]."""
+        return torch.optim.Adam([parameters], lr=learning_rate, eps=1e-5, fused=True)
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return {"network": self.network}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self.optimizer}
+
+    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
+        """log_prob is kept for the loss; V is not: `samples` computes it for the whole rollout at once, with the same weights."""
+        observation, network = self.normalizer.observation(observation), self.network
+        if self.engine == "native" and self.native.ready():
+            output = self.native.networks[0].infer(self.native.parameters, network.encoder.array(observation, self.native.dtype))
+            action, log_prob = network.distribution.sample(output, network.log_std, self.random, deterministic)
+            return {"action": action, "log_prob": log_prob}
+        with torch.no_grad():
+            output = network.policy(tensors(observation))
+        action, log_prob = network.distribution.sample(output, network.log_std, self.random, deterministic)
+        return {"action": action.numpy(), "log_prob": log_prob.numpy()}
+
+    def native_distribution(self) -> dict[str, Any]:
+        """What `pyrl.ops.policy_loss` must know of the action distribution."""
+        log_std = self.network.log_std
+        if log_std.numel() == 0:
+            return {"nvec": self.network.distribution.nvec}
+        at = self.arena.offset(log_std)
+        return {"log_std": log_std.detach(), "d_log_std": self.arena.gradients[at : at + log_std.numel()]}
+
+    @torch.no_grad()
+    def samples(self, rollout: Rollout) -> Samples:
+        """Values, advantages and returns of a rollout (Schulman et al. 2016, eq. 16), then its valid steps side by side: NumPy
+        arrays for `native_update`, torch tensors where torch has to learn."""
+        T, N = rollout.reward.shape
+        native = self.engine == "native" and self.native.ready_to_learn()
+        observation = self.normalizer.observation(rollout.observation)
+        flat = map_observation(lambda x: x.reshape(-1, *x.shape[2:]), observation)
+        if native:
+            flat = self.network.encoder.array(flat, self.native.dtype)
+        value = self._values(flat, native).reshape(T + 1, N)
+        final_value = np.zeros((T, N), value.dtype)
+        if len(rollout.final_step):
+            final = self.normalizer.observation(rollout.final_observation)
+            final = self.network.encoder.array(final, self.native.dtype) if native else final
+            final_value[rollout.final_step, rollout.final_env] = self._values(final, native)
+        reward = np.asarray(self.normalizer.reward(rollout.reward), value.dtype)
+        advantage, return_ = ops.gae(
+            reward, value, None, rollout.terminated, rollout.truncated,
+            gamma=self.config.gamma, gae_lambda=self.config.gae_lambda, final_value=final_value, valid=rollout.valid,
+        )  # fmt: skip
+        rows = T * N
+        action = rollout.action.reshape(rows, *rollout.action.shape[2:])
+        if isinstance(self.action_space, spaces.Box):
+            action = action.reshape(rows, -1).astype(value.dtype, copy=False)
+        log_prob = rollout.extra["log_prob"].reshape(rows).astype(value.dtype, copy=False)
+        samples = Samples(
+            map_observation(lambda x: x[:rows], flat),
+            action,
+            log_prob,
+            value[:T].reshape(rows),
+            advantage.reshape(rows),
+            return_.reshape(rows),
+        )
+        if not rollout.valid.all():
+            samples = samples.rows(np.flatnonzero(rollout.valid))
+        return samples if native else samples.tensors()
+
+    def _values(self, observation: Observation, native: bool) -> np.ndarray:
+        """V [M] of observations [M, ...], encoded ones if ``native``."""
+        if native:
+            return self.native.networks[1].infer(self.native.parameters, observation)[:, 0]
+        return self.network.value(tensors(observation)).numpy()

@@ -1,0 +1,236 @@
+"""Soft actor-critic with automatic temperature (Haarnoja et al. 2018, arXiv:1812.05905).
+
+    symbol            here                  shape
+    pi(a|o)           actor                 mean and log_std [B, A] of u; a = tanh(u), u = mean + std * xi, xi ~ N(0, 1)
+    log pi(a|o)       log_prob              [B]
+    Q_1, Q_2          critic                [2, B]
+    Q_1', Q_2'        target_critic         [2, B]   slow copies
+    alpha             temperature           exp(log_alpha): the price of entropy
+    H-bar             target_entropy        what the entropy of pi is held at; "auto": -A
+    y                 target                [B]      r + discount * (min_i Q_i'(o', a') - alpha log pi(a'|o')), a' ~ pi(.|o')
+
+The critics descend (Q_i(o, a) - y)^2 / 2 (eq. 5, two of them against overestimation, section 6); the actor descends
+alpha log pi(a|o) - min_i Q_i(o, a) through a = tanh(mean + std * xi) (eq. 7 and 9); alpha descends -alpha (log pi + H-bar) (eq. 18).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyrl import ops
+from pyrl.agents.base import register, seeded_network
+from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
+from pyrl.agents.ddpg import bellman_target, critic_loss
+from pyrl.nets.arena import Arena
+from pyrl.nets.continuous import Critics, GaussianActor, polyak
+from pyrl.nets.distributions import LOG_SQRT_2PI
+from pyrl.nets.native import Native
+from pyrl.nets.noise import standard_normal
+from pyrl.nets.update import Report, Update
+from pyrl.types import Batch, Observation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SACConfig(ContinuousConfig):
+    """Defaults as in Stable-Baselines3."""
+
+    ent_coef: float | str = "auto"  # alpha, the temperature; "auto": learned, from 1 on; "auto_0.1": from 0.1 on
+    target_entropy: float | str = "auto"  # H-bar, of the actions in [-1, 1]; "auto": minus the number of action dimensions
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        initial_temperature(self.ent_coef)
+        if self.target_entropy != "auto" and not isinstance(self.target_entropy, float | int):
+            raise ValueError(f"SACConfig: target_entropy is {self.target_entropy!r}, expected a number or 'auto'")
+
+
+def initial_temperature(ent_coef: float | str) -> float:
+    """alpha at the beginning; ValueError unless it is positive."""
+    try:
+        alpha = 1.0 if ent_coef == "auto" else float(str(ent_coef).removeprefix("auto_"))
+    except ValueError:
+        alpha = 0.0
+    if not 0.0 < alpha < math.inf:
+        raise ValueError(f"SACConfig: ent_coef is {ent_coef!r}, expected a positive number, 'auto' or 'auto_<positive number>'")
+    return alpha
+
+
+def squashed_sample(mean: Tensor, log_std: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+    """a = tanh(u), u = mean + std * xi, and log pi(a|o) = sum log N(u) - log(1 - tanh(u)^2) (appendix C). [B, A] -> [B, A], [B].
+
+    log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which neither overflows nor loses digits at the bounds.
+    """
+    u = mean + log_std.exp() * xi
+    log_normal = -0.5 * xi.square() - log_std - LOG_SQRT_2PI
+    log_derivative = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+    return torch.tanh(u), (log_normal - log_derivative).sum(1)
+
+
+def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
+    """V(o) = min_i Q_i(o, a) - alpha log pi(a|o), eq. 3, the target's bootstrap and what the actor ascends. q [2, B] -> [B]."""
+    return q.amin(0) - alpha * log_prob
+
+
+def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """-E[log alpha (log pi + H-bar)]: eq. 18 with log alpha for alpha, as its authors' code has it; the same sign of the gradient."""
+    return -(log_alpha * (log_prob + target_entropy)).mean()
+
+
+class Temperature(nn.Module):
+    """log_alpha [1], kept in logarithm so that alpha stays positive."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.full((1,), math.log(alpha)))
+
+    @property
+    def alpha(self) -> Tensor:
+        return self.log_alpha.detach().exp()
+
+
+@register("sac")
+class SAC(ContinuousAgent):
+    """Box actions with finite bounds, any observation that the encoder takes."""
+
+    Config = SACConfig
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SACConfig, seed: int, num_envs: int) -> None:
+        super().__init__(observation_space, action_space, config, seed, num_envs)
+        shape = (observation_space, self.scale.size, config.net_arch, config.activation)
+        networks: Any = seeded_network(seed, lambda: nn.ModuleList([GaussianActor(*shape), Critics(*shape, 2)]))
+        self.actor, self.critic = networks
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.temperature = Temperature(initial_temperature(config.ent_coef))
+        self.target_entropy = -float(self.scale.size) if config.target_entropy == "auto" else float(config.target_entropy)
+        self.learns_temperature = str(config.ent_coef).startswith("auto")
+        self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
+        self.target_critic_arena, self.temperature_arena = Arena(self.target_critic), self.adam_arena(self.temperature)
+        self.native_actor, self.native_critic = (
+            Native(self.actor_arena, self.actor.network),
+            Native(self.critic_arena, *self.critic.networks),
+        )
+        self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
+        self.native_temperature = Native(self.temperature_arena)
+        self.engine = self.choose_engine(native=self.native_actor.possible)
+        self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
+        self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
+        self.temperature_update = Update(self.temperature_arena, self.temperature_loss, compiled=self.engine == "compile")
+
+    def modules(self) -> dict[str, nn.Module]:
+        networks = {"actor": self.actor, "critic": self.critic, "target_critic": self.target_critic}
+        return {**networks, "temperature": self.temperature}
+
+    def optimizers(self) -> dict[str, Any]:
+        arenas = {"actor": self.actor_arena, "critic": self.critic_arena, "temperature": self.temperature_arena}
+        return {name: arena.optimizer for name, arena in arenas.items()}
+
+    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
+        """A draw from pi, or tanh(mean)."""
+        mean, log_std = self.actor(observation)
+        return torch.tanh(mean if deterministic else mean + log_std.exp() * torch.from_numpy(standard_normal(mean.shape, self.random)))
+
+    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+        output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
+        shape = len(output), self.scale.size
+        xi = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
+        return ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)[0]
+
+    def critic_loss(
+        self,
+        observation: Observation,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        next_observation: Observation,
+        xi: Tensor,
+        alpha: Tensor,
+    ) -> tuple[Tensor, Report]:
+        """Eq. 5 of a batch [B, ...] with noise xi [B, A] for a', and a report: it, and the mean of Q."""
+        with torch.no_grad():
+            mean, log_std = self.actor(next_observation)
+            next_action, next_log_prob = squashed_sample(mean, log_std, xi)
+            next_value = soft_value(self.target_critic(next_observation, next_action), next_log_prob, alpha)
+            target = bellman_target(reward, discount, next_value)
+        q = self.critic(observation, action)
+        loss = 0.5 * critic_loss(q, target)
+        return loss, (loss, q.mean())
+
+    def actor_loss(self, observation: Observation, xi: Tensor, alpha: Tensor) -> tuple[Tensor, Report]:
+        """Eq. 7 with the reparameterised action of noise xi [B, A], and a report: it, and log pi [B]."""
+        mean, log_std = self.actor(observation)
+        action, log_prob = squashed_sample(mean, log_std, xi)
+        loss = -soft_value(self.critic(observation, action), log_prob, alpha).mean()
+        return loss, (loss, log_prob)
+
+    def temperature_loss(self, log_prob: Tensor) -> tuple[Tensor, Report]:
+        """Eq. 18 for log pi [B]."""
+        loss = temperature_loss(self.temperature.log_alpha, log_prob, self.target_entropy)
+        return loss, (loss,)
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        natives = self.native_actor, self.native_critic, self.native_target_critic
+        metrics = self.native_update(batch) if self.learns_natively(*natives) else self.torch_update(batch)
+        self.updates += 1
+        return metrics
+
+    def torch_update(self, batch: Batch) -> dict[str, float]:
+        data = self.prepare(batch)
+        observation, action = data[:2]
+        alpha = self.temperature.alpha
+        next_xi, xi = (torch.from_numpy(self.normal(action.shape)) for _ in range(2))
+
+        critic_loss, q_mean = self.critic_update(*data, next_xi, alpha)
+        actor_loss, log_prob = self.actor_update(observation, xi, alpha)
+        if self.learns_temperature:
+            self.temperature_update(log_prob)
+        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
+        return {
+            "loss/critic": critic_loss.item(),
+            "loss/actor": actor_loss.item(),
+            "train/entropy": -log_prob.mean().item(),
+            "train/temperature": alpha.item(),
+            "train/q_mean": q_mean.item(),
+        }
+
+    def native_update(self, batch: Batch) -> dict[str, float]:
+        """The same step by hand: y, the critics' step, the actor's through min Q and log pi, the temperature's, the average."""
+        observation, action, reward, discount, next_observation = self.native_prepare(batch)
+        actor, critic, target, span = self.native_actor, self.native_critic, self.native_target_critic, self.actor.log_std_range
+        alpha = self.temperature.alpha.item()
+        next_xi, xi = (self.normal(action.shape, action.dtype) for _ in range(2))
+
+        output = actor.networks[0].infer(actor.parameters, next_observation)
+        next_action, next_log_prob = ops.squashed_gaussian(output, next_xi, log_std_range=span)
+        next_q = [network.infer(target.parameters, next_observation, next_action)[:, 0] for network in target.networks]
+        y = reward + discount * (np.minimum(*next_q) - alpha * next_log_prob)
+        critic_loss, q_mean = native_critic_step(critic, observation, action, y, coefficient=0.5)
+
+        output = actor.networks[0].forward(actor.parameters, observation)
+        action, log_prob = ops.squashed_gaussian(output, xi, log_std_range=span)
+        q, d_action = native_action_gradient(critic, observation, action)
+        d_output = ops.squashed_gaussian_backward(output, xi, action, d_action, alpha / len(action), log_std_range=span)
+        actor.networks[0].backward(actor.parameters, actor.gradients, d_output)
+        actor.step(None)
+
+        mean_log_prob = float(log_prob.mean())
+        if self.learns_temperature:
+            self.temperature_arena.sync()
+            self.temperature_arena.gradients[0] = -(mean_log_prob + self.target_entropy)
+            self.native_temperature.step(None)
+        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
+        return {
+            "loss/critic": critic_loss,
+            "loss/actor": alpha * mean_log_prob - float(q.mean()),
+            "train/entropy": -mean_log_prob,
+            "train/temperature": alpha,
+            "train/q_mean": q_mean,
+        }

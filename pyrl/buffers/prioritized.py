@@ -1,0 +1,87 @@
+"""Prioritized experience replay (Schaul et al. 2016, arXiv:1511.05952), on the record stream of `pyrl.buffers.replay`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from pyrl.buffers.replay import ReplayBuffer
+from pyrl.types import Array, Batch
+
+
+class PrioritizedReplayBuffer(ReplayBuffer):
+    """A `ReplayBuffer` that draws record i with probability p_i^alpha / sum of p_k^alpha.
+
+    ``p_i = priority_i + epsilon``, where ``priority`` is what `update_priorities` was given, |td_error| as a rule. A new record
+    gets the largest p_i^alpha in the buffer (1 in an empty one), so that it is drawn soon. Draws are stratified. Batches carry
+    ``weight`` (float32 [B]), ``(N P(i))^-beta`` divided by its largest value.
+
+    Args:
+        alpha: how much priorities matter, in [0, 1]; 0 draws uniformly.
+        beta: how much the weights make up for it, in [0, 1]; may be set at any time, and is usually raised to 1 over a run.
+        epsilon: added to every priority, positive: nothing becomes impossible to draw.
+        weights_over: weights are divided by the largest of the "batch", or of the whole "buffer".
+        others: those of `ReplayBuffer`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        epsilon: float = 1e-6,
+        weights_over: Literal["batch", "buffer"] = "batch",
+        **options: Any,
+    ) -> None:
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"PrioritizedReplayBuffer: {name} is {value}, expected a number in [0, 1]")
+        if not 0.0 < epsilon < float("inf"):
+            raise ValueError(f"PrioritizedReplayBuffer: epsilon is {epsilon}, expected a positive number")
+        if weights_over not in ("batch", "buffer"):
+            raise ValueError(f"PrioritizedReplayBuffer: weights_over is {weights_over!r}, expected one of batch, buffer")
+        super().__init__(*args, **options)
+        self.alpha, self.beta, self.epsilon, self.weights_over = float(alpha), float(beta), float(epsilon), weights_over
+        self._core.prioritize(self.alpha, self.epsilon)
+        self._options |= {"alpha": self.alpha, "epsilon": self.epsilon}
+
+    def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
+        """Draw by priority, with replacement: ``batch_size`` windows with their importance weights.
+
+        ``out`` as in `ReplayBuffer.sample`. ValueError if more is asked for than is stored, or ``replacement`` is False.
+        """
+        if not replacement:
+            raise ValueError("sample: replacement is False, expected True (prioritized draws are stratified, not distinct)")
+        over_buffer = self.weights_over == "buffer"
+        if out is None:
+            arrays, weight = self._core.sample_prioritized(batch_size, self.beta, over_buffer, self._torch, None, None)
+            batch = self._batch(arrays)
+            batch.weight = weight
+            return batch
+        if out.weight is None:
+            raise ValueError("sample: out.weight is None, expected a batch that was drawn by priority")
+        self._core.sample_prioritized(batch_size, self.beta, over_buffer, self._torch, self._arrays(out), out.weight)
+        return out
+
+    def update_priorities(self, index: Array, priority: Array) -> None:
+        """Give the records ``index`` (``batch.index``, int64 [B]) new priorities [B], float32 or float64, finite and at least 0.
+
+        Of a record named twice the last counts. Records that are gone are left out, and counted in ``stale_updates``.
+        NonFiniteError or ValueError for a bad priority; then nothing is changed.
+        """
+        self._core.update_priorities(index, priority)
+
+    def priorities(self, index: Array) -> np.ndarray:
+        """float64 [B]: p_i^alpha of the named records, 0 where they are gone."""
+        return self._core.priorities(index)
+
+    @property
+    def total_priority(self) -> float:
+        """The sum of all p_i^alpha."""
+        return self._core.total_priority
+
+    @property
+    def stale_updates(self) -> int:
+        """How many updates came too late for their record."""
+        return self._core.stale_updates
