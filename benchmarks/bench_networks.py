@@ -63,6 +63,7 @@ def torch_network(inputs: int, hidden: tuple[int, int], outputs: int, activation
     from torch import nn
 
     made, parameters = layers(inputs, hidden, outputs, activation)
+    kinds = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "identity": nn.Identity}
     modules: list[nn.Module] = []
     for layer in made:
         linear = nn.Linear(layer.num_inputs, layer.num_outputs)
@@ -70,7 +71,7 @@ def torch_network(inputs: int, hidden: tuple[int, int], outputs: int, activation
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(weight.T))
             linear.bias.zero_()
-        modules += [linear, {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "identity": nn.Identity}[layer.activation]()]
+        modules += [linear, kinds[layer.activation]()]
     return nn.Sequential(*modules)
 
 
