@@ -26,8 +26,6 @@ from pyrl.buffers import RolloutBuffer
 from pyrl.envs import Stepper, make
 from pyrl.errors import EnvError
 from pyrl.loops.base import Limits, Loop
-from pyrl.nets.native import optimizer_state, optimizer_step
-from pyrl.ops import RandomStream
 from pyrl.seeding import stream_seed
 from pyrl.types import Episode, Metrics
 
@@ -39,8 +37,7 @@ PATIENCE = 5.0  # seconds a worker gets to leave by itself
 class Shared:
     """What workers and parent see the same memory of. Each worker writes its own element of the counters."""
 
-    values: Tensor  # [size]
-    state: dict[str, Tensor]  # of the optimiser
+    learned: dict[str, Tensor]  # what the agent shares: parameters, and the optimiser's statistics
     steps: Tensor  # int64 [workers]
     episodes: Tensor  # int64 [workers]
     stop: Tensor  # bool []
@@ -90,12 +87,8 @@ class AsynchronousLoop(Loop):
 
     def begin(self) -> None:
         agent: Any = self.agent
-        agent.arena.sync()
-        values, state = agent.arena.values, optimizer_state(agent.optimizer)
-        for tensor in (values, *state.values()):
-            tensor.share_memory_()
         steps, episodes = (torch.zeros(agent.num_envs, dtype=torch.int64).share_memory_() for _ in range(2))
-        self.shared = Shared(values, state, steps, episodes, torch.zeros((), dtype=torch.bool).share_memory_())
+        self.shared = Shared(agent.share(), steps, episodes, torch.zeros((), dtype=torch.bool).share_memory_())
         self.shared.steps[0], self.shared.episodes[0] = agent.env_steps, self.episodes
         self._workers = [self._start(i, 0) for i in range(agent.num_envs)]
 
@@ -189,7 +182,7 @@ def _work(task: Task, shared: Shared, pipe: Connection) -> None:
 
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
     agent: Any = make_agent(task.algo, task.observation_space, task.action_space, seed=task.seed, num_envs=1, **task.config)
-    agent.random = RandomStream(task.seed, "worker", task.index, task.generation)
+    agent.become_worker(task.index, task.generation)
     buffer = RolloutBuffer(agent.config.n_steps, 1, task.observation_space, task.action_space)
     report, sent, limits = Report(), time.monotonic(), task.limits
     with make(task.factory, 1) as stepper:
@@ -199,7 +192,7 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
             if done[0] >= limits.total_steps or done[1] >= limits.total_episodes:
                 break
             agent.progress = min(1.0, max(done[0] / limits.total_steps, done[1] / limits.total_episodes))
-            agent.arena.values.copy_(shared.values)
+            agent.pull(shared.learned)
             while not buffer.full:
                 choice = agent.policy(stepper.observation)
                 step = stepper.step(choice.pop("action"))
@@ -210,7 +203,7 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
             shared.steps[task.index] += len(buffer)
             shared.episodes[task.index] += len(step.episodes)
             report.losses = agent.gradient(buffer.take(stepper.observation))
-            optimizer_step(agent.optimizer, shared.state, shared.values, agent.arena.gradients, agent.config.max_grad_norm)
+            agent.push(shared.learned)
             report.updates += 1
             if time.monotonic() - sent > REPORT_SECONDS:
                 pipe.send(report)
