@@ -49,9 +49,10 @@ class Native:
     def ready(self) -> bool:
         """Whether the networks may be used now; they hold the modules' latest weights then."""
         self.arena.sync()
-        if self._made_for is not self.arena.values.dtype:
+        values = self.arena.values
+        if self._made_for is not values.dtype:
             self._build()
-        return self.possible and self.arena.values.is_cpu
+        return bool(self.networks) and values.is_cpu
 
     def ready_to_learn(self) -> bool:
         """`ready`, and no parameter is frozen."""
