@@ -18,9 +18,10 @@ Real softplus(Real x) {
 }  // namespace
 
 template <class Real>
-void squashed_gaussian(const SquashedGaussian<Real>& args, const ArrayView<Real, 2>& action, const ArrayView<Real, 1>& log_prob) {
+double squashed_gaussian(const SquashedGaussian<Real>& args, const ArrayView<Real, 2>& action, const ArrayView<Real, 1>& log_prob) {
   const std::int64_t width = args.noise.extent[1];
   const auto low = static_cast<Real>(args.low), high = static_cast<Real>(args.high);
+  double total = 0;
   for (std::int64_t b = 0; b < args.noise.extent[0]; ++b) {
     const Real *const mean = args.output.row(b), *const raw = mean + width, *const noise = args.noise.row(b);
     Real sum = 0;
@@ -30,14 +31,17 @@ void squashed_gaussian(const SquashedGaussian<Real>& args, const ArrayView<Real,
       sum += Real(-0.5) * noise[a] * noise[a] - log_std - static_cast<Real>(log_sqrt_2pi) - 2 * (static_cast<Real>(log_2) - u - softplus(-2 * u));
     }
     log_prob(b) = sum;
+    total += static_cast<double>(sum);
   }
+  return total;
 }
 
 template <class Real>
-void squashed_gaussian_backward(const SquashedGaussian<Real>& args, const ArrayView<const Real, 2>& action, const ArrayView<const Real, 2>& d_action,
-                                double d_log_prob, const ArrayView<Real, 2>& d_output) {
+double squashed_gaussian_backward(const SquashedGaussian<Real>& args, const ArrayView<const Real, 2>& action, const ArrayView<const Real, 2>& d_action,
+                                  double d_log_prob, const ArrayView<Real, 2>& d_output) {
   const std::int64_t width = args.noise.extent[1];
   const auto low = static_cast<Real>(args.low), high = static_cast<Real>(args.high), by_log_prob = static_cast<Real>(d_log_prob);
+  double total = 0;
   for (std::int64_t b = 0; b < args.noise.extent[0]; ++b) {
     const Real* const raw = args.output.row(b) + width;
     Real *const d_mean = d_output.row(b), *const d_raw = d_mean + width;
@@ -47,13 +51,15 @@ void squashed_gaussian_backward(const SquashedGaussian<Real>& args, const ArrayV
       const bool inside = raw[a] >= low && raw[a] <= high;
       d_mean[a] = d_u;
       d_raw[a] = inside ? d_u * elementary::exp(raw[a]) * args.noise(b, a) - by_log_prob : Real(0);
+      total += static_cast<double>(d_mean[a] + d_raw[a]);
     }
   }
+  return total;
 }
 
 #define PYRL_INSTANTIATE(Real)                                                                                                             \
-  template void squashed_gaussian<Real>(const SquashedGaussian<Real>&, const ArrayView<Real, 2>&, const ArrayView<Real, 1>&);              \
-  template void squashed_gaussian_backward<Real>(const SquashedGaussian<Real>&, const ArrayView<const Real, 2>&, const ArrayView<const Real, 2>&, \
+  template double squashed_gaussian<Real>(const SquashedGaussian<Real>&, const ArrayView<Real, 2>&, const ArrayView<Real, 1>&);            \
+  template double squashed_gaussian_backward<Real>(const SquashedGaussian<Real>&, const ArrayView<const Real, 2>&, const ArrayView<const Real, 2>&, \
                                                  double, const ArrayView<Real, 2>&);
 PYRL_INSTANTIATE(float)
 PYRL_INSTANTIATE(double)

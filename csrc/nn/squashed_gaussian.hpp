@@ -24,12 +24,13 @@ struct SquashedGaussian {
   double low = -20, high = 2;       // of log_std
 };
 
+// Both return the sum of what they wrote that is not bounded: not finite where one of these numbers is not.
 template <class Real>
-void squashed_gaussian(const SquashedGaussian<Real>& args, const ArrayView<Real, 2>& action, const ArrayView<Real, 1>& log_prob);
+double squashed_gaussian(const SquashedGaussian<Real>& args, const ArrayView<Real, 2>& action, const ArrayView<Real, 1>& log_prob);
 
 // `d_action` may be absent: zero.
 template <class Real>
-void squashed_gaussian_backward(const SquashedGaussian<Real>& args, const ArrayView<const Real, 2>& action, const ArrayView<const Real, 2>& d_action,
-                                double d_log_prob, const ArrayView<Real, 2>& d_output);
+double squashed_gaussian_backward(const SquashedGaussian<Real>& args, const ArrayView<const Real, 2>& action, const ArrayView<const Real, 2>& d_action,
+                                  double d_log_prob, const ArrayView<Real, 2>& d_output);
 
 }  // namespace pyrl::nn
