@@ -1,7 +1,7 @@
 """The run folder: everything that training leaves behind, found again by its name.
 
 runs/ppo_CartPole-v1_20261121-050000_s0/
-    config.json          what was run: algorithm, environment, seed, every setting, versions, command line
+    config.json          what was run: algorithm, environment, seed, every setting, versions, command line, what ended it
     metrics.csv          one row a metrics record
     episodes.csv         step, return, length, success of every episode
     failure/             the data of an update that was not finite

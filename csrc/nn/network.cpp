@@ -16,7 +16,8 @@ constexpr std::int64_t infer_rows = 256;  // a block of `infer`: its activations
 template <class Real>
 void column_sums(const Real* x, std::int64_t rows, std::int64_t columns, Real* sums) {
   constexpr Real one = 1;
-  multiply<Real>({.rows = 1, .columns = columns, .depth = rows, .a = &one, .a_row = 0, .a_step = 0, .b = x, .b_row = columns, .c = sums, .c_row = columns});
+  multiply<Real>({.rows = 1, .columns = columns, .depth = rows, .a = &one, .a_row = 0, .a_step = 0, .b = x, .b_row = columns,
+                  .c = sums, .c_row = columns});
 }
 
 }  // namespace
@@ -48,7 +49,8 @@ void Network<Real>::layer_forward(const Layer& layer, const Real* parameters, co
   multiply<Real>({.rows = rows, .columns = layer.out, .depth = layer.in, .a = x, .a_row = layer.in, .b = parameters + layer.weight,
                   .b_row = layer.out, .init = layer.bias < 0 ? nullptr : parameters + layer.bias, .c = z, .c_row = layer.out});
   if (layer.gain >= 0) {
-    Real *const unit = kept == nullptr ? nullptr : kept->unit.reserve(size), *const deviation = kept == nullptr ? nullptr : kept->deviation.reserve(rows);
+    Real* const unit = kept == nullptr ? nullptr : kept->unit.reserve(size);
+    Real* const deviation = kept == nullptr ? nullptr : kept->deviation.reserve(rows);
     layer_norm(parameters + layer.gain, parameters + layer.shift, rows, layer.out, z, unit, deviation);
   }
   if (layer.activation != Activation::Identity) activate(layer.activation, z, size, y);
@@ -93,19 +95,20 @@ void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Re
     differentiate(layer.activation, seen, dz, batch_ * layer.out, dz);
   }
   if (layer.gain >= 0) {
-    Real *const d_gain = gradients == nullptr ? nullptr : gradients + layer.gain, *const d_shift = gradients == nullptr ? nullptr : gradients + layer.shift;
+    Real* const d_gain = gradients == nullptr ? nullptr : gradients + layer.gain;
+    Real* const d_shift = gradients == nullptr ? nullptr : gradients + layer.shift;
     layer_norm_backward(parameters + layer.gain, kept.unit.data(), kept.deviation.data(), batch_, layer.out, dz, d_gain, d_shift);
   }
   if (gradients != nullptr) {
     if (layer.bias >= 0) column_sums(dz, batch_, layer.out, gradients + layer.bias);
     if (layer.out < 8) {  // X^T dY would use a few lanes of each vector; its transpose uses all
       Real* const d_weight = narrow_.reserve(layer.out * layer.in);
-      multiply<Real>({.rows = layer.out, .columns = layer.in, .depth = batch_, .a = dz, .a_row = 1, .a_step = layer.out, .b = x, .b_row = layer.in,
-                      .c = d_weight, .c_row = layer.in});
+      multiply<Real>({.rows = layer.out, .columns = layer.in, .depth = batch_, .a = dz, .a_row = 1, .a_step = layer.out, .b = x,
+                      .b_row = layer.in, .c = d_weight, .c_row = layer.in});
       transpose(d_weight, layer.out, layer.in, gradients + layer.weight);
     } else {
-      multiply<Real>({.rows = layer.in, .columns = layer.out, .depth = batch_, .a = x, .a_row = 1, .a_step = layer.in, .b = dz, .b_row = layer.out,
-                      .c = gradients + layer.weight, .c_row = layer.out});
+      multiply<Real>({.rows = layer.in, .columns = layer.out, .depth = batch_, .a = x, .a_row = 1, .a_step = layer.in, .b = dz,
+                      .b_row = layer.out, .c = gradients + layer.weight, .c_row = layer.out});
     }
   }
   if (dx == nullptr) return;

@@ -3,22 +3,23 @@
 
 namespace pyrl::nn::PYRL_NN_LEVEL {
 
-template <class Real>
-struct Simd {
-  typedef Real Vector __attribute__((vector_size(PYRL_NN_VECTOR)));
-  static constexpr int width = PYRL_NN_VECTOR / static_cast<int>(sizeof(Real));
-};
-
 template <class Real, int lanes>
 struct Lanes {
   typedef Real Vector __attribute__((vector_size(lanes * sizeof(Real))));
+  typedef Real InMemory __attribute__((vector_size(lanes * sizeof(Real)), aligned(alignof(Real)), may_alias));
 };
 
+template <class Real>
+struct Simd : Lanes<Real, PYRL_NN_VECTOR / static_cast<int>(sizeof(Real))> {
+  static constexpr int width = PYRL_NN_VECTOR / static_cast<int>(sizeof(Real));
+};
+
+
 constexpr int most_vectors = PYRL_NN_REGISTERS >= 32 ? 4 : 3;
-// Accumulators, a row of B and one broadcast fill the registers.
+// Accumulators, a row of B and one broadcast fill the registers; more than eight rows would want more addresses than there are.
 constexpr int tile_rows(int vectors) {
   const int rows = (PYRL_NN_REGISTERS - 1 - vectors) / vectors;
-  return rows < 12 ? rows : 12;
+  return rows < 8 ? rows : 8;
 }
 
 template <class Real>
@@ -29,50 +30,70 @@ struct Panel {
   std::int64_t width; // columns that exist; the last vector may be partial
 };
 
+template <class Real, int lanes = Simd<Real>::width>
+inline __attribute__((always_inline)) typename Lanes<Real, lanes>::Vector load(const Real* from) {
+  return *reinterpret_cast<const typename Lanes<Real, lanes>::InMemory*>(from);
+}
+template <class Real, int lanes = Simd<Real>::width>
+inline __attribute__((always_inline)) void store(typename Lanes<Real, lanes>::Vector value, Real* to) {
+  *reinterpret_cast<typename Lanes<Real, lanes>::InMemory*>(to) = value;
+}
+
+// to[0 ... n - 1] = from[0 ... n - 1] for n < 2 * size, by two copies that may overlap.
+template <int size, class Real>
+inline __attribute__((always_inline)) void copy_few(const Real* from, std::int64_t n, Real* to) {
+  if (n >= size) {
+    __builtin_memcpy(to, from, size * sizeof(Real));
+    __builtin_memcpy(to + n - size, from + n - size, size * sizeof(Real));
+  } else if constexpr (size > 1) {
+    copy_few<size / 2>(from, n, to);
+  }
+}
+
 template <class Real>
-inline __attribute__((always_inline)) typename Simd<Real>::Vector load(const Real* from) {
-  typename Simd<Real>::Vector value;
-  __builtin_memcpy(&value, from, sizeof value);
-  return value;
+typename Simd<Real>::Vector load_few(const Real* from, std::int64_t n) {
+  Real lanes[Simd<Real>::width] = {};
+  copy_few<Simd<Real>::width / 2>(from, n, lanes);
+  return load(lanes);
+}
+template <class Real>
+void store_few(typename Simd<Real>::Vector value, std::int64_t n, Real* to) {
+  Real lanes[Simd<Real>::width];
+  store(value, lanes);
+  copy_few<Simd<Real>::width / 2>(lanes, n, to);
 }
 
 template <class Real, int rows, int vectors>
 inline __attribute__((always_inline)) void tile(const Product<Real>& p, std::int64_t row, const Panel<Real>& panel, Real* to) {
   using Vector = typename Simd<Real>::Vector;
   constexpr int width = Simd<Real>::width;
+  constexpr int whole = vectors - 1;  // of the vectors; the last may be partial
+  const std::int64_t rest = panel.width - whole * width;
   Vector sum[rows][vectors];
-  for (int v = 0; v < vectors; ++v) {
+  PYRL_UNROLL for (int v = 0; v < vectors; ++v) {
     Vector first{};
-    if (panel.init != nullptr) {
-      const std::int64_t left = panel.width - v * width;
-      if (left >= width) {
-        first = load(panel.init + v * width);
-      } else {
-        for (int lane = 0; lane < left; ++lane) first[lane] = panel.init[v * width + lane];
-      }
-    }
-    for (int i = 0; i < rows; ++i) sum[i][v] = first;
+    if (panel.init != nullptr) first = v < whole || rest == width ? load(panel.init + v * width) : load_few(panel.init + v * width, rest);
+    PYRL_UNROLL for (int i = 0; i < rows; ++i) sum[i][v] = first;
   }
   const Real* a = p.a + row * p.a_row;
   const Real* b = panel.b;
   for (std::int64_t step = 0; step < p.depth; ++step) {
     Vector right[vectors];
-    for (int v = 0; v < vectors; ++v) right[v] = load(b + v * width);
-    for (int i = 0; i < rows; ++i) {
+    PYRL_UNROLL for (int v = 0; v < vectors; ++v) right[v] = load(b + v * width);
+    PYRL_UNROLL for (int i = 0; i < rows; ++i) {
       const Real left = a[i * p.a_row];
-      for (int v = 0; v < vectors; ++v) sum[i][v] += left * right[v];
+      PYRL_UNROLL for (int v = 0; v < vectors; ++v) sum[i][v] += left * right[v];
     }
     a += p.a_step;
     b += panel.b_row;
   }
-  for (int i = 0; i < rows; ++i) {
+  PYRL_UNROLL for (int i = 0; i < rows; ++i) {
     Real* const out = to + (row + i) * p.c_row;
-    for (int v = 0; v < vectors - 1; ++v) __builtin_memcpy(out + v * width, &sum[i][v], sizeof(Vector));
-    const std::int64_t left = panel.width - (vectors - 1) * width;
-    if (left >= width) {
-      __builtin_memcpy(out + (vectors - 1) * width, &sum[i][vectors - 1], sizeof(Vector));
+    PYRL_UNROLL for (int v = 0; v < whole; ++v) store(sum[i][v], out + v * width);
+    if (rest == width) {
+      store(sum[i][whole], out + whole * width);
     } else {
-      for (int lane = 0; lane < left; ++lane) out[(vectors - 1) * width + lane] = sum[i][vectors - 1][lane];
+      store_few(sum[i][whole], rest, out + whole * width);
     }
   }
 }
@@ -82,8 +103,6 @@ void panel_rows(const Product<Real>& p, const Panel<Real>& panel, Real* to) {
   constexpr int most = tile_rows(vectors);
   std::int64_t row = 0;
   for (; row + most <= p.rows; row += most) tile<Real, most, vectors>(p, row, panel, to);
-  if constexpr (most > 8)
-    for (; row + 8 <= p.rows; row += 8) tile<Real, 8, vectors>(p, row, panel, to);
   if constexpr (most > 4)
     for (; row + 4 <= p.rows; row += 4) tile<Real, 4, vectors>(p, row, panel, to);
   for (; row + 2 <= p.rows; row += 2) tile<Real, 2, vectors>(p, row, panel, to);
@@ -116,9 +135,9 @@ void transpose_squares(const Real* from, std::int64_t from_row, std::int64_t row
         to[j * to_row + i] = from[i * from_row + j];
       } else {
         typename Lanes<Real, lanes>::Vector row[lanes];
-        for (int k = 0; k < lanes; ++k) __builtin_memcpy(&row[k], from + (i + k) * from_row + j, sizeof row[k]);
+        PYRL_UNROLL for (int k = 0; k < lanes; ++k) row[k] = load<Real, lanes>(from + (i + k) * from_row + j);
         transpose_square<1>(row);
-        for (int k = 0; k < lanes; ++k) __builtin_memcpy(to + (j + k) * to_row + i, &row[k], sizeof row[k]);
+        PYRL_UNROLL for (int k = 0; k < lanes; ++k) store<Real, lanes>(row[k], to + (j + k) * to_row + i);
       }
     }
   }
@@ -131,7 +150,9 @@ void transpose_squares(const Real* from, std::int64_t from_row, std::int64_t row
 
 template <class Real>
 void transpose(const Real* from, std::int64_t from_row, std::int64_t rows, std::int64_t columns, Real* to, std::int64_t to_row) {
-  transpose_squares<Real, Simd<Real>::width>(from, from_row, rows, columns, to, to_row);
+  // GCC makes three instructions of the finest exchange of floats in 32 bytes.
+  constexpr int lanes = PYRL_NN_VECTOR == 32 && sizeof(Real) == 4 ? 4 : Simd<Real>::width;
+  transpose_squares<Real, lanes>(from, from_row, rows, columns, to, to_row);
 }
 
 // Adds each sum[i] up over its lanes: lane i of the result.
@@ -175,7 +196,7 @@ void narrow(const Product<Real>& p, const Real* b, std::int64_t b_row) {
     const std::int64_t count = std::min<std::int64_t>(rows, p.rows - first);
     Real* const to = p.c + first * p.c_row;
     if (p.c_row == columns && count == rows) {
-      __builtin_memcpy(to, &total, sizeof total);
+      store(total, to);
     } else {
       for (std::int64_t i = 0; i < count; ++i)
         for (std::int64_t j = 0; j < p.columns; ++j) to[i * p.c_row + j] = total[i * columns + j];
@@ -193,19 +214,19 @@ void narrow(const Product<Real>& p, Real* packed) {
   if constexpr (Simd<Real>::width >= 4) return narrow<Real, 4>(p, b, b_row);
 }
 
-// Columns [column, column + width) of B as rows of `stride` numbers, filled up with zeros.
+// Columns [column, column + width) of B as rows of `vectors` vectors, filled up with zeros.
 template <class Real>
-void pack(const Product<Real>& p, std::int64_t column, std::int64_t width, std::int64_t stride, Real* to) {
+void pack(const Product<Real>& p, std::int64_t column, std::int64_t width, std::int64_t vectors, Real* to) {
   constexpr int lanes = Simd<Real>::width;
-  if (p.b_transposed) transpose(p.b + column * p.b_row, p.b_row, width, p.depth, to, stride);
-  for (std::int64_t step = 0; step < p.depth; ++step, to += stride) {
-    std::int64_t j = width;
-    if (!p.b_transposed) {
-      const Real* const from = p.b + step * p.b_row + column;
-      for (j = 0; j + lanes <= width; j += lanes) __builtin_memcpy(to + j, from + j, PYRL_NN_VECTOR);
-      for (; j < width; ++j) to[j] = from[j];
-    }
-    for (; j < stride; ++j) to[j] = 0;
+  const std::int64_t whole = width / lanes * lanes, stride = vectors * lanes;
+  if (whole < stride)
+    for (std::int64_t step = 0; step < p.depth; ++step) std::fill_n(to + step * stride + whole, lanes, Real(0));
+  if (p.b_transposed) return transpose(p.b + column * p.b_row, p.b_row, width, p.depth, to, stride);
+  for (std::int64_t step = 0; step < p.depth; ++step) {
+    const Real* const from = p.b + step * p.b_row + column;
+    Real* const row = to + step * stride;
+    for (std::int64_t j = 0; j < whole; j += lanes) store(load(from + j), row + j);
+    copy_few<lanes / 2>(from + whole, width - whole, row + whole);
   }
 }
 
@@ -221,7 +242,7 @@ void multiply(const Product<Real>& p, Real* packed) {
     const std::int64_t vectors = (row_vectors - first) / (panels - k), column = first * width;
     Panel<Real> panel{p.b + column, p.b_row, p.init == nullptr ? nullptr : p.init + column, std::min(p.columns - column, vectors * width)};
     if (pack_all || panel.width < vectors * width) {
-      pack(p, column, panel.width, vectors * width, packed);
+      pack(p, column, panel.width, vectors, packed);
       panel.b = packed;
       panel.b_row = vectors * width;
     }

@@ -17,9 +17,12 @@ from __future__ import annotations
 import dataclasses
 
 from gymnasium import spaces
+from torch import Tensor
 
+from pyrl import ops
 from pyrl.agents.a2c import A2C, A2CConfig
 from pyrl.agents.base import register
+from pyrl.nets.native import optimizer_state, optimizer_step
 from pyrl.schedules import Schedule
 
 
@@ -46,3 +49,24 @@ class A3C(A2C):
             what = "normalize_observation" if config.normalize_observation else "normalize_reward"
             raise ValueError(f"a3c: {what} is True, expected False: workers share weights, not statistics")
         super().__init__(observation_space, action_space, config, seed, num_envs)
+
+    def share(self) -> dict[str, Tensor]:
+        """theta and the optimiser's statistics, moved into shared memory; this agent goes on using them there."""
+        self.arena.sync()
+        shared = {"theta": self.arena.values, **optimizer_state(self.optimizer)}
+        for tensor in shared.values():
+            tensor.share_memory_()
+        return shared
+
+    def become_worker(self, index: int, generation: int) -> None:
+        """Actions of its own; ``generation`` counts the workers that were here before."""
+        self.random = ops.RandomStream(self.seed, "worker", index, generation)
+
+    def pull(self, shared: dict[str, Tensor]) -> None:
+        """theta' <- theta"""
+        self.arena.values.copy_(shared["theta"])
+
+    def push(self, shared: dict[str, Tensor]) -> None:
+        """theta <- optimiser(theta, g), with the gradient that lies in this agent's arena."""
+        state = {name: tensor for name, tensor in shared.items() if name != "theta"}
+        optimizer_step(self.optimizer, state, shared["theta"], self.arena.gradients, self.config.max_grad_norm)

@@ -25,9 +25,7 @@ from pyrl.agents.base import Agent, config_to_json, make_agent
 from pyrl.buffers import RolloutBuffer
 from pyrl.envs import Stepper, make
 from pyrl.errors import EnvError
-from pyrl.loops.base import Loop
-from pyrl.nets.native import optimizer_state, optimizer_step
-from pyrl.ops import RandomStream
+from pyrl.loops.base import Limits, Loop
 from pyrl.seeding import stream_seed
 from pyrl.types import Episode, Metrics
 
@@ -39,8 +37,7 @@ PATIENCE = 5.0  # seconds a worker gets to leave by itself
 class Shared:
     """What workers and parent see the same memory of. Each worker writes its own element of the counters."""
 
-    values: Tensor  # [size]
-    state: dict[str, Tensor]  # of the optimiser
+    learned: dict[str, Tensor]  # what the agent shares: parameters, and the optimiser's statistics
     steps: Tensor  # int64 [workers]
     episodes: Tensor  # int64 [workers]
     stop: Tensor  # bool []
@@ -59,8 +56,7 @@ class Task:
     generation: int  # how many were here before it
     factory: Callable[[], Any]
     parent: int  # process id
-    total_steps: float
-    total_episodes: float
+    limits: Limits
 
 
 @dataclass
@@ -76,8 +72,8 @@ class Report:
 class AsynchronousLoop(Loop):
     """One round = what the workers did in a twentieth of a second or more."""
 
-    def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
-        super().__init__(agent, stepper, total_steps, total_episodes)
+    def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
+        super().__init__(agent, stepper, limits)
         if stepper.factory is None:
             raise ValueError(f"{agent.name}: the environment is a vector environment, expected an id or a callable that makes one")
         self.restarts = 0
@@ -91,12 +87,8 @@ class AsynchronousLoop(Loop):
 
     def begin(self) -> None:
         agent: Any = self.agent
-        agent.arena.sync()
-        values, state = agent.arena.values, optimizer_state(agent.optimizer)
-        for tensor in (values, *state.values()):
-            tensor.share_memory_()
         steps, episodes = (torch.zeros(agent.num_envs, dtype=torch.int64).share_memory_() for _ in range(2))
-        self.shared = Shared(values, state, steps, episodes, torch.zeros((), dtype=torch.bool).share_memory_())
+        self.shared = Shared(agent.share(), steps, episodes, torch.zeros((), dtype=torch.bool).share_memory_())
         self.shared.steps[0], self.shared.episodes[0] = agent.env_steps, self.episodes
         self._workers = [self._start(i, 0) for i in range(agent.num_envs)]
 
@@ -118,23 +110,26 @@ class AsynchronousLoop(Loop):
                 raise EnvError(f"{self.agent.name}: a worker failed:\n{report.failure}")
             self.agent.updates += report.updates
             self._count(report.episodes)
+        if self.goal_reached:
+            self._stop()
         done = self._done() and not any(process.is_alive() for process, _ in self._workers)
         steps = int(self.shared.steps.sum())
         # The run is finished when the workers have left, not before: they may still be writing.
-        self.agent.env_steps = steps if done else int(min(steps, self.total_steps - 1))
+        self.agent.env_steps = steps if done else int(min(steps, self.limits.total_steps - 1))
         self._update_progress()
         losses = [report.losses for report in reports if report.losses]
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in (losses[0] if losses else {})}
         return {**means, "time/restarts": self.restarts}
 
     def _done(self) -> bool:
-        return bool(self.shared.steps.sum() >= self.total_steps or self.shared.episodes.sum() >= self.total_episodes or self.shared.stop)
+        steps, episodes, limits = self.shared.steps.sum(), self.shared.episodes.sum(), self.limits
+        return bool(steps >= limits.total_steps or episodes >= limits.total_episodes or self.shared.stop)
 
     def _start(self, index: int, generation: int) -> tuple[Any, Connection]:
         agent = self.agent
         task = Task(
             agent.name, config_to_json(agent.config), agent.observation_space, agent.action_space, agent.seed, index, generation,
-            self.stepper.factory, os.getpid(), self.total_steps, self.total_episodes,  # type: ignore[arg-type]
+            self.stepper.factory, os.getpid(), self.limits,  # type: ignore[arg-type]
         )  # fmt: skip
         try:
             pickle.dumps(task)
@@ -187,17 +182,17 @@ def _work(task: Task, shared: Shared, pipe: Connection) -> None:
 
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
     agent: Any = make_agent(task.algo, task.observation_space, task.action_space, seed=task.seed, num_envs=1, **task.config)
-    agent.random = RandomStream(task.seed, "worker", task.index, task.generation)
+    agent.become_worker(task.index, task.generation)
     buffer = RolloutBuffer(agent.config.n_steps, 1, task.observation_space, task.action_space)
-    report, sent = Report(), time.monotonic()
+    report, sent, limits = Report(), time.monotonic(), task.limits
     with make(task.factory, 1) as stepper:
         stepper.reset(seed=stream_seed(task.seed, "worker", task.index, task.generation))
         while not shared.stop and os.getppid() == task.parent:
             done = int(shared.steps.sum()), int(shared.episodes.sum())
-            if done[0] >= task.total_steps or done[1] >= task.total_episodes:
+            if done[0] >= limits.total_steps or done[1] >= limits.total_episodes:
                 break
-            agent.progress = min(1.0, max(done[0] / task.total_steps, done[1] / task.total_episodes))
-            agent.arena.values.copy_(shared.values)
+            agent.progress = min(1.0, max(done[0] / limits.total_steps, done[1] / limits.total_episodes))
+            agent.pull(shared.learned)
             while not buffer.full:
                 choice = agent.policy(stepper.observation)
                 step = stepper.step(choice.pop("action"))
@@ -208,7 +203,7 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
             shared.steps[task.index] += len(buffer)
             shared.episodes[task.index] += len(step.episodes)
             report.losses = agent.gradient(buffer.take(stepper.observation))
-            optimizer_step(agent.optimizer, shared.state, shared.values, agent.arena.gradients, agent.config.max_grad_norm)
+            agent.push(shared.learned)
             report.updates += 1
             if time.monotonic() - sent > REPORT_SECONDS:
                 pipe.send(report)

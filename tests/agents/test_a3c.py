@@ -67,6 +67,22 @@ def test_two_workers_learn_on_shared_parameters() -> None:
     assert not any(alive(pid) for pid in pids)
 
 
+def test_the_stop_rule_ends_the_workers() -> None:
+    agent = agent_with(2)
+    loop = pyrl.iterate(agent, TwoStates, total_steps=10**9, stop_at_return=8.0, stop_window=5)
+    episodes, pids = [], []
+    for metrics in loop:
+        episodes += metrics.episodes
+        pids = [process.pid for process, _ in loop._workers] or pids
+    assert loop.ending.startswith("stop_at_return")
+    assert sum(episode.episode_return for episode in episodes[-5:]) >= 40
+    assert agent.env_steps >= sum(episode.length for episode in episodes)
+    assert not any(alive(pid) for pid in pids)
+    values = agent.arena.values.clone()
+    time.sleep(0.2)
+    assert torch.equal(values, agent.arena.values)
+
+
 def test_one_worker_same_seed_same_run() -> None:
     def run(seed: int) -> torch.Tensor:
         agent = agent_with(1, seed)
