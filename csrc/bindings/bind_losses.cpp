@@ -56,16 +56,19 @@ py::object policy_loss(FastArgs args) {
   std::vector<std::int64_t> nvec;
   if (!args[1].is_none()) {
     std::int64_t total = 0;
-    PYRL_CHECK(PySequence_Check(args[1].ptr()), DTypeError, function, ": nvec is a ", Py_TYPE(args[1].ptr())->tp_name, ", expected a sequence of integers");
+    PYRL_CHECK(PySequence_Check(args[1].ptr()), DTypeError, function, ": nvec is a ", Py_TYPE(args[1].ptr())->tp_name,
+               ", expected a sequence of integers");
     for (const py::handle item : py::reinterpret_borrow<py::sequence>(args[1])) {
       const std::int64_t count = integer_arg(item, function, "nvec");
       PYRL_CHECK(count > 0, ArgumentError, function, ": nvec holds ", count, ", expected positive numbers of choices");
       nvec.push_back(count);
       total += std::min(count, width + 1);  // cannot overflow, nor become `width` again
     }
-    PYRL_CHECK(total == width && !nvec.empty(), ShapeError, function, ": output has shape ", output.shape_text(), ", expected [B, sum of nvec] = [", batch, ", ", total, "]");
+    PYRL_CHECK(total == width && !nvec.empty(), ShapeError, function, ": output has shape ", output.shape_text(),
+               ", expected [B, sum of nvec] = [", batch, ", ", total, "]");
   }
-  PYRL_CHECK(nvec.empty() == log_std.given, ArgumentError, function, ": nvec and log_std are both ", log_std.given ? "given" : "None", ", expected one of them");
+  PYRL_CHECK(nvec.empty() == log_std.given, ArgumentError, function, ": nvec and log_std are both ", log_std.given ? "given" : "None",
+             ", expected one of them");
   const auto components = static_cast<std::int64_t>(nvec.size());
   const bool normalize = flag_arg(args[6], function, "normalize_advantage");
   const double clip_range = number_in(args[7], 0, infinity, function, "clip_range"), ent_coef = finite_arg(args[8], function, "ent_coef");
@@ -94,7 +97,8 @@ py::object policy_loss(FastArgs args) {
       ReleaseGil released;
       report = nn::policy_loss(call);
     }
-    if (!std::isfinite(report.loss + report.entropy + report.log_ratio)) throw_non_finite<Real>({&output, &log_std.array, &action, &log_prob_old.array, &advantage});
+    if (!std::isfinite(report.loss + report.entropy + report.log_ratio))
+      throw_non_finite<Real>({&output, &log_std.array, &action, &log_prob_old.array, &advantage});
     return py::make_tuple(report.loss, report.entropy, report.kl, report.clip_fraction, std::move(d_output));
   });
 }
@@ -104,7 +108,8 @@ py::object value_loss(FastArgs args) {
   const char* function = "value_loss";
   const ArrayArg value = read_array(args[0], function, "value"), return_ = read_array(args[1], function, "return_");
   const Optional value_old(args[2], function, "value_old");
-  const double clip_range = number_in(args[3], 0, infinity, function, "clip_range"), coefficient = finite_arg(args[4], function, "coefficient");
+  const double clip_range = number_in(args[3], 0, infinity, function, "clip_range");
+  const double coefficient = finite_arg(args[4], function, "coefficient");
   const bool huber = flag_arg(args[5], function, "huber");
   const std::int64_t batch = value.size();
   PYRL_CHECK(value.rank == 1 || (value.rank == 2 && value.shape[1] == 1), ShapeError, function, ": value has shape ", value.shape_text(), ", expected [B] or [B, 1]");

@@ -61,7 +61,8 @@ py::object rmsprop(FastArgs args) {
   const ArrayArg square_avg = read_array(args[2], function, "square_avg");
   const auto count = read_array(args[3], function, "step").as<float, 0>("[]");
   const double lr = number_below(args[4], 0, infinity, function, "lr"), alpha = number_in(args[5], 0, 1, function, "alpha");
-  const double epsilon = number_below(args[6], 0, infinity, function, "eps"), decay = number_below(args[7], 0, infinity, function, "weight_decay");
+  const double epsilon = number_below(args[6], 0, infinity, function, "eps");
+  const double decay = number_below(args[7], 0, infinity, function, "weight_decay");
   const bool inside = flag_arg(args[8], function, "epsilon_inside");
   const double max_norm = max_norm_arg(args[9], function);
   const std::array<std::int64_t, 1> size{gradients.size()};

@@ -28,7 +28,8 @@ double number_in(py::handle object, double low, double high, const char* functio
 
 double number_below(py::handle object, double low, double high, const char* function, const char* name) {
   const double value = number_arg(object, function, name);
-  PYRL_CHECK(value >= low && value < high, ArgumentError, function, ": ", name, " is ", text_of(object), ", expected a number in [", low, ", ", high, ")");
+  PYRL_CHECK(value >= low && value < high, ArgumentError, function, ": ", name, " is ", text_of(object), ", expected a number in [", low,
+             ", ", high, ")");
   return value;
 }
 

@@ -181,7 +181,11 @@ def squashed_cases(draw, dtype: str = "float32") -> Case:
     raw = np.where(rng.random((B, A)) < 0.2, rng.uniform(-25, 4, (B, A)), rng.uniform(-2, 0.5, (B, A)))
     raw.ravel()[::7] = rng.choice([low, high])  # on the edge the gradient passes
     output = np.hstack([rng.normal(0, draw(st.sampled_from([0.1, 1.0, 10.0])), (B, A)), raw])
-    return Case("squashed_gaussian", {"output": output.astype(dtype), "noise": rng.normal(size=(B, A)).astype(dtype)}, {"log_std_range": (low, high)})
+    return Case(
+        "squashed_gaussian",
+        {"output": output.astype(dtype), "noise": rng.normal(size=(B, A)).astype(dtype)},
+        {"log_std_range": (low, high)},
+    )
 
 
 def squashed_reference(case: Case, leaves: dict[str, Any]) -> dict[str, Any]:

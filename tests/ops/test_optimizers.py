@@ -82,7 +82,9 @@ def gradients_of(size: int, steps: int, seed: int) -> np.ndarray:
     return np.where(rng.random((steps, size)) < 0.05, 0, gradients)
 
 
-def expected_steps(rule: Rule, start: np.ndarray, gradients: np.ndarray, max_grad_norm: float | None) -> tuple[Any, dict[str, Any], list[float]]:
+def expected_steps(
+    rule: Rule, start: np.ndarray, gradients: np.ndarray, max_grad_norm: float | None
+) -> tuple[Any, dict[str, Any], list[float]]:
     """(parameters, state, norms), by torch in float64."""
     w = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
     optimizer, norms = rule.torch(w, foreach=False), []
@@ -99,7 +101,15 @@ def assert_close(actual: Any, expected: Any, tolerance: float, size: float, what
     assert error <= tolerance * (expected.norm().item() + size), f"{what}: {error}"
 
 
-@given(rules(), SIZES, st.lists(st.booleans(), min_size=1, max_size=12), NORMS, st.sampled_from(["float32", "float64"]), LEVELS, st.integers(0, 2**32))
+@given(
+    rules(),
+    SIZES,
+    st.lists(st.booleans(), min_size=1, max_size=12),
+    NORMS,
+    st.sampled_from(["float32", "float64"]),
+    LEVELS,
+    st.integers(0, 2**32),
+)
 @settings(max_examples=300 * MORE)
 def test_both_engines_take_turns_on_one_state(rule, size, turns, max_grad_norm, dtype, level, seed):
     """Whoever takes which step, the parameters and the state are those of torch alone, in float64."""
