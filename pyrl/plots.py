@@ -29,7 +29,8 @@ _COLORS = (_BLUE, _ORANGE, _GREEN, "#a23b72", "#7a5cc0", "#b59a00", "#0f8f9c", "
 
 
 def plot_run(folder: str | Path, path: str | Path | None = None) -> Path:
-    """Episode returns with their 100-episode mean, evaluations, and below them exploration and success; ``curve.png``.
+    """Episode returns with their 100-episode mean, evaluations, the return to stop at and what ended the run; below them
+    exploration and success; ``curve.png``.
 
     FileNotFoundError when ``folder`` holds no run.
     """
@@ -44,7 +45,12 @@ def plot_run(folder: str | Path, path: str | Path | None = None) -> Path:
         returns = lower = figure.subplots()
     _draw_returns(returns, _Episodes.of(run, metrics))
     _draw_evaluations(returns, metrics)
-    returns.set_title(f"{run.config['algo'].upper()} on {run.config['env']}, seed {run.config['seed']}", loc="left")
+    goal = run.config.get("stop_at_return")
+    if goal is not None:
+        returns.axhline(goal, color=_GREY, linewidth=1.0, linestyle="--", label=f"stop at {goal:g}")
+    returns.set_title(f"{run.config['algo'].upper()} on {run.config['env']}, seed {run.config['seed']}", loc="left", pad=18)
+    if "ending" in run.config:
+        returns.text(0, 1.015, f"ended by {run.config['ending']}", transform=returns.transAxes, fontsize="small", color=_GREY)
     returns.set_ylabel("episode return")
     _legend(returns)
     _steps_axis(lower)

@@ -29,6 +29,7 @@ _DEFAULTS: dict[str, Preset] = {
     "td3": Preset(config={"learning_starts": 1_000}),
     "sac": Preset(config={"learning_starts": 1_000}),
     "svg": Preset(config={"buffer_size": 100_000}),
+    "a3c": Preset(total_steps=500_000, num_envs=2),
     "random": Preset(total_steps=10_000),
 }
 

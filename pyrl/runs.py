@@ -1,9 +1,10 @@
 """The run folder: everything that training leaves behind, found again by its name.
 
 runs/ppo_CartPole-v1_20261121-050000_s0/
-    config.json          what was run: algorithm, environment, seed, every setting, versions, command line
+    config.json          what was run: algorithm, environment, seed, every setting, versions, command line, what ended it
     metrics.csv          one row a metrics record
     episodes.csv         step, return, length, success of every episode
+    failure/             the data of an update that was not finite
     curve.png            `pyrl.plots.plot_run`
     checkpoints/best/    the best evaluation (or 100-episode mean) so far
     checkpoints/last/    where training stopped: what ``pyrl train --resume`` goes on from
@@ -99,6 +100,11 @@ class RunFolder:
             if checkpoint.exists(path):
                 return path
         raise FileNotFoundError(f"{self.path} holds no checkpoint")
+
+    @property
+    def failure(self) -> Path:
+        """The data of an update that was not finite, readable by `pyrl.checkpoint.load`."""
+        return self.path / "failure"
 
     @property
     def metrics_file(self) -> Path:

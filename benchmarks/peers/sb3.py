@@ -105,15 +105,16 @@ def step(env_id, num_envs):
     return lambda: env.step(next(actions))
 
 
-@contender("train.ppo_cartpole", "sb3")
-def ppo_cartpole(env_id, num_envs, env_steps, config, net_arch):
-    policy = {"net_arch": {"pi": list(net_arch), "vf": list(net_arch)}, "activation_fn": torch.nn.Tanh}
-    model = sb3.PPO("MlpPolicy", make_vec_env(env_id, num_envs), policy_kwargs=policy, seed=0, device="cpu", **config)
-    return partial(model.learn, env_steps, reset_num_timesteps=False, log_interval=None)
-
-
-@contender("train.dqn_cartpole", "sb3")
-def dqn_cartpole(env_id, num_envs, env_steps, config, net_arch):
+def training(algorithm, env_id, num_envs, env_steps, config, net_arch):
+    """Whole training on its own vector environment. `make_vec_env` opens one with a render mode, which slows LunarLander down."""
     policy = {"net_arch": list(net_arch)}
-    model = sb3.DQN("MlpPolicy", make_vec_env(env_id, num_envs), policy_kwargs=policy, seed=0, device="cpu", **config)
+    if algorithm in ("ppo", "a2c"):
+        policy = {"net_arch": {"pi": list(net_arch), "vf": list(net_arch)}, "activation_fn": torch.nn.Tanh}
+    model = getattr(sb3, algorithm.upper())(
+        "MlpPolicy", make_vec_env(env_id, num_envs), policy_kwargs=policy, seed=0, device="cpu", **config
+    )
     return partial(model.learn, env_steps, reset_num_timesteps=False, log_interval=None)
+
+
+for _algorithm in ("ppo", "a2c", "dqn", "ddpg", "sac"):
+    contender(f"train.{_algorithm}", "sb3")(partial(training, _algorithm))

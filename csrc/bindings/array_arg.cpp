@@ -208,6 +208,18 @@ bool requires_grad(py::handle tensor) {
   return py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), attribute)).ptr() == Py_True;
 }
 
+const void* cpu_address(py::handle tensor) {
+  const TorchType& type = torch_type(Py_TYPE(tensor.ptr()));
+  if (type.api == nullptr) {
+    const ArrayArg arg = look_at_array(tensor, "cpu_address", "tensor");
+    return arg.on_cpu ? arg.data : nullptr;
+  }
+  dlpack::Tensor found{};
+  if (type.api->tensor_from_object(tensor.ptr(), &found) != 0) throw py::error_already_set();
+  if (found.device.type != dlpack::cpu) return nullptr;
+  return static_cast<const char*>(found.data) + found.byte_offset;
+}
+
 ArrayArg read_array(py::handle object, const char* function, const char* name) {
   const ArrayArg arg = look_at_array(object, function, name);
   PYRL_CHECK(arg.kind == Kind::NumPy || !requires_grad(object), ArgumentError, function, ": ", name,

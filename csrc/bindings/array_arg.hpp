@@ -99,6 +99,8 @@ ArrayArg read_array(py::handle object, const char* function, const char* name);
 // The same for an array that is only looked at: parameters, which require grad.
 ArrayArg look_at_array(py::handle object, const char* function, const char* name);
 bool requires_grad(py::handle tensor);
+// The least of it, 40 ns: where a tensor's data lie, or null if that is not on the CPU.
+const void* cpu_address(py::handle tensor);
 
 // An uninitialised array of the same kind (NumPy or torch, CPU) as `like`.
 py::object empty_like_kind(Kind kind, DType dtype, std::span<const std::int64_t> shape, void** data);

@@ -21,14 +21,14 @@ class ArenaViews {
   }
 
   // Looked up by name: loading with assign=True and plain assignment put new parameters into the dict.
+  // A cast moves a parameter too, so its address tells all.
   bool intact(py::handle values) const {
     const ArrayArg arena = read_array(values, "intact", "values");
+    if (!arena.on_cpu) return elsewhere(arena);
     const std::int64_t unit = size_of(arena.dtype);
     for (const View& view : views_) {
       PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
-      if (parameter == nullptr || parameter == Py_None) return false;
-      const ArrayArg found = look_at_array(parameter, "intact", "parameter");
-      if (found.data != static_cast<const char*>(arena.data) + view.offset * unit || found.dtype != arena.dtype || found.on_cpu != arena.on_cpu) return false;
+      if (parameter == nullptr || parameter == Py_None || cpu_address(parameter) != static_cast<const char*>(arena.data) + view.offset * unit) return false;
     }
     return true;
   }
@@ -45,6 +45,17 @@ class ArenaViews {
     py::str name;
     std::int64_t offset;
   };
+
+  bool elsewhere(const ArrayArg& arena) const {
+    for (const View& view : views_) {
+      PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
+      if (parameter == nullptr || parameter == Py_None) return false;
+      const ArrayArg found = look_at_array(parameter, "intact", "parameter");
+      if (found.on_cpu || found.data != static_cast<const char*>(arena.data) + view.offset * size_of(arena.dtype)) return false;
+    }
+    return true;
+  }
+
   std::vector<View> views_;
 };
 

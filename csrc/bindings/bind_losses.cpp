@@ -56,13 +56,22 @@ py::object policy_loss(FastArgs args) {
   std::vector<std::int64_t> nvec;
   if (!args[1].is_none()) {
     std::int64_t total = 0;
-    for (const py::handle item : py::reinterpret_borrow<py::sequence>(args[1])) nvec.push_back(integer_arg(item, function, "nvec"));
-    for (const std::int64_t count : nvec) total += std::max<std::int64_t>(count, 1);
-    PYRL_CHECK(!nvec.empty() && total == width, ShapeError, function, ": output has shape ", output.shape_text(), ", expected [B, sum of nvec] = [", batch, ", ", total, "]");
+    PYRL_CHECK(PySequence_Check(args[1].ptr()), DTypeError, function, ": nvec is a ", Py_TYPE(args[1].ptr())->tp_name,
+               ", expected a sequence of integers");
+    for (const py::handle item : py::reinterpret_borrow<py::sequence>(args[1])) {
+      const std::int64_t count = integer_arg(item, function, "nvec");
+      PYRL_CHECK(count > 0, ArgumentError, function, ": nvec holds ", count, ", expected positive numbers of choices");
+      nvec.push_back(count);
+      total += std::min(count, width + 1);  // cannot overflow, nor become `width` again
+    }
+    PYRL_CHECK(total == width && !nvec.empty(), ShapeError, function, ": output has shape ", output.shape_text(),
+               ", expected [B, sum of nvec] = [", batch, ", ", total, "]");
   }
+  PYRL_CHECK(nvec.empty() == log_std.given, ArgumentError, function, ": nvec and log_std are both ", log_std.given ? "given" : "None",
+             ", expected one of them");
   const auto components = static_cast<std::int64_t>(nvec.size());
-  const bool normalize = args[6].ptr() == Py_True;
-  const double clip_range = number_in(args[7], 0, infinity, function, "clip_range"), ent_coef = number_arg(args[8], function, "ent_coef");
+  const bool normalize = flag_arg(args[6], function, "normalize_advantage");
+  const double clip_range = number_in(args[7], 0, infinity, function, "clip_range"), ent_coef = finite_arg(args[8], function, "ent_coef");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     nn::PolicyLossArgs<Real> call;
     call.output = output.as<const Real, 2>("[B, K]");
@@ -74,7 +83,6 @@ py::object policy_loss(FastArgs args) {
                                                         : action.as<const std::int64_t, 2>({batch, components}, "[B, M]");
       require_choices(call.choice, nvec, function);
     } else {
-      PYRL_CHECK(log_std.given, ArgumentError, function, ": nvec and log_std are both None, expected one of them");
       call.log_std = log_std.as<const Real, 1>({width}, "[A]");
       call.action = action.as<const Real, 2>({batch, width}, "[B, A]");
       call.d_log_std = read_array(args[10], function, "d_log_std").template as<Real, 1>({width}, "[A]");
@@ -89,7 +97,8 @@ py::object policy_loss(FastArgs args) {
       ReleaseGil released;
       report = nn::policy_loss(call);
     }
-    if (!std::isfinite(report.loss + report.entropy)) throw_non_finite<Real>({&output, &log_std.array, &action, &log_prob_old.array, &advantage});
+    if (!std::isfinite(report.loss + report.entropy + report.log_ratio))
+      throw_non_finite<Real>({&output, &log_std.array, &action, &log_prob_old.array, &advantage});
     return py::make_tuple(report.loss, report.entropy, report.kl, report.clip_fraction, std::move(d_output));
   });
 }
@@ -99,7 +108,9 @@ py::object value_loss(FastArgs args) {
   const char* function = "value_loss";
   const ArrayArg value = read_array(args[0], function, "value"), return_ = read_array(args[1], function, "return_");
   const Optional value_old(args[2], function, "value_old");
-  const double clip_range = number_in(args[3], 0, infinity, function, "clip_range"), coefficient = number_arg(args[4], function, "coefficient");
+  const double clip_range = number_in(args[3], 0, infinity, function, "clip_range");
+  const double coefficient = finite_arg(args[4], function, "coefficient");
+  const bool huber = flag_arg(args[5], function, "huber");
   const std::int64_t batch = value.size();
   PYRL_CHECK(value.rank == 1 || (value.rank == 2 && value.shape[1] == 1), ShapeError, function, ": value has shape ", value.shape_text(), ", expected [B] or [B, 1]");
   return with_real(value, [&]<class Real>(Real) -> py::object {
@@ -109,7 +120,7 @@ py::object value_loss(FastArgs args) {
     call.value_old = value_old.as<const Real, 1>({batch}, "[B]");
     call.clip_range = clip_range;
     call.coefficient = coefficient;
-    call.huber = args[5].ptr() == Py_True;
+    call.huber = huber;
     py::object d_value;
     call.d_value = {output<Real, 2>(d_value, args[6], value.kind, {batch, 1}, function, "d_value", "[B, 1]").data, {batch}};
     double loss = 0;
@@ -128,6 +139,7 @@ py::object q_loss(FastArgs args) {
   const ArrayArg q = read_array(args[0], function, "q"), action = read_array(args[1], function, "action"), reward = read_array(args[2], function, "reward");
   const ArrayArg discount = read_array(args[3], function, "discount"), next_q_target = read_array(args[4], function, "next_q_target");
   const Optional next_q_online(args[5], function, "next_q_online"), weight(args[6], function, "weight");
+  const bool huber = flag_arg(args[7], function, "huber");
   q.require_rank(2, "[B, A]");
   const std::int64_t batch = q.shape[0], actions = q.shape[1];
   return with_real(q, [&]<class Real>(Real) -> py::object {
@@ -140,7 +152,7 @@ py::object q_loss(FastArgs args) {
     call.next_q_target = next_q_target.as<const Real, 2>({batch, actions}, "[B, A]");
     call.next_q_online = next_q_online.as<const Real, 2>({batch, actions}, "[B, A]");
     call.weight = weight.as<const Real, 1>({batch}, "[B]");
-    call.huber = args[7].ptr() == Py_True;
+    call.huber = huber;
     py::object d_q, td_error;
     call.d_q = output<Real, 2>(d_q, args[8], q.kind, {batch, actions}, function, "d_q", "[B, A]");
     call.td_error = output<Real, 1>(td_error, args[9], q.kind, {batch}, function, "td_error", "[B]");
@@ -209,10 +221,12 @@ py::object squashed_gaussian(FastArgs args) {
     py::object action, log_prob;
     const auto a = bindings::output<Real, 2>(action, args[4], output.kind, call.noise.extent, function, "action", "[B, A]");
     const auto l = bindings::output<Real, 1>(log_prob, args[5], output.kind, {output.shape[0]}, function, "log_prob", "[B]");
+    double sum = 0;
     {
       ReleaseGil released;
-      nn::squashed_gaussian<Real>(call, a, l);
+      sum = nn::squashed_gaussian<Real>(call, a, l);
     }
+    if (!std::isfinite(sum)) throw_non_finite<Real>({&output, &noise});
     return py::make_tuple(std::move(action), std::move(log_prob));
   });
 }
@@ -225,17 +239,19 @@ py::object squashed_gaussian_backward(FastArgs args) {
   const Optional d_action(args[5], function, "d_action");
   output.require_rank(2, "[B, 2 A]");
   const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
-  const double d_log_prob = number_arg(args[6], function, "d_log_prob");
+  const double d_log_prob = finite_arg(args[6], function, "d_log_prob");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     const auto a = action.as<const Real, 2>(call.noise.extent, "[B, A]");
     const auto da = d_action.as<const Real, 2>(call.noise.extent, "[B, A]");
     py::object d_output;
     const auto out = bindings::output<Real, 2>(d_output, args[7], output.kind, call.output.extent, function, "d_output", "[B, 2 A]");
+    double sum = 0;
     {
       ReleaseGil released;
-      nn::squashed_gaussian_backward<Real>(call, a, da, d_log_prob, out);
+      sum = nn::squashed_gaussian_backward<Real>(call, a, da, d_log_prob, out);
     }
+    if (!std::isfinite(sum)) throw_non_finite<Real>({&output, &noise, &action, &d_action.array});
     return d_output;
   });
 }

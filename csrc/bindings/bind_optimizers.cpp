@@ -18,10 +18,6 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 double max_norm_arg(py::handle object, const char* function) { return object.is_none() ? infinity : number_in(object, 0, infinity, function, "max_grad_norm"); }
 
-void require_finite(double norm, const ArrayArg& gradients) {
-  PYRL_CHECK(std::isfinite(norm), NonFiniteError, gradients.function, ": gradients ", gradients.shape_text(), " hold a NaN or an infinity");
-}
-
 // Runs step(Real{}) unless the gradient's norm is not finite; returns the norm.
 template <class Step>
 double clipped_step(const ArrayArg& gradients, double max_norm, const Step& step) {
@@ -32,7 +28,7 @@ double clipped_step(const ArrayArg& gradients, double max_norm, const Step& step
       ReleaseGil released;
       norm = nn::global_norm<Real>(g);
     }
-    require_finite(norm, gradients);
+    if (!std::isfinite(norm)) throw_non_finite<Real>({&gradients});
     step(Real{}, g, nn::clip_factor(norm, max_norm));
     return norm;
   });
@@ -44,10 +40,10 @@ py::object adam(FastArgs args) {
   const ArrayArg parameters = read_array(args[0], function, "parameters"), gradients = read_array(args[1], function, "gradients");
   const ArrayArg exp_avg = read_array(args[2], function, "exp_avg"), exp_avg_sq = read_array(args[3], function, "exp_avg_sq");
   const auto count = read_array(args[4], function, "step").as<float, 0>("[]");
-  const double lr = number_in(args[5], 0, infinity, function, "lr"), beta1 = number_in(args[6], 0, 1, function, "beta1");
-  const double beta2 = number_in(args[7], 0, 1, function, "beta2"), epsilon = number_in(args[8], 0, infinity, function, "eps");
-  const double decay = number_in(args[9], 0, infinity, function, "weight_decay"), max_norm = max_norm_arg(args[11], function);
-  const bool decoupled = args[10].ptr() == Py_True;
+  const double lr = number_below(args[5], 0, infinity, function, "lr"), beta1 = number_below(args[6], 0, 1, function, "beta1");
+  const double beta2 = number_below(args[7], 0, 1, function, "beta2"), epsilon = number_below(args[8], 0, infinity, function, "eps");
+  const double decay = number_below(args[9], 0, infinity, function, "weight_decay"), max_norm = max_norm_arg(args[11], function);
+  const bool decoupled = flag_arg(args[10], function, "decoupled");
   const std::array<std::int64_t, 1> size{gradients.size()};
   return py::float_(clipped_step(gradients, max_norm, [&]<class Real>(Real, const ArrayView<const Real, 1>& g, double factor) {
     const nn::AdamArgs<Real> call{parameters.as<Real, 1>(size, "[size]"), g, exp_avg.as<Real, 1>(size, "[size]"), exp_avg_sq.as<Real, 1>(size, "[size]"),
@@ -64,9 +60,10 @@ py::object rmsprop(FastArgs args) {
   const ArrayArg parameters = read_array(args[0], function, "parameters"), gradients = read_array(args[1], function, "gradients");
   const ArrayArg square_avg = read_array(args[2], function, "square_avg");
   const auto count = read_array(args[3], function, "step").as<float, 0>("[]");
-  const double lr = number_in(args[4], 0, infinity, function, "lr"), alpha = number_in(args[5], 0, 1, function, "alpha");
-  const double epsilon = number_in(args[6], 0, infinity, function, "eps"), decay = number_in(args[7], 0, infinity, function, "weight_decay");
-  const bool inside = args[8].ptr() == Py_True;
+  const double lr = number_below(args[4], 0, infinity, function, "lr"), alpha = number_in(args[5], 0, 1, function, "alpha");
+  const double epsilon = number_below(args[6], 0, infinity, function, "eps");
+  const double decay = number_below(args[7], 0, infinity, function, "weight_decay");
+  const bool inside = flag_arg(args[8], function, "epsilon_inside");
   const double max_norm = max_norm_arg(args[9], function);
   const std::array<std::int64_t, 1> size{gradients.size()};
   return py::float_(clipped_step(gradients, max_norm, [&]<class Real>(Real, const ArrayView<const Real, 1>& g, double factor) {

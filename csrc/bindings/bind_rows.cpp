@@ -22,7 +22,10 @@ py::object take_rows(FastArgs args) {
   const auto index = read_array(args[1], function, "index").as<const std::int64_t, 1>("[B]");
   const Py_ssize_t count = PyTuple_GET_SIZE(args[0].ptr());
   const bool given = !args[2].is_none();
-  PYRL_CHECK(!given || (PyTuple_Check(args[2].ptr()) && PyTuple_GET_SIZE(args[2].ptr()) == count), ArgumentError, function, ": out has another length than columns");
+  PYRL_CHECK(!given || PyTuple_Check(args[2].ptr()), DTypeError, function, ": out is a ", Py_TYPE(args[2].ptr())->tp_name,
+             ", expected a tuple of arrays");
+  PYRL_CHECK(!given || PyTuple_GET_SIZE(args[2].ptr()) == count, ArgumentError, function, ": out holds ", PyTuple_GET_SIZE(args[2].ptr()),
+             " arrays, expected ", count, " (from columns)");
   std::vector<sampling::RowsColumn> columns(static_cast<std::size_t>(count));
   py::tuple outputs(count);
   std::int64_t rows = -1;
@@ -30,7 +33,9 @@ py::object take_rows(FastArgs args) {
     const ArrayArg from = read_array(PyTuple_GET_ITEM(args[0].ptr(), c), function, "columns");
     from.require_cpu();
     from.require_contiguous();
-    PYRL_CHECK(from.rank >= 1 && from.dtype != DType::Other, ShapeError, function, ": columns[", c, "] has shape ", from.shape_text(), ", expected [M, ...]");
+    PYRL_CHECK(from.dtype != DType::Other, DTypeError, function, ": columns[", c, "] has ", name_of(from.dtype),
+               ", expected a boolean, integers or floats");
+    PYRL_CHECK(from.rank >= 1, ShapeError, function, ": columns[", c, "] has shape ", from.shape_text(), ", expected [M, ...]");
     PYRL_CHECK(rows < 0 || from.shape[0] == rows, ShapeError, function, ": columns[", c, "] has ", from.shape[0], " rows, expected M = ", rows, " (from columns[0])");
     rows = from.shape[0];
     std::array<std::int64_t, ArrayArg::max_rank> shape = from.shape;

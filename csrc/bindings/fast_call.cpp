@@ -1,5 +1,6 @@
 #include "bindings/fast_call.hpp"
 
+#include <cmath>
 #include <new>
 
 namespace pyrl::bindings {
@@ -23,6 +24,24 @@ double number_in(py::handle object, double low, double high, const char* functio
   const double value = number_arg(object, function, name);
   PYRL_CHECK(value >= low && value <= high, ArgumentError, function, ": ", name, " is ", text_of(object), ", expected a number in [", low, ", ", high, "]");
   return value;
+}
+
+double number_below(py::handle object, double low, double high, const char* function, const char* name) {
+  const double value = number_arg(object, function, name);
+  PYRL_CHECK(value >= low && value < high, ArgumentError, function, ": ", name, " is ", text_of(object), ", expected a number in [", low,
+             ", ", high, ")");
+  return value;
+}
+
+double finite_arg(py::handle object, const char* function, const char* name) {
+  const double value = number_arg(object, function, name);
+  PYRL_CHECK(std::isfinite(value), ArgumentError, function, ": ", name, " is ", text_of(object), ", expected a finite number");
+  return value;
+}
+
+bool flag_arg(py::handle object, const char* function, const char* name) {
+  PYRL_CHECK(PyBool_Check(object.ptr()), DTypeError, function, ": ", name, " is ", text_of(object), ", expected True or False");
+  return object.ptr() == Py_True;
 }
 
 std::int64_t integer_arg(py::handle object, const char* function, const char* name) {

@@ -29,6 +29,11 @@ class FastArgs {
 double number_arg(py::handle object, const char* function, const char* name);
 // A number in [low, high].
 double number_in(py::handle object, double low, double high, const char* function, const char* name);
+// A number in [low, high): of these infinity is none.
+double number_below(py::handle object, double low, double high, const char* function, const char* name);
+double finite_arg(py::handle object, const char* function, const char* name);
+// True or False, and nothing that merely counts as one.
+bool flag_arg(py::handle object, const char* function, const char* name);
 std::int64_t integer_arg(py::handle object, const char* function, const char* name);
 
 namespace detail {

@@ -28,7 +28,7 @@ template <class Real>
       PYRL_CHECK(std::isfinite(value), NonFiniteError, function, ": ", array->name, " ", array->shape_text(), " holds ", value, " (element ", i, ")");
     }
   }
-  throw NonFiniteError(concat(function, ": the loss is not finite, though its inputs are: they are too large"));
+  throw NonFiniteError(concat(function, ": the result is not finite, though its inputs are: they are too large"));
 }
 
 }  // namespace pyrl::bindings

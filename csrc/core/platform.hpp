@@ -25,6 +25,15 @@
 #define PYRL_PREFETCH_WRITE(address) ((void)(address))
 #endif
 
+// Before a loop over a few registers: they are an array only in the source.
+#if defined(__clang__)
+#define PYRL_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define PYRL_UNROLL _Pragma("GCC unroll 16")
+#else
+#define PYRL_UNROLL
+#endif
+
 #if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__i386__))
 #define PYRL_X86 1
 #define PYRL_TARGET_AVX2 __attribute__((target("avx2,fma")))

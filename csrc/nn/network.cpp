@@ -1,46 +1,23 @@
 #include "nn/network.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <utility>
 
-#include "core/platform.hpp"
+#include "nn/layer_norm.hpp"
 #include "nn/product.hpp"
 
 namespace pyrl::nn {
 namespace {
 
 constexpr std::int64_t infer_rows = 256;  // a block of `infer`: its activations stay in the second-level cache
-constexpr double norm_epsilon = 1e-5;
 
-// sums[j] = sum over i of x[i, j]
+// sums[j] = sum over i of x[i, j]: a row of ones times x
 template <class Real>
 void column_sums(const Real* x, std::int64_t rows, std::int64_t columns, Real* sums) {
-  simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-    for (std::int64_t j = 0; j < columns; ++j) sums[j] = Real(0);
-    for (std::int64_t i = 0; i < rows; ++i)
-      for (std::int64_t j = 0; j < columns; ++j) sums[j] += x[i * columns + j];
-  });
-}
-
-// In place: z becomes the normed, scaled and shifted z. `normed` and `deviation` may be null.
-template <class Real>
-void norm_forward(const Real* gain, const Real* shift, std::int64_t rows, std::int64_t width, Real* z, Real* normed, Real* deviation) {
-  for (std::int64_t i = 0; i < rows; ++i) {
-    Real* const row = z + i * width;
-    Real mean = 0, variance = 0;
-    for (std::int64_t j = 0; j < width; ++j) mean += row[j];
-    mean /= static_cast<Real>(width);
-    for (std::int64_t j = 0; j < width; ++j) variance += (row[j] - mean) * (row[j] - mean);
-    const Real inverse = Real(1) / std::sqrt(variance / static_cast<Real>(width) + static_cast<Real>(norm_epsilon));
-    if (deviation != nullptr) deviation[i] = inverse;
-    for (std::int64_t j = 0; j < width; ++j) {
-      const Real unit = (row[j] - mean) * inverse;
-      if (normed != nullptr) normed[i * width + j] = unit;
-      row[j] = unit * gain[j] + shift[j];
-    }
-  }
+  constexpr Real one = 1;
+  multiply<Real>({.rows = 1, .columns = columns, .depth = rows, .a = &one, .a_row = 0, .a_step = 0, .b = x, .b_row = columns,
+                  .c = sums, .c_row = columns});
 }
 
 }  // namespace
@@ -72,8 +49,9 @@ void Network<Real>::layer_forward(const Layer& layer, const Real* parameters, co
   multiply<Real>({.rows = rows, .columns = layer.out, .depth = layer.in, .a = x, .a_row = layer.in, .b = parameters + layer.weight,
                   .b_row = layer.out, .init = layer.bias < 0 ? nullptr : parameters + layer.bias, .c = z, .c_row = layer.out});
   if (layer.gain >= 0) {
-    norm_forward(parameters + layer.gain, parameters + layer.shift, rows, layer.out, z, kept == nullptr ? nullptr : kept->normed.reserve(size),
-                 kept == nullptr ? nullptr : kept->deviation.reserve(rows));
+    Real* const unit = kept == nullptr ? nullptr : kept->unit.reserve(size);
+    Real* const deviation = kept == nullptr ? nullptr : kept->deviation.reserve(rows);
+    layer_norm(parameters + layer.gain, parameters + layer.shift, rows, layer.out, z, unit, deviation);
   }
   if (layer.activation != Activation::Identity) activate(layer.activation, z, size, y);
 }
@@ -106,32 +84,6 @@ void Network<Real>::infer(const Real* parameters, const Inputs<Real>& x, std::in
   }
 }
 
-template <class Real>
-void Network<Real>::norm_backward(const Layer& layer, const Kept& kept, const Real* parameters, Real* gradients, Real* dz) {
-  const std::int64_t width = layer.out;
-  const Real *const normed = kept.normed.data(), *const gain = parameters + layer.gain;
-  if (gradients != nullptr) {
-    Real *const d_gain = gradients + layer.gain, *const d_shift = gradients + layer.shift;
-    std::fill_n(d_gain, width, Real(0));
-    column_sums(dz, batch_, width, d_shift);
-    for (std::int64_t i = 0; i < batch_ * width; i += width)
-      for (std::int64_t j = 0; j < width; ++j) d_gain[j] += dz[i + j] * normed[i + j];
-  }
-  for (std::int64_t i = 0; i < batch_; ++i) {
-    Real* const row = dz + i * width;
-    const Real* const unit = normed + i * width;
-    Real mean = 0, along = 0;
-    for (std::int64_t j = 0; j < width; ++j) {
-      row[j] *= gain[j];
-      mean += row[j];
-      along += row[j] * unit[j];
-    }
-    mean /= static_cast<Real>(width);
-    along /= static_cast<Real>(width);
-    for (std::int64_t j = 0; j < width; ++j) row[j] = kept.deviation.data()[i] * (row[j] - mean - unit[j] * along);
-  }
-}
-
 // `dz` comes as the gradient by the layer's output and is used up; dx (null: not wanted) is that by its input.
 template <class Real>
 void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Real* gradients, Real* dz, Real* dx) {
@@ -142,24 +94,26 @@ void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Re
     const Real* const seen = needs_argument(layer.activation) ? kept.argument.data() : kept.output.data();
     differentiate(layer.activation, seen, dz, batch_ * layer.out, dz);
   }
-  if (layer.gain >= 0) norm_backward(layer, kept, parameters, gradients, dz);
+  if (layer.gain >= 0) {
+    Real* const d_gain = gradients == nullptr ? nullptr : gradients + layer.gain;
+    Real* const d_shift = gradients == nullptr ? nullptr : gradients + layer.shift;
+    layer_norm_backward(parameters + layer.gain, kept.unit.data(), kept.deviation.data(), batch_, layer.out, dz, d_gain, d_shift);
+  }
   if (gradients != nullptr) {
     if (layer.bias >= 0) column_sums(dz, batch_, layer.out, gradients + layer.bias);
     if (layer.out < 8) {  // X^T dY would use a few lanes of each vector; its transpose uses all
       Real* const d_weight = narrow_.reserve(layer.out * layer.in);
-      multiply<Real>({.rows = layer.out, .columns = layer.in, .depth = batch_, .a = dz, .a_row = 1, .a_step = layer.out, .b = x, .b_row = layer.in,
-                      .c = d_weight, .c_row = layer.in});
+      multiply<Real>({.rows = layer.out, .columns = layer.in, .depth = batch_, .a = dz, .a_row = 1, .a_step = layer.out, .b = x,
+                      .b_row = layer.in, .c = d_weight, .c_row = layer.in});
       transpose(d_weight, layer.out, layer.in, gradients + layer.weight);
     } else {
-      multiply<Real>({.rows = layer.in, .columns = layer.out, .depth = batch_, .a = x, .a_row = 1, .a_step = layer.in, .b = dz, .b_row = layer.out,
-                      .c = gradients + layer.weight, .c_row = layer.out});
+      multiply<Real>({.rows = layer.in, .columns = layer.out, .depth = batch_, .a = x, .a_row = 1, .a_step = layer.in, .b = dz,
+                      .b_row = layer.out, .c = gradients + layer.weight, .c_row = layer.out});
     }
   }
   if (dx == nullptr) return;
-  Real* const weight = transposed_.reserve(layer.in * layer.out);
-  transpose(parameters + layer.weight, layer.in, layer.out, weight);
-  multiply<Real>({.rows = batch_, .columns = layer.in, .depth = layer.out, .a = dz, .a_row = layer.out, .b = weight, .b_row = layer.in,
-                  .c = dx, .c_row = layer.in});
+  multiply<Real>({.rows = batch_, .columns = layer.in, .depth = layer.out, .a = dz, .a_row = layer.out, .b = parameters + layer.weight,
+                  .b_row = layer.out, .b_transposed = true, .c = dx, .c_row = layer.in});
 }
 
 template <class Real>

@@ -62,21 +62,19 @@ class Network {
 
  private:
   struct Kept {
-    Workspace<Real> output;        // h_l
-    Workspace<Real> argument;      // z_l, where the derivative wants it
-    Workspace<Real> normed;        // (z - mean) / deviation
-    Workspace<Real> deviation;     // 1 / sqrt(variance + eps) of each row
+    Workspace<Real> output;           // h_l
+    Workspace<Real> argument;         // z_l, where the derivative wants it
+    Workspace<Real> unit, deviation;  // of the layer norm
   };
 
   void layer_forward(const Layer& layer, const Real* parameters, const Real* x, std::int64_t rows, Real* y, Kept* kept);
   void layer_backward(std::size_t index, const Real* parameters, Real* gradients, Real* dz, Real* dx);
-  void norm_backward(const Layer& layer, const Kept& kept, const Real* parameters, Real* gradients, Real* dz);
   const Real* joined(const Inputs<Real>& x, std::int64_t rows, Workspace<Real>& memory) const;
 
   std::vector<Layer> layers_;
   std::vector<Kept> kept_;
   std::int64_t widest_ = 0, batch_ = -1, a_width_ = 0;  // the last two of the latest forward
-  Workspace<Real> input_, joined_, rows_[2], gradient_[2], transposed_, narrow_;
+  Workspace<Real> input_, joined_, rows_[2], gradient_[2], narrow_;
 };
 
 }  // namespace pyrl::nn

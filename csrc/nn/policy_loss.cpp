@@ -35,11 +35,11 @@ template <class Real>
 struct Surrogate {
   const PolicyLossArgs<Real>& args;
   Standard standard;
-  double total = 0, entropy = 0, kl = 0, clipped = 0;
+  double total = 0, entropy = 0, growth = 0, log_ratio = 0, clipped = 0;  // growth: of r - 1
 
   // Rows [first, first + count); what lies beyond is not counted.
   PYRL_INLINE void slopes(std::int64_t first, std::int64_t count, const Real* log_prob, Real* slope) {
-    Real term[lanes], divergence[lanes], outside[lanes], advantage[lanes] = {}, old[lanes] = {};
+    Real term[lanes], change[lanes], log_r[lanes], outside[lanes], advantage[lanes] = {}, old[lanes] = {};
     for (std::int64_t l = 0; l < count; ++l) advantage[l] = static_cast<Real>((args.advantage(first + l) - standard.mean) * standard.scale);
     if (!args.log_prob_old.present()) {
       for (std::int64_t l = 0; l < lanes; ++l) slope[l] = advantage[l];
@@ -49,16 +49,18 @@ struct Surrogate {
     for (std::int64_t l = 0; l < count; ++l) old[l] = args.log_prob_old(first + l);
     const auto low = static_cast<Real>(1 - args.clip_range), high = static_cast<Real>(1 + args.clip_range);
     for (std::int64_t l = 0; l < lanes; ++l) {
-      const Real log_ratio = log_prob[l] - old[l], ratio = elementary::exp(log_ratio);
+      log_r[l] = log_prob[l] - old[l];
+      const Real ratio = elementary::exp(log_r[l]);
       const Real inside = std::min(std::max(ratio, low), high), free_term = ratio * advantage[l], clipped_term = inside * advantage[l];
       term[l] = std::min(free_term, clipped_term);
       slope[l] = elementary::detail::choose(free_term <= clipped_term, free_term, Real(0));
-      divergence[l] = (ratio - 1) - log_ratio;
+      change[l] = ratio - 1;
       outside[l] = elementary::detail::choose(inside != ratio, Real(1), Real(0));
     }
     for (std::int64_t l = 0; l < count; ++l) {
       total += static_cast<double>(term[l]);
-      kl += static_cast<double>(divergence[l]);
+      growth += static_cast<double>(change[l]);
+      log_ratio += static_cast<double>(log_r[l]);
       clipped += static_cast<double>(outside[l]);
     }
   }
@@ -87,11 +89,12 @@ PYRL_INLINE void categorical_block(const PolicyLossArgs<Real>& args, Surrogate<R
       for (std::int64_t l = 0; l < lanes; ++l) largest[l] = std::max(largest[l], log_p[k * lanes + l]);
     for (std::int64_t k = 0; k < choices; ++k)
       for (std::int64_t l = 0; l < lanes; ++l) {
-        p[k * lanes + l] = elementary::exp(log_p[k * lanes + l] - largest[l]);
+        log_p[k * lanes + l] -= largest[l];
+        p[k * lanes + l] = elementary::exp(log_p[k * lanes + l]);
         sum[l] += p[k * lanes + l];
       }
     for (std::int64_t l = 0; l < lanes; ++l) {
-      log_sum[l] = elementary::log(sum[l]) + largest[l];
+      log_sum[l] = elementary::log(sum[l]);
       sum[l] = Real(1) / sum[l];
       entropy[l] = 0;
     }
@@ -184,7 +187,8 @@ PolicyLossReport policy_loss(const PolicyLossArgs<Real>& args) {
     gaussian(args, surrogate);
   }
   const auto count = static_cast<double>(std::max<std::int64_t>(1, args.output.extent[0]));
-  return {-surrogate.total / count, surrogate.entropy / count, surrogate.kl / count, surrogate.clipped / count};
+  return {-surrogate.total / count, surrogate.entropy / count, (surrogate.growth - surrogate.log_ratio) / count, surrogate.clipped / count,
+          surrogate.log_ratio / count};
 }
 
 template PolicyLossReport policy_loss<float>(const PolicyLossArgs<float>&);

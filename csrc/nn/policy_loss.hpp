@@ -36,6 +36,7 @@ struct PolicyLossArgs {
 struct PolicyLossReport {
   double loss = 0;  // -mean(surrogate), without the entropy
   double entropy = 0, kl = 0, clip_fraction = 0;
+  double log_ratio = 0;  // mean of log r: not finite where a log_prob is not, though the clip may hide it from the loss
 };
 
 template <class Real>

@@ -19,7 +19,10 @@ void multiply_rows(const Product<Real>& product) {
   Real* const packed = scratch.reserve(packed_size(product.depth));
 #if PYRL_X86
   switch (simd::level()) {
-    case simd::Level::Avx512: return avx512::multiply(product, packed);
+    case simd::Level::Avx512:
+      // Half of a wide vector would multiply nothing.
+      if (product.columns * sizeof(Real) <= 32 && !is_narrow(product)) return avx2::multiply(product, packed);
+      return avx512::multiply(product, packed);
     case simd::Level::Avx2: return avx2::multiply(product, packed);
     case simd::Level::Portable: break;
   }
@@ -45,10 +48,14 @@ void multiply(const Product<Real>& product) {
 
 template <class Real>
 void transpose(const Real* from, std::int64_t rows, std::int64_t columns, Real* to) {
-  constexpr std::int64_t block = 16;
-  for (std::int64_t i = 0; i < rows; i += block)
-    for (std::int64_t j = 0; j < columns; ++j)
-      for (std::int64_t k = i; k < std::min(rows, i + block); ++k) to[j * rows + k] = from[k * columns + j];
+#if PYRL_X86
+  switch (simd::level()) {
+    case simd::Level::Avx512: return avx512::transpose(from, columns, rows, columns, to, rows);
+    case simd::Level::Avx2: return avx2::transpose(from, columns, rows, columns, to, rows);
+    case simd::Level::Portable: break;
+  }
+#endif
+  portable::transpose(from, columns, rows, columns, to, rows);
 }
 
 template void multiply<float>(const Product<float>&);

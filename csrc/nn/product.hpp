@@ -2,8 +2,8 @@
 //
 //   c[i, j] = init[j] + sum over p of a[i, p] b[p, j]        i < M, j < N, p < P, summed in the order of p
 //
-// A has any strides, so a transposed operand is the same call; B and C have rows of their own length. Forward: Y = X W + bias,
-// gradient by weights: X^T dY, gradient by inputs: dY W^T with W^T laid out by `transpose`. C may overlap nothing.
+// A has any strides, B may be given as its transpose, and B and C have rows of their own length. Forward: Y = X W + bias, gradient
+// by weights: X^T dY, gradient by inputs: dY W^T. C may overlap nothing.
 //
 // A tile of C stays in registers over the whole sum: rows x vectors as the register file allows (AVX-512: 6 x 4). Fused
 // multiply-adds where the level has them, so levels differ in the last bits; the split into tiles or rows changes nothing.
@@ -19,8 +19,9 @@ struct Product {
   std::int64_t rows = 0, columns = 0, depth = 0;   // M, N, P
   const Real* a = nullptr;
   std::int64_t a_row = 0, a_step = 1;              // a[i, p] = a[i * a_row + p * a_step]
-  const Real* b = nullptr;
+  const Real* b = nullptr;                         // b[p, j] = b[p * b_row + j],
   std::int64_t b_row = 0;
+  bool b_transposed = false;                       // or b[j * b_row + p]
   const Real* init = nullptr;                      // [N]; null: zero
   Real* c = nullptr;
   std::int64_t c_row = 0;

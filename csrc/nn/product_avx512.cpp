@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "core/platform.hpp"
 #include "nn/product_levels.hpp"

@@ -21,6 +21,15 @@ PYRL_INLINE Penalty<Real> penalty(Real delta, bool huber) {
   return {size - Real(0.5), std::copysign(Real(1), delta)};
 }
 
+// Of the first of equals. A NaN counts as the largest, as it does for torch: so that it shows in the loss.
+template <class Real>
+std::int64_t argmax(const Real* x, std::int64_t count) {
+  std::int64_t best = 0;
+  for (std::int64_t k = 1; k < count && !std::isnan(x[best]); ++k)
+    if (!(x[k] <= x[best])) best = k;
+  return best;
+}
+
 }  // namespace
 
 template <class Real>
@@ -50,7 +59,7 @@ QLossReport q_loss(const QLossArgs<Real>& args) {
   double loss = 0, q_sum = 0;
   for (std::int64_t b = 0; b < batch; ++b) {
     const Real* const chooser = args.next_q_online.present() ? args.next_q_online.row(b) : args.next_q_target.row(b);
-    const std::int64_t next = std::max_element(chooser, chooser + actions) - chooser, taken = args.action(b);
+    const std::int64_t next = argmax(chooser, actions), taken = args.action(b);
     const Real q = args.q(b, taken), delta = q - (args.reward(b) + args.discount(b) * args.next_q_target(b, next));
     const Real weight = args.weight.present() ? args.weight(b) : Real(1);
     const auto [value, slope] = penalty(delta, args.huber);

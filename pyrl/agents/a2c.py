@@ -68,12 +68,21 @@ class A2C(ActorCriticAgent):
         return super().make_optimizer(parameters, learning_rate)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
+        metrics = self.gradient(rollout)
+        if self.engine == "native" and self.native.ready_to_learn():
+            self.native.step(self.config.max_grad_norm)
+        else:
+            self.arena.step(self.config.max_grad_norm)
+        self.updates += 1
+        return metrics
+
+    def gradient(self, rollout: Rollout) -> dict[str, float]:
+        """The gradient of the loss of a rollout, into the arena; the learning rate of now."""
         learning_rate = value_at(self.config.learning_rate, self.progress)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         samples = self.samples(rollout)
-        update = self.native_update if isinstance(samples.advantage, np.ndarray) else self.torch_update
-        policy_loss, critic_loss, entropy = update(samples)
-        self.updates += 1
+        native = isinstance(samples.advantage, np.ndarray)
+        policy_loss, critic_loss, entropy = self.native_gradient(samples) if native else map(float, self.update.gradient(samples))
         return {
             "loss/policy": policy_loss,
             "loss/value": critic_loss,
@@ -94,11 +103,8 @@ class A2C(ActorCriticAgent):
         loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy.mean()
         return loss, (actor_loss, critic_loss, entropy.mean())
 
-    def torch_update(self, batch: Samples) -> tuple[float, ...]:
-        return tuple(map(float, self.update(batch)))
-
-    def native_update(self, batch: Samples) -> tuple[float, ...]:
-        """The same step by hand: forward, the gradients of the loss by the outputs, backward, optimiser."""
+    def native_gradient(self, batch: Samples) -> tuple[float, ...]:
+        """The same by hand: forward, the gradients of the loss by the outputs, backward."""
         config, native = self.config, self.native
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
@@ -109,5 +115,4 @@ class A2C(ActorCriticAgent):
         critic_loss, d_value = ops.value_loss(value, batch.return_, coefficient=config.vf_coef)
         actor.backward(w, g, d_output)
         critic.backward(w, g, d_value)
-        native.step(config.max_grad_norm)
         return actor_loss, critic_loss, entropy

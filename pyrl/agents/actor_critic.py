@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, check_layers, check_range, check_spaces, seeded_network, tensors
+from pyrl.agents.base import Agent, AgentConfig, Loop, check_layers, check_range, check_spaces, seeded_network, tensors
 from pyrl.nets.arena import Arena
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
@@ -79,7 +79,7 @@ class Samples:
 class ActorCriticAgent(Agent):
     """Discrete, multi-discrete and continuous actions; actor, critic and log_std in one arena."""
 
-    loop = "on_policy"
+    loop: ClassVar[Loop] = "on_policy"
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box))
@@ -89,6 +89,7 @@ class ActorCriticAgent(Agent):
             return ActorCritic(observation_space, action_space, config.net_arch, config.activation, config.log_std_init)
 
         self.network = cast(ActorCritic, seeded_network(seed, build))
+        self.encoder, self.distribution = self.network.encoder, self.network.distribution
         self.arena = Arena(self.network)
         self.optimizer = self.arena.optimizer = self.make_optimizer(self.arena.values, value_at(config.learning_rate, 0.0))
         self.native = Native(self.arena, self.network.actor, self.network.critic)
@@ -106,14 +107,15 @@ class ActorCriticAgent(Agent):
 
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """log_prob is kept for the loss; V is not: `samples` computes it for the whole rollout at once, with the same weights."""
-        observation, network = self.normalizer.observation(observation), self.network
+        observation = self.normalizer.observation(observation)
+        log_std = None if self.distribution.nvec else self.network.log_std
         if self.engine == "native" and self.native.ready():
-            output = self.native.networks[0].infer(self.native.parameters, network.encoder.array(observation, self.native.dtype))
-            action, log_prob = network.distribution.sample(output, network.log_std, self.random, deterministic)
+            output = self.native.networks[0].infer(self.native.parameters, self.encoder.array(observation, self.native.dtype))
+            action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
             return {"action": action, "log_prob": log_prob}
         with torch.no_grad():
-            output = network.policy(tensors(observation))
-        action, log_prob = network.distribution.sample(output, network.log_std, self.random, deterministic)
+            output = self.network.policy(tensors(observation))
+        action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
         return {"action": action.numpy(), "log_prob": log_prob.numpy()}
 
     def native_distribution(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from pyrl.seeding import stream_seed
 from pyrl.types import Array, Observation, map_observation
 
 Engine: TypeAlias = Literal["auto", "native", "torch", "compile"]
-Loop: TypeAlias = Literal["on_policy", "off_policy"]
+Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

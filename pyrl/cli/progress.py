@@ -31,6 +31,7 @@ class Bar:
         self._total = total_steps if total_steps is not None else total_episodes or 0
         self._shown = False
         self._tenths = 0
+        self._evaluation = ""
         columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[text]}", style="cyan"))
         live = console.is_terminal and not console.quiet
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not live, expand=True)
@@ -44,7 +45,9 @@ class Bar:
             parts.append(f"return {score(metrics['episode/return_mean'])}")
         if "episode/success_rate" in metrics:
             parts.append(f"success {metrics['episode/success_rate']:.0%}")
-        text = "  ".join(parts)
+        if "evaluation/return_mean" in metrics:
+            self._evaluation = f"evaluation {score(metrics['evaluation/return_mean'])}"
+        text = "  ".join([*parts, self._evaluation] if self._evaluation else parts)
         if not self._shown:  # a run that goes on has done these long ago
             self._progress.reset(self._task, total=self._total or None, completed=int(done))
         self._shown = True

@@ -6,16 +6,14 @@ import dataclasses
 import shlex
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.table import Table
 
 from pyrl.cli.flags import check_names, known_algorithms, parse, split_env_kwargs
-from pyrl.cli.progress import Bar, score
+from pyrl.cli.progress import Bar
 from pyrl.errors import UnknownNameError
 from pyrl.types import Metrics
 
@@ -30,7 +28,8 @@ class TrainOptions:
     max_episode_steps: int | None = None  # time limit of an episode; None: the environment's own
     eval_every: int | None = None  # environment steps between evaluations; None: no evaluation
     eval_episodes: int = 10  # episodes of each evaluation
-    stop_at_return: float | None = None  # stop when the mean return of the last 100 episodes reaches this
+    stop_at_return: float | None = None  # stop when the mean return of the last stop_window episodes reaches this
+    stop_window: int = 10  # episodes of that mean
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # no progress bar
 
@@ -40,6 +39,8 @@ class ResumeOptions:
     resume: Path  # run folder to go on with
     total_steps: int | None = None  # environment steps at which to end; None: as the run was told
     total_episodes: int | None = None  # episodes at which to end; None: as the run was told
+    stop_at_return: float | None = None  # mean return of the last stop_window episodes at which to end; None: as the run was told
+    stop_window: int = 10  # episodes of that mean
     quiet: bool = False  # no progress bar
 
 
@@ -67,7 +68,10 @@ def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOpti
     from pyrl.presets import available_presets, preset
 
     chosen = preset(algo, env)
-    general = TrainOptions(total_steps=chosen.total_steps, total_episodes=chosen.total_episodes, num_envs=chosen.num_envs)
+    general = TrainOptions(num_envs=chosen.num_envs)
+    told = {flag.partition("=")[0].replace("_", "-") for flag in flags}
+    if not told & {"--total-steps", "--total-episodes"}:  # a limit that is told takes the place of the preset's
+        general = dataclasses.replace(general, total_steps=chosen.total_steps, total_episodes=chosen.total_episodes)
     config = agent_class(algo).Config(**chosen.config)
     parts = [(n, type(d), dataclasses.field(default=d)) for n, d in (("training", general), (algo, config))]
     both = dataclasses.make_dataclass("Options", parts, frozen=True)
@@ -81,7 +85,7 @@ def _resume(options: ResumeOptions) -> int:
     from pyrl.runs import RunFolder
 
     run = RunFolder.open(options.resume)
-    limits = {}
+    limits: dict[str, Any] = {"stop_at_return": options.stop_at_return, "stop_window": options.stop_window}
     for name in ("total_steps", "total_episodes"):
         told = getattr(options, name)
         limits[name] = told if told is not None else run.config.get(name)
@@ -90,7 +94,9 @@ def _resume(options: ResumeOptions) -> int:
 
 def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
     """Call `pyrl.loops.train` under a progress bar; Ctrl-C ends it after the update that is being made."""
+    from pyrl.cli.report import print_report
     from pyrl.loops import train
+    from pyrl.runs import RunFolder
 
     console = Console(quiet=quiet)
     interrupted = False
@@ -117,22 +123,7 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
     if interrupted:
         print(f"stopped after {run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
         return 130
-    _summarise(console, run, time.perf_counter() - started)
+    assert run.dir is not None
+    print_report(console, RunFolder.open(run.dir), time.perf_counter() - started)
     console.print(f"watch it with\n  [bold]pyrl play {folder}[/]", highlight=False, soft_wrap=True)
     return 0
-
-
-def _summarise(console: Console, run: Any, seconds: float) -> None:
-    last: Mapping[str, float] = run.metrics[-1] if run.metrics else {}
-    table = Table.grid(padding=(0, 2))
-    table.add_row("steps", f"{run.agent.env_steps:,} in {seconds:.1f} s, {last.get('time/updates', 0):,.0f} updates")
-    if "episode/return_mean" in last:
-        table.add_row("return", f"{score(last['episode/return_mean'])}, mean of the last 100 episodes")
-    if "episode/success_rate" in last:
-        table.add_row("success", f"{last['episode/success_rate']:.1%} of the last 100 episodes")
-    scores = [m for m in run.metrics if "evaluation/return_mean" in m]
-    if scores:
-        mean, deviation = (scores[-1].get(f"evaluation/return_{k}", 0.0) for k in ("mean", "std"))
-        table.add_row("evaluation", score(mean, deviation))
-    table.add_row("run folder", str(run.dir))
-    console.print(table, highlight=False)

@@ -72,12 +72,18 @@ def make(
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise ValueError(f"make: num_envs is {num_envs!r}, expected an integer of at least 1")
     factory = _Factory(env, dict(env_kwargs or {}), max_episode_steps, render_mode, wrapper)
+    stepper = _from_factory(factory, int(num_envs), backend, seed, mode)
+    stepper.factory = factory
+    return stepper
+
+
+def _from_factory(factory: _Factory, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None) -> Stepper:
     if backend == "envpool":
-        return _from_envpool(factory, int(num_envs), seed, mode)
+        return _from_envpool(factory, num_envs, seed, mode)
     if backend == "vector":
-        return _from_entry_point(factory, int(num_envs), seed, mode)
+        return _from_entry_point(factory, num_envs, seed, mode)
     if backend in ("sync", "async"):
-        return _from_gymnasium(factory, int(num_envs), seed, backend, mode or AutoresetMode.SAME_STEP)
+        return _from_gymnasium(factory, num_envs, seed, backend, mode or AutoresetMode.SAME_STEP)
     if mode not in (None, AutoresetMode.SAME_STEP):
         raise ValueError(f"make: autoreset is {mode}, but the lean backend is SAME_STEP; take backend='sync'")
     envs = [factory() for _ in range(num_envs)]

@@ -47,6 +47,7 @@ class Stepper(ABC):
     """
 
     autoreset: AutoresetMode
+    factory: Callable[[], Any] | None = None  # makes one more environment like these, in another process too
 
     def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
         check_observation_space(observation_space, name)

@@ -7,16 +7,40 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from pyrl.agents.base import Agent
 from pyrl.envs import Stepper
+from pyrl.errors import NonFiniteError
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Episode, Metrics, StepResult
 
 WINDOW = 100  # episodes in the running means, as in the literature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What ends a run; whichever is reached first."""
+
+    total_steps: float = math.inf  # environment steps
+    total_episodes: float = math.inf
+    stop_at_return: float = math.inf  # the mean return of the last stop_window episodes
+    stop_window: int = 10
+
+    def __post_init__(self) -> None:
+        if math.isinf(min(self.total_steps, self.total_episodes)):
+            raise ValueError("total_steps and total_episodes are both None, expected at least one")
+        for name in ("total_steps", "total_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if math.isnan(self.stop_at_return):
+            raise ValueError("stop_at_return is nan, expected a number")
+        if not 1 <= self.stop_window <= WINDOW:
+            raise ValueError(f"stop_window is {self.stop_window}, expected a value in [1, {WINDOW}]")
 
 
 class Loop(ABC):
@@ -27,18 +51,14 @@ class Loop(ABC):
     checkpoint, gives the same run.
     """
 
-    def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
-        if total_steps is None and total_episodes is None:
-            raise ValueError("total_steps and total_episodes are both None, expected at least one")
-        for name, value in (("total_steps", total_steps), ("total_episodes", total_episodes)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+    def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
         self.agent = agent
         self.stepper = stepper
-        self.total_steps = total_steps if total_steps is not None else math.inf
-        self.total_episodes = total_episodes if total_episodes is not None else math.inf
+        self.limits = limits
+        self.goal_reached = False  # stop_at_return
         self.episodes = 0
         self.window: deque[Episode] = deque(maxlen=WINDOW)
+        self.refused: Any = None  # the data of an update that was not finite
         self._ended: list[Episode] = []
         self._window_means: dict[str, float] = {}
 
@@ -55,7 +75,21 @@ class Loop(ABC):
 
     @property
     def finished(self) -> bool:
-        return self.agent.env_steps >= self.total_steps or self.episodes >= self.total_episodes
+        limits = self.limits
+        return self.goal_reached or self.agent.env_steps >= limits.total_steps or self.episodes >= limits.total_episodes
+
+    @property
+    def ending(self) -> str:
+        """Which limit ended the run: its name, and how."""
+        limits = self.limits
+        if self.goal_reached:
+            mean = f"{self._recent_return():.6g}, the mean return of the last {limits.stop_window} episodes"
+            return f"stop_at_return: {mean}, reached {limits.stop_at_return:g}"
+        if self.episodes >= limits.total_episodes:
+            return f"total_episodes: {limits.total_episodes:,} reached"
+        if self.agent.env_steps >= limits.total_steps:
+            return f"total_steps: {limits.total_steps:,} reached"
+        return "stopped before any limit"
 
     def begin(self) -> None:  # noqa: B027
         """Called after each reset, before the first round."""
@@ -63,6 +97,14 @@ class Loop(ABC):
     @abstractmethod
     def round(self) -> dict[str, float]:
         """Act, store, learn; what `learn` reported."""
+
+    def learn(self, data: Any) -> dict[str, float]:
+        """``agent.learn``; data that make the update not finite are kept for whoever looks into it."""
+        try:
+            return self.agent.learn(data)
+        except NonFiniteError:
+            self.refused = data
+            raise
 
     def act(self) -> tuple[StepResult, dict[str, Array]]:
         """One step of all environments, and what the agent wants stored beside it."""
@@ -90,15 +132,28 @@ class Loop(ABC):
         self.episodes = int(state["episodes"])
         self.window = deque((Episode(*values) for values in state["window"]), maxlen=WINDOW)
         self._window_means = _means(self.window)
+        self.goal_reached = self._recent_return() >= self.limits.stop_at_return
 
     def _count(self, ended: list[Episode]) -> None:
-        ended = ended[: int(min(len(ended), self.total_episodes - self.episodes))]
-        self.episodes += len(ended)
-        self.window.extend(ended)
-        self._ended += ended
+        """Count episodes one by one until one of them ends the run."""
+        for episode in ended:
+            if self.goal_reached or self.episodes >= self.limits.total_episodes:
+                break
+            self.episodes += 1
+            self.window.append(episode)
+            self._ended.append(episode)
+            self.goal_reached = self._recent_return() >= self.limits.stop_at_return
+
+    def _recent_return(self) -> float:
+        """Mean return of the last stop_window episodes; -inf before there are so many."""
+        count = self.limits.stop_window
+        if len(self.window) < count:
+            return -math.inf
+        return math.fsum(episode.episode_return for episode in islice(reversed(self.window), count)) / count
 
     def _update_progress(self) -> None:
-        self.agent.progress = min(1.0, max(self.agent.env_steps / self.total_steps, self.episodes / self.total_episodes))
+        limits = self.limits
+        self.agent.progress = min(1.0, max(self.agent.env_steps / limits.total_steps, self.episodes / limits.total_episodes))
 
     def _record(self, losses: Mapping[str, float], steps_per_second: float) -> Metrics:
         ended, self._ended = self._ended, []

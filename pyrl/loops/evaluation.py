@@ -28,6 +28,14 @@ class Evaluation:
     def std(self) -> float:
         return float(self.returns.std())
 
+    def metrics(self) -> dict[str, float]:
+        """The row of an evaluation table."""
+        scores = {"return_mean": self.mean, "return_std": self.std, "return_min": self.returns.min(), "return_max": self.returns.max()}
+        scores["length_mean"] = self.lengths.mean()
+        if self.success_rate is not None:
+            scores["success_rate"] = self.success_rate
+        return {f"evaluation/{name}": float(score) for name, score in scores.items()}
+
     def __repr__(self) -> str:
         success = "" if self.success_rate is None else f", success {self.success_rate:.1%}"
         return f"Evaluation({self.mean:.1f} +- {self.std:.1f} over {len(self.returns)} episodes, length {self.lengths.mean():.0f}{success})"

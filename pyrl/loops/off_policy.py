@@ -10,7 +10,7 @@ import numpy as np
 from pyrl.agents.base import Agent
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
-from pyrl.loops.base import Loop
+from pyrl.loops.base import Limits, Loop
 from pyrl.schedules import linear
 from pyrl.seeding import stream_key
 from pyrl.types import Batch
@@ -20,8 +20,8 @@ class OffPolicyLoop(Loop):
     """One round = train_freq steps of every environment, then gradient_steps calls of ``agent.learn`` (-1: as many as
     transitions were stored in the round) once learning_starts transitions were stored."""
 
-    def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
-        super().__init__(agent, stepper, total_steps, total_episodes)
+    def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
+        super().__init__(agent, stepper, limits)
         config = agent.config
         options: dict[str, Any] = {
             "num_envs": stepper.num_envs,
@@ -48,14 +48,14 @@ class OffPolicyLoop(Loop):
                 step.observation, step.action, step.reward, step.next_observation, step.terminated, step.truncated,
                 valid=step.valid, **extra,
             )  # fmt: skip
-        if agent.env_steps < max(config.learning_starts, config.batch_size):
+        if self.goal_reached or agent.env_steps < max(config.learning_starts, config.batch_size):
             return {}
         if isinstance(self.buffer, PrioritizedReplayBuffer):
             self.buffer.beta = linear(config.priority_beta, config.priority_beta_final, agent.progress)
         losses: dict[str, float] = {}
         for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
-            losses = agent.learn(self._batch)
+            losses = self.learn(self._batch)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
                 self.buffer.update_priorities(self._batch.index, np.abs(agent.td_error))
         return losses

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pyrl.agents.base import Agent
 from pyrl.buffers.rollout import RolloutBuffer
 from pyrl.envs import Stepper
-from pyrl.loops.base import Loop
+from pyrl.loops.base import Limits, Loop
 
 
 class OnPolicyLoop(Loop):
     """One round = one rollout [n_steps, num_envs] and one call of ``agent.learn``."""
 
-    def __init__(self, agent: Agent, stepper: Stepper, total_steps: int | None, total_episodes: int | None = None) -> None:
-        super().__init__(agent, stepper, total_steps, total_episodes)
+    def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
+        super().__init__(agent, stepper, limits)
         self.buffer = RolloutBuffer(agent.config.n_steps, stepper.num_envs, agent.observation_space, agent.action_space)
 
     def begin(self) -> None:
@@ -23,4 +23,6 @@ class OnPolicyLoop(Loop):
     def round(self) -> dict[str, float]:
         while not self.buffer.full and not self.finished:
             self.buffer.add(*self.act())
-        return self.agent.learn(self.buffer.take(self.stepper.observation))
+        if self.goal_reached:  # by these parameters: no last step on a scrap of a rollout
+            return {}
+        return self.learn(self.buffer.take(self.stepper.observation))

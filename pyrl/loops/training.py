@@ -15,8 +15,8 @@ import torch
 from pyrl import checkpoint
 from pyrl.agents.base import Agent, config_to_json, make_agent
 from pyrl.envs import make
-from pyrl.errors import CheckpointError
-from pyrl.loops.base import WINDOW, Loop
+from pyrl.errors import CheckpointError, NonFiniteError
+from pyrl.loops.base import Loop
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iteration import iterate
 from pyrl.metrics import MetricsLog
@@ -37,6 +37,7 @@ class Run:
     metrics: list[Metrics]  # the rows of metrics.csv
     dir: Path | None
     evaluations: list[tuple[int, Evaluation]]  # (environment step, scores)
+    ending: str = "an error"  # what ended it, a limit or else; in config.json and the checkpoint `last` too
 
 
 def train(
@@ -53,6 +54,7 @@ def train(
     eval_every: int | None = None,
     eval_episodes: int = 10,
     stop_at_return: float | None = None,
+    stop_window: int = 10,
     run_dir: str | Path | bool | None = None,
     resume: str | Path | None = None,
     on_metrics: Callable[[Metrics], bool | None] | None = None,
@@ -66,9 +68,9 @@ def train(
     backend, env_kwargs, max_episode_steps: as in `pyrl.envs.make`.
     eval_every: evaluate at every multiple of so many environment steps, and at the end: ``eval_episodes`` episodes, on
         environments of their own.
-    stop_at_return: end when the mean return of the last 100 episodes reaches this.
+    stop_at_return: end when the mean return of the last ``stop_window`` episodes reaches this, with the parameters that did it.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
-    resume: the folder of a stopped run to go on with, by its own settings; only the limits and ``on_metrics`` are read.
+    resume: the folder of a stopped run to go on with, by its own settings; only limits and ``on_metrics`` are read.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
     threads: torch's threads while training; one is fastest for small networks. None leaves them alone.
     """
@@ -76,6 +78,8 @@ def train(
         folder: RunFolder | None = RunFolder.open(resume)
         settings = dict(folder.config)  # type: ignore[union-attr]
         settings |= {k: v for k, v in (("total_steps", total_steps), ("total_episodes", total_episodes)) if v is not None}
+        if stop_at_return is not None:
+            settings |= {"stop_at_return": stop_at_return, "stop_window": stop_window}
     else:
         chosen = preset(algo, env if isinstance(env, str) else None)
         if total_steps is None and total_episodes is None:
@@ -85,7 +89,8 @@ def train(
             "by_id": isinstance(env, str), "seed": seed,
             "num_envs": num_envs if num_envs is not None else chosen.num_envs, "total_steps": total_steps, "total_episodes": total_episodes,
             "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "eval_every": eval_every,
-            "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "config": {**chosen.config, **config},
+            "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "stop_window": stop_window,
+            "config": {**chosen.config, **config},
         }  # fmt: skip
         folder = None
     options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
@@ -94,7 +99,8 @@ def train(
             settings["algo"], stepper.single_observation_space, stepper.single_action_space,
             seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
         )  # fmt: skip
-        loop = iterate(agent, stepper, settings["total_steps"], total_episodes=settings["total_episodes"])
+        limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
+        loop = iterate(agent, stepper, **limits)
         if resume is None and run_dir is not False:
             settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs}
             rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
@@ -103,6 +109,7 @@ def train(
         elif resume is not None and folder is not None:
             _restore(folder, agent, loop)
             folder.config = settings
+            folder.config.pop("ending", None)
             folder.write_config()
         score = (lambda: evaluate(agent, env, settings["eval_episodes"], **options)) if settings["eval_every"] else None
         return _run(loop, folder, settings, score, on_metrics, resumed=resume is not None)
@@ -116,7 +123,7 @@ def _run(
     on_metrics: Callable[[Metrics], bool | None] | None,
     resumed: bool,
 ) -> Run:
-    agent, every, threshold = loop.agent, settings["eval_every"], settings["stop_at_return"]
+    agent, every = loop.agent, settings["eval_every"]
     run = Run(agent, [], None if folder is None else folder.path, [])
     recorder = _Recorder(folder, loop, run.metrics, settings["total_steps"], resumed)
     before = agent.env_steps
@@ -125,17 +132,30 @@ def _run(
             if score is not None and (agent.env_steps // every > before // every or loop.finished):
                 result = score()
                 run.evaluations.append((agent.env_steps, result))
-                metrics |= {"evaluation/return_mean": result.mean, "evaluation/return_std": result.std}
-                if result.success_rate is not None:
-                    metrics["evaluation/success_rate"] = result.success_rate
+                metrics |= result.metrics()
             before = agent.env_steps
             recorder.record(metrics, "evaluation/return_mean" if score is not None else "episode/return_mean")
-            enough = threshold is not None and len(loop.window) >= WINDOW and metrics["episode/return_mean"] >= threshold
-            if (on_metrics is not None and on_metrics(metrics)) or enough:
+            if on_metrics is not None and on_metrics(metrics):
                 break
+        run.ending = loop.ending
+    except NonFiniteError as error:
+        if folder is None or loop.refused is None:
+            raise
+        path = checkpoint.save(folder.failure, {"data": _tree(loop.refused)}, {"error": str(error), "env_steps": agent.env_steps})
+        raise NonFiniteError(f"{error}; the weights are as they were before it, the data lie in {path}") from error
     finally:  # an environment that fails does not take the run with it
-        recorder.close()
+        recorder.close(run.ending)
     return run
+
+
+def _tree(value: Any) -> Any:
+    """A batch or rollout as nested mappings of arrays."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _tree(getattr(value, f.name)) for f in dataclasses.fields(value) if getattr(value, f.name) is not None}
+    if isinstance(value, Mapping | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return {str(key): _tree(entry) for key, entry in items}
+    return value
 
 
 class _Recorder:
@@ -165,12 +185,13 @@ class _Recorder:
         if time.monotonic() - self.saved > max(SAVE_SECONDS, 20 * self.save_seconds):
             self._save_last()
 
-    def close(self) -> None:
+    def close(self, ending: str) -> None:
         self._write(self.pace.rest())
         if self.folder is None or self.log is None:
             return
         self.log.close()
-        self._save_last()
+        self._save_last(ending)
+        self.folder.config["ending"] = ending
         self.folder.write_config()
         from pyrl.plots import plot_run
 
@@ -182,11 +203,12 @@ class _Recorder:
             if self.log is not None:
                 self.log.write(row)
 
-    def _save_last(self) -> None:
+    def _save_last(self, ending: str | None = None) -> None:
         """The agent, and what its loop needs to go on: replay, episode window, counters."""
         started = time.monotonic()
         assert self.folder is not None
-        checkpoint.save_agent(self.folder.last, self.loop.agent, loop=self.loop.state_dict())
+        about = {} if ending is None else {"ending": ending}
+        checkpoint.save_agent(self.folder.last, self.loop.agent, loop=self.loop.state_dict(), metadata=about)
         self.saved = time.monotonic()
         self.save_seconds = self.saved - started
 

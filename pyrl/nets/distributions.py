@@ -26,7 +26,7 @@ class Distribution(Protocol):
     size: int
     nvec: list[int]  # choices of each component; none of the Gaussian
 
-    def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+    def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         """(action [B, ...], log_prob float32 [B]); outside autograd."""
         ...
 
@@ -42,7 +42,7 @@ class Categorical:
         self.size = int(space.n)
         self.nvec = [self.size]
 
-    def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+    def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         return sample_categorical(output, random, deterministic=deterministic)
 
     def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ class MultiCategorical:
         self.nvec = [int(n) for n in space.nvec.ravel()]
         self.size = sum(self.nvec)
 
-    def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+    def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         return sample_multi_categorical(output, self.nvec, random, deterministic=deterministic)
 
     def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,8 @@ class DiagonalGaussian:
         self.size = math.prod(space.shape)
         self.nvec: list[int] = []
 
-    def sample(self, output: Tensor, log_std: Tensor, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+    def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+        assert log_std is not None
         action, log_prob = sample_gaussian(output, log_std.detach(), random, deterministic=deterministic)
         return action.reshape(-1, *self.shape), log_prob
 

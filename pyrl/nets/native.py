@@ -49,9 +49,10 @@ class Native:
     def ready(self) -> bool:
         """Whether the networks may be used now; they hold the modules' latest weights then."""
         self.arena.sync()
-        if self._made_for is not self.arena.values.dtype:
+        values = self.arena.values
+        if self._made_for is not values.dtype:
             self._build()
-        return self.possible and self.arena.values.is_cpu
+        return bool(self.networks) and values.is_cpu
 
     def ready_to_learn(self) -> bool:
         """`ready`, and no parameter is frozen."""
@@ -61,22 +62,7 @@ class Native:
         """What `Arena.step` does, in one kernel, on the state of the same optimiser."""
         optimizer = self.arena.optimizer
         assert optimizer is not None
-        group, values = optimizer.param_groups[0], self.arena.values
-        state = optimizer.state[values]
-        shared = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"], "max_grad_norm": max_grad_norm}
-        if isinstance(optimizer, torch.optim.Adam):
-            if not state:
-                state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(values), exp_avg_sq=torch.zeros_like(values))
-            return ops.adam(
-                values, self.gradients, state["exp_avg"], state["exp_avg_sq"], state["step"],
-                betas=group["betas"], decoupled=isinstance(optimizer, torch.optim.AdamW), **shared,
-            )  # fmt: skip
-        assert isinstance(optimizer, TensorFlowRMSprop)
-        if not state:
-            state.update(initial_state(values))
-        return ops.rmsprop(
-            values, self.gradients, state["square_avg"], state["step"], alpha=group["alpha"], epsilon_inside=True, **shared
-        )  # fmt: skip
+        return optimizer_step(optimizer, optimizer_state(optimizer), self.parameters, self.gradients, max_grad_norm)
 
     def _build(self) -> None:
         self._made_for = self.arena.values.dtype
@@ -85,6 +71,36 @@ class Native:
         self.networks = tuple(network for network in networks if network is not None)
         if len(self.networks) < len(networks) or self._made_for not in (torch.float32, torch.float64):
             self.networks = ()
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of an optimiser over one flat parameter, made where no step was made yet."""
+    values = optimizer.param_groups[0]["params"][0]
+    state = optimizer.state[values]
+    if not state and isinstance(optimizer, torch.optim.Adam):
+        state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(values), exp_avg_sq=torch.zeros_like(values))
+    elif not state:
+        state.update(initial_state(values))
+    return state
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, torch.Tensor],
+    values: torch.Tensor,
+    gradients: torch.Tensor,
+    max_grad_norm: float | None,
+) -> float:
+    """One step of ``optimizer``'s kind and settings; returns the gradient's norm."""
+    group = optimizer.param_groups[0]
+    shared = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"], "max_grad_norm": max_grad_norm}
+    if isinstance(optimizer, torch.optim.Adam):
+        return ops.adam(
+            values, gradients, state["exp_avg"], state["exp_avg_sq"], state["step"],
+            betas=group["betas"], decoupled=isinstance(optimizer, torch.optim.AdamW), **shared,
+        )  # fmt: skip
+    assert isinstance(optimizer, TensorFlowRMSprop)
+    return ops.rmsprop(values, gradients, state["square_avg"], state["step"], alpha=group["alpha"], epsilon_inside=True, **shared)
 
 
 def native_network(arena: Arena, module: nn.Module) -> Network | None:

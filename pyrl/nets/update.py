@@ -29,6 +29,12 @@ class Update:
         self._gradient = _compiled_gradient(arena, loss) if compiled else None
 
     def __call__(self, *data: Any) -> Report:
+        report = self.gradient(*data)
+        self.arena.step(self.max_grad_norm)
+        return report
+
+    def gradient(self, *data: Any) -> Report:
+        """Writes the gradient and makes no step."""
         if self._gradient is None:
             self.arena.zero_grad()
             loss, report = self.loss(*data)
@@ -37,7 +43,6 @@ class Update:
             self.arena.sync()
             gradient, report = self._gradient(self.arena.values, *data)
             self.arena.gradients.copy_(gradient)
-        self.arena.step(self.max_grad_norm)
         return tuple(tensor.detach() for tensor in report)
 
 

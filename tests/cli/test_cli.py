@@ -21,8 +21,11 @@ from rich.console import Console
 from pyrl.cli import main
 from pyrl.cli.flags import split_env_kwargs
 from pyrl.cli.progress import Bar
+from pyrl.cli.report import print_report
+from pyrl.metrics import MetricsLog
 from pyrl.presets import Preset
-from pyrl.types import Metrics
+from pyrl.runs import RunFolder
+from pyrl.types import Episode, Metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,8 @@ class FakeConfig:
 
 
 class Training:
-    """Stands in for `pyrl.loops.train`: remembers its arguments and makes ten records, or stops when it is told to."""
+    """Stands in for `pyrl.loops.train`: remembers its arguments, makes ten records, or stops when it is told to, and leaves
+    what a run leaves."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,9 +62,14 @@ class Training:
             values = {"time/env_steps": 10 * i, "time/env_steps_per_second": 1234.5, "time/episodes": i}
             if i > 2:
                 values |= {"episode/return_mean": 7.0 * i, "episode/success_rate": i / 10}
-            records.append(Metrics(values, []))
+            records.append(Metrics({**values, "time/updates": i}, [Episode(7.0 * i, 2 * i, 0, i > 4)]))
             if on_metrics(records[-1]):
                 break
+        self.folder.mkdir(parents=True, exist_ok=True)
+        RunFolder(self.folder, {"algo": algo, "env": env, "seed": 0, "ending": "total_steps: 100 reached"}).write_config()
+        with MetricsLog(self.folder) as log:
+            for record in records:
+                log.write(record)
         agent = types.SimpleNamespace(env_steps=int(records[-1]["time/env_steps"]))
         return types.SimpleNamespace(agent=agent, metrics=records, dir=self.folder)
 
@@ -91,23 +100,46 @@ def test_preset_is_the_default(training: Training, capsys: pytest.CaptureFixture
     assert (call["total_steps"], call["num_envs"], call["gae_lambda"], call["net_arch"]) == (1234, 4, 0.8, (32,))
     assert call["max_grad_norm"] == 0.5  # the algorithm's own default
     assert "quiet" not in call
-    output = capsys.readouterr().out
-    assert "100 in" in output
-    assert "70.0, mean of the last 100 episodes" in output
-    assert "100.0% of the last 100 episodes" in output
+    output = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "steps 100 in",
+        "10 updates",
+        "episodes 10, mean length 11.0",
+        "return 38.5 +- 20.1 over all episodes, best 70.0",
+        "38.5, mean of the last 10 episodes; highest such mean 38.5",
+        "success 60.0% of the last 10 episodes",
+        "ended by total_steps: 100 reached",
+    ):
+        assert part in output
     assert f"pyrl play {training.folder}" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "limits"),
+    [
+        ("", (1234, None)),
+        ("--total-episodes 4000", (None, 4000)),
+        ("--total_steps=9", (9, None)),
+        ("--total-steps 9 --total-episodes 8", (9, 8)),
+    ],
+)
+def test_a_limit_takes_the_place_of_the_presets(training: Training, flags: str, limits: tuple[int | None, int | None]) -> None:
+    assert main(["train", "ppo", "CartPole-v1", *flags.split()]) == 0
+    (call,) = training.calls
+    assert (call["total_steps"], call["total_episodes"]) == limits
 
 
 def test_flags_win_over_the_preset(training: Training) -> None:
     flags = """--total-steps 77 --seed 3 --num-envs 2 --env-backend sync --eval-every 10 --eval-episodes 5
-        --run-dir here --stop-at-return 475 --learning-rate linear_1e-3 --net-arch 32 16 --loss huber
+        --run-dir here --stop-at-return 475 --stop-window 20 --learning-rate linear_1e-3 --net-arch 32 16 --loss huber
         --max-grad-norm None --dueling --env-kwargs.is_slippery False --env-kwargs.map-name=8x8 --gamma 0.5
         --max-episode-steps 9"""
     assert main(["train", "ppo", "FrozenLake-v1", *flags.split()]) == 0
     (call,) = training.calls
     expected = {
         "total_steps": 77, "total_episodes": None, "seed": 3, "num_envs": 2, "backend": "sync", "eval_every": 10,
-        "eval_episodes": 5, "run_dir": Path("here"), "stop_at_return": 475.0, "learning_rate": "linear_1e-3",
+        "eval_episodes": 5, "run_dir": Path("here"), "stop_at_return": 475.0, "stop_window": 20,
+        "learning_rate": "linear_1e-3",
         "net_arch": (32, 16), "loss": "huber", "max_grad_norm": None, "dueling": True, "gamma": 0.5,
         "env_kwargs": {"is_slippery": False, "map_name": "8x8"}, "max_episode_steps": 9,
     }  # fmt: skip
@@ -222,10 +254,11 @@ def test_resume_goes_on_as_told(training: Training, tmp_path: Path) -> None:
 
     run = RunFolder.create("ppo", "CartPole-v1", 4, {"total_steps": 100, "total_episodes": None}, path=tmp_path / "r")
     assert main(["train", "--resume", str(run.path)]) == 0
-    assert main(["train", "--resume", str(run.path), "--total-steps", "500", "--quiet"]) == 0
+    assert main(["train", "--resume", str(run.path), "--total-steps", "500", "--stop-at-return", "3", "--stop-window", "5", "--quiet"]) == 0
+    same = {"algo": "ppo", "env": "CartPole-v1", "resume": run.path, "total_episodes": None}
     assert training.calls == [
-        {"algo": "ppo", "env": "CartPole-v1", "resume": run.path, "total_steps": 100, "total_episodes": None},
-        {"algo": "ppo", "env": "CartPole-v1", "resume": run.path, "total_steps": 500, "total_episodes": None},
+        {**same, "total_steps": 100, "stop_at_return": None, "stop_window": 10},
+        {**same, "total_steps": 500, "stop_at_return": 3.0, "stop_window": 5},
     ]
 
 
@@ -273,6 +306,33 @@ def test_bar_in_a_file() -> None:
     assert len(lines) == 10
     assert lines[0] == "dqn LunarLander-v3  5/50 episodes  4,321 steps/s  return -5.00"
     assert lines[-1] == "dqn LunarLander-v3  50/50 episodes  4,321 steps/s  return -50.0"
+
+
+def test_bar_keeps_the_last_evaluation() -> None:
+    screen = io.StringIO()
+    with Bar("ddpg Pendulum-v1", Console(file=screen, width=200), 100, None) as bar:
+        for step in (10, 20, 30):
+            bar.show(record(step, **({"evaluation/return_mean": -985.26} if step == 20 else {})))
+    assert ["evaluation -985.3" in line for line in screen.getvalue().splitlines()] == [False, True, True]
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_report_holds_the_evaluation_table(tmp_path: Path, count: int) -> None:
+    """Every evaluation up to forty of them, then the first, the last and forty in all."""
+    run = RunFolder.create("ddpg", "Pendulum-v1", 0, {}, path=tmp_path / "run")
+    scores = dict(return_mean=-100.0, return_std=5.0, return_min=-110.0, return_max=-9.0, length_mean=200.0)
+    with MetricsLog(run.path) as log:
+        for i in range(1, 2 * count + 1):
+            evaluation = {f"evaluation/{name}": value - i for name, value in scores.items()} | {"evaluation/success_rate": 0.25}
+            log.write(Metrics({"time/env_steps": 1000 * i, "time/updates": i, **(evaluation if i % 2 == 0 else {})}, []))
+    screen = io.StringIO()
+    print_report(Console(file=screen, width=200), run, 1.0)
+    lines = screen.getvalue().splitlines()
+    rows = [line.split() for line in lines if "25.0%" in line]
+    assert len(rows) == min(count, 40)
+    assert rows[0] == ["2,000", "-102.0", "3.0", "-112.0", "-11.0", "198.0", "25.0%"]
+    assert rows[-1][:2] == [f"{2000 * count:,}", f"{-100 - 2 * count:.1f}"]
+    assert any("40 of 100; all are in metrics.csv" in line for line in lines) == (count == 100)
 
 
 def test_list(training: Training, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

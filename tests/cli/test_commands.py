@@ -11,6 +11,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pyrl import checkpoint
@@ -38,10 +39,39 @@ def test_run_folder_is_complete(run: Path) -> None:
     metrics, episodes = read_csv(run / "metrics.csv"), read_csv(run / "episodes.csv")
     assert metrics["time/env_steps"][-1] == 2000
     assert (metrics["evaluation/return_mean"] >= 0).sum() == 3  # past 900, past 1800, at the end
+    assert config["ending"] == "total_steps: 2,000 reached"
     assert set(episodes["success"]) == {0.0, 1.0}
     assert (episodes["return"] == episodes["success"]).all()
     assert checkpoint.load(run / "checkpoints" / "last")[0]["counters"]["env_steps"] == 2000
     assert sorted(os.listdir(run / "checkpoints")) == ["best", "last"]
+
+
+def test_the_baselines_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Source document S1's baseline: the mean over all episodes, which a preset's step limit does not cut short."""
+    assert main(["train", "random", "CartPole-v1", "--total-episodes", "1000", "--run-dir", str(tmp_path / "run")]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    returns = read_csv(tmp_path / "run" / "episodes.csv")["return"]
+    means = np.convolve(returns, np.full(100, 0.01), "valid")
+    assert len(returns) == 1000
+    assert 20 < returns.mean() < 25
+    assert f"return {returns.mean():.1f} +- {returns.std():.1f} over all episodes, best {returns.max():.1f}" in output
+    assert f"{means[-1]:.1f}, mean of the last 100 episodes; highest such mean {means.max():.1f}" in output
+    assert "ended by total_episodes: 1,000 reached" in output
+
+
+def test_the_stop_rule_is_told_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "random", "CartPole-v1", "--stop-at-return", "25", "--stop-window", "5", "--run-dir", str(folder)]) == 0
+    ending = json.loads((folder / "config.json").read_text())["ending"]
+    mean = read_csv(folder / "episodes.csv")["return"][-5:].mean()
+    assert ending == f"stop_at_return: {mean:.6g}, the mean return of the last 5 episodes, reached 25"
+    assert f"ended by {ending}" in " ".join(capsys.readouterr().out.split())
+    assert checkpoint.read_metadata(folder / "checkpoints" / "last")["ending"] == ending
+    rows = (folder / "metrics.csv").read_text()
+    assert main(["train", "--resume", str(folder), "--quiet"]) == 0  # it has ended: nothing more happens
+    assert (folder / "metrics.csv").read_text() == rows
+    assert main(["train", "--resume", str(folder), "--stop-at-return", "35", "--stop-window", "3", "--quiet"]) == 0
+    assert read_csv(folder / "episodes.csv")["return"][-3:].mean() >= 35
 
 
 def test_same_seed_same_run(run: Path, tmp_path: Path) -> None:

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pyrl
-from pyrl.errors import CheckpointError, SpaceError, UnknownNameError
+from pyrl import checkpoint
+from pyrl.errors import CheckpointError, NonFiniteError, SpaceError, UnknownNameError
+from pyrl.metrics import read_csv
 from pyrl.presets import preset
 from pyrl.runs import RunFolder
 
@@ -99,11 +103,54 @@ def test_limits_and_stop_rules() -> None:
     assert run.metrics[-1]["time/episodes"] == 50
     assert sum(len(m.episodes) for m in run.metrics) == 50
     assert run.dir is None
-    run = pyrl.train("random", Counter, total_steps=100_000, run_dir=False, stop_at_return=4.0, num_envs=4, n_steps=16)
-    assert 100 <= run.metrics[-1]["time/episodes"] < 1000
-    assert 0.0 < run.metrics[-1]["episode/success_rate"] < 1.0
-    with pytest.raises(ValueError, match="total_steps is 0, expected at least 1"):
-        pyrl.train("random", Counter, total_steps=0, run_dir=False)
+    assert run.ending == "total_episodes: 50 reached"
+    run = pyrl.train("random", Counter, total_steps=100, run_dir=False, on_metrics=lambda m: True, n_steps=16)
+    assert run.ending == "stopped before any limit"
+    for message, limits in {
+        "total_steps is 0, expected at least 1": {"total_steps": 0},
+        "total_episodes is -1, expected at least 1": {"total_episodes": -1},
+        "stop_window is 0, expected a value in \\[1, 100\\]": {"stop_window": 0, "total_steps": 1},
+        "stop_window is 101, expected": {"stop_window": 101, "total_steps": 1},
+        "stop_at_return is nan": {"stop_at_return": math.nan, "total_steps": 1},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            pyrl.train("random", Counter, run_dir=False, **limits)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(sorted(QUICK)), st.integers(1, 20), st.floats(4.0, 7.0), st.integers(0, 99))
+def test_the_run_stops_with_the_episode_that_reaches_the_return(algo: str, window: int, goal: float, seed: int) -> None:
+    """Not one episode later, with the parameters of then."""
+    run = pyrl.train(algo, Counter, total_steps=1500, stop_at_return=goal, stop_window=window, seed=seed, run_dir=False, **QUICK[algo])
+    returns = np.array([episode.episode_return for metrics in run.metrics for episode in metrics.episodes])
+    means = [returns[i - window : i].mean() for i in range(window, len(returns) + 1)]
+    reached = run.ending.startswith("stop_at_return")
+    assert reached == (bool(means) and means[-1] >= goal)
+    assert all(mean < goal for mean in means[:-1])
+    assert reached or run.agent.env_steps >= 1500
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_nothing_is_learned_after_the_return_was_reached(algo: str) -> None:
+    env = pyrl.envs.make(Counter, QUICK[algo]["num_envs"])
+    options = {**QUICK[algo], "train_freq": 64} if algo == "dqn" else QUICK[algo]
+    agent = pyrl.make_agent(algo, env.single_observation_space, env.single_action_space, **options)
+    loop = pyrl.iterate(agent, env, 10_000, stop_at_return=6.5, stop_window=12)
+    *_, before, last = loop
+    assert loop.goal_reached
+    assert before["time/updates"] == last["time/updates"] > 0
+    assert not any(key.startswith("loss/") for key in last)
+
+
+def test_evaluations_are_rows_of_the_metrics(tmp_path: Path) -> None:
+    run = pyrl.train("random", Counter, total_steps=300, eval_every=100, eval_episodes=7, run_dir=tmp_path / "run", n_steps=10)
+    rows = read_csv(tmp_path / "run" / "metrics.csv")
+    done = np.isfinite(rows["evaluation/return_mean"])
+    assert [step for step, _ in run.evaluations] == rows["time/env_steps"][done].tolist() == [100, 200, 300]
+    for name, of in {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}.items():
+        np.testing.assert_allclose(rows[f"evaluation/return_{name}"][done], [of(scores.returns) for _, scores in run.evaluations])
+    np.testing.assert_allclose(rows["evaluation/length_mean"][done], [scores.lengths.mean() for _, scores in run.evaluations])
+    np.testing.assert_allclose(rows["evaluation/success_rate"][done], [scores.success_rate for _, scores in run.evaluations])
 
 
 def test_evaluation_is_fixed_by_its_seed_and_touches_nothing() -> None:
@@ -159,7 +206,7 @@ def test_an_environment_that_fails_says_which_and_the_run_keeps_its_files(tmp_pa
 
     with pytest.raises(pyrl.errors.EnvError, match=r"environment 0 \(seed \d+, step \d+\).*sensor lost"):
         pyrl.train("random", Fails, total_steps=100, run_dir=tmp_path / "run", num_envs=2)
-    assert (tmp_path / "run" / "config.json").exists()
+    assert RunFolder.open(tmp_path / "run").config["ending"] == "an error"
 
 
 def test_batches_that_can_never_be_filled_are_refused() -> None:
@@ -169,3 +216,31 @@ def test_batches_that_can_never_be_filled_are_refused() -> None:
         pyrl.train("ppo", Counter, total_steps=100, run_dir=False, n_steps=8, num_envs=4, batch_size=1000)
     with pytest.raises(ValueError, match="batch_size is 20, but only"):  # the tails of the episodes leave too little room
         pyrl.train("dqn", Counter, total_steps=500, run_dir=False, buffer_size=20, batch_size=20, learning_starts=0, num_envs=1)
+
+
+class Exploding(gym.Env):
+    """Rewards become so large that squares of them are no numbers any more."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+    steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return np.zeros(2, np.float32), 1e38 if self.steps > 100 else 1.0, self.steps % 10 == 0, False, {}
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_an_update_that_is_not_finite_leaves_its_data_behind(algo: str, engine: str, tmp_path: Path) -> None:
+    small = {"ppo": {"n_steps": 16, "batch_size": 16}, "dqn": {"learning_starts": 16, "train_freq": 1, "loss": "mse"}}[algo]
+    with pytest.raises(NonFiniteError, match=r"the weights are as they were before it, the data lie in .*failure"):
+        pyrl.train(algo, Exploding, total_steps=2_000, num_envs=1, run_dir=tmp_path / "run", engine=engine, **small)
+    tree, about = checkpoint.load(tmp_path / "run" / "failure")
+    assert np.max(tree["data"]["reward"]) == np.float32(1e38)
+    assert "inf" in about["error"] or "not finite" in about["error"]
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()

@@ -1,0 +1,72 @@
+"""Asynchronous advantage actor-critic (Mnih et al. 2016, arXiv:1602.01783, algorithm S3).
+
+Several workers, each a process with an environment and a copy of the networks of its own:
+
+    theta' <- theta                               copy the shared parameters
+    act for n_steps or until the episode ends
+    g = grad of A2C's loss at theta'              (`pyrl.agents.a2c`: E[-A log pi - c_2 H + c_1 (R - V)^2])
+    theta <- optimiser(theta, g)                  with shared statistics, without a lock (Recht et al. 2011)
+
+The workers see different states at the same time, which makes the updates less correlated than those of one; the parameters a
+gradient is applied to may have moved since it was computed. The loop is `pyrl.loops.asynchronous`: num_envs is the number of
+workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gymnasium import spaces
+from torch import Tensor
+
+from pyrl import ops
+from pyrl.agents.a2c import A2C, A2CConfig
+from pyrl.agents.base import register
+from pyrl.nets.native import optimizer_state, optimizer_step
+from pyrl.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class A3CConfig(A2CConfig):
+    """Rates as in source document S1 (SYSTEMS.md)."""
+
+    learning_rate: Schedule = 5e-4  # of the shared optimiser
+    n_steps: int = 20  # of a worker between two updates; fewer at an episode's end
+    ent_coef: float = 0.01  # c_2
+    max_grad_norm: float = 40.0
+    use_rms_prop: bool = False  # False: Adam, with shared statistics
+
+
+@register("a3c")
+class A3C(A2C):
+    """Discrete, multi-discrete and continuous actions."""
+
+    loop = "asynchronous"
+    Config = A3CConfig
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: A3CConfig, seed: int, num_envs: int) -> None:
+        if config.normalize_observation or config.normalize_reward:
+            what = "normalize_observation" if config.normalize_observation else "normalize_reward"
+            raise ValueError(f"a3c: {what} is True, expected False: workers share weights, not statistics")
+        super().__init__(observation_space, action_space, config, seed, num_envs)
+
+    def share(self) -> dict[str, Tensor]:
+        """theta and the optimiser's statistics, moved into shared memory; this agent goes on using them there."""
+        self.arena.sync()
+        shared = {"theta": self.arena.values, **optimizer_state(self.optimizer)}
+        for tensor in shared.values():
+            tensor.share_memory_()
+        return shared
+
+    def become_worker(self, index: int, generation: int) -> None:
+        """Actions of its own; ``generation`` counts the workers that were here before."""
+        self.random = ops.RandomStream(self.seed, "worker", index, generation)
+
+    def pull(self, shared: dict[str, Tensor]) -> None:
+        """theta' <- theta"""
+        self.arena.values.copy_(shared["theta"])
+
+    def push(self, shared: dict[str, Tensor]) -> None:
+        """theta <- optimiser(theta, g), with the gradient that lies in this agent's arena."""
+        state = {name: tensor for name, tensor in shared.items() if name != "theta"}
+        optimizer_step(self.optimizer, state, shared["theta"], self.arena.gradients, self.config.max_grad_norm)
