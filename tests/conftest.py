@@ -1,5 +1,13 @@
-"""One torch thread: the networks of the tests are tiny, and two threads on a busy machine wait for each other."""
+"""One torch thread: the networks of the tests are tiny, and two threads on a busy machine wait for each other.
+
+Property tests try the same examples in every run, so that a change is blamed for what it broke; PYRL_FRESH_SEEDS=1 tries new ones.
+"""
+
+import os
 
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("repeatable", derandomize=not os.environ.get("PYRL_FRESH_SEEDS"))
+settings.load_profile("repeatable")

@@ -21,8 +21,9 @@ def print_report(console: Console, run: RunFolder, seconds: float) -> None:
     metrics, episodes = read_csv(run.metrics_file), read_csv(run.episodes_file)
     _print_evaluations(console, metrics)
     table = Table.grid(padding=(0, 2))
+    engine = f" on the {run.config['engine']} engine" if run.config.get("engine") else ""
     if metrics:
-        table.add_row("steps", f"{metrics[STEP][-1]:,.0f} in {seconds:.1f} s, {metrics['time/updates'][-1]:,.0f} updates")
+        table.add_row("steps", f"{metrics[STEP][-1]:,.0f} in {seconds:.1f} s, {metrics['time/updates'][-1]:,.0f} updates{engine}")
     if episodes:
         returns = episodes["return"]
         last = min(WINDOW, len(returns))

@@ -102,7 +102,7 @@ def train(
         limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
         loop = iterate(agent, stepper, **limits)
         if resume is None and run_dir is not False:
-            settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs}
+            settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
             rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
             path = None if run_dir in (None, True) else Path(str(run_dir))
             folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)

@@ -149,7 +149,7 @@ def reference(case: Case) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, 
 
 def assert_close(actual, expected, tolerance, size, what):
     error, norm = np.linalg.norm(actual - expected), np.linalg.norm(expected)
-    assert error <= tolerance * norm + 0.03 * tolerance * size, f"{what}: {error} of {norm} (of {size})"
+    assert error <= tolerance * norm + 0.05 * tolerance * size, f"{what}: {error} of {norm} (of {size})"
 
 
 def check_against_autograd(case: Case, tolerance: float) -> None:
