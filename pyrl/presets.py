@@ -100,20 +100,21 @@ _PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("td3", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_starts": 1_000, "noise_std": 0.1}),
     ("sac", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_rate": 1e-3}),
-    # Source document S0 stops when the mean return of 10 episodes passes -100, within 3000 episodes.
-    ("svg", "Pendulum-v1"): Preset(total_steps=20_000, config={"buffer_size": 100_000}),
+    # Source document S0 stops when the mean return of 10 episodes passes -100: that took 25 to 307 episodes of 200 steps (seeds 0-4).
+    ("svg", "Pendulum-v1"): Preset(total_steps=100_000, config={"buffer_size": 100_000}),
     ("ddpg", "MountainCarContinuous-v0"): Preset(
         total_steps=300_000, config={"noise_type": "ornstein-uhlenbeck", "noise_std": 0.5}
     ),
     ("td3", "MountainCarContinuous-v0"): Preset(
         total_steps=300_000, config={"noise_type": "ornstein-uhlenbeck", "noise_std": 0.5}
     ),
-    # The zoo's, with Ornstein and Uhlenbeck's noise in place of its state-dependent exploration; half of it found no way out for 1 in 3.
+    # The zoo's, with Ornstein and Uhlenbeck's noise in place of its state-dependent exploration, and returns of eight steps at a
+    # gamma of 0.999: with its single steps at 0.9999, one seed in eight unlearned the way to the goal.
     ("sac", "MountainCarContinuous-v0"): Preset(
         total_steps=50_000,
         config={
             "ent_coef": 0.1, "batch_size": 512, "buffer_size": 50_000, "learning_starts": 0, "train_freq": 32, "gradient_steps": 32,
-            "gamma": 0.9999, "tau": 0.01, "noise_type": "ornstein-uhlenbeck", "noise_std": 1.0, "net_arch": (64, 64),
+            "gamma": 0.999, "n_step": 8, "tau": 0.01, "noise_type": "ornstein-uhlenbeck", "noise_std": 1.0, "net_arch": (64, 64),
         },
     ),
     ("ddpg", "LunarLanderContinuous-v3"): Preset(
