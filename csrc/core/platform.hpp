@@ -26,7 +26,7 @@
 #endif
 
 // Before a loop over a few registers: they are an array only in the source.
-#if defined(__clang__)
+#if defined(__clang__) || defined(__CUDACC__)
 #define PYRL_UNROLL _Pragma("unroll")
 #elif defined(__GNUC__)
 #define PYRL_UNROLL _Pragma("GCC unroll 16")
