@@ -46,6 +46,11 @@ void launch(const CudaStream& stream, std::int64_t blocks, int threads, void (*k
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), stream.function, "the launch of its kernel");
 }
 
+inline void fill_bytes(const CudaStream& stream, void* data, int byte, std::size_t count) {
+  const UseDevice device(stream);
+  check(cudaMemsetAsync(data, byte, count, handle(stream)), stream.function, "filling its memory");
+}
+
 template <class Body>
 __global__ void __launch_bounds__(256) element_kernel(std::int64_t count, Body body) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
