@@ -24,7 +24,7 @@ class ArenaViews {
   // A cast moves a parameter too, so its address tells all.
   bool intact(py::handle values) const {
     const ArrayArg arena = read_array(values, "intact", "values");
-    if (!arena.on_cpu) return elsewhere(arena);
+    if (!arena.on_cpu()) return elsewhere(arena);
     const std::int64_t unit = size_of(arena.dtype);
     for (const View& view : views_) {
       PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
@@ -51,7 +51,7 @@ class ArenaViews {
       PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
       if (parameter == nullptr || parameter == Py_None) return false;
       const ArrayArg found = look_at_array(parameter, "intact", "parameter");
-      if (found.on_cpu || found.data != static_cast<const char*>(arena.data) + view.offset * size_of(arena.dtype)) return false;
+      if (found.on_cpu() || found.data != static_cast<const char*>(arena.data) + view.offset * size_of(arena.dtype)) return false;
     }
     return true;
   }
