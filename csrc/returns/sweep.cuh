@@ -20,26 +20,22 @@ __global__ void __launch_bounds__(wide_threads) wide_kernel(const RolloutPointer
   sweep_rows<Lane<T>, Plain, rows_ahead_bytes / sizeof(T)>(from, recursion, environment, {0, from.steps}, carry);
 }
 
-// Blocks of `side` environments, a power of two up to 32, and chunk_threads / side chunks.
 template <class T, bool Plain, class Recursion>
 __global__ void __launch_bounds__(chunk_threads) chunk_kernel(const RolloutPointers<T> from, const Recursion recursion, int side) {
   constexpr int ahead = 4;
   __shared__ Affine<T> through[chunk_threads];
-  const int thread = static_cast<int>(threadIdx.x), chunk = thread / side, chunks = chunk_threads / side;
-  const std::int64_t environment = std::int64_t{blockIdx.x} * side + thread % side;
-  const Rows rows = environment < from.row ? chunk_rows(from.steps, chunks, chunk) : Rows{0, 0};
+  const ChunkThread self{static_cast<int>(threadIdx.x), side, chunk_threads / side};
+  const std::int64_t environment = self.environment(blockIdx.x);
+  const Rows rows = environment < from.row ? self.rows(from.steps) : Rows{0, 0};
   Affine<T> mine = carry_through<Plain, ahead>(from, recursion, environment, rows);
-  through[thread] = mine;
-  __syncthreads();
-  // Composed with all chunks of later rows, in doubling reach (Hillis and Steele 1986).
-  for (int reach = 1; reach < chunks; reach *= 2) {
-    const Affine<T> later = chunk + reach < chunks ? through[thread + reach * side] : Affine<T>::unknown();
+  for (int reach = 1;; reach *= 2) {
+    through[self.thread] = mine;
     __syncthreads();
-    mine = mine(later);
-    through[thread] = mine;
+    if (reach >= self.chunks) break;
+    mine = self.composed(through, reach);
     __syncthreads();
   }
-  T carry = chunk + 1 < chunks ? through[thread + side](T{0}) : T{0};
+  T carry = self.carry(through);
   sweep_rows<Lane<T>, Plain, ahead>(from, recursion, environment, rows, carry);
 }
 
@@ -47,7 +43,7 @@ template <class T, bool Plain, class Recursion>
 void sweep_all(const RolloutPointers<T>& from, const Recursion& recursion, const CudaStream& stream) {
   if (from.row >= wide_environments || from.steps < short_steps)
     return cuda::launch(stream, (from.row + wide_threads - 1) / wide_threads, wide_threads, wide_kernel<T, Plain, Recursion>, from, recursion);
-  int side = 1;
+  int side = 1;  // environments of a block
   while (side < 32 && side < from.row) side *= 2;
   cuda::launch(stream, (from.row + side - 1) / side, chunk_threads, chunk_kernel<T, Plain, Recursion>, from, recursion, side);
 }

@@ -15,11 +15,29 @@ struct Rows {
   std::int64_t begin, end;
 };
 
-// Chunk `index` of `count`; the last ones may be empty.
-PYRL_HD inline Rows chunk_rows(std::int64_t steps, std::int64_t count, std::int64_t index) {
-  const std::int64_t size = (steps + count - 1) / count, begin = size * index, end = begin + size;
-  return {begin < steps ? begin : steps, end < steps ? end : steps};
-}
+// A thread of a block that takes `side` environments side by side (a power of two) and cuts their rows into `chunks`.
+struct ChunkThread {
+  int thread, side, chunks;
+
+  PYRL_HD int chunk() const { return thread / side; }
+  PYRL_HD std::int64_t environment(std::int64_t block) const { return block * side + thread % side; }
+  // The last chunks may be empty.
+  PYRL_HD Rows rows(std::int64_t steps) const {
+    const std::int64_t size = (steps + chunks - 1) / chunks, begin = size * chunk(), end = begin + size;
+    return {begin < steps ? begin : steps, end < steps ? end : steps};
+  }
+  // One doubling (Hillis and Steele 1986) of what the chunks from this one on do to a carry: through[thread] goes through `reach` chunks,
+  // the result through twice as many.
+  template <class T>
+  PYRL_HD Affine<T> composed(const Affine<T>* through, int reach) const {
+    return chunk() + reach < chunks ? through[thread](through[thread + reach * side]) : through[thread];
+  }
+  // The carry before this chunk, when all later ones are composed.
+  template <class T>
+  PYRL_HD T carry(const Affine<T>* through) const {
+    return chunk() + 1 < chunks ? through[thread + side](T{0}) : T{0};
+  }
+};
 
 // The steps of `rows` of one environment, last first. The inputs of `Ahead` rows are on their way while one row is computed: a
 // thread has nothing else that would hide how far memory is.
