@@ -59,13 +59,14 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         num_envs=8,
         config={"n_steps": 128, "batch_size": 256, "n_epochs": 10, "learning_rate": 1e-3, "ent_coef": 0.01},
     ),
-    # Our own: the zoo's (256 steps, then 128 updates, target every 10 steps) ended at 43, 500 and 71 for seeds 0, 1, 2.
+    # Our own: three-step returns at a gamma of 0.98, tuned on seeds of its own (100 to 107). The zoo's (256 steps, then 128 updates,
+    # target every 10 steps) ended at 43, 500 and 71 for seeds 0, 1, 2.
     ("dqn", "CartPole-v1"): Preset(
         total_steps=50_000,
         config={
             "learning_rate": "linear_1e-3", "batch_size": 128, "buffer_size": 100_000, "learning_starts": 1_000, "double": True,
-            "target_update_interval": 500, "train_freq": 4, "gradient_steps": 2,
-            "exploration_fraction": 0.16, "exploration_final_eps": 0.04, "net_arch": (256, 256),
+            "n_step": 3, "gamma": 0.98, "target_update_interval": 250, "train_freq": 4, "gradient_steps": 2,
+            "exploration_fraction": 0.16, "exploration_final_eps": 0.04, "net_arch": (128, 128),
         },
     ),
     ("dqn", "Acrobot-v1"): Preset(
