@@ -175,7 +175,9 @@ std::string ArrayArg::shape_text() const {
   return text + "]";
 }
 
-std::string Device::text() const { return is_cpu() ? "the CPU" : is_cuda() ? "cuda:" + std::to_string(number) : "another kind of device"; }
+std::string Device::text() const {
+  return is_cpu() ? "the CPU" : is_cuda() ? "cuda:" + std::to_string(number) : "another kind of device";
+}
 
 void ArrayArg::require_cpu() const {
   PYRL_CHECK(on_cpu(), DeviceError, function, ": ", name, " is on ", device.text(), ", expected the CPU (this function has no other kernel)");
@@ -183,7 +185,8 @@ void ArrayArg::require_cpu() const {
 
 void ArrayArg::require_device() const {
   if (like[0] == '\0') return require_cpu();
-  PYRL_CHECK(device == expected_device, DeviceError, function, ": ", name, " is on ", device.text(), ", expected ", expected_device.text(), " (as ", like, " is)");
+  PYRL_CHECK(device == expected_device, DeviceError, function, ": ", name, " is on ", device.text(), ", expected ", expected_device.text(),
+             " (as ", like, " is)");
 }
 
 void ArrayArg::require_dtype(DType wanted) const {

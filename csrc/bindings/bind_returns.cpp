@@ -156,7 +156,8 @@ py::object lambda_return_as(const char* function, const FastArgs& args, double l
     returns::LambdaReturnArgs<T> call{rollout.view<T>(), {}, gamma, lambda};
     py::object result;
     call.return_ = one_output<T>(result, out, "out", rollout);
-    run_at(rollout.place, function, [&] { returns::lambda_return(call, function); }, [&](const auto& stream) { returns::lambda_return_cuda(call, stream); });
+    run_at(rollout.place, function, [&] { returns::lambda_return(call, function); },
+           [&](const auto& stream) { returns::lambda_return_cuda(call, stream); });
     return result;
   });
 }
@@ -181,7 +182,8 @@ py::object n_step_return(FastArgs args) {
     returns::NStepReturnArgs<T> call{rollout.view<T>(), {}, n, gamma};
     py::object result;
     call.return_ = one_output<T>(result, args[9], "out", rollout);
-    run_at(rollout.place, function, [&] { returns::n_step_return(call); }, [&](const auto& stream) { returns::n_step_return_cuda(call, stream); });
+    run_at(rollout.place, function, [&] { returns::n_step_return(call); },
+           [&](const auto& stream) { returns::n_step_return_cuda(call, stream); });
     return result;
   });
 }

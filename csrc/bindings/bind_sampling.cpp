@@ -84,7 +84,9 @@ py::object uniform_indices(FastArgs args) {
   if (place.device.is_cuda() && !replacement) space = device_space(place, sampling::Moves::bytes(size), &memory);
   const sampling::UniformIndicesArgs call{index, static_cast<std::uint64_t>(high), random.key, random.next_draw()};
   run_at(place, function, [&] { replacement ? sampling::uniform_indices(call) : sampling::distinct_indices(call); },
-         [&](const auto& stream) { replacement ? sampling::uniform_indices_cuda(call, stream) : sampling::distinct_indices_cuda(call, memory, stream); });
+         [&](const auto& stream) {
+           replacement ? sampling::uniform_indices_cuda(call, stream) : sampling::distinct_indices_cuda(call, memory, stream);
+         });
   return result;
 }
 
@@ -100,7 +102,8 @@ py::object permutation(FastArgs args) {
   void* memory = nullptr;
   if (place.device.is_cuda()) space = device_space(place, sampling::Moves::bytes(n), &memory);
   const sampling::PermutationArgs call{out, random.key, random.next_draw()};
-  run_at(place, function, [&] { sampling::permutation(call); }, [&](const auto& stream) { sampling::permutation_cuda(call, memory, stream); });
+  run_at(place, function, [&] { sampling::permutation(call); },
+         [&](const auto& stream) { sampling::permutation_cuda(call, memory, stream); });
   return result;
 }
 
@@ -130,7 +133,8 @@ struct CategoricalCall {
 
   // The stream moves on only where a draw was made.
   void run() {
-    run_at(place, args.function, [&] { sampling::sample_categorical(args); }, [&](const auto& stream) { sampling::sample_categorical_cuda(args, stream); });
+    run_at(place, args.function, [&] { sampling::sample_categorical(args); },
+           [&](const auto& stream) { sampling::sample_categorical_cuda(args, stream); });
     if (!args.deterministic) random.next_draw();
   }
 };
@@ -211,7 +215,8 @@ py::object sample_gaussian(FastArgs args) {
   require_outputs_apart(args[4], call.action, call.log_prob, {&mean, &log_std});
   call.key = random.key;
   call.draw = random.draw;
-  run_at(place, function, [&] { sampling::sample_gaussian(call); }, [&](const auto& stream) { sampling::sample_gaussian_cuda(call, stream); });
+  run_at(place, function, [&] { sampling::sample_gaussian(call); },
+         [&](const auto& stream) { sampling::sample_gaussian_cuda(call, stream); });
   if (!call.deterministic) random.next_draw();
   return py::make_tuple(std::move(action), std::move(log_prob));
 }
@@ -305,7 +310,8 @@ py::object normalize(FastArgs args) {
   const ArrayView<float, 2> out{static_cast<float*>(data), {call.rows, call.mean.size()}};
   with_real(call.batch, [&]<class T>(T) {
     const sampling::NormalizeArgs<T> normalize_args{call.view<T>(), out, call.moments, clip, epsilon, center};
-    run_at(call.place, function, [&] { sampling::normalize(normalize_args); }, [&](const auto& stream) { sampling::normalize_cuda(normalize_args, stream); });
+    run_at(call.place, function, [&] { sampling::normalize(normalize_args); },
+           [&](const auto& stream) { sampling::normalize_cuda(normalize_args, stream); });
   });
   return result;
 }

@@ -11,7 +11,8 @@
 namespace pyrl::cuda {
 
 inline void check(cudaError_t status, const char* function, const char* what) {
-  PYRL_CHECK(status == cudaSuccess, DeviceError, function, ": ", what, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+  PYRL_CHECK(status == cudaSuccess, DeviceError, function, ": ", what, " failed: ", cudaGetErrorString(status), " (",
+             cudaGetErrorName(status), ")");
 }
 
 // Launches go to the current device; the caller finds the one it had again.
@@ -37,7 +38,8 @@ inline cudaStream_t handle(const CudaStream& stream) { return static_cast<cudaSt
 
 template <class... Parameters, class... Arguments>
 void launch(const CudaStream& stream, std::int64_t blocks, int threads, void (*kernel)(Parameters...), const Arguments&... arguments) {
-  PYRL_CHECK(blocks <= 0x7fffffff, ArgumentError, stream.function, ": ", blocks, " blocks of threads would be needed, at most 2^31 - 1 can run");
+  PYRL_CHECK(blocks <= 0x7fffffff, ArgumentError, stream.function, ": ", blocks,
+             " blocks of threads would be needed, at most 2^31 - 1 can run");
   const UseDevice device(stream);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));

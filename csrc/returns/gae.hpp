@@ -35,7 +35,8 @@ struct GaeRecursion {
   T gamma, decay;
 
   explicit GaeRecursion(const GaeArgs<T>& args)
-      : advantage(args.advantage.data), return_(args.return_.data), gamma(static_cast<T>(args.gamma)), decay(static_cast<T>(args.gamma * args.gae_lambda)) {}
+      : advantage(args.advantage.data), return_(args.return_.data), gamma(static_cast<T>(args.gamma)),
+        decay(static_cast<T>(args.gamma * args.gae_lambda)) {}
 
   template <class L>
   struct Inputs {

@@ -4,8 +4,8 @@
 //   k        = the least of n, the steps up to and with the first done, and T - t
 //
 // Arrays [T, N], float32 or float64; the forms of next_value, final_value and valid are those of rollout.hpp. Without any value
-// the bootstrap is 0. next_value counts only where a sum ends. Outputs may not overlap inputs. Cost: n short multiply-adds an element, summed from the far end, which
-// keeps rounding errors apart between elements (a sliding sum would carry them along).
+// the bootstrap is 0. next_value counts only where a sum ends. Outputs may not overlap inputs. Cost: n short multiply-adds an
+// element, summed from the far end, which keeps rounding errors apart between elements (a sliding sum would carry them along).
 #pragma once
 
 #include "returns/lambda_return.hpp"

@@ -41,8 +41,10 @@ __global__ void __launch_bounds__(chunk_threads) chunk_kernel(const RolloutPoint
 
 template <class T, bool Plain, class Recursion>
 void sweep_all(const RolloutPointers<T>& from, const Recursion& recursion, const CudaStream& stream) {
-  if (from.row >= wide_environments || from.steps < short_steps)
-    return cuda::launch(stream, (from.row + wide_threads - 1) / wide_threads, wide_threads, wide_kernel<T, Plain, Recursion>, from, recursion);
+  if (from.row >= wide_environments || from.steps < short_steps) {
+    const std::int64_t blocks = (from.row + wide_threads - 1) / wide_threads;
+    return cuda::launch(stream, blocks, wide_threads, wide_kernel<T, Plain, Recursion>, from, recursion);
+  }
   int side = 1;  // environments of a block
   while (side < 32 && side < from.row) side *= 2;
   cuda::launch(stream, (from.row + side - 1) / side, chunk_threads, chunk_kernel<T, Plain, Recursion>, from, recursion, side);

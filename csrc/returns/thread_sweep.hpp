@@ -42,7 +42,8 @@ struct ChunkThread {
 // The steps of `rows` of one environment, last first. The inputs of `Ahead` rows are on their way while one row is computed: a
 // thread has nothing else that would hide how far memory is.
 template <class L, bool Plain, int Ahead, class T, class Recursion, class Carry>
-PYRL_HD PYRL_INLINE void sweep_rows(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t environment, Rows rows, Carry& carry) {
+PYRL_HD PYRL_INLINE void sweep_rows(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t environment, Rows rows,
+                                    Carry& carry) {
   if (rows.begin >= rows.end) return;
   const auto read = [&](std::int64_t t) {
     const std::int64_t row = t > rows.begin ? t : rows.begin;  // beyond the end the first row again, instead of a branch
@@ -65,7 +66,8 @@ PYRL_HD PYRL_INLINE void sweep_rows(const RolloutPointers<T>& from, const Recurs
 
 // The carry behind a chunk, as a function of the one before it.
 template <bool Plain, int Ahead, class T, class Recursion>
-PYRL_HD PYRL_INLINE Affine<T> carry_through(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t environment, Rows rows) {
+PYRL_HD PYRL_INLINE Affine<T> carry_through(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t environment,
+                                            Rows rows) {
   Affine<T> carry = Affine<T>::unknown();
   sweep_rows<AffineLane<T>, Plain, Ahead>(from, recursion, environment, rows, carry);
   return carry;

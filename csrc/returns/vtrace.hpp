@@ -37,8 +37,8 @@ struct VtraceStep {
 
 // `carry` is vs_{t+1} - value_{t+1}.
 template <class L, class T = typename L::Scalar, class Carry>
-PYRL_HD PYRL_INLINE VtraceStep<Carry> vtrace_step(const Step<L>& step, typename L::Value value, typename L::Value ratio, const VtraceScalars<T>& scalars,
-                                                  Carry carry) {
+PYRL_HD PYRL_INLINE VtraceStep<Carry> vtrace_step(const Step<L>& step, typename L::Value value, typename L::Value ratio,
+                                                  const VtraceScalars<T>& scalars, Carry carry) {
   const auto rho = at_most<L>(ratio, scalars.rho_bar), c = scalars.lambda * at_most<L>(ratio, scalars.c_bar);
   const auto future = zero_where(step.done, scalars.gamma * carry);
   const auto td_error = step.reward + scalars.gamma * step.next_value - value;
@@ -54,7 +54,8 @@ struct VtraceRecursion {
   VtraceScalars<T> scalars;
 
   explicit VtraceRecursion(const VtraceArgs<T>& args)
-      : log_prob(args.log_prob.data), behaviour_log_prob(args.behaviour_log_prob.data), vs(args.vs.data), pg_advantage(args.pg_advantage.data),
+      : log_prob(args.log_prob.data), behaviour_log_prob(args.behaviour_log_prob.data), vs(args.vs.data),
+        pg_advantage(args.pg_advantage.data),
         scalars{static_cast<T>(args.gamma), static_cast<T>(args.lambda), static_cast<T>(args.rho_bar), static_cast<T>(args.c_bar)} {}
 
   template <class L>

@@ -59,12 +59,12 @@ struct DrawCategoricalRow {
   int components;
 
   static DrawCategoricalRow of(const CategoricalArgs& args) {
-    PYRL_CHECK(args.nvec.size() <= most_components, ArgumentError, args.function, ": nvec has ", args.nvec.size(), " components, expected at most ",
-               most_components, " on a GPU");
+    PYRL_CHECK(args.nvec.size() <= most_components, ArgumentError, args.function, ": nvec has ", args.nvec.size(),
+               " components, expected at most ", most_components, " on a GPU");
     DrawCategoricalRow row{args, {}, static_cast<int>(args.nvec.size())};
     for (int m = 0; m < row.components; ++m) {
-      PYRL_CHECK(args.nvec(m) <= std::numeric_limits<std::int32_t>::max(), ArgumentError, args.function, ": nvec[", m, "] is ", args.nvec(m),
-                 ", expected less than 2^31 on a GPU");
+      PYRL_CHECK(args.nvec(m) <= std::numeric_limits<std::int32_t>::max(), ArgumentError, args.function, ": nvec[", m, "] is ",
+                 args.nvec(m), ", expected less than 2^31 on a GPU");
       row.nvec[static_cast<std::size_t>(m)] = static_cast<std::int32_t>(args.nvec(m));
     }
     return row;
@@ -75,7 +75,8 @@ struct DrawCategoricalRow {
     std::int64_t begin = 0;
     PhiloxBlock words{};
     for (int m = 0; m < components; ++m) {
-      if (m % 2 == 0 && !args.deterministic) words = philox(args.key, args.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(m / 2));
+      if (m % 2 == 0 && !args.deterministic)
+        words = philox(args.key, args.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(m / 2));
       log_prob += draw(row, m, begin, m % 2 == 0 ? words[0] : words[2], m % 2 == 0 ? words[1] : words[3]);
       begin += nvec[m];
     }

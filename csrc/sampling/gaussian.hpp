@@ -64,7 +64,8 @@ struct DrawGaussianRow {
     float cost = 0;
     PhiloxBlock words{};
     for (std::int64_t a = 0; a < dimensions; a += 2) {
-      if (a % 4 == 0 && !args.deterministic) words = philox(args.key, args.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(a / 4));
+      if (a % 4 == 0 && !args.deterministic)
+        words = philox(args.key, args.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(a / 4));
       NormalPair z{};
       if (!args.deterministic) z = box_muller(a % 4 == 0 ? words[0] : words[2], a % 4 == 0 ? words[1] : words[3]);
       cost += draw(row, a, z.first);

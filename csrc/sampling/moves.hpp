@@ -5,7 +5,7 @@
 // long in expectation. `Moves` finds that step: the steps stand in a hash table of lists by their targets. Lists are linked in
 // whatever order the threads come, and a search takes the latest of all that fit, so the order leaves no trace.
 //
-// Cost: about three visits of a list entry a result; 12 to 20 bytes of space a step.
+// Cost: a few visits of list entries a result; 16 to 20 bytes of space a step.
 #pragma once
 
 #include <bit>
@@ -20,10 +20,12 @@ class Moves {
  public:
   static constexpr std::uint32_t none = 0xffffffffu;
 
-  static std::int64_t slots(std::int64_t count) { return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count < 2 ? 2 : count))); }
+  static std::int64_t slots(std::int64_t count) {
+    return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count < 2 ? 2 : count)));
+  }
   static std::int64_t bytes(std::int64_t count) { return 12 * count + 4 * slots(count); }
 
-  // Of `count` < 2^32 steps, in `space` of bytes(count), whose first head_bytes() must be set to 0xff before the first link.
+  // Of `count` < 2^32 steps, in `space` of bytes(count), of which head() must be filled with 0xff before the first link.
   Moves(void* space, std::int64_t count)
       : target_(static_cast<std::int64_t*>(space)), next_(reinterpret_cast<std::uint32_t*>(target_ + count)), head_(next_ + count),
         shift_(64 - std::countr_zero(static_cast<std::uint64_t>(slots(count)))), head_bytes_(4 * slots(count)) {}

@@ -8,7 +8,8 @@ namespace {
 constexpr int merge_threads = 256;  // at least as many as slices
 
 // A block a column: its slices merged pair by pair, in an order that does not depend on timing, then into the moments.
-__global__ void __launch_bounds__(merge_threads) merge_kernel(Slices slices, const double* slice_mean, const double* slice_m2, Moments moments) {
+__global__ void __launch_bounds__(merge_threads)
+    merge_kernel(const Slices slices, const double* slice_mean, const double* slice_m2, const Moments moments) {
   __shared__ double count[merge_threads], mean[merge_threads], m2[merge_threads];
   const int slice = static_cast<int>(threadIdx.x);
   const std::int64_t column = blockIdx.x, i = slice * slices.columns + column;

@@ -117,7 +117,9 @@ struct NormalizeSlice {
 
 // mean and m2 on the device, count on the host. The sums are in another order than the CPU's: 1e-12 apart, the same in every run. A NaN or
 // an infinity, for which the CPU throws, spreads to its column's moments. `space` is moments_space(B, D) bytes on the device.
-inline std::int64_t moments_space(std::int64_t rows, std::int64_t columns) { return 2 * static_cast<std::int64_t>(sizeof(double)) * Slices::of(rows, columns).threads(); }
+inline std::int64_t moments_space(std::int64_t rows, std::int64_t columns) {
+  return 2 * static_cast<std::int64_t>(sizeof(double)) * Slices::of(rows, columns).threads();
+}
 template <class T>
 void update_moments_cuda(const ArrayView<const T, 2>& batch, Moments& moments, void* space, const CudaStream& stream);
 template <class T>

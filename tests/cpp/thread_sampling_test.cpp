@@ -144,8 +144,8 @@ TEST_CASE("CUDA: a Gaussian row by itself has the CPU's bits") {
         const std::int64_t batch = 35;
         const auto mean = numbers(batch * dimensions, 1, 4), log_std = numbers(batch * dimensions, 2, 6);
         std::vector<float> want(mean.size()), got(mean.size()), want_log_prob(static_cast<std::size_t>(batch)), got_log_prob(want_log_prob.size());
-        GaussianArgs args{{mean.data(), {batch, dimensions}}, {log_std.data(), {shared ? 1 : batch, dimensions}}, {want.data(), {batch, dimensions}},
-                          {want_log_prob.data(), {batch}}, key, 3, deterministic};
+        GaussianArgs args{{mean.data(), {batch, dimensions}}, {log_std.data(), {shared ? 1 : batch, dimensions}},
+                          {want.data(), {batch, dimensions}}, {want_log_prob.data(), {batch}}, key, 3, deterministic};
         sample_gaussian(args);
         args.action.data = got.data();
         args.log_prob.data = got_log_prob.data();

@@ -49,7 +49,9 @@ void sweep_chunks(const RolloutView<T>& rollout, const Recursion& recursion, int
     });
     for (int reach = 1; reach < chunks; reach *= 2) {
       before = through;
-      for_threads([&](const ChunkThread& self, std::int64_t, Rows) { through[static_cast<std::size_t>(self.thread)] = self.composed(before.data(), reach); });
+      for_threads([&](const ChunkThread& self, std::int64_t, Rows) {
+        through[static_cast<std::size_t>(self.thread)] = self.composed(before.data(), reach);
+      });
     }
     for_threads([&](const ChunkThread& self, std::int64_t environment, Rows rows) {
       T carry = self.carry(through.data());
@@ -62,7 +64,8 @@ template <class T, class Recursion>
 void sweep_elements(const RolloutView<T>& rollout, std::int64_t count, const Recursion& recursion) {
   const auto from = unchecked_pointers(rollout);
   T carry{};
-  for (std::int64_t i = 0; i < count; ++i) recursion.template step<Lane<T>, false>(from, recursion.template read<Lane<T>, false>(from, 0, i), 0, i, carry);
+  for (std::int64_t i = 0; i < count; ++i)
+    recursion.template step<Lane<T>, false>(from, recursion.template read<Lane<T>, false>(from, 0, i), 0, i, carry);
 }
 
 // body(the kernel, its recursion, whether it has two outputs, these) for every recursion.
