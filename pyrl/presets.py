@@ -94,6 +94,16 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "target_update_interval": 500, "train_freq": 4, "exploration_fraction": 0.5, "double": True,
         },
     ),
+    # Our own: a table, that is one layer over the one-hot state. 8x8 is seldom solved by chance, so exploration stays high for long.
+    ("dqn", "FrozenLake8x8-v1"): Preset(
+        total_steps=300_000,
+        num_envs=4,
+        config={
+            "net_arch": (), "learning_rate": "linear_1e-2", "gamma": 0.999, "batch_size": 128, "buffer_size": 300_000,
+            "learning_starts": 2_000, "tau": 0.01, "target_update_interval": 1, "train_freq": 4, "gradient_steps": 1,
+            "exploration_fraction": 0.6, "exploration_final_eps": 0.02, "double": False,
+        },
+    ),
     # The settings of source document S4 (SYSTEMS.md): its noise of 0.2 is a tenth of Pendulum's torque of -2 to 2.
     ("ddpg", "Pendulum-v1"): Preset(
         total_steps=10_000,

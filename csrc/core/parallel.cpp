@@ -182,7 +182,7 @@ Pool& the_pool() {
 
 }  // namespace
 
-void set_num_threads(int count) { requested.store(std::max(0, count)); }
+int set_num_threads(int count) { return requested.exchange(std::max(0, count)); }
 
 int num_threads() {
   const int asked = requested.load();
