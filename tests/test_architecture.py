@@ -65,7 +65,11 @@ def test_python_arrows(path: Path) -> None:
     assert not wrong, f"{path.name} in {room} imports {wrong}, allowed: {sorted(allowed)}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "csrc").rglob("*.[ch]pp")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for p in (ROOT / "csrc").rglob("*.*") if p.suffix in {".cpp", ".hpp", ".cu", ".cuh"}),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
 def test_cpp_arrows(path: Path) -> None:
     room = path.parent.name
     text = path.read_text()

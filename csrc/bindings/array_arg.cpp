@@ -132,7 +132,8 @@ void read_torch_by_exchange(ArrayArg& arg, py::handle object, const dlpack::Exch
   check_rank(arg, tensor.ndim);
   for (int axis = 0; axis < arg.rank; ++axis) arg.shape[axis] = tensor.shape[axis];
   arg.dtype = dlpack_dtype(tensor.dtype);
-  arg.on_cpu = tensor.device.type == dlpack::cpu || tensor.device.type == dlpack::cuda_host;
+  const bool on_cpu = tensor.device.type == dlpack::cpu || tensor.device.type == dlpack::cuda_host;
+  arg.device.number = on_cpu ? Device::cpu : tensor.device.type == dlpack::cuda ? tensor.device.id : Device::foreign;
   arg.contiguous = is_contiguous(arg, tensor.strides, 1);
 }
 
@@ -144,7 +145,9 @@ void read_torch_by_attributes(ArrayArg& arg, py::handle object) {
   const std::string dtype = py::str(object.attr("dtype"));  // "torch.float32"
   for (int i = 0; i < static_cast<int>(DType::Other); ++i)
     if (dtype == concat("torch.", name_of(static_cast<DType>(i)))) arg.dtype = static_cast<DType>(i);
-  arg.on_cpu = object.attr("device").attr("type").cast<std::string>() == "cpu";
+  const py::object device = object.attr("device");
+  const auto type = device.attr("type").cast<std::string>();
+  arg.device.number = type == "cpu" ? Device::cpu : type == "cuda" ? device.attr("index").cast<int>() : Device::foreign;
   arg.contiguous = object.attr("is_contiguous")().cast<bool>();
 }
 
@@ -172,8 +175,18 @@ std::string ArrayArg::shape_text() const {
   return text + "]";
 }
 
+std::string Device::text() const {
+  return is_cpu() ? "the CPU" : is_cuda() ? "cuda:" + std::to_string(number) : "another kind of device";
+}
+
 void ArrayArg::require_cpu() const {
-  PYRL_CHECK(on_cpu, DeviceError, function, ": ", name, " is on a GPU, expected the CPU (this build has no CUDA kernels)");
+  PYRL_CHECK(on_cpu(), DeviceError, function, ": ", name, " is on ", device.text(), ", expected the CPU (this function has no other kernel)");
+}
+
+void ArrayArg::require_device() const {
+  if (like[0] == '\0') return require_cpu();
+  PYRL_CHECK(device == expected_device, DeviceError, function, ": ", name, " is on ", device.text(), ", expected ", expected_device.text(),
+             " (as ", like, " is)");
 }
 
 void ArrayArg::require_dtype(DType wanted) const {
@@ -212,7 +225,7 @@ const void* cpu_address(py::handle tensor) {
   const TorchType& type = torch_type(Py_TYPE(tensor.ptr()));
   if (type.api == nullptr) {
     const ArrayArg arg = look_at_array(tensor, "cpu_address", "tensor");
-    return arg.on_cpu ? arg.data : nullptr;
+    return arg.on_cpu() ? arg.data : nullptr;
   }
   dlpack::Tensor found{};
   if (type.api->tensor_from_object(tensor.ptr(), &found) != 0) throw py::error_already_set();
@@ -224,6 +237,13 @@ ArrayArg read_array(py::handle object, const char* function, const char* name) {
   const ArrayArg arg = look_at_array(object, function, name);
   PYRL_CHECK(arg.kind == Kind::NumPy || !requires_grad(object), ArgumentError, function, ": ", name,
              " requires grad, and kernels stand outside autograd; pass ", name, ".detach()");
+  return arg;
+}
+
+ArrayArg read_array(py::handle object, const char* function, const char* name, const Place& place) {
+  ArrayArg arg = read_array(object, function, name);
+  arg.expected_device = place.device;
+  arg.like = place.like;
   return arg;
 }
 
@@ -278,11 +298,12 @@ py::object empty_torch(const dlpack::ExchangeApi& api, DType dtype, std::span<co
   return py::reinterpret_steal<py::object>(static_cast<PyObject*>(made));
 }
 
-py::object empty_torch_by_attributes(DType dtype, std::span<const std::int64_t> shape, void** data) {
+py::object empty_torch_by_attributes(Device device, DType dtype, std::span<const std::int64_t> shape, void** data) {
   const py::object torch = torch_module();
   py::tuple extents(shape.size());
   for (std::size_t axis = 0; axis < shape.size(); ++axis) extents[axis] = shape[axis];
-  py::object tensor = torch.attr("empty")(extents, py::arg("dtype") = torch.attr(name_of(dtype)));
+  const py::object where = device.is_cpu() ? py::object(py::str("cpu")) : py::object(py::int_(device.number));
+  py::object tensor = torch.attr("empty")(extents, py::arg("dtype") = torch.attr(name_of(dtype)), py::arg("device") = where);
   *data = reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<std::uintptr_t>());
   return tensor;
 }
@@ -317,13 +338,23 @@ py::object empty_numpy(DType dtype, std::span<const std::int64_t> shape, std::in
 
 }  // namespace
 
-py::object empty_like_kind(Kind kind, DType dtype, std::span<const std::int64_t> shape, void** data) {
+py::object empty_like_kind(const Place& place, DType dtype, std::span<const std::int64_t> shape, void** data) {
   std::int64_t bytes = size_of(dtype);
   for (const std::int64_t extent : shape) bytes *= extent;
-  if (kind == Kind::NumPy) return empty_numpy(dtype, shape, bytes, data);
+  if (place.kind == Kind::NumPy) return empty_numpy(dtype, shape, bytes, data);
   const TorchType& type = torch_type(reinterpret_cast<PyTypeObject*>(torch_module().attr("Tensor").ptr()));
-  const bool by_exchange = type.api != nullptr && type.api->object_from_managed != nullptr && shape.size() <= ArrayArg::max_rank;
-  return by_exchange ? empty_torch(*type.api, dtype, shape, bytes, data) : empty_torch_by_attributes(dtype, shape, data);
+  const bool by_exchange = place.device.is_cpu() && type.api != nullptr && type.api->object_from_managed != nullptr && shape.size() <= ArrayArg::max_rank;
+  return by_exchange ? empty_torch(*type.api, dtype, shape, bytes, data) : empty_torch_by_attributes(place.device, dtype, shape, data);
+}
+
+void* current_stream(Device device) {
+  const py::object torch = torch_module();
+  const TorchType& type = torch_type(reinterpret_cast<PyTypeObject*>(torch.attr("Tensor").ptr()));
+  void* stream = nullptr;
+  if (type.api == nullptr || type.api->current_stream == nullptr)
+    return reinterpret_cast<void*>(torch.attr("_C").attr("_cuda_getCurrentRawStream")(device.number).cast<std::uintptr_t>());
+  if (type.api->current_stream(dlpack::cuda, device.number, &stream) != 0) throw py::error_already_set();
+  return stream;
 }
 
 ReleaseGil::ReleaseGil() {

@@ -1,9 +1,9 @@
 // The border: one reader for NumPy arrays and torch tensors, one check, one message.
 //
 //   auto reward = read_array(object, "gae", "reward");             // pointer, shape, dtype, device; nothing is copied
-//   auto view = reward.as<const float, 2>();                       // checked: dtype, rank, contiguity, CPU
+//   auto view = reward.as<const float, 2>();                       // checked: dtype, rank, contiguity, device
 //   auto value = read_array(..).as<const float, 2>({T + 1, N}, "[T+1, N]");   // and the shape
-//   py::object out = empty_like_kind(reward, DType::Float32, {T, N});   // an array or a tensor, as the input was
+//   auto out = output<float, 2>(owner, args[9], reward.kind, {T, N}, "gae", "out", "[T, N]");   // an array or a tensor, as the input was
 //   { ReleaseGil released; kernel(...); }
 #pragma once
 
@@ -40,6 +40,27 @@ template <> constexpr DType dtype_of<double>() { return DType::Float64; }
 
 enum class Kind : std::uint8_t { NumPy, Torch };
 
+// Where data lie: on the CPU, on a CUDA device by its number, or where no kernel of ours can go.
+struct Device {
+  static constexpr int cpu = -1, foreign = -2;
+  int number = cpu;
+
+  bool is_cpu() const { return number == cpu; }
+  bool is_cuda() const { return number >= 0; }
+  std::string text() const;  // "the CPU", "cuda:0"
+  friend bool operator==(const Device&, const Device&) = default;
+};
+
+// What a call's arrays have in common. The first array decides; `like` is its name, for messages.
+struct Place {
+  Kind kind;
+  Device device{};
+  const char* like = "";
+
+  Place(Kind kind_) : kind(kind_) {}
+  Place(Kind kind_, Device device_, const char* like_) : kind(kind_), device(device_), like(like_) {}
+};
+
 struct ArrayArg {
   static constexpr int max_rank = 8;
 
@@ -50,7 +71,9 @@ struct ArrayArg {
   std::array<std::int64_t, max_rank> shape{};
   DType dtype = DType::Other;
   Kind kind = Kind::NumPy;
-  bool on_cpu = true;
+  Device device;
+  Device expected_device;     // a CPU kernel's, unless the caller knows a twin
+  const char* like = "";      // the argument that decided so
   bool contiguous = true;  // row-major
   bool writable = true;
 
@@ -59,12 +82,15 @@ struct ArrayArg {
 
   // Each throws a typed error that names function, argument, expectation and what came.
   void require_cpu() const;
+  void require_device() const;
   void require_dtype(DType wanted) const;
   void require_contiguous() const;
   void require_writable() const;
   void require_rank(int wanted, const char* meaning) const;
   // `meaning` names the shape in letters: "[T, N]"; -1 matches any extent.
   void require_shape(std::span<const std::int64_t> wanted, const char* meaning) const;
+
+  bool on_cpu() const { return device.is_cpu(); }
 
   // All the checks at once, then a view. A const T takes read-only arrays; bool also takes uint8.
   template <class T, int Rank>
@@ -86,7 +112,7 @@ struct ArrayArg {
   template <class T>
   void checks() const {
     using Plain = std::remove_const_t<T>;
-    require_cpu();
+    require_device();
     const bool flag_as_byte = std::is_same_v<Plain, bool> && dtype == DType::UInt8;
     if (!flag_as_byte) require_dtype(dtype_of<Plain>());
     require_contiguous();
@@ -96,28 +122,32 @@ struct ArrayArg {
 
 // Throws DTypeError for anything but a NumPy array or a torch tensor, and for a tensor that requires grad.
 ArrayArg read_array(py::handle object, const char* function, const char* name);
+// The same for an array that must lie where another one does.
+ArrayArg read_array(py::handle object, const char* function, const char* name, const Place& place);
 // The same for an array that is only looked at: parameters, which require grad.
 ArrayArg look_at_array(py::handle object, const char* function, const char* name);
 bool requires_grad(py::handle tensor);
+// A CUDA device's stream that is current in torch: a cudaStream_t.
+void* current_stream(Device device);
 // The least of it, 40 ns: where a tensor's data lie, or null if that is not on the CPU.
 const void* cpu_address(py::handle tensor);
 
-// An uninitialised array of the same kind (NumPy or torch, CPU) as `like`.
-py::object empty_like_kind(Kind kind, DType dtype, std::span<const std::int64_t> shape, void** data);
+// An uninitialised array of the same kind and in the same place as its inputs.
+py::object empty_like_kind(const Place& place, DType dtype, std::span<const std::int64_t> shape, void** data);
 template <class T, int Rank>
-ArrayView<T, Rank> allocate(py::object& owner, Kind kind, const std::array<std::int64_t, Rank>& shape) {
+ArrayView<T, Rank> allocate(py::object& owner, const Place& place, const std::array<std::int64_t, Rank>& shape) {
   void* data = nullptr;
-  owner = empty_like_kind(kind, dtype_of<T>(), shape, &data);
+  owner = empty_like_kind(place, dtype_of<T>(), shape, &data);
   return {static_cast<T*>(data), shape};
 }
 
-// `out` given: checked and used. None: a fresh array of `kind`. Either way `owner` holds what to return.
+// `out` given: checked and used. None: a fresh array. Either way `owner` holds what to return.
 template <class T, int Rank>
-ArrayView<T, Rank> output(py::object& owner, py::handle out, Kind kind, const std::array<std::int64_t, Rank>& shape,
+ArrayView<T, Rank> output(py::object& owner, py::handle out, const Place& place, const std::array<std::int64_t, Rank>& shape,
                           const char* function, const char* name, const char* meaning) {
-  if (out.is_none()) return allocate<T, Rank>(owner, kind, shape);
+  if (out.is_none()) return allocate<T, Rank>(owner, place, shape);
   owner = py::reinterpret_borrow<py::object>(out);
-  return read_array(out, function, name).as<T, Rank>(shape, meaning);
+  return read_array(out, function, name, place).as<T, Rank>(shape, meaning);
 }
 
 // Releases the interpreter lock around a kernel, whose pointers were all taken before; tells `parallel` whether torch is loaded.

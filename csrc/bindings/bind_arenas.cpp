@@ -50,7 +50,7 @@ class ArenaViews {
       PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
       if (parameter == nullptr || parameter == Py_None) return false;
       const ArrayArg found = look_at_array(parameter, "intact", "parameter");
-      if (found.on_cpu || found.data != static_cast<const char*>(arena.data) + view.offset) return false;
+      if (found.on_cpu() || found.data != static_cast<const char*>(arena.data) + view.offset) return false;
     }
     return true;
   }

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
 #include "returns/gae.hpp"
@@ -20,8 +21,8 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 using Shape = std::array<std::int64_t, 2>;
 
-ArrayArg read_optional(py::handle object, const char* function, const char* name) {
-  return object.is_none() ? ArrayArg{} : read_array(object, function, name);
+ArrayArg read_optional(py::handle object, const char* function, const char* name, const Place& place) {
+  return object.is_none() ? ArrayArg{} : read_array(object, function, name, place);
 }
 
 bool given(const ArrayArg& arg) { return arg.name[0] != '\0'; }
@@ -38,14 +39,14 @@ class RolloutArg {
   static constexpr std::size_t count = 7;
 
   // `value_needed`: the function reads value[t] itself, not only as the value after the step before.
-  RolloutArg(const FastArgs& args, const char* name, bool value_needed) : function(name) {
-    reward = read_array(args[0], function, "reward");
-    value = read_optional(args[1], function, "value");
-    next_value = read_optional(args[2], function, "next_value");
-    terminated = read_array(args[3], function, "terminated");
-    truncated = read_array(args[4], function, "truncated");
-    final_value = read_optional(args[5], function, "final_value");
-    valid = read_optional(args[6], function, "valid");
+  RolloutArg(const FastArgs& args, const char* name, bool value_needed)
+      : function(name), reward(read_array(args[0], function, "reward")), place(place_of(reward)) {
+    value = read_optional(args[1], function, "value", place);
+    next_value = read_optional(args[2], function, "next_value", place);
+    terminated = read_array(args[3], function, "terminated", place);
+    truncated = read_array(args[4], function, "truncated", place);
+    final_value = read_optional(args[5], function, "final_value", place);
+    valid = read_optional(args[6], function, "valid", place);
     reward.require_rank(2, "[T, N]");
     PYRL_CHECK(reward.dtype == DType::Float32 || reward.dtype == DType::Float64, DTypeError, function, ": reward has dtype ", name_of(reward.dtype),
                ", expected float32 or float64");
@@ -62,7 +63,6 @@ class RolloutArg {
   }
 
   Shape shape() const { return {reward.shape[0], reward.shape[1]}; }
-  Kind kind() const { return reward.kind; }
 
   template <class T>
   returns::RolloutView<T> view() const {
@@ -91,15 +91,17 @@ class RolloutArg {
   }
 
   const char* function;
-  ArrayArg reward, value, next_value, terminated, truncated, final_value, valid;
+  ArrayArg reward;
+  Place place;
+  ArrayArg value, next_value, terminated, truncated, final_value, valid;
 };
 
 // One output: `out` itself if given, else fresh.
 template <class T>
 ArrayView<T, 2> one_output(py::object& owner, py::handle out, const char* name, const RolloutArg& rollout, std::initializer_list<const ArrayArg*> more = {}) {
   const Shape shape = rollout.shape();
-  if (out.is_none()) return allocate<T, 2>(owner, rollout.kind(), shape);
-  const ArrayArg arg = read_array(out, rollout.function, name);
+  if (out.is_none()) return allocate<T, 2>(owner, rollout.place, shape);
+  const ArrayArg arg = read_array(out, rollout.function, name, rollout.place);
   require_shape_of_reward(arg, shape, "[T, N]");
   const auto view = arg.as<T, 2>("[T, N]");
   rollout.require_apart(view.data, view.size() * static_cast<std::int64_t>(sizeof(T)), name, more);
@@ -142,10 +144,7 @@ py::object gae(FastArgs args) {
   return for_dtype(rollout, [&]<class T>(T) -> py::object {
     returns::GaeArgs<T> call{rollout.view<T>(), {}, {}, gamma, gae_lambda};
     py::tuple result = two_outputs<T>(call.advantage, call.return_, args[9], rollout);
-    {
-      ReleaseGil released;
-      returns::gae(call);
-    }
+    run_at(rollout.place, "gae", [&] { returns::gae(call); }, [&](const auto& stream) { returns::gae_cuda(call, stream); });
     return result;
   });
 }
@@ -157,10 +156,8 @@ py::object lambda_return_as(const char* function, const FastArgs& args, double l
     returns::LambdaReturnArgs<T> call{rollout.view<T>(), {}, gamma, lambda};
     py::object result;
     call.return_ = one_output<T>(result, out, "out", rollout);
-    {
-      ReleaseGil released;
-      returns::lambda_return(call, function);
-    }
+    run_at(rollout.place, function, [&] { returns::lambda_return(call, function); },
+           [&](const auto& stream) { returns::lambda_return_cuda(call, stream); });
     return result;
   });
 }
@@ -185,10 +182,8 @@ py::object n_step_return(FastArgs args) {
     returns::NStepReturnArgs<T> call{rollout.view<T>(), {}, n, gamma};
     py::object result;
     call.return_ = one_output<T>(result, args[9], "out", rollout);
-    {
-      ReleaseGil released;
-      returns::n_step_return(call);
-    }
+    run_at(rollout.place, function, [&] { returns::n_step_return(call); },
+           [&](const auto& stream) { returns::n_step_return_cuda(call, stream); });
     return result;
   });
 }
@@ -197,7 +192,8 @@ py::object n_step_return(FastArgs args) {
 py::object vtrace(FastArgs args) {
   const char* function = "vtrace";
   const RolloutArg rollout(args, function, true);
-  const ArrayArg log_prob = read_array(args[7], function, "log_prob"), behaviour_log_prob = read_array(args[8], function, "behaviour_log_prob");
+  const ArrayArg log_prob = read_array(args[7], function, "log_prob", rollout.place);
+  const ArrayArg behaviour_log_prob = read_array(args[8], function, "behaviour_log_prob", rollout.place);
   for (const ArrayArg* arg : {&log_prob, &behaviour_log_prob}) require_shape_of_reward(*arg, rollout.shape(), "[T, N]");
   const double gamma = number_in(args[9], 0, 1, function, "gamma"), lambda = number_in(args[10], 0, 1, function, "lambda_");
   const double rho_bar = number_in(args[11], 0, infinity, function, "rho_bar"), c_bar = number_in(args[12], 0, infinity, function, "c_bar");
@@ -205,10 +201,7 @@ py::object vtrace(FastArgs args) {
     returns::VtraceArgs<T> call{rollout.view<T>(), log_prob.as<const T, 2>("[T, N]"), behaviour_log_prob.as<const T, 2>("[T, N]"), {}, {},
                                 gamma, lambda, rho_bar, c_bar};
     py::tuple result = two_outputs<T>(call.vs, call.pg_advantage, args[13], rollout, {&log_prob, &behaviour_log_prob});
-    {
-      ReleaseGil released;
-      returns::vtrace(call);
-    }
+    run_at(rollout.place, function, [&] { returns::vtrace(call); }, [&](const auto& stream) { returns::vtrace_cuda(call, stream); });
     return result;
   });
 }

@@ -6,11 +6,14 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/random_arg.hpp"
+#include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
 #include "sampling/categorical.hpp"
 #include "sampling/gaussian.hpp"
+#include "sampling/moves.hpp"
 #include "sampling/permutation.hpp"
 #include "sampling/running_moments.hpp"
 #include "sampling/uniform_indices.hpp"
@@ -74,11 +77,16 @@ py::object uniform_indices(FastArgs args) {
   const bool replacement = flag_arg(args[3], function, "replacement");
   PYRL_CHECK(replacement || size <= high, ArgumentError, function, ": size is ", size, ", expected at most high = ", high,
              " without replacement");
-  py::object result;
-  const auto index = output<std::int64_t, 1>(result, args[4], Kind::NumPy, {size}, function, "out", "[size]");
+  const Place place = place_of_output(args[4], function, "out");
+  py::object result, space;
+  const auto index = output<std::int64_t, 1>(result, args[4], place, {size}, function, "out", "[size]");
+  void* memory = nullptr;
+  if (place.device.is_cuda() && !replacement) space = device_space(place, sampling::Moves::bytes(size), &memory);
   const sampling::UniformIndicesArgs call{index, static_cast<std::uint64_t>(high), random.key, random.next_draw()};
-  ReleaseGil released;
-  replacement ? sampling::uniform_indices(call) : sampling::distinct_indices(call);
+  run_at(place, function, [&] { replacement ? sampling::uniform_indices(call) : sampling::distinct_indices(call); },
+         [&](const auto& stream) {
+           replacement ? sampling::uniform_indices_cuda(call, stream) : sampling::distinct_indices_cuda(call, memory, stream);
+         });
   return result;
 }
 
@@ -88,27 +96,32 @@ py::object permutation(FastArgs args) {
   const std::int64_t n = integer_arg(args[0], function, "n");
   PYRL_CHECK(n >= 0 && n < (std::int64_t{1} << 32), ArgumentError, function, ": n is ", n, ", expected 0 to 2^32 - 1");
   RandomStream& random = stream_arg(args[1], function);
-  py::object result;
-  const auto out = output<std::int64_t, 1>(result, args[2], Kind::NumPy, {n}, function, "out", "[n]");
+  const Place place = place_of_output(args[2], function, "out");
+  py::object result, space;
+  const auto out = output<std::int64_t, 1>(result, args[2], place, {n}, function, "out", "[n]");
+  void* memory = nullptr;
+  if (place.device.is_cuda()) space = device_space(place, sampling::Moves::bytes(n), &memory);
   const sampling::PermutationArgs call{out, random.key, random.next_draw()};
-  ReleaseGil released;
-  sampling::permutation(call);
+  run_at(place, function, [&] { sampling::permutation(call); },
+         [&](const auto& stream) { sampling::permutation_cuda(call, memory, stream); });
   return result;
 }
 
 // Reads and checks what both forms share; the caller sets nvec and action.
 struct CategoricalCall {
-  ArrayArg logits, mask;
+  ArrayArg logits;
+  Place place;
+  ArrayArg mask;
   RandomStream& random;
   sampling::CategoricalArgs args;
 
   CategoricalCall(const char* function, py::handle logits_object, py::handle mask_object, py::handle random_object,
                   py::handle deterministic)
-      : logits(read_array(logits_object, function, "logits")), random(stream_arg(random_object, function)) {
+      : logits(read_array(logits_object, function, "logits")), place(place_of(logits)), random(stream_arg(random_object, function)) {
     args.function = function;
     args.logits = logits.as<const float, 2>("[B, K]");
     if (!mask_object.is_none()) {
-      mask = read_array(mask_object, function, "mask");
+      mask = read_array(mask_object, function, "mask", place);
       args.mask = mask.as<const bool, 2>({logits.shape[0], logits.shape[1]}, "[B, K]");
     }
     args.deterministic = flag_arg(deterministic, function, "deterministic");
@@ -120,10 +133,8 @@ struct CategoricalCall {
 
   // The stream moves on only where a draw was made.
   void run() {
-    {
-      ReleaseGil released;
-      sampling::sample_categorical(args);
-    }
+    run_at(place, args.function, [&] { sampling::sample_categorical(args); },
+           [&](const auto& stream) { sampling::sample_categorical_cuda(args, stream); });
     if (!args.deterministic) random.next_draw();
   }
 };
@@ -136,8 +147,8 @@ py::object sample_categorical(FastArgs args) {
   PYRL_CHECK(categories >= 1, ShapeError, function, ": logits has shape ", call.logits.shape_text(), ", expected [B, K] with K at least 1");
   const auto [action_out, log_prob_out] = pair_arg(args[4], function);
   py::object action, log_prob;
-  const auto flat = output<std::int64_t, 1>(action, action_out, call.logits.kind, {batch}, function, "out[0]", "[B]");
-  call.args.log_prob = output<float, 1>(log_prob, log_prob_out, call.logits.kind, {batch}, function, "out[1]", "[B]");
+  const auto flat = output<std::int64_t, 1>(action, action_out, call.place, {batch}, function, "out[0]", "[B]");
+  call.args.log_prob = output<float, 1>(log_prob, log_prob_out, call.place, {batch}, function, "out[1]", "[B]");
   require_outputs_apart(args[4], flat, call.args.log_prob, {&call.logits, &call.mask});
   call.args.action = {flat.data, {batch, 1}};
   call.args.nvec = {&categories, {1}};
@@ -171,8 +182,8 @@ py::object sample_multi_categorical(FastArgs args) {
              ", expected [B, sum of nvec] = [", batch, ", ", columns, "]");
   const auto [action_out, log_prob_out] = pair_arg(args[5], function);
   py::object action, log_prob;
-  call.args.action = output<std::int64_t, 2>(action, action_out, call.logits.kind, {batch, components}, function, "out[0]", "[B, M]");
-  call.args.log_prob = output<float, 1>(log_prob, log_prob_out, call.logits.kind, {batch}, function, "out[1]", "[B]");
+  call.args.action = output<std::int64_t, 2>(action, action_out, call.place, {batch, components}, function, "out[0]", "[B, M]");
+  call.args.log_prob = output<float, 1>(log_prob, log_prob_out, call.place, {batch}, function, "out[1]", "[B]");
   require_outputs_apart(args[5], call.args.action, call.args.log_prob, {&call.logits, &call.mask});
   call.args.nvec = {nvec.data(), {components}};
   call.run();
@@ -182,7 +193,9 @@ py::object sample_multi_categorical(FastArgs args) {
 // (mean, log_std, random, deterministic, out)
 py::object sample_gaussian(FastArgs args) {
   const char* function = "sample_gaussian";
-  const ArrayArg mean = read_array(args[0], function, "mean"), log_std = read_array(args[1], function, "log_std");
+  ArrayArg mean = read_array(args[0], function, "mean");
+  const Place place = place_of(mean);
+  const ArrayArg log_std = read_array(args[1], function, "log_std", place);
   RandomStream& random = stream_arg(args[2], function);
   sampling::GaussianArgs call;
   call.mean = mean.as<const float, 2>("[B, A]");
@@ -197,30 +210,31 @@ py::object sample_gaussian(FastArgs args) {
   call.deterministic = flag_arg(args[3], function, "deterministic");
   const auto [action_out, log_prob_out] = pair_arg(args[4], function);
   py::object action, log_prob;
-  call.action = output<float, 2>(action, action_out, mean.kind, {batch, dimensions}, function, "out[0]", "[B, A]");
-  call.log_prob = output<float, 1>(log_prob, log_prob_out, mean.kind, {batch}, function, "out[1]", "[B]");
+  call.action = output<float, 2>(action, action_out, place, {batch, dimensions}, function, "out[0]", "[B, A]");
+  call.log_prob = output<float, 1>(log_prob, log_prob_out, place, {batch}, function, "out[1]", "[B]");
   require_outputs_apart(args[4], call.action, call.log_prob, {&mean, &log_std});
   call.key = random.key;
   call.draw = random.draw;
-  {
-    ReleaseGil released;
-    sampling::sample_gaussian(call);
-  }
+  run_at(place, function, [&] { sampling::sample_gaussian(call); },
+         [&](const auto& stream) { sampling::sample_gaussian_cuda(call, stream); });
   if (!call.deterministic) random.next_draw();
   return py::make_tuple(std::move(action), std::move(log_prob));
 }
 
-// mean and m2 are the float64 arrays of one RunningMoments, shaped like an item.
+// mean and m2 are the float64 arrays of one RunningMoments, shaped like an item; they lie where the batch does.
 struct MomentsCall {
-  ArrayArg batch, mean, m2;
+  ArrayArg batch;
+  Place place;
+  ArrayArg mean, m2;
   std::int64_t rows = 1;
   sampling::Moments moments;
 
   MomentsCall(const char* function, const char* name, py::handle batch_object, py::handle count, py::handle mean_object,
               py::handle m2_object)
       : batch(read_array(batch_object, function, name)),
-        mean(read_array(mean_object, function, "mean")),
-        m2(read_array(m2_object, function, "m2")) {
+        place(place_of(batch)),
+        mean(read_array(mean_object, function, "mean", place)),
+        m2(read_array(m2_object, function, "m2", place)) {
     const int leading = batch.rank - mean.rank;
     bool matches = leading >= 0;
     for (int axis = 0; matches && axis < mean.rank; ++axis) matches = batch.shape[leading + axis] == mean.shape[axis];
@@ -235,7 +249,6 @@ struct MomentsCall {
     moments.m2 = flat(m2);
     PYRL_CHECK(batch.dtype == DType::Float32 || batch.dtype == DType::Float64, DTypeError, function, ": ", name, " has dtype ",
                name_of(batch.dtype), ", expected float32 or float64");
-    batch.require_cpu();
     batch.require_contiguous();
   }
 
@@ -246,6 +259,7 @@ struct MomentsCall {
 
  private:
   static ArrayView<double, 1> flat(const ArrayArg& arg) {
+    arg.require_device();
     arg.require_dtype(DType::Float64);
     arg.require_contiguous();
     arg.require_writable();
@@ -255,15 +269,16 @@ struct MomentsCall {
 
 // (batch, count, mean, m2) -> the new count
 py::object update_moments(FastArgs args) {
-  MomentsCall call("RunningMoments.update", "batch", args[0], args[1], args[2], args[3]);
-  {
-    ReleaseGil released;
-    if (call.batch.dtype == DType::Float32) {
-      sampling::update_moments(call.view<float>(), call.moments);
-    } else {
-      sampling::update_moments(call.view<double>(), call.moments);
-    }
-  }
+  const char* function = "RunningMoments.update";
+  MomentsCall call(function, "batch", args[0], args[1], args[2], args[3]);
+  py::object space;
+  void* memory = nullptr;
+  if (call.place.device.is_cuda()) space = device_space(call.place, sampling::moments_space(call.rows, call.mean.size()), &memory);
+  with_real(call.batch, [&]<class T>(T) {
+    const auto view = call.view<T>();
+    run_at(call.place, function, [&] { sampling::update_moments(view, call.moments); },
+           [&](const auto& stream) { sampling::update_moments_cuda(view, call.moments, memory, stream); });
+  });
   return py::int_(call.moments.count);
 }
 
@@ -279,10 +294,10 @@ py::object normalize(FastArgs args) {
   py::object result;
   void* data = nullptr;
   if (args[7].is_none()) {
-    result = empty_like_kind(call.batch.kind, DType::Float32, shape, &data);
+    result = empty_like_kind(call.place, DType::Float32, shape, &data);
   } else {
-    const ArrayArg out = read_array(args[7], function, "out");
-    out.require_cpu();
+    const ArrayArg out = read_array(args[7], function, "out", call.place);
+    out.require_device();
     out.require_dtype(DType::Float32);
     out.require_contiguous();
     out.require_writable();
@@ -293,14 +308,11 @@ py::object normalize(FastArgs args) {
     data = out.data;
   }
   const ArrayView<float, 2> out{static_cast<float*>(data), {call.rows, call.mean.size()}};
-  {
-    ReleaseGil released;
-    if (call.batch.dtype == DType::Float32) {
-      sampling::normalize<float>({call.view<float>(), out, call.moments, clip, epsilon, center});
-    } else {
-      sampling::normalize<double>({call.view<double>(), out, call.moments, clip, epsilon, center});
-    }
-  }
+  with_real(call.batch, [&]<class T>(T) {
+    const sampling::NormalizeArgs<T> normalize_args{call.view<T>(), out, call.moments, clip, epsilon, center};
+    run_at(call.place, function, [&] { sampling::normalize(normalize_args); },
+           [&](const auto& stream) { sampling::normalize_cuda(normalize_args, stream); });
+  });
   return result;
 }
 

@@ -3,6 +3,7 @@
 
 #include "bindings/registry.hpp"
 #include "core/check.hpp"
+#include "core/cuda.hpp"
 #include "core/parallel.hpp"
 #include "core/platform.hpp"
 
@@ -39,6 +40,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("num_threads", &pyrl::num_threads);
   m.def("simd_level", [] { return static_cast<int>(pyrl::simd::level()); });
   m.def("set_simd_level", [](int level) { pyrl::simd::set_level(static_cast<pyrl::simd::Level>(level)); }, py::arg("level"));
+  m.def("cuda_built", [] { return pyrl::cuda_built; });
   m.def("supported_simd_level", [] { return static_cast<int>(pyrl::simd::supported()); });
 
   for (const auto& [name, bind] : pyrl::bindings::binders()) bind(m);

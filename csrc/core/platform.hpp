@@ -5,10 +5,19 @@
 // build forbids contraction (-ffp-contract=off) the three versions of a recursion agree to the bit.
 #pragma once
 
+#include <utility>
+
 #if defined(__CUDACC__)
 #define PYRL_HD __host__ __device__
 #else
 #define PYRL_HD
+#endif
+
+// *address = value, and what was there before; threads of a GPU do it one after the other.
+#if defined(__CUDA_ARCH__)
+#define PYRL_EXCHANGE(address, value) ::atomicExch(address, value)
+#else
+#define PYRL_EXCHANGE(address, value) ::std::exchange(*(address), value)
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -26,7 +35,7 @@
 #endif
 
 // Before a loop over a few registers: they are an array only in the source.
-#if defined(__clang__)
+#if defined(__clang__) || defined(__CUDACC__)
 #define PYRL_UNROLL _Pragma("unroll")
 #elif defined(__GNUC__)
 #define PYRL_UNROLL _Pragma("GCC unroll 16")

@@ -11,12 +11,12 @@
 namespace pyrl::returns {
 
 template <class L>
-PYRL_INLINE typename L::Value at_most(typename L::Value value, typename L::Scalar bound) {
+PYRL_HD PYRL_INLINE typename L::Value at_most(typename L::Value value, typename L::Scalar bound) {
   return value > bound ? typename L::Value{} + bound : value;  // NaN stays
 }
 
 template <class L>
-PYRL_INLINE typename L::Value exponential(typename L::Value x) {
+PYRL_HD PYRL_INLINE typename L::Value exponential(typename L::Value x) {
   using T = typename L::Scalar;
   using Value = typename L::Value;
   using Integers = typename L::Mask;
@@ -24,7 +24,7 @@ PYRL_INLINE typename L::Value exponential(typename L::Value x) {
   constexpr int mantissa = std::numeric_limits<T>::digits - 1, bias = std::numeric_limits<T>::max_exponent - 1;
   constexpr T lowest = single ? T(-104) : T(-746), highest = single ? T(89) : T(710);
   constexpr T log2_e = T(1.4426950408889634), ln2_high = single ? T(0x1.62e4p-1) : T(0x1.62e42fefp-1);
-  constexpr T ln2_low = T(0x1.62e42fefa39ef35793c7673007e5p-1L - static_cast<long double>(ln2_high));
+  constexpr T ln2_low = single ? T(0x1.7f7d1cp-20) : T(0x1.473de6af278edp-34);
   constexpr T rounder = single ? T(0x1.8p23) : T(0x1.8p52);  // adding it leaves the nearest integer in the low bits
 
   x = x < lowest ? Value{} + lowest : x;

@@ -22,13 +22,43 @@ struct GaeArgs {
 };
 
 // `carry` is advantage_{t+1}.
-template <class L, class T = typename L::Scalar>
-PYRL_INLINE typename L::Value gae_step(const Step<L>& step, typename L::Value value, T gamma, T decay, typename L::Value carry) {
+template <class L, class T = typename L::Scalar, class Carry>
+PYRL_HD PYRL_INLINE Carry gae_step(const Step<L>& step, typename L::Value value, T gamma, T decay, Carry carry) {
   const auto delta = step.reward + gamma * step.next_value - value;
   return delta + zero_where(step.done, decay * carry);
 }
 
+// For a sweep.
+template <class T>
+struct GaeRecursion {
+  T *advantage, *return_;
+  T gamma, decay;
+
+  explicit GaeRecursion(const GaeArgs<T>& args)
+      : advantage(args.advantage.data), return_(args.return_.data), gamma(static_cast<T>(args.gamma)),
+        decay(static_cast<T>(args.gamma * args.gae_lambda)) {}
+
+  template <class L>
+  struct Inputs {
+    StepInputs<L> step;
+    typename L::Value value;
+  };
+  template <class L, bool Plain>
+  PYRL_HD PYRL_INLINE Inputs<L> read(const RolloutPointers<T>& from, std::int64_t t, std::int64_t i) const {
+    return {read_inputs<L, Plain>(from, i, from.last(t)), L::load(from.value + i)};
+  }
+  template <class L, bool Plain, class Carry>
+  PYRL_HD PYRL_INLINE void step(const RolloutPointers<T>& from, const Inputs<L>& in, std::int64_t t, std::int64_t i, Carry& carry) const {
+    const auto step = step_of<L, Plain>(from, in.step, from.last(t));
+    carry = zero_where(step.dead, gae_step<L>(step, in.value, gamma, decay, carry));
+    L::store(advantage + i, carry);
+    L::store(return_ + i, zero_where(step.dead, carry + in.value));
+  }
+};
+
 template <class T>
 void gae(const GaeArgs<T>& args);
+template <class T>
+void gae_cuda(const GaeArgs<T>& args, const CudaStream& stream);
 
 }  // namespace pyrl::returns

@@ -13,8 +13,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 
 #include "core/array_view.hpp"
+#include "core/cuda.hpp"
 #include "core/parallel.hpp"
 #include "core/platform.hpp"
 #include "returns/lanes.hpp"
@@ -35,6 +37,19 @@ struct RolloutView {
   std::int64_t environments() const { return reward.extent[1]; }
 };
 
+// Rows `first` and later.
+template <class T>
+ArrayView<T, 2> rows_from(const ArrayView<T, 2>& array, std::int64_t first) {
+  if (!array.present()) return array;
+  return {array.row(first), {array.extent[0] - first, array.extent[1]}};
+}
+
+template <class T>
+RolloutView<T> rows_from(const RolloutView<T>& rollout, std::int64_t first) {
+  return {rows_from(rollout.reward, first),     rows_from(rollout.value, first),      rows_from(rollout.next_value, first), rows_from(rollout.final_value, first),
+          rows_from(rollout.terminated, first), rows_from(rollout.truncated, first), rows_from(rollout.valid, first)};
+}
+
 // Throws ArgumentError if a step needs final_value and there is none.
 template <class T>
 void check_bootstrap(const RolloutView<T>& rollout, const char* function);
@@ -45,6 +60,7 @@ struct RolloutPointers {
   const T *reward, *value, *next_value, *final_value;
   const bool *terminated, *truncated, *valid;
   std::int64_t steps, row;  // T, N
+  bool final_missing = false;  // a step that needs final_value gets NaN: for loops that cannot check_bootstrap
 
   explicit RolloutPointers(const RolloutView<T>& rollout)
       : reward(rollout.reward.data), value(rollout.value.data), next_value(rollout.next_value.data), final_value(nullptr),
@@ -55,8 +71,15 @@ struct RolloutPointers {
     final_value = rollout.final_value.data;
   }
   // No optional input: the loop without its branches.
-  bool plain() const { return next_value != nullptr && final_value == nullptr && valid == nullptr; }
-  bool last(std::int64_t t) const { return t + 1 == steps; }
+  bool plain() const { return next_value != nullptr && final_value == nullptr && valid == nullptr && !final_missing; }
+  PYRL_HD bool last(std::int64_t t) const { return t + 1 == steps; }
+};
+
+// One step of W environments as it lies in memory. Apart from `Step`, so that a loop can ask for it ahead of time.
+template <class L>
+struct StepInputs {
+  typename L::Value reward, next_value, final_value;
+  typename L::Bytes terminated, truncated, valid, later_valid;  // later: of row t+1
 };
 
 // One step of W environments, as every recursion sees it.
@@ -70,27 +93,44 @@ struct Step {
 
 // The step at i = t N + environment; `last` says that there is no row t+1.
 template <class L, bool Plain, class T>
-PYRL_INLINE Step<L> read_step(const RolloutPointers<T>& from, std::int64_t i, bool last) {
-  Step<L> step;
-  const auto terminated = L::load_flags(from.terminated + i);
-  const auto truncated = L::load_flags(from.truncated + i);
-  step.reward = L::load(from.reward + i);
-  step.done = L::mask(terminated | truncated);
-  step.dead = typename L::Mask{};
-  step.next_value = typename L::Value{};
-  if (Plain || from.next_value != nullptr) step.next_value = L::load(from.next_value + i);
+PYRL_HD PYRL_INLINE StepInputs<L> read_inputs(const RolloutPointers<T>& from, std::int64_t i, bool last) {
+  StepInputs<L> in{};
+  in.reward = L::load(from.reward + i);
+  in.terminated = L::load_flags(from.terminated + i);
+  in.truncated = L::load_flags(from.truncated + i);
+  if (Plain || from.next_value != nullptr) in.next_value = L::load(from.next_value + i);
   if constexpr (!Plain) {
-    if (from.final_value != nullptr) step.next_value = L::mask(truncated) ? L::load(from.final_value + i) : step.next_value;
+    if (from.final_value != nullptr) in.final_value = L::load(from.final_value + i);
     if (from.valid != nullptr) {
-      step.dead = ~L::mask(L::load_flags(from.valid + i));
-      if (!last) step.done |= ~L::mask(L::load_flags(from.valid + i + from.row));
+      in.valid = L::load_flags(from.valid + i);
+      if (!last) in.later_valid = L::load_flags(from.valid + i + from.row);
     }
   }
-  step.next_value = zero_where(L::mask(terminated), step.next_value);
+  return in;
+}
+
+template <class L, bool Plain, class T>
+PYRL_HD PYRL_INLINE Step<L> step_of(const RolloutPointers<T>& from, const StepInputs<L>& in, bool last) {
+  using Value = typename L::Value;
+  Step<L> step{in.reward, in.next_value, L::mask(in.terminated | in.truncated), {}};
+  if constexpr (!Plain) {
+    if (from.final_value != nullptr) step.next_value = L::mask(in.truncated) ? in.final_value : step.next_value;
+    if (from.final_missing) step.next_value = L::mask(in.truncated) ? Value{} + std::numeric_limits<T>::quiet_NaN() : step.next_value;
+    if (from.valid != nullptr) {
+      step.dead = ~L::mask(in.valid);
+      if (!last) step.done |= ~L::mask(in.later_valid);
+    }
+  }
+  step.next_value = zero_where(L::mask(in.terminated), step.next_value);
   return step;
 }
 
 namespace detail {
+
+template <class L, bool Plain, class T, class Recursion, class Carry>
+PYRL_INLINE void take_step(const RolloutPointers<T>& from, const Recursion& recursion, std::int64_t t, std::int64_t i, Carry& carry) {
+  recursion.template step<L, Plain>(from, recursion.template read<L, Plain>(from, t, i), t, i, carry);
+}
 
 // What one thread sweeps: `lanes` environments from `begin` on, in rows of `row`.
 struct Range {
@@ -105,8 +145,8 @@ PYRL_INLINE void sweep_narrow(const RolloutPointers<T> from, const Recursion rec
   typename L::Value first{}, second{};
   for (std::int64_t t = range.steps - 1; t >= 0; --t) {
     const std::int64_t i = t * range.row + range.begin;
-    recursion.template step<L, Plain>(from, t, i, first);
-    if constexpr (Two) recursion.template step<L, Plain>(from, t, i + range.lanes - L::width, second);
+    take_step<L, Plain>(from, recursion, t, i, first);
+    if constexpr (Two) take_step<L, Plain>(from, recursion, t, i + range.lanes - L::width, second);
   }
 }
 
@@ -123,7 +163,7 @@ PYRL_INLINE void sweep_wide(const RolloutPointers<T> from, const Recursion recur
       const std::int64_t i = t * range.row + range.begin + start;
       for (std::int64_t j = 0; j < count; j += width) {  // the last vector ends with the tile, its carry has a place of its own
         auto carry = L::load(carries + j);
-        recursion.template step<L, Plain>(from, t, i + std::min(j, count - width), carry);
+        take_step<L, Plain>(from, recursion, t, i + std::min(j, count - width), carry);
         L::store(carries + j, carry);
       }
     }
@@ -161,8 +201,9 @@ PYRL_INLINE void sweep_bytes(const RolloutPointers<T>& from, const Recursion& re
 
 }  // namespace detail
 
-// Calls recursion.step<L, Plain>(pointers, t, i, carry) for all steps, t descending; i = t N + environment is the index of the
-// first lane, and `carry` (0 at first) belongs to these lanes. Results do not depend on threads or instruction set.
+// Calls recursion.step<L, Plain>(pointers, inputs, t, i, carry) for all steps, t descending, where inputs is what
+// recursion.read<L, Plain>(pointers, t, i) gave; i = t N + environment is the index of the first lane, and `carry` (0 at first)
+// belongs to these lanes. Results do not depend on threads or instruction set.
 // [steps, row] may differ from [T, N]: where there is no carry, all elements are one row.
 template <class T, class Recursion>
 void sweep(const RolloutPointers<T>& from, std::int64_t steps, std::int64_t row, const Recursion& recursion) {

@@ -9,10 +9,12 @@
 // Cost: two passes over the batch, one of them the check; normalisation is one pass.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 #include "core/array_view.hpp"
+#include "core/cuda.hpp"
 #include "core/platform.hpp"
 
 namespace pyrl::sampling {
@@ -58,5 +60,69 @@ struct NormalizeArgs {
 
 template <class T>
 void normalize(const NormalizeArgs<T>& args);
+
+// On a GPU the rows are dealt out to slices, row r to slice r mod slices, so that threads side by side read what lies side by side: thread
+// g has column g mod D of slice g / D, and its rows are slices D apart in memory.
+struct Slices {
+  std::int64_t rows, columns, count;
+
+  static Slices of(std::int64_t rows, std::int64_t columns) {
+    constexpr std::int64_t threads = 1 << 18, most = 256, least_rows = 8;
+    const std::int64_t wanted = std::min((rows + least_rows - 1) / least_rows, threads / std::max<std::int64_t>(columns, 1));
+    return {rows, columns, std::clamp<std::int64_t>(wanted, 1, most)};
+  }
+  PYRL_HD std::int64_t threads() const { return count * columns; }
+  PYRL_HD std::int64_t rows_of(std::int64_t slice) const { return (rows - slice + count - 1) / count; }
+};
+
+// The moments of one column of one slice, as in the CPU's blocks of rows: over deviations from its own first row.
+template <class T>
+struct SumSlice {
+  const T* batch;
+  Slices slices;
+  double *mean, *m2;  // [slices, D]
+
+  PYRL_HD void operator()(std::int64_t thread) const {
+    const std::int64_t rows = slices.rows_of(thread / slices.columns);
+    const double first = static_cast<double>(batch[thread]);
+    double sum = 0, squares = 0;
+    for (std::int64_t k = 1; k < rows; ++k) {
+      const double d = static_cast<double>(batch[thread + k * slices.threads()]) - first;
+      sum += d;
+      squares += d * d;
+    }
+    const double shift = sum / static_cast<double>(rows);
+    mean[thread] = first + shift;
+    m2[thread] = squares - sum * shift;
+  }
+};
+
+// One column of one slice. The same bits as the CPU.
+template <class T>
+struct NormalizeSlice {
+  NormalizeArgs<T> args;
+  Slices slices;
+
+  PYRL_HD void operator()(std::int64_t thread) const {
+    const std::int64_t column = thread % slices.columns, rows = slices.rows_of(thread / slices.columns);
+    const double mean = args.center ? args.moments.mean(column) : 0.0;
+    const double scale = inverse_deviation(args.moments.count, args.moments.m2(column), args.epsilon);
+    const float clip = static_cast<float>(args.clip);
+    for (std::int64_t k = 0; k < rows; ++k) {
+      const std::int64_t i = thread + k * slices.threads();
+      args.out.data[i] = normalized(static_cast<double>(args.value.data[i]), mean, scale, clip);
+    }
+  }
+};
+
+// mean and m2 on the device, count on the host. The sums are in another order than the CPU's: 1e-12 apart, the same in every run. A NaN or
+// an infinity, for which the CPU throws, spreads to its column's moments. `space` is moments_space(B, D) bytes on the device.
+inline std::int64_t moments_space(std::int64_t rows, std::int64_t columns) {
+  return 2 * static_cast<std::int64_t>(sizeof(double)) * Slices::of(rows, columns).threads();
+}
+template <class T>
+void update_moments_cuda(const ArrayView<const T, 2>& batch, Moments& moments, void* space, const CudaStream& stream);
+template <class T>
+void normalize_cuda(const NormalizeArgs<T>& args, const CudaStream& stream);
 
 }  // namespace pyrl::sampling

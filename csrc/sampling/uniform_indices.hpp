@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "core/array_view.hpp"
+#include "core/cuda.hpp"
 #include "core/philox.hpp"
 
 namespace pyrl::sampling {
@@ -46,8 +47,27 @@ PYRL_HD PYRL_INLINE std::uint64_t index_below(std::uint32_t high, std::uint32_t 
   return accepted(high, low, n) ? uniform_below(high, low, n) : redraw_below(key, draw, i, n);
 }
 
+// Indices 2 pair and 2 pair + 1 with replacement, as one thread of a GPU draws them.
+struct DrawIndexPair {
+  UniformIndicesArgs args;
+
+  PYRL_HD void operator()(std::int64_t pair) const {
+    const PhiloxBlock words = philox(args.key, args.draw, static_cast<std::uint32_t>(pair), 0);
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t i = 2 * pair + half;
+      if (i < args.index.extent[0])
+        args.index(i) = static_cast<std::int64_t>(
+            index_below(words[2 * half], words[2 * half + 1], args.high, args.key, args.draw, static_cast<std::uint64_t>(i)));
+    }
+  }
+};
+
 void uniform_indices(const UniformIndicesArgs& args);
 // Needs B <= high.
 void distinct_indices(const UniformIndicesArgs& args);
+
+// The same bits. `space` is Moves::bytes(B) bytes on the device (moves.hpp), B < 2^32.
+void uniform_indices_cuda(const UniformIndicesArgs& args, const CudaStream& stream);
+void distinct_indices_cuda(const UniformIndicesArgs& args, void* space, const CudaStream& stream);
 
 }  // namespace pyrl::sampling

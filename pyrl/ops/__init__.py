@@ -1,7 +1,7 @@
 """The kernels, with a typed face: NumPy or torch arrays in, the same kind out, zero-copy. The only importer of ``pyrl._core``."""
 
 try:
-    from pyrl._core import num_threads, set_num_threads
+    from pyrl._core import cuda_built, num_threads, set_num_threads
 except ModuleNotFoundError as error:
     raise ImportError(
         f"pyrl is imported from the source folder {__file__.removesuffix('/pyrl/ops/__init__.py')}, where the extension is not built: "
@@ -36,6 +36,7 @@ __all__ = [
     "RandomStream",
     "RunningMoments",
     "adam",
+    "cuda_built",
     "discounted_return",
     "dueling",
     "dueling_backward",

@@ -2,12 +2,16 @@
 
 All samplers share these rules.
 
-- Arrays are NumPy arrays or torch CPU tensors, contiguous. Results are of the kind of the input, or NumPy arrays where there
-  is none. ``out`` takes arrays to write to, which are returned; they must not share memory with an input or each other.
+- Arrays are NumPy arrays or torch tensors, contiguous, all on the CPU or (in a build with CUDA) on one GPU. Results are of the
+  kind of the input and lie where it does; where there is none, they are NumPy arrays. ``out`` takes arrays to write to, which
+  are returned; they must not share memory with an input or each other. Functions without an input run where ``out`` lies.
 - ``random`` is a `RandomStream`. A call takes one draw of it, a deterministic call none. What comes out is a pure function of
   the stream's state: the same for any number of threads and any instruction set, to the bit.
 - Errors: `ShapeError`, `DTypeError`, `DeviceError`, ValueError. They name the argument (and the row), and neither the outputs
   nor the stream have changed then.
+- On a GPU (all but `take_rows`) the work goes onto torch's current stream and nothing waits for it: the same indices, actions
+  and permutations as on the CPU, floats within 1e-5. What would need a look at the data is not checked but shows: each function
+  says how. In a CUDA graph a replay repeats the draw that was captured.
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ def sample_categorical(
 
     ``mask`` (bool [B, K]) is False where an action is forbidden; forbidden actions, and those whose logit is -inf, are never
     drawn, and ``log_prob`` is relative to the others. ``deterministic`` takes the likeliest action, the first of equal ones.
-    ValueError names the row with a NaN, a +inf or no possible action.
+    ValueError names the row with a NaN, a +inf or no possible action; on a GPU its action is -1 and its log_prob NaN.
 
     >>> action, log_prob = sample_categorical(logits, random)
     """
@@ -107,7 +111,7 @@ def sample_gaussian(
 
     ``mean`` is float32 [B, A]; ``log_std`` float32 [A] or [B, A], in [-80, 80]. Box and Muller (1958). ``log_prob`` is the
     density at the action as it was rounded, so that it agrees with the one computed later from the stored action.
-    ``deterministic`` gives the mean. ValueError names the row of a NaN or infinity.
+    ``deterministic`` gives the mean. ValueError names the row of a NaN or infinity; on a GPU action and log_prob are NaN there.
     """
     return _core.sample_gaussian(mean, log_std, random, deterministic, out)
 
@@ -118,29 +122,43 @@ class RunningMoments:
     ``shape`` is that of one item; batches are float32 or float64 [..., *shape]. Before the first row the mean is 0 and the
     variance 1. The variance is that of the population (divided by the count).
 
+    ``device`` (``"cuda"``, ``"cuda:1"``, ..) keeps mean and variance there, as torch tensors, for batches that lie there.
+
     >>> moments = RunningMoments((17,))
     >>> moments.update(observation)  # [B, 17]
     >>> moments.normalize(observation, clip=10.0)
     """
 
-    def __init__(self, shape: Sequence[int] = ()) -> None:
+    def __init__(self, shape: Sequence[int] = (), *, device: Any = None) -> None:
         self.shape = tuple(int(extent) for extent in shape)
+        self.device = device
         self.count = 0
-        self.mean = np.zeros(self.shape)
-        self._m2 = np.zeros(self.shape)  # sum of squared deviations
+        self.mean: Any = self._here(np.zeros(self.shape))
+        self._m2: Any = self._here(np.zeros(self.shape))  # sum of squared deviations
+
+    def _here(self, array: np.ndarray) -> Any:
+        if self.device is None:
+            return array
+        import torch
+
+        return torch.as_tensor(array, device=self.device)
 
     @property
-    def var(self) -> np.ndarray:
+    def var(self) -> Any:
         """float64 [*shape]"""
-        return self._m2 / self.count if self.count else np.ones(self.shape)
+        return self._m2 / self.count if self.count else self._here(np.ones(self.shape))
 
     @property
-    def std(self) -> np.ndarray:
+    def std(self) -> Any:
         """float64 [*shape]"""
-        return np.sqrt(self.var)
+        return np.sqrt(self.var) if self.device is None else self.var.sqrt()
 
     def update(self, batch: Array) -> None:
-        """Add every row of ``batch`` [..., *shape]. ValueError for a NaN or infinity; nothing has changed then."""
+        """Add every row of ``batch`` [..., *shape]. ValueError for a NaN or infinity; nothing has changed then.
+
+        On a GPU neither is looked for: it makes the moments of its column NaN. ``count`` stays on the host, so that an update
+        captured in a CUDA graph would repeat the count it was captured with: do not capture it.
+        """
         self.count = _core.update_moments(batch, self.count, self.mean, self._m2)
 
     def normalize(
@@ -159,12 +177,13 @@ class RunningMoments:
         return _core.normalize(x, self.count, self.mean, self._m2, clip, epsilon, center, out)
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the arrays ``count``, ``mean``, ``m2``."""
-        return {"count": np.array(self.count), "mean": self.mean.copy(), "m2": self._m2.copy()}
+        """Copies of the arrays ``count``, ``mean``, ``m2``: NumPy, whatever the device."""
+        mean, m2 = (np.array(array if self.device is None else array.cpu()) for array in (self.mean, self._m2))
+        return {"count": np.array(self.count), "mean": mean, "m2": m2}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         mean, m2 = (np.array(state[name], dtype=np.float64) for name in ("mean", "m2"))
         for name, array in (("mean", mean), ("m2", m2)):
             if array.shape != self.shape:
                 raise ShapeError(f"RunningMoments: {name} has shape {list(array.shape)}, expected {list(self.shape)}")
-        self.count, self.mean, self._m2 = int(state["count"]), mean, m2
+        self.count, self.mean, self._m2 = int(state["count"]), self._here(mean), self._here(m2)

@@ -442,15 +442,10 @@ def test_outputs_must_lie_apart():
         sample_gaussian(logits, np.zeros(4, np.float32), stream(), out=(logits, np.empty(20, np.float32)))
 
 
-def test_tensors_that_require_grad_or_live_elsewhere_are_refused():
+def test_tensors_that_require_grad_are_refused():
     torch = pytest.importorskip("torch")
     with pytest.raises(ValueError, match="logits requires grad"):
         sample_categorical(torch.zeros(2, 2, requires_grad=True), stream())
-    if torch.cuda.is_available():
-        from pyrl.errors import DeviceError
-
-        with pytest.raises(DeviceError, match="logits"):
-            sample_categorical(torch.zeros(2, 2, device="cuda"), stream())
 
 
 # -- running moments ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,25 @@
+#include "bindings/cuda_arg.hpp"
+
+namespace pyrl::bindings {
+
+Place place_of(ArrayArg& first) {
+  PYRL_CHECK(!first.device.is_cuda() || cuda_built, DeviceError, first.function, ": ", first.name, " is on ", first.device.text(),
+             ", and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md), or pass ", first.name, ".cpu()");
+  PYRL_CHECK(first.device.is_cpu() || first.device.is_cuda(), DeviceError, first.function, ": ", first.name, " is on ", first.device.text(),
+             ", expected the CPU or a CUDA device");
+  first.expected_device = first.device;
+  first.like = first.name;
+  return {first.kind, first.device, first.name};
+}
+
+Place place_of_output(py::handle out, const char* function, const char* name) {
+  if (out.is_none()) return Kind::NumPy;
+  ArrayArg arg = read_array(out, function, name);
+  return place_of(arg);
+}
+
+py::object device_space(const Place& place, std::int64_t bytes, void** data) {
+  return empty_like_kind({Kind::Torch, place.device, place.like}, DType::UInt8, std::array<std::int64_t, 1>{bytes}, data);
+}
+
+}  // namespace pyrl::bindings

@@ -1,0 +1,69 @@
+// Launching: the stream's device made current, the grid, and the check that turns a failure into a typed error.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "core/check.hpp"
+#include "core/cuda.hpp"
+
+namespace pyrl::cuda {
+
+inline void check(cudaError_t status, const char* function, const char* what) {
+  PYRL_CHECK(status == cudaSuccess, DeviceError, function, ": ", what, " failed: ", cudaGetErrorString(status), " (",
+             cudaGetErrorName(status), ")");
+}
+
+// Launches go to the current device; the caller finds the one it had again.
+class UseDevice {
+ public:
+  explicit UseDevice(const CudaStream& stream) {
+    check(cudaGetDevice(&before_), stream.function, "asking for the current device");
+    changed_ = before_ != stream.device;
+    if (changed_) check(cudaSetDevice(stream.device), stream.function, "taking the arrays' device");
+  }
+  ~UseDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  UseDevice(const UseDevice&) = delete;
+  UseDevice& operator=(const UseDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+inline cudaStream_t handle(const CudaStream& stream) { return static_cast<cudaStream_t>(stream.handle); }
+
+template <class... Parameters, class... Arguments>
+void launch(const CudaStream& stream, std::int64_t blocks, int threads, void (*kernel)(Parameters...), const Arguments&... arguments) {
+  PYRL_CHECK(blocks <= 0x7fffffff, ArgumentError, stream.function, ": ", blocks,
+             " blocks of threads would be needed, at most 2^31 - 1 can run");
+  const UseDevice device(stream);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = handle(stream);
+  check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), stream.function, "the launch of its kernel");
+}
+
+inline void fill_bytes(const CudaStream& stream, void* data, int byte, std::size_t count) {
+  const UseDevice device(stream);
+  check(cudaMemsetAsync(data, byte, count, handle(stream)), stream.function, "filling its memory");
+}
+
+template <class Body>
+__global__ void __launch_bounds__(256) element_kernel(std::int64_t count, Body body) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < count) body(i);
+}
+
+// body(i) for i in [0, count), one thread each. `body` is a PYRL_HD function object, so that tests can run it on the CPU.
+template <class Body>
+void launch_elements(const CudaStream& stream, std::int64_t count, const Body& body) {
+  constexpr int threads = 256;
+  if (count > 0) launch(stream, (count + threads - 1) / threads, threads, element_kernel<Body>, count, body);
+}
+
+}  // namespace pyrl::cuda

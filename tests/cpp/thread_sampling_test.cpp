@@ -1,0 +1,200 @@
+// The part of the samplers' CUDA twins that needs no GPU: what one thread does, on the CPU, in any order.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "sampling/categorical.hpp"
+#include "sampling/gaussian.hpp"
+#include "sampling/moves.hpp"
+#include "sampling/running_moments.hpp"
+
+using namespace pyrl;
+using namespace pyrl::sampling;
+
+namespace {
+
+constexpr std::uint64_t key = 0x0123456789ABCDEFull;
+
+// body(i) for i in [0, count), as threads might come.
+template <class Body>
+void in_any_order(std::int64_t count, const Body& body) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) order[static_cast<std::size_t>(i)] = i;
+  std::shuffle(order.begin(), order.end(), std::mt19937(7));
+  for (const std::int64_t i : order) body(i);
+}
+
+struct Space {
+  std::vector<std::int64_t> memory;
+  Moves moves;
+
+  explicit Space(std::int64_t count) : memory(static_cast<std::size_t>(Moves::bytes(count) + 7) / 8), moves(memory.data(), count) {
+    std::memset(moves.head(), 0xff, moves.head_bytes());
+  }
+};
+
+std::vector<float> numbers(std::int64_t count, std::uint64_t draw, float scale) {
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i)
+    values[static_cast<std::size_t>(i)] = scale * (uniform_float(philox(3, draw, static_cast<std::uint32_t>(i), 0)[0]) - 0.5f);
+  return values;
+}
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("CUDA: permutations found entry by entry are the CPU's") {
+  for (std::int64_t n : {0, 1, 2, 3, 5, 64, 1000, 65537})
+    for (std::uint64_t draw : {0, 1, 2}) {
+      CAPTURE(n);
+      std::vector<std::int64_t> want(static_cast<std::size_t>(n)), got(want.size());
+      permutation({{want.data(), {n}}, key, draw});
+      const PermutationArgs args{{got.data(), {n}}, key, draw};
+      const Space space(n);
+      in_any_order(n, LinkPermutation{args, space.moves});
+      in_any_order(n, ResolvePermutation{args, space.moves});
+      CHECK(got == want);
+    }
+}
+
+TEST_CASE("CUDA: distinct indices found one by one are the CPU's") {
+  for (std::int64_t count : {0, 1, 2, 3, 64, 1000, 20001})
+    for (std::uint64_t more : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{100}, std::uint64_t{100000}, std::uint64_t{1} << 62}) {
+      CAPTURE(count);
+      CAPTURE(more);
+      const std::uint64_t high = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(count) + more);
+      std::vector<std::int64_t> want(static_cast<std::size_t>(count)), got(want.size());
+      distinct_indices({{want.data(), {count}}, high, key, 5});
+      const UniformIndicesArgs args{{got.data(), {count}}, high, key, 5};
+      const Space space(count);
+      in_any_order(count, LinkDistinct{args, space.moves});
+      in_any_order(count, ResolveDistinct{args, space.moves});
+      CHECK(got == want);
+    }
+}
+
+TEST_CASE("CUDA: uniform indices drawn in pairs are the CPU's") {
+  for (std::int64_t count : {0, 1, 2, 31, 1001})
+    for (std::uint64_t high : {std::uint64_t{1}, std::uint64_t{7}, (std::uint64_t{1} << 63) - 1}) {
+      std::vector<std::int64_t> want(static_cast<std::size_t>(count)), got(want.size());
+      uniform_indices({{want.data(), {count}}, high, key, 9});
+      in_any_order((count + 1) / 2, DrawIndexPair{{{got.data(), {count}}, high, key, 9}});
+      CHECK(got == want);
+    }
+}
+
+TEST_CASE("CUDA: a categorical row by itself has the CPU's bits") {
+  const std::vector<std::vector<std::int64_t>> cases = {{1}, {4}, {18}, {3, 5, 2}, {200, 7}};
+  for (const auto& nvec : cases)
+    for (bool masked : {false, true})
+      for (bool deterministic : {false, true}) {
+        const std::int64_t batch = 37, components = static_cast<std::int64_t>(nvec.size());
+        std::int64_t columns = 0;
+        for (const std::int64_t n : nvec) columns += n;
+        auto logits = numbers(batch * columns, 1, 8);
+        const auto coins = numbers(batch * columns, 2, 1);
+        std::vector<std::uint8_t> mask(logits.size(), 1);
+        for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = coins[i] < 0.2f || i % static_cast<std::size_t>(columns) == 0 ? 2 : 0;
+        std::int64_t begin = 0;
+        for (const std::int64_t n : nvec) {
+          for (std::int64_t row = 0; row < batch; ++row) mask[static_cast<std::size_t>(row * columns + begin)] = 1;
+          begin += n;
+        }
+        for (std::size_t i = 0; masked && i < mask.size(); ++i)
+          if (mask[i] == 0) logits[i] = std::numeric_limits<float>::quiet_NaN();
+        std::vector<std::int64_t> want(static_cast<std::size_t>(batch * components)), got(want.size());
+        std::vector<float> want_log_prob(static_cast<std::size_t>(batch)), got_log_prob(want_log_prob.size());
+        CategoricalArgs args{"test", {logits.data(), {batch, columns}}, {}, {nvec.data(), {components}}, {want.data(), {batch, components}},
+                             {want_log_prob.data(), {batch}}, key, 3, deterministic};
+        if (masked) args.mask = {reinterpret_cast<const bool*>(mask.data()), {batch, columns}};
+        sample_categorical(args);
+        args.action.data = got.data();
+        args.log_prob.data = got_log_prob.data();
+        in_any_order(batch, DrawCategoricalRow::of(args));
+        CHECK(got == want);
+        CHECK(same_bits(got_log_prob, want_log_prob));
+      }
+}
+
+TEST_CASE("CUDA: a categorical row that the CPU refuses gets action -1 and log_prob NaN") {
+  const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const std::int64_t nvec[] = {2, 2};
+  const float logits[] = {0, 1, nan, 0, /**/ infinity, 0, 0, 1, /**/ -infinity, -infinity, -infinity, 0, /**/ 0, 1, 2, 3};
+  std::int64_t action[8];
+  float log_prob[4];
+  in_any_order(4, DrawCategoricalRow::of({"test", {logits, {4, 4}}, {}, {nvec, {2}}, {action, {4, 2}}, {log_prob, {4}}, key, 0, true}));
+  const std::int64_t want[] = {1, -1, -1, 1, -1, 1, 1, 1};
+  for (int i = 0; i < 8; ++i) CHECK(action[i] == want[i]);
+  for (int row = 0; row < 4; ++row) CHECK(std::isnan(log_prob[row]) == (row < 3));
+}
+
+TEST_CASE("CUDA: a Gaussian row by itself has the CPU's bits") {
+  for (std::int64_t dimensions : {0, 1, 2, 3, 4, 6, 17, 21})
+    for (bool shared : {false, true})
+      for (bool deterministic : {false, true}) {
+        const std::int64_t batch = 35;
+        const auto mean = numbers(batch * dimensions, 1, 4), log_std = numbers(batch * dimensions, 2, 6);
+        std::vector<float> want(mean.size()), got(mean.size()), want_log_prob(static_cast<std::size_t>(batch)), got_log_prob(want_log_prob.size());
+        GaussianArgs args{{mean.data(), {batch, dimensions}}, {log_std.data(), {shared ? 1 : batch, dimensions}},
+                          {want.data(), {batch, dimensions}}, {want_log_prob.data(), {batch}}, key, 3, deterministic};
+        sample_gaussian(args);
+        args.action.data = got.data();
+        args.log_prob.data = got_log_prob.data();
+        in_any_order(batch, DrawGaussianRow{args});
+        CHECK(same_bits(got, want));
+        CHECK(same_bits(got_log_prob, want_log_prob));
+      }
+}
+
+TEST_CASE("CUDA: a Gaussian row that the CPU refuses gets NaN") {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float mean[] = {0, nan, /**/ 0, 0, /**/ 1, 2}, log_std[] = {0, 0, /**/ 0, 81, /**/ -1, 80};
+  float action[6], log_prob[3];
+  in_any_order(3, DrawGaussianRow{{{mean, {3, 2}}, {log_std, {3, 2}}, {action, {3, 2}}, {log_prob, {3}}, key, 0, true}});
+  for (int i = 0; i < 6; ++i) CHECK(std::isnan(action[i]) == (i == 1 || i == 3));
+  for (int row = 0; row < 3; ++row) CHECK(std::isnan(log_prob[row]) == (row < 2));
+}
+
+TEST_CASE("CUDA: moments of slices, merged, are the CPU's; normalising has its bits") {
+  for (std::int64_t columns : {1, 4, 17, 300})
+    for (std::int64_t rows : {1, 7, 8, 9, 1000}) {
+      CAPTURE(columns);
+      CAPTURE(rows);
+      const auto batch = numbers(rows * columns, 4, 10);
+      const ArrayView<const float, 2> view{batch.data(), {rows, columns}};
+      const auto size = static_cast<std::size_t>(columns);
+      std::vector<double> mean(size, 0.25), m2(size, 3), want_mean = mean, want_m2 = m2;
+      Moments want{10, {want_mean.data(), {columns}}, {want_m2.data(), {columns}}};
+      update_moments(view, want);
+      const Slices slices = Slices::of(rows, columns);
+      std::vector<double> space(static_cast<std::size_t>(moments_space(rows, columns)) / sizeof(double));
+      double *slice_mean = space.data(), *slice_m2 = slice_mean + slices.threads();
+      in_any_order(slices.threads(), SumSlice<float>{batch.data(), slices, slice_mean, slice_m2});
+      for (std::int64_t column = 0; column < columns; ++column) {
+        double count = 10, &m = mean[static_cast<std::size_t>(column)], &s = m2[static_cast<std::size_t>(column)];
+        for (std::int64_t slice = 0; slice < slices.count; ++slice) {
+          const auto added = static_cast<double>(slices.rows_of(slice));
+          merge_moments(count, m, s, added, slice_mean[slice * columns + column], slice_m2[slice * columns + column]);
+          count += added;
+        }
+        CHECK(count == static_cast<double>(want.count));
+        CHECK(m == doctest::Approx(want.mean(column)).epsilon(1e-12));
+        CHECK(s == doctest::Approx(want.m2(column)).epsilon(1e-12));
+      }
+      std::vector<float> got_out(batch.size()), want_out(batch.size());
+      NormalizeArgs<float> args{view, {want_out.data(), {rows, columns}}, want, 2.0, 1e-8, true};
+      normalize(args);
+      args.out.data = got_out.data();
+      in_any_order(slices.threads(), NormalizeSlice<float>{args, slices});
+      CHECK(same_bits(got_out, want_out));
+    }
+}

@@ -1,0 +1,139 @@
+"""Samplers on the GPU: the CPU's indices, permutations and actions, floats within 1e-5."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_sampling import DRAWS, KEYS, logits_and_masks, stream
+
+from pyrl.errors import DeviceError
+from pyrl.ops import RunningMoments, permutation, sample_categorical, sample_gaussian, sample_multi_categorical, uniform_indices
+
+
+def gpu(array: np.ndarray | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array).cuda()
+
+
+def indices_on_gpu(size: int) -> torch.Tensor:
+    return torch.full((size,), -1, dtype=torch.int64, device="cuda")
+
+
+@given(st.integers(0, 3000), st.one_of(st.integers(1, 300), st.integers(1, 2**63 - 1)), KEYS, DRAWS)
+@settings(max_examples=60, deadline=None)
+def test_uniform_indices_equal_the_cpus(size, high, key, draw):
+    random = stream(key, draw)
+    got = uniform_indices(size, high, random, out=indices_on_gpu(size))
+    np.testing.assert_array_equal(got.cpu(), uniform_indices(size, high, stream(key, draw)))
+    assert random.draw == draw + 1
+
+
+@given(st.integers(0, 5000), st.one_of(st.integers(0, 5), st.integers(0, 20000), st.integers(0, 2**62)), KEYS, DRAWS)
+@settings(max_examples=60, deadline=None)
+def test_distinct_indices_equal_the_cpus(size, more, key, draw):
+    high = max(1, size + more)
+    got = uniform_indices(size, high, stream(key, draw), replacement=False, out=indices_on_gpu(size))
+    np.testing.assert_array_equal(got.cpu(), uniform_indices(size, high, stream(key, draw), replacement=False))
+
+
+@given(st.one_of(st.integers(0, 300), st.integers(0, 100000)), KEYS, DRAWS)
+@settings(max_examples=60, deadline=None)
+def test_permutations_equal_the_cpus(n, key, draw):
+    np.testing.assert_array_equal(permutation(n, stream(key, draw), indices_on_gpu(n)).cpu(), permutation(n, stream(key, draw)))
+
+
+@pytest.mark.parametrize("n", [1 << 20, 10_000_019])
+def test_large_permutations_equal_the_cpus(n):
+    np.testing.assert_array_equal(permutation(n, stream(), indices_on_gpu(n)).cpu(), permutation(n, stream()))
+
+
+@given(logits_and_masks(), KEYS, DRAWS, st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_categorical_equals_the_cpus(case, key, draw, deterministic):
+    logits, nvec, mask, _ = case
+    options = {"deterministic": deterministic}
+    want, want_log_prob = sample_multi_categorical(logits, nvec, stream(key, draw), mask=mask, **options)
+    action, log_prob = sample_multi_categorical(gpu(logits), nvec, stream(key, draw), mask=gpu(mask), **options)
+    np.testing.assert_array_equal(action.cpu(), want)
+    np.testing.assert_allclose(log_prob.cpu(), want_log_prob, rtol=1e-5, atol=1e-5)
+    if len(nvec) == 1:
+        action, log_prob = sample_categorical(gpu(logits), stream(key, draw), mask=gpu(mask), **options)
+        np.testing.assert_array_equal(action.cpu(), want[:, 0])
+
+
+def test_rows_that_the_cpu_refuses_show():
+    logits = np.zeros((4, 3), np.float32)
+    logits[0, 1], logits[1, 2], logits[2] = np.nan, np.inf, -np.inf
+    action, log_prob = sample_categorical(gpu(logits), stream())
+    assert action.tolist()[:3] == [-1, -1, -1]
+    assert log_prob.isnan().tolist() == [True, True, True, False]
+    action, log_prob = sample_gaussian(gpu(logits), gpu(np.zeros(3, np.float32)), stream())
+    assert log_prob.isnan().tolist() == [True, True, True, False]
+
+
+@given(st.integers(0, 300), st.integers(0, 21), KEYS, DRAWS, st.booleans(), st.booleans(), st.sampled_from([1.0, 1e-3, 1e3]))
+@settings(max_examples=60, deadline=None)
+def test_gaussian_equals_the_cpus(batch, size, key, draw, shared, deterministic, scale):
+    rng = np.random.default_rng(key)
+    mean = (rng.standard_normal((batch, size)) * scale).astype(np.float32)
+    log_std = rng.uniform(-3, 2, (size,) if shared else (batch, size)).astype(np.float32)
+    want = sample_gaussian(mean, log_std, stream(key, draw), deterministic=deterministic)
+    got = sample_gaussian(gpu(mean), gpu(log_std), stream(key, draw), deterministic=deterministic)
+    for g, w in zip(got, want):
+        np.testing.assert_allclose(g.cpu(), w, rtol=1e-5, atol=1e-5)
+
+
+@given(
+    st.lists(st.integers(0, 3000), max_size=6),
+    st.sampled_from([(), (1,), (3,), (17,), (2, 5), (300,), (0,)]),
+    st.sampled_from([np.float32, np.float64]),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_moments_equal_the_cpus(sizes, shape, dtype, seed):
+    rng = np.random.default_rng(seed)
+    here, there = RunningMoments(shape), RunningMoments(shape, device="cuda")
+    for size in sizes:
+        batch = (rng.standard_normal((size, *shape)) * 10 + 100).astype(dtype)
+        here.update(batch)
+        there.update(gpu(batch))
+    assert here.count == there.count
+    np.testing.assert_allclose(there.mean.cpu(), here.mean, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(there.var.cpu(), here.var, rtol=1e-9, atol=1e-10)
+    there.load_state_dict(here.state_dict())
+    x = rng.standard_normal((7, *shape)).astype(dtype)
+    np.testing.assert_array_equal(there.normalize(gpu(x)).cpu(), here.normalize(x))
+
+
+def test_a_stream_and_a_graph():
+    logits = np.random.default_rng(1).standard_normal((1000, 6)).astype(np.float32)
+    static = gpu(logits)
+    sample_categorical(static, stream())
+    permutation(1000, stream(), indices_on_gpu(1000))
+    torch.cuda.synchronize()
+    graph, order = torch.cuda.CUDAGraph(), indices_on_gpu(1000)
+    with torch.cuda.graph(graph):
+        action, _ = sample_categorical(static, stream(5, 6))
+        permutation(1000, stream(5, 7), order)
+    logits = np.ascontiguousarray(logits[::-1])
+    static.copy_(torch.from_numpy(logits))
+    graph.replay()
+    np.testing.assert_array_equal(action.cpu(), sample_categorical(logits, stream(5, 6))[0])
+    np.testing.assert_array_equal(order.cpu(), permutation(1000, stream(5, 7)))
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(200_000_000)  # about 0.1 s
+        action, _ = sample_categorical(static, stream(5, 6))
+        assert not side.query()
+    side.synchronize()
+    np.testing.assert_array_equal(action.cpu(), sample_categorical(logits, stream(5, 6))[0])
+
+
+def test_mixed_devices_are_refused():
+    with pytest.raises(DeviceError, match=r"log_std is on the CPU, expected cuda:0 \(as mean is\)"):
+        sample_gaussian(torch.zeros(2, 2, device="cuda"), torch.zeros(2), stream())
+    with pytest.raises(DeviceError, match=r"mean is on the CPU, expected cuda:0 \(as batch is\)"):
+        RunningMoments((2,)).update(torch.zeros(2, 2, device="cuda"))

@@ -1,0 +1,121 @@
+"""What the border says of tensors on a GPU, without one: tensors that claim to lie there."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+import torch
+
+from pyrl.errors import DeviceError
+from pyrl.ops import RandomStream, cuda_built, gae, permutation, sample_categorical, take_rows
+
+CUDA, METAL = 2, 8
+
+
+class Device(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_int32), ("id", ctypes.c_int32))
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", Device),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class ExchangeApi(ctypes.Structure):
+    _fields_ = (
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        *((name, ctypes.c_void_p) for name in ("previous", "allocate", "managed_from_object", "object_from_managed")),
+        ("tensor_from_object", ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(Tensor))),
+        ("current_stream", ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(ctypes.c_void_p))),
+    )
+
+
+CODES = {torch.float32: 2, torch.int64: 0, torch.bool: 6}
+kept: list = []  # what C borrows
+
+
+def claiming(device_type: int) -> type:
+    """A class of torch tensors whose exchange table says that they lie on device 0 of this type."""
+
+    def describe(tensor, out) -> int:
+        shape = (ctypes.c_int64 * tensor.ndim)(*tensor.shape)
+        kept.append(shape)
+        code, bits = CODES[tensor.dtype], 8 * tensor.element_size()
+        out[0] = Tensor(tensor.data_ptr(), Device(device_type, 0), tensor.ndim, code, bits, 1, shape, None, 0)
+        return 0
+
+    def current_stream(_type, _id, out) -> int:
+        out[0] = None
+        return 0
+
+    types = dict(ExchangeApi._fields_)
+    api = ExchangeApi(1, 3, None, None, None, None, types["tensor_from_object"](describe), types["current_stream"](current_stream))
+    kept.append(api)
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    capsule = new(ctypes.addressof(api), b"dlpack_exchange_api", None)
+    return type("Claiming", (torch.Tensor,), {"__dlpack_c_exchange_api__": capsule})
+
+
+OnGpu, OnMetal = claiming(CUDA), claiming(METAL)
+
+
+def rollout(kind: type = torch.Tensor) -> list[torch.Tensor]:
+    arrays = [torch.zeros(4, 3) for _ in range(3)] + [torch.zeros(4, 3, dtype=torch.bool) for _ in range(2)]
+    return [array.as_subclass(kind) for array in arrays]
+
+
+def run(arrays: list[torch.Tensor], out=None):
+    return gae(*arrays, gamma=0.9, gae_lambda=0.9, out=out)
+
+
+def test_an_array_apart_from_the_first_one():
+    arrays = rollout()
+    arrays[1] = arrays[1].as_subclass(OnGpu)
+    with pytest.raises(DeviceError, match=r"^gae: value is on cuda:0, expected the CPU \(as reward is\)"):
+        run(arrays)
+    with pytest.raises(DeviceError, match=r"^gae: out\[0\] is on cuda:0, expected the CPU \(as reward is\)"):
+        run(rollout(), tuple(array.as_subclass(OnGpu) for array in rollout()[:2]))
+    with pytest.raises(DeviceError, match=r"^gae: reward is on another kind of device, expected the CPU or a CUDA device"):
+        run(rollout(OnMetal))
+
+
+def test_functions_without_a_twin():
+    with pytest.raises(DeviceError, match=r"^take_rows: columns is on cuda:0, expected the CPU \(this function has no other kernel\)"):
+        take_rows((torch.zeros(4, 3).as_subclass(OnGpu),), np.zeros(2, np.int64))
+
+
+@pytest.mark.skipif(cuda_built(), reason="this build has CUDA")
+def test_a_build_without_cuda_says_so():
+    match = "is on cuda:0, and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON"
+    with pytest.raises(DeviceError, match="^gae: reward " + match):
+        run(rollout(OnGpu))
+    random = RandomStream(1)
+    with pytest.raises(DeviceError, match="^sample_categorical: logits " + match):
+        sample_categorical(torch.zeros(2, 3).as_subclass(OnGpu), random)
+    with pytest.raises(DeviceError, match="^permutation: out " + match):
+        permutation(3, random, torch.zeros(3, dtype=torch.int64).as_subclass(OnGpu))
+    assert random.draw == 0
+
+
+@pytest.mark.skipif(not cuda_built() or torch.cuda.is_available(), reason="needs a build with CUDA on a machine without")
+def test_a_build_with_cuda_finds_no_gpu():
+    arrays = rollout(OnGpu)
+    arrays[1] = arrays[1].as_subclass(torch.Tensor)
+    with pytest.raises(DeviceError, match=r"^gae: value is on the CPU, expected cuda:0 \(as reward is\)"):
+        run(arrays)
+    out = tuple(array.as_subclass(OnGpu) for array in rollout()[:2])
+    with pytest.raises(DeviceError, match=r"^gae: .* failed: .*(driver|device)"):
+        run(rollout(OnGpu), out)
