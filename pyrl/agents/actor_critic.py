@@ -17,7 +17,9 @@ from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.nets.native import Native
 from pyrl.schedules import Schedule, check_schedule, value_at
-from pyrl.types import Array, Observation, Rollout, map_observation
+from pyrl.types import Array, Observation, Rollout, first_leaf, map_observation
+
+_VALUES_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class ActorCriticConfig(AgentConfig):
     ent_coef: float = 0.0  # weight of the entropy
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # clip of the gradient's global norm
-    net_arch: tuple[int, ...] = (64, 64)  # hidden layers of actor and critic each
+    net_arch: tuple[int, ...] = (64, 64)  # hidden layers of actor and critic each, on the features
     activation: Activation = "tanh"
     log_std_init: float = 0.0  # of continuous actions
 
@@ -86,7 +88,8 @@ class ActorCriticAgent(Agent):
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
         def build() -> ActorCritic:
-            return ActorCritic(observation_space, action_space, config.net_arch, config.activation, config.log_std_init)
+            shape = config.net_arch, config.activation, config.log_std_init, config.features_extractor
+            return ActorCritic(observation_space, action_space, *shape)
 
         self.network = cast(ActorCritic, seeded_network(seed, build))
         self.encoder, self.distribution = self.network.encoder, self.network.distribution
@@ -168,4 +171,7 @@ class ActorCriticAgent(Agent):
         """V [M] of observations [M, ...], encoded ones if ``native``."""
         if native:
             return self.native.networks[1].infer(self.native.parameters, observation)[:, 0]
-        return self.network.value(tensors(observation)).numpy()
+        # In pieces: what convolutions of a whole rollout keep would not fit into memory.
+        starts = range(0, len(first_leaf(observation)), _VALUES_AT_ONCE)
+        pieces = (map_observation(lambda x, at=at: x[at : at + _VALUES_AT_ONCE], observation) for at in starts)
+        return np.concatenate([self.network.value(tensors(piece)).numpy() for piece in pieces])

@@ -22,6 +22,7 @@ from gymnasium import spaces
 
 from pyrl.agents import available_agents, registered
 from pyrl.errors import ShapeError, SpaceError, UnknownNameError, closest_names
+from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.normalizer import Normalizer
 from pyrl.ops.random import RandomStream
 from pyrl.seeding import stream_seed
@@ -40,10 +41,12 @@ class AgentConfig:
     clip_observation: float | None = None  # bound of (normalised) observations
     normalize_reward: bool = False  # by the standard deviation of the running discounted return
     clip_reward: float | None = None  # bound of (normalised) rewards
+    features_extractor: FeaturesExtractor = "auto"  # of images; auto: nature where they are large enough, else flatten
     engine: Engine = "auto"  # what computes updates: native kernels, torch, torch.compile; auto: native where it can
 
     def __post_init__(self) -> None:
         check_range(self, "gamma", 0.0, 1.0)
+        check_choice(self, "features_extractor", get_args(FeaturesExtractor))
         check_choice(self, "engine", get_args(Engine))
         for name in ("clip_observation", "clip_reward"):
             if getattr(self, name) is not None:

@@ -38,7 +38,7 @@ class ContinuousConfig(AgentConfig):
     n_step: int = 1  # length of the returns
     noise_type: NoiseType = "normal"  # of exploration, beyond the policy's own
     noise_std: float = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
-    net_arch: tuple[int, ...] = (256, 256)  # hidden layers of actor and critic each
+    net_arch: tuple[int, ...] = (256, 256)  # hidden layers of actor and critic each, on the features
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:

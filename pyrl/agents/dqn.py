@@ -59,7 +59,7 @@ class DQNConfig(AgentConfig):
     priority_beta_final: float = 1.0  # and at its end
     loss: Literal["huber", "mse"] = "huber"
     max_grad_norm: float | None = 10.0  # clip of the gradient's global norm; None: off
-    net_arch: tuple[int, ...] = (64, 64)  # hidden layers
+    net_arch: tuple[int, ...] = (64, 64)  # hidden layers, on the features
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
@@ -104,7 +104,8 @@ class DQN(Agent):
         self.num_actions = int(cast(spaces.Discrete, action_space).n)
 
         def build() -> QNetwork:
-            return QNetwork(observation_space, self.num_actions, config.net_arch, config.activation, config.dueling)
+            shape = config.net_arch, config.activation, config.dueling, config.features_extractor
+            return QNetwork(observation_space, self.num_actions, *shape)
 
         self.q_network = cast(QNetwork, seeded_network(seed, build))
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)

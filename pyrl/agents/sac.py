@@ -106,7 +106,8 @@ class SAC(ContinuousAgent):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SACConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
-        networks: Any = seeded_network(seed, lambda: nn.ModuleList([GaussianActor(*shape), Critics(*shape, 2)]))
+        images: Any = {"features_extractor": config.features_extractor}
+        networks: Any = seeded_network(seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]))
         self.actor, self.critic = networks
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.temperature = Temperature(initial_temperature(config.ent_coef))

@@ -73,8 +73,11 @@ class SVG(ContinuousAgent):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SVGConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
+        images: Any = {"features_extractor": config.features_extractor}
         log_std_range = (math.log(config.std_min), 2.0)
-        networks: Any = seeded_network(seed, lambda: nn.ModuleList([GaussianActor(*shape, log_std_range), Critics(*shape, 1)]))
+        networks: Any = seeded_network(
+            seed, lambda: nn.ModuleList([GaussianActor(*shape, log_std_range, **images), Critics(*shape, 1, **images)])
+        )
         self.actor, self.critic = networks
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
         self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
