@@ -9,9 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from pyrl import ops
 from pyrl.errors import SpaceError
-from pyrl.nets.arena import Arena
 from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.encoder import Encoder
 from pyrl.nets.mlp import Activation, mlp
@@ -126,10 +124,3 @@ class Critics(nn.Module):
 
 def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
-
-
-def polyak(target: Arena, online: Arena, tau: float) -> None:
-    """theta' <- (1 - tau) theta' + tau theta, for arenas of networks of the same shape."""
-    target.sync()
-    online.sync()
-    ops.polyak(target.values, online.values, tau)

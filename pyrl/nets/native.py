@@ -37,7 +37,7 @@ class Native:
 
     @property
     def possible(self) -> bool:
-        return bool(self.networks)
+        return bool(self.networks) and self.arena.values.is_cpu
 
     @property
     def parameters(self) -> torch.Tensor:
