@@ -47,6 +47,7 @@ class LeanStepper(Stepper):
         self._infos: list[Any] = [None] * len(envs)
         self._flags_set = False
         self._valid.flags.writeable = False
+        self._all_valid = self._valid
 
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
         for i in range(self.num_envs):
@@ -101,7 +102,9 @@ class LeanStepper(Stepper):
             after = self._buffers[current]
             episodes = self._restart(ended, following, after)
         if self.episodic_life:
-            self._flags_set |= self._mark_lost_lives([info["lives"] for info in infos])
+            self._valid = self._all_valid
+            self._mark_lost_lives([info["lives"] for info in infos])
+            self._flags_set = True
         self._current = current
         self.observation = after.value
         return StepResult(observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes)

@@ -76,7 +76,7 @@ def make(
     factory = _Factory(env, dict(env_kwargs or {}), max_episode_steps, render_mode, wrapper)
     stepper = _from_factory(factory, int(num_envs), backend, seed, mode)
     stepper.factory = factory
-    stepper.frames, stepper.episodic_life = factory.frames, factory.episodic_life
+    stepper.frames, stepper.episodic_life, stepper.fires = factory.frames, factory.episodic_life, factory.fires
     return stepper
 
 
@@ -108,7 +108,7 @@ class _Factory:
         self.env_spec: EnvSpec | None = self.spec  # of the environments as made
         self.name: str = self.spec.id if self.spec is not None else getattr(env, "__name__", type(env).__name__)
         self.frames: tuple[int, Any] | None = None  # as in `Stepper`; known when an environment is made
-        self.episodic_life = False
+        self.episodic_life = self.fires = False
         self.limit = limit
         self.render_mode = render_mode
         self.wrapper = wrapper
@@ -123,7 +123,9 @@ class _Factory:
         self.env_spec = env.spec
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         self.frames = stack_of(env)
-        self.episodic_life = env.has_wrapper_attr("episodic_life") and bool(env.get_wrapper_attr("episodic_life"))
+        self.episodic_life, self.fires = (
+            env.has_wrapper_attr(name) and bool(env.get_wrapper_attr(name)) for name in ("episodic_life", "fires")
+        )
         return env
 
     def _from_spec(self, spec: EnvSpec) -> gymnasium.Env:
@@ -183,10 +185,12 @@ def _from_entry_point(factory: _Factory, num_envs: int, seed: int, mode: Autores
     if spec.vector_entry_point is None:
         raise ValueError(f"make: {spec.id} has no vector entry point; take another backend ({', '.join(BACKENDS)})")
     if atari.is_atari(spec):
-        factory.frames, factory.episodic_life = atari.described(factory.kwargs)
         with needs_packages(spec):
-            game = atari.make_vector(spec, num_envs, factory.kwargs, factory.limit, mode)
-        return VectorStepper(game, seed=seed, name=spec.id, spec=spec)
+            games = atari.make_vector(spec, num_envs, factory.kwargs, factory.limit, mode)
+        wanted, _ = atari.preprocessing(factory.kwargs)
+        factory.frames = (wanted.stack_num, atari.PADDING) if wanted.stack_num > 1 else None
+        factory.episodic_life, factory.fires = wanted.episodic_life, isinstance(games, atari.FiringVector)
+        return VectorStepper(games, seed=seed, name=spec.id, spec=spec)
     kwargs = dict(factory.kwargs)
     if factory.limit is not None:
         kwargs["max_episode_steps"] = factory.limit

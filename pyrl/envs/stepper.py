@@ -50,6 +50,7 @@ class Stepper(ABC):
     factory: Callable[[], Any] | None = None  # makes one more environment like these, in another process too
     frames: tuple[int, str] | None = None  # observations are stacks of so many pictures, newest last, padded with "zero" or "repeat"
     episodic_life = False  # a lost life is terminated for the learner; the episode, and its report, go on
+    fires = False  # the step after a lost life is the environment's own, which revives the player: no transition
 
     def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
         check_observation_space(observation_space, name)
@@ -76,6 +77,7 @@ class Stepper(ABC):
         self._clock = 0
         self._starts = [0] * num_envs  # the clock at the start of each episode
         self._lives = np.zeros(num_envs, np.int64)  # left, where `episodic_life`
+        self._lost = np.zeros(num_envs, bool)  # one of them, in the last step
         self._success_rule = success_rule(name)
         self._was_reset = False
 
@@ -96,7 +98,7 @@ class Stepper(ABC):
         self._returns[:] = self._reward[:] = 0.0
         self._starts = [self._clock] * self.num_envs
         self._terminated[:] = self._truncated[:] = False
-        self._lives[:] = 0
+        self._lives[:] = self._lost[:] = 0
         self._reset(seeds, self._buffers[self._current])
         self._was_reset = True
         self.observation = self._buffers[self._current].value
@@ -153,14 +155,16 @@ class Stepper(ABC):
         self._starts[index] = next_start
         return episode
 
-    def _mark_lost_lives(self, lives: Array) -> bool:
+    def _mark_lost_lives(self, lives: Array) -> None:
         """Terminated where a life was lost in an episode that goes on, now that those that ended are booked. ``lives`` [N] are
         those of the infos; before the game is over there may be none left for some steps, which is no loss."""
-        lives = np.asarray(lives)
-        lost = (lives < self._lives) & (lives > 0) & ~self._truncated
-        self._lives[:] = lives
-        self._terminated |= lost
-        return bool(lost.any())
+        before, dead = self._lives, self._lost
+        self._lives = np.array(lives)
+        self._lost = (self._lives < before) & (self._lives > 0) & ~self._truncated
+        self._terminated |= self._lost
+        if self.fires:
+            self._valid = self._valid & ~dead
+            self._terminated[dead] = self._truncated[dead] = False
 
     def _error(self, index: int, what: str) -> EnvError:
         """The environments are unusable until a reset, and the message says which one failed."""
@@ -263,6 +267,7 @@ class VectorStepper(Stepper):
             episodes = [self._finish(i, next_start, self._success(infos, i)) for i in ended]
         if self.episodic_life:
             self._mark_lost_lives(infos["lives"])
+            self._any_invalid |= self.fires
         self._current = current
         self.observation = after.value
         return StepResult(

@@ -29,7 +29,7 @@ def play(env: str, steps: int, num_envs: int = 2, seed: int = 0, **options: Any)
         results = []
         for _ in range(steps):
             step = stepper.step(random.integers(0, stepper.single_action_space.n, num_envs))
-            arrays = (step.next_observation, step.reward, step.terminated, step.truncated)
+            arrays = (step.next_observation, step.reward, step.terminated, step.truncated, step.valid)
             results.append((*(x.copy() for x in arrays), step.episodes))
     return results
 
@@ -39,7 +39,8 @@ def play(env: str, steps: int, num_envs: int = 2, seed: int = 0, **options: Any)
 @pytest.mark.parametrize("env", GAMES)
 @pytest.mark.parametrize("backend", ["lean", "sync"])
 def test_backends_show_the_same_game(env: str, backend: Any) -> None:
-    wanted, found = (play(env, 80, backend=b, env_kwargs=STILL) for b in ("vector", backend))
+    wanted, found = (play(env, 200, backend=b, env_kwargs=STILL) for b in ("vector", backend))
+    assert any(not valid.all() for *_, valid, _ in wanted) == (env == "ALE/Breakout-v5")
     for ours, theirs in zip(found, wanted):
         for x, y in zip(ours, theirs):
             np.testing.assert_array_equal(x, y)
@@ -67,11 +68,11 @@ def test_standard_observations_and_their_options() -> None:
 def test_reports_are_of_whole_games() -> None:
     steps = play("ALE/Breakout-v5", 700)
     episodes = [episode for *_, ended in steps for episode in ended]
-    lost = sum(int(terminated.sum()) for _, _, terminated, _, _ in steps)
+    lost = sum(int(terminated.sum()) for _, _, terminated, *_ in steps)
     assert len(episodes) >= 2
     assert 4 * len(episodes) < lost - len(episodes) < 4 * (len(episodes) + 2)  # five lives, the last of which is the end
     returns, lengths = np.zeros(2), np.zeros(2, int)
-    for _, reward, _, _, ended in steps:
+    for _, reward, *_, ended in steps:
         returns += reward
         lengths += 1
         for episode in ended:
@@ -88,6 +89,33 @@ def test_rewards_are_the_games_own() -> None:
 
 
 @needs_ale
+@needs_cv2
+@pytest.mark.parametrize("backend", ["vector", "lean"])
+def test_a_game_goes_on_after_a_lost_life(backend: Any) -> None:
+    """Who never presses FIRE would wait for ever; it is pressed after a lost life, in a step that is no transition."""
+    options = {"repeat_action_probability": 0.0}  # a sticky action may swallow the FIRE at reset
+    with make("ALE/Breakout-v5", backend=backend, env_kwargs=options) as stepper:
+        assert (stepper.episodic_life, stepper.fires) == (True, True)
+        stepper.reset()
+        lost, ended, dead_next = 0, 0, False
+        for _ in range(400):
+            step = stepper.step(np.zeros(1, np.int64))
+            assert bool(step.valid[0]) != dead_next
+            dead_next = bool(step.terminated[0]) and not step.episodes
+            lost, ended = lost + dead_next, ended + len(step.episodes)
+    assert ended >= 1
+    assert 4 * ended <= lost < 4 * (ended + 1) + 1
+
+
+@needs_ale
+def test_games_without_fire_have_no_step_of_their_own() -> None:
+    with make("ALE/MsPacman-v5") as stepper:
+        assert (stepper.episodic_life, stepper.fires) == (True, False)
+    with make("ALE/Breakout-v5", env_kwargs={"episodic_life": False}) as stepper:
+        assert (stepper.episodic_life, stepper.fires) == (False, False)
+
+
+@needs_ale
 def test_seeds() -> None:
     first, again, other = (play("ALE/Breakout-v5", 60, num_envs=3, seed=seed) for seed in (5, 5, 6))
     assert all(np.array_equal(x[0], y[0]) for x, y in zip(first, again))
@@ -100,8 +128,8 @@ def test_seeds() -> None:
 @pytest.mark.parametrize("backend", ["vector", "lean"])
 def test_time_limit_counts_steps(backend: Any) -> None:
     steps = play("ALE/Pong-v5", 45, backend=backend, max_episode_steps=20)
-    assert [t + 1 for t, (*_, truncated, _) in enumerate(steps) if truncated.all()] == [20, 40]
-    assert not any(terminated.any() for _, _, terminated, _, _ in steps)
+    assert [t + 1 for t, (*_, truncated, _, _) in enumerate(steps) if truncated.all()] == [20, 40]
+    assert not any(terminated.any() for _, _, terminated, *_ in steps)
     assert {episode.length for *_, ended in steps for episode in ended} == {20}
 
 

@@ -21,8 +21,8 @@ class ThreeLives(gym.Env):
     observation_space = spaces.Box(0, 255, (3, 3), np.uint8)
     action_space = spaces.Discrete(2)
 
-    def __init__(self, episodic_life: bool = True) -> None:
-        self.episodic_life = episodic_life
+    def __init__(self, episodic_life: bool = True, fires: bool = False) -> None:
+        self.episodic_life, self.fires = episodic_life, fires
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
@@ -44,10 +44,11 @@ def stacked(padding: Any = "zero", episodic_life: bool = False) -> gym.Env:
 @pytest.mark.parametrize(
     ("backend", "autoreset"), [("lean", "SAME_STEP"), *((b, mode) for b in ("sync", "async") for mode in ("SAME_STEP", "NEXT_STEP"))]
 )
-@pytest.mark.parametrize("episodic_life", [True, False])
-def test_lost_lives(backend: Any, autoreset: str, episodic_life: bool) -> None:
-    with make(ThreeLives, 2, backend=backend, autoreset=autoreset, env_kwargs={"episodic_life": episodic_life}) as stepper:
-        assert stepper.episodic_life is episodic_life
+@pytest.mark.parametrize(("episodic_life", "fires"), [(False, False), (True, False), (True, True)])
+def test_lost_lives(backend: Any, autoreset: str, episodic_life: bool, fires: bool) -> None:
+    options = {"episodic_life": episodic_life, "fires": fires}
+    with make(ThreeLives, 2, backend=backend, autoreset=autoreset, env_kwargs=options) as stepper:
+        assert (stepper.episodic_life, stepper.fires) == (episodic_life, fires)
         stepper.reset()
         ages, episodes = [], []
         for _ in range(60):
@@ -57,8 +58,11 @@ def test_lost_lives(backend: Any, autoreset: str, episodic_life: bool) -> None:
             ages.append(step.terminated[0] if step.valid[0] else None)
             episodes += step.episodes
     flags = [bool(flag) for flag in ages if flag is not None]
-    lost = {4, 8, 13} if episodic_life else {13}  # with the third life nothing is left but the game's end
-    assert flags == [t % 13 + 1 in lost for t in range(len(flags))]
+    # With the third life nothing is left but the game's end. The steps after the others are left out, if they revive the player.
+    lost = {4, 8, 13} if episodic_life else {13}
+    game = [t in lost for t in range(1, 14) if not (fires and t in (5, 9))]
+    assert flags == [game[t % len(game)] for t in range(len(flags))]
+    assert len(flags) == 60 - ages.count(None)
     assert {(e.episode_return, e.length) for e in episodes} == {(26.0, 13)}
 
 
