@@ -53,7 +53,7 @@ CASES = [
 def training(algorithm: str, backend: str, env_id: str, num_envs: int, env_steps: int, options: dict[str, Any]) -> Callable[[], None]:
     import pyrl
 
-    # One thread for everyone; EnvPool's own default hands each cheap step from core to core.
+    # EnvPool's own default hands each cheap step from core to core.
     options_of_env = {"env_kwargs": {"num_threads": 1}} if backend == "envpool" else {}
     stepper = pyrl.envs.make(env_id, num_envs, backend=backend, seed=0, **options_of_env)
     spaces = stepper.single_observation_space, stepper.single_action_space

@@ -48,6 +48,8 @@ class Entry:
         return f"{self.algo}-{self.env}{self.suffix}"
 
 
+TORCH = "-torch"
+
 TABLE = [
     Entry("ppo", "CartPole-v1", 490, 475, {"total_steps": 100_000}),
     Entry("a2c", "CartPole-v1", 490, 475, {"total_steps": 500_000}),
@@ -64,7 +66,11 @@ TABLE = [
     Entry("dqn", "FrozenLake8x8-v1", 0.84, None, success=True),
     Entry("ppo", "FrozenLake-v1", 0.725, None, success=True),
     Entry("dqn", "LunarLander-v3", 200, 200),
-    Entry("sac", "LunarLanderContinuous-v3", 250, 200, {"total_steps": 150_000}, suffix="-150k"),
+    Entry("sac", "LunarLanderContinuous-v3", 250, 200, {"total_steps": 300_000}, suffix="-300k"),
+    # The other engine on the same task: its interval must meet that of the row without the suffix.
+    Entry("ppo", "CartPole-v1", 490, 475, {"total_steps": 100_000, "engine": "torch"}, suffix=TORCH),
+    Entry("dqn", "CartPole-v1", 475, 475, {"total_steps": 50_000, "engine": "torch"}, suffix=TORCH),
+    Entry("sac", "Pendulum-v1", -165, -200, {"total_steps": 20_000, "engine": "torch"}, suffix=TORCH),
 ]
 
 
@@ -177,10 +183,25 @@ def collect(rows: list[Entry], out: Path) -> dict[str, Any]:
         table[row.name] = {
             "algo": row.algo, "env": row.env, "bar": row.bar, "threshold": row.threshold, "options": row.options,
             "success": row.success, "iqm": iqm(scores), "interval": interval(scores), "median": float(np.median(scores)),
-            "worst": float(scores.min()), "scores": scores.tolist(), "steps": results[0]["steps"],
+            "worst": float(scores.min()),
+            "all_threshold_steps": [r["threshold_steps"] for r in results], "scores": scores.tolist(), "steps": results[0]["steps"],
             "seconds": float(np.median([r["seconds"] for r in results])), "engine": results[0]["engine"], **times,
         }  # fmt: skip
     return table
+
+
+def compare_engines(native: dict[str, Any], torch: dict[str, Any]) -> str:
+    """Whether learning is the same by both engines, in scores and (where every seed got there) in steps to the threshold."""
+
+    def compare(what: str, *samples: list[float]) -> str:
+        (a, b), (c, d) = (interval(np.array(x, float)) for x in samples)
+        verdict = "overlap" if a <= d and c <= b else "**do not overlap**"
+        return f"{what} [{a:,.1f}, {b:,.1f}] and [{c:,.1f}, {d:,.1f}]: {verdict}"
+
+    parts = [compare("scores", native["scores"], torch["scores"])]
+    if native["threshold_steps"] is not None and torch["threshold_steps"] is not None:
+        parts.append(compare("steps to the threshold", native["all_threshold_steps"], torch["all_threshold_steps"]))
+    return f"Two engines, {native['algo']} on {native['env']}: native and torch {'; '.join(parts)}."
 
 
 def draw(row: Entry, out: Path, to: Path) -> None:
@@ -231,6 +252,9 @@ def markdown(table: dict[str, Any], control: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     steps, seconds = control["linear_search"]
+    for name, row in table.items():
+        if name.endswith(TORCH) and (native := table.get(name.removesuffix(TORCH))) is not None:
+            lines += ["", compare_engines(native, row)]
     lines += [
         "",
         f"Control for CartPole-v1: random search over linear policies finds one with five perfect episodes after {steps:,} steps,",

@@ -15,7 +15,7 @@ namespace {
 
 class ArenaViews {
  public:
-  // (a module's dict of parameters, name in it, offset in elements)
+  // (a module's dict of parameters, name in it, offset in bytes)
   explicit ArenaViews(const std::vector<std::tuple<py::dict, py::str, std::int64_t>>& views) {
     for (const auto& [parameters, name, offset] : views) views_.push_back({parameters, name, offset});
   }
@@ -23,12 +23,11 @@ class ArenaViews {
   // Looked up by name: loading with assign=True and plain assignment put new parameters into the dict.
   // A cast moves a parameter too, so its address tells all.
   bool intact(py::handle values) const {
-    const ArrayArg arena = read_array(values, "intact", "values");
-    if (!arena.on_cpu) return elsewhere(arena);
-    const std::int64_t unit = size_of(arena.dtype);
+    const auto* arena = static_cast<const char*>(cpu_address(values));
+    if (arena == nullptr) return elsewhere(look_at_array(values, "intact", "values"));
     for (const View& view : views_) {
       PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
-      if (parameter == nullptr || parameter == Py_None || cpu_address(parameter) != static_cast<const char*>(arena.data) + view.offset * unit) return false;
+      if (parameter == nullptr || parameter == Py_None || cpu_address(parameter) != arena + view.offset) return false;
     }
     return true;
   }
@@ -51,7 +50,7 @@ class ArenaViews {
       PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
       if (parameter == nullptr || parameter == Py_None) return false;
       const ArrayArg found = look_at_array(parameter, "intact", "parameter");
-      if (found.on_cpu || found.data != static_cast<const char*>(arena.data) + view.offset * size_of(arena.dtype)) return false;
+      if (found.on_cpu || found.data != static_cast<const char*>(arena.data) + view.offset) return false;
     }
     return true;
   }

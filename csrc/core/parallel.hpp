@@ -7,7 +7,8 @@
 namespace pyrl {
 
 // Threads asked for (PYRL_NUM_THREADS or set_num_threads); 0 = decide: one while torch is loaded, else one per core.
-void set_num_threads(int count);
+// Returns what was asked for before.
+int set_num_threads(int count);
 // Threads a kernel may use now.
 int num_threads();
 // The bindings say whether torch shares this process.

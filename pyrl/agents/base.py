@@ -12,7 +12,8 @@ import importlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from pyrl import ops
 from pyrl.agents import available_agents, registered
 from pyrl.errors import DeviceError, ShapeError, SpaceError, UnknownNameError, closest_names
 from pyrl.nets.convolutional import FeaturesExtractor
@@ -295,3 +297,18 @@ def check_spaces(name: str, action_space: spaces.Space, allowed: tuple[type, ...
     """Raise SpaceError unless the algorithm can act in ``action_space``."""
     if not isinstance(action_space, allowed):
         raise SpaceError(f"{name}: action_space is {action_space}, expected {' or '.join(t.__name__ for t in allowed)}")
+
+
+@contextmanager
+def use_threads(count: int | None) -> Iterator[None]:
+    """The threads of both engines, torch and pyrl's kernels, inside a ``with``; they work in turns, never against each other."""
+    if count is None:
+        yield
+        return
+    of_torch, of_kernels = torch.get_num_threads(), ops.set_num_threads(count)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(of_torch)
+        ops.set_num_threads(of_kernels)

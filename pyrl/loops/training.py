@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pyrl import checkpoint
-from pyrl.agents.base import Agent, config_to_json, make_agent
+from pyrl.agents.base import Agent, config_to_json, make_agent, use_threads
 from pyrl.envs import make
 from pyrl.errors import CheckpointError, NonFiniteError
 from pyrl.loops.base import Loop
@@ -72,7 +69,8 @@ def train(
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
     resume: the folder of a stopped run to go on with, by its own settings; only limits and ``on_metrics`` are read.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
-    threads: torch's threads while training; one is fastest for small networks. None leaves them alone.
+    threads: of torch and of pyrl's own kernels while training; one is fastest for small networks, more from about 256x256 at batches
+        of 128 on. None leaves them alone.
     """
     if resume is not None:
         folder: RunFolder | None = RunFolder.open(resume)
@@ -94,7 +92,7 @@ def train(
         }  # fmt: skip
         folder = None
     options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
-    with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, torch_threads(threads):
+    with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, use_threads(threads):
         agent = make_agent(
             settings["algo"], stepper.single_observation_space, stepper.single_action_space,
             seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
@@ -261,15 +259,3 @@ def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:
         checkpoint.require_match(saved, wanted, what)
     agent.load_state_dict(tree)
     loop.load_state_dict(tree["loop"])
-
-
-@contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """torch's thread count inside a ``with``."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

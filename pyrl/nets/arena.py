@@ -39,6 +39,7 @@ class Arena:
         parameters = [parameter for _, _, parameter in self._entries()]
         self._offsets, size = _layout(parameters)
         self._shapes = [parameter.shape for parameter in parameters]
+        self.version = 0  # counts how often the buffer was laid out: only then may dtype and device have changed
         self.values = torch.zeros(size, dtype=parameters[0].dtype, device=parameters[0].device)
         self._adopt()
 
@@ -142,8 +143,10 @@ class Arena:
             parameter.data = value
             parameter.grad = gradient if parameter.requires_grad else None
             self._gradient_views.append(gradient)
-        places = [(module._parameters, name, at) for at, (module, name, _) in zip(self._offsets, entries)]
+        unit = self.values.element_size()
+        places = [(module._parameters, name, at * unit) for at, (module, name, _) in zip(self._offsets, entries)]
         self._views: ArenaViews | None = ArenaViews(places)
+        self.version += 1
 
 
 def polyak(target: Arena, online: Arena, tau: float) -> None:

@@ -37,7 +37,7 @@ class Native:
 
     @property
     def possible(self) -> bool:
-        return bool(self.networks) and self.arena.values.is_cpu
+        return self._usable
 
     @property
     def parameters(self) -> torch.Tensor:
@@ -50,10 +50,9 @@ class Native:
     def ready(self) -> bool:
         """Whether the networks may be used now; they hold the modules' latest weights then."""
         self.arena.sync()
-        values = self.arena.values
-        if self._made_for is not values.dtype:
+        if self._version != self.arena.version:
             self._build()
-        return bool(self.networks) and values.is_cpu
+        return self._usable
 
     def ready_to_learn(self) -> bool:
         """`ready`, and no parameter is frozen."""
@@ -66,13 +65,15 @@ class Native:
         return optimizer_step(optimizer, optimizer_state(optimizer), self.parameters, self.gradients, max_grad_norm)
 
     def _build(self) -> None:
-        self._made_for = self.arena.values.dtype
-        self.dtype = np.float64 if self._made_for == torch.float64 else np.float32
+        self._version = self.arena.version
+        values = self.arena.values
+        self.dtype = np.float64 if values.dtype == torch.float64 else np.float32
         networks = [native_network(self.arena, module) for module in self.modules]
         self.networks = tuple(network for network in networks if network is not None)
         complete = len(self.networks) == len(networks) and self._covers_arena()
-        if not complete or self._made_for not in (torch.float32, torch.float64):
+        if not complete or values.dtype not in (torch.float32, torch.float64):
             self.networks = ()
+        self._usable = bool(self.networks) and values.is_cpu
 
     def _covers_arena(self) -> bool:
         """Whether the modules own every parameter, but for those that belong to a root of the arena itself (log_std)."""

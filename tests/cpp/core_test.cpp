@@ -1,7 +1,9 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "core/parallel.hpp"
@@ -48,6 +50,22 @@ TEST_CASE("parallel_for rethrows and stays usable; a nested call runs serially")
     parallel_for(end - begin, 1, [&](std::int64_t b, std::int64_t e) { total += static_cast<int>(e - b); });
   });
   CHECK(total == 8);
+  set_num_threads(0);
+}
+
+TEST_CASE("parallel_for loses no job between threads that look out, sleep and come late") {
+  std::atomic<std::int64_t> total{0};
+  std::int64_t expected = 0;
+  for (int job = 0; job < 3000; ++job) {
+    set_num_threads(2 + job % 3);
+    const std::int64_t n = 2 + job % 7;
+    expected += n * (n - 1) / 2;
+    parallel_for(n, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (auto i = begin; i < end; ++i) total += i;
+    });
+    REQUIRE(total == expected);
+    if (job % 50 == 0) std::this_thread::sleep_for(std::chrono::microseconds(job % 100 == 0 ? 100 : 500));  // at the edge of sleep, and past it
+  }
   set_num_threads(0);
 }
 

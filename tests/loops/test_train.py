@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyrl
-from pyrl import checkpoint
+from pyrl import checkpoint, ops
 from pyrl.errors import CheckpointError, NonFiniteError, SpaceError, UnknownNameError
 from pyrl.metrics import read_csv
 from pyrl.presets import preset
@@ -244,3 +244,18 @@ def test_an_update_that_is_not_finite_leaves_its_data_behind(algo: str, engine: 
     assert np.max(tree["data"]["reward"]) == np.float32(1e38)
     assert "inf" in about["error"] or "not finite" in about["error"]
     assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
+
+
+def test_training_gives_both_engines_its_threads_and_gives_them_back() -> None:
+    ops.set_num_threads(3)
+    seen = []
+    pyrl.train(
+        "random",
+        "CartPole-v1",
+        total_steps=10,
+        run_dir=False,
+        threads=2,
+        on_metrics=lambda _: seen.append((torch.get_num_threads(), ops.num_threads())),
+    )
+    assert set(seen) == {(2, 2)}
+    assert (torch.get_num_threads(), ops.set_num_threads(0)) == (1, 3)

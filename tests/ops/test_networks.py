@@ -123,13 +123,13 @@ def reference(case: Case) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, 
     leaves["x"] = torch.tensor(case.x, dtype=torch.float64, requires_grad=True)
     h, dy = leaves["x"], torch.tensor(case.dy, dtype=torch.float64)
     sizes = {"x": dy.norm().item()}
-    terms = h.norm()  # of the sums that h came from, which may have cancelled
+    terms = h.norm()  # of the sums that h came from, which may have cancelled, here or in a layer before
     for i, layer in enumerate(case.layers):
         for name in ("weight", "gain"):
             sizes[f"{name}{i}"] = (max(h.norm(), terms) * dy.norm()).item()
         for name in ("bias", "shift"):
             sizes[f"{name}{i}"] = len(case.x) ** 0.5 * dy.norm().item()
-        terms = h.norm() * leaves[f"weight{i}"].norm()
+        terms = max(h.norm(), terms) * leaves[f"weight{i}"].norm()
         h = h @ leaves[f"weight{i}"]
         if layer.bias is not None:
             h = h + leaves[f"bias{i}"]
