@@ -1,4 +1,5 @@
-"""Tuned settings by (algorithm, environment): what `pyrl train ALGO ENV` uses unless told otherwise.
+"""Tuned settings by (algorithm, environment): what `pyrl train ALGO ENV` uses unless told otherwise. A key's environment may be a
+pattern ("ALE/*-v5"), for what has no preset of its own.
 
 Sources: rl-baselines3-zoo ``hyperparams/*.yml`` (commit 22e3ff2) unless a comment says otherwise; measured scores are in
 docs/results.md. An environment without a preset gets the algorithm's defaults.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 
@@ -150,12 +152,45 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         (algo, "Swimmer-v5"): Preset(total_steps=1_000_000, config={"learning_starts": 10_000, "gamma": 0.9999})
         for algo in ("td3", "sac")
     },
+    # 10 million steps are 40 million frames. Heads lie on the convolutions' features at once; rewards are clipped when learned from.
+    ("ppo", "ALE/*-v5"): Preset(
+        total_steps=10_000_000,
+        num_envs=8,
+        config={
+            "n_steps": 128, "n_epochs": 4, "batch_size": 256, "learning_rate": "linear_2.5e-4", "clip_range": "linear_0.1",
+            "ent_coef": 0.01, "net_arch": (), "clip_reward": 1.0,
+        },
+    ),
+    ("a2c", "ALE/*-v5"): Preset(
+        total_steps=10_000_000, num_envs=16, config={"ent_coef": 0.01, "vf_coef": 0.25, "net_arch": (), "clip_reward": 1.0}
+    ),
+    ("dqn", "ALE/*-v5"): Preset(
+        total_steps=10_000_000,
+        config={
+            "buffer_size": 100_000, "learning_rate": 1e-4, "batch_size": 32, "learning_starts": 100_000, "target_update_interval": 1_000,
+            "train_freq": 4, "gradient_steps": 1, "exploration_fraction": 0.1, "exploration_final_eps": 0.01,
+            "net_arch": (), "clip_reward": 1.0,
+        },
+    ),
 }  # fmt: skip
 
 
 def preset(algo: str, env_id: str | None) -> Preset:
     """The preset for this pair, or the algorithm's defaults."""
-    return _PRESETS.get((algo, env_id or ""), _DEFAULTS.get(algo, Preset()))
+    return _PRESETS.get(_key(algo, env_id), _DEFAULTS.get(algo, Preset()))
+
+
+def has_preset(algo: str, env_id: str) -> bool:
+    """Whether `preset` has settings for this very pair, or its family."""
+    return _key(algo, env_id) in available_presets()
+
+
+def _key(algo: str, env_id: str | None) -> tuple[str, str]:
+    """The key of this pair's preset, if it has one: its own, else the first pattern that it matches."""
+    own = (algo, env_id or "")
+    if own in _PRESETS:
+        return own
+    return next((key for key in _PRESETS if key[0] == algo and fnmatchcase(own[1], key[1])), own)
 
 
 def available_presets() -> list[tuple[str, str]]:

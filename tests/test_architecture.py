@@ -26,7 +26,7 @@ ALLOWED = {
     "runs": {"checkpoint"},
     "presets": set(),
     "loops": {"agents", "envs", "buffers", "checkpoint", "metrics", "plots", "presets", "runs"},
-    "cli": {"agents", "envs", "loops", "checkpoint", "metrics", "plots", "presets", "runs", "__init__"},
+    "cli": {"agents", "ops", "envs", "loops", "checkpoint", "metrics", "plots", "presets", "runs", "__init__"},
 }
 # Below these a checkpoint's agent is only read from the registry: the import stands inside a function.
 CPP_ALLOWED = {

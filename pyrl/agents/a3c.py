@@ -22,6 +22,7 @@ from torch import Tensor
 from pyrl import ops
 from pyrl.agents.a2c import A2C, A2CConfig
 from pyrl.agents.base import register
+from pyrl.errors import DeviceError
 from pyrl.nets.native import optimizer_state, optimizer_step
 from pyrl.schedules import Schedule
 
@@ -48,6 +49,9 @@ class A3C(A2C):
         if config.normalize_observation or config.normalize_reward:
             what = "normalize_observation" if config.normalize_observation else "normalize_reward"
             raise ValueError(f"a3c: {what} is True, expected False: workers share weights, not statistics")
+        if config.device not in ("auto", "cpu"):
+            raise DeviceError(f"a3c: device is {config.device!r}, expected 'cpu': workers share its memory")
+        config = dataclasses.replace(config, device="cpu")
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
     def share(self) -> dict[str, Tensor]:

@@ -11,13 +11,15 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, Loop, check_layers, check_range, check_spaces, seeded_network, tensors
+from pyrl.agents.base import CPU, Agent, AgentConfig, Loop, check_layers, check_range, check_spaces, seeded_network, tensors
 from pyrl.nets.arena import Arena
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.nets.native import Native
 from pyrl.schedules import Schedule, check_schedule, value_at
-from pyrl.types import Array, Observation, Rollout, map_observation
+from pyrl.types import Array, Observation, Rollout, first_leaf, map_observation
+
+_VALUES_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class ActorCriticConfig(AgentConfig):
     ent_coef: float = 0.0  # weight of the entropy
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # clip of the gradient's global norm
-    net_arch: tuple[int, ...] = (64, 64)  # hidden layers of actor and critic each
+    net_arch: tuple[int, ...] = (64, 64)  # hidden layers of actor and critic each, on the features
     activation: Activation = "tanh"
     log_std_init: float = 0.0  # of continuous actions
 
@@ -45,7 +47,7 @@ class ActorCriticConfig(AgentConfig):
 
 @dataclasses.dataclass(slots=True)
 class Samples:
-    """The valid steps of a rollout, each [M, ...]: torch tensors of one memory, or NumPy arrays for the native engine."""
+    """The valid steps of a rollout, each [M, ...]: torch tensors of one device, or NumPy arrays for the native engine."""
 
     observation: Observation
     action: Array
@@ -59,20 +61,24 @@ class Samples:
 
     def rows(self, index: Array) -> Samples:
         """A minibatch; index int64 [B]."""
+        if isinstance(self.advantage, Tensor) and not self.advantage.is_cpu:
+            index = torch.from_numpy(index).to(self.advantage.device)
+            return Samples(*(map_observation(lambda x: x[index], column) for column in self._columns()))
         if isinstance(self.observation, dict | tuple):
             observation = map_observation(lambda x: ops.take_rows((x,), index)[0], self.observation)
-            return Samples(observation, *ops.take_rows((self.action, self.log_prob, self.value, self.advantage, self.return_), index))
-        columns = (self.observation, self.action, self.log_prob, self.value, self.advantage, self.return_)
-        return Samples(*ops.take_rows(columns, index))
+            return Samples(observation, *ops.take_rows(self._columns()[1:], index))
+        return Samples(*ops.take_rows(self._columns(), index))
 
-    def tensors(self) -> Samples:
-        """The same memory as torch tensors."""
-        columns = (self.action, self.log_prob, self.value, self.advantage, self.return_)
-        return Samples(tensors(self.observation), *map(torch.from_numpy, columns))
+    def tensors(self, device: torch.device = CPU) -> Samples:
+        """As torch tensors on ``device``; on the CPU, of the same memory."""
+        return Samples(*(tensors(column, device) for column in self._columns()))
+
+    def _columns(self) -> tuple[Any, ...]:
+        return self.observation, self.action, self.log_prob, self.value, self.advantage, self.return_
 
     def explained_variance(self) -> float:
         """1 - Var(R - V_old) / Var(R): 1 where the critic foresaw the returns, 0 where it knew their mean."""
-        return_, value = np.asarray(self.return_), np.asarray(self.value)
+        return_, value = (np.asarray(x if isinstance(x, np.ndarray) else x.cpu()) for x in (self.return_, self.value))
         return 1.0 - float((return_ - value).var() / max(float(return_.var()), 1e-8))
 
 
@@ -86,9 +92,10 @@ class ActorCriticAgent(Agent):
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
         def build() -> ActorCritic:
-            return ActorCritic(observation_space, action_space, config.net_arch, config.activation, config.log_std_init)
+            shape = config.net_arch, config.activation, config.log_std_init, config.features_extractor
+            return ActorCritic(observation_space, action_space, *shape)
 
-        self.network = cast(ActorCritic, seeded_network(seed, build))
+        self.network = cast(ActorCritic, seeded_network(seed, build, self.device))
         self.encoder, self.distribution = self.network.encoder, self.network.distribution
         self.arena = Arena(self.network)
         self.optimizer = self.arena.optimizer = self.make_optimizer(self.arena.values, value_at(config.learning_rate, 0.0))
@@ -108,13 +115,13 @@ class ActorCriticAgent(Agent):
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """log_prob is kept for the loss; V is not: `samples` computes it for the whole rollout at once, with the same weights."""
         observation = self.normalizer.observation(observation)
-        log_std = None if self.distribution.nvec else self.network.log_std
+        log_std = None if self.distribution.nvec else self.network.log_std.detach().cpu()
         if self.engine == "native" and self.native.ready():
             output = self.native.networks[0].infer(self.native.parameters, self.encoder.array(observation, self.native.dtype))
             action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
             return {"action": action, "log_prob": log_prob}
         with torch.no_grad():
-            output = self.network.policy(tensors(observation))
+            output = self.network.policy(tensors(observation, self.device)).cpu()
         action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
         return {"action": action.numpy(), "log_prob": log_prob.numpy()}
 
@@ -162,10 +169,13 @@ class ActorCriticAgent(Agent):
         )
         if not rollout.valid.all():
             samples = samples.rows(np.flatnonzero(rollout.valid))
-        return samples if native else samples.tensors()
+        return samples if native else samples.tensors(self.device)
 
     def _values(self, observation: Observation, native: bool) -> np.ndarray:
         """V [M] of observations [M, ...], encoded ones if ``native``."""
         if native:
             return self.native.networks[1].infer(self.native.parameters, observation)[:, 0]
-        return self.network.value(tensors(observation)).numpy()
+        # In pieces: what convolutions of a whole rollout keep would not fit into memory.
+        starts = range(0, len(first_leaf(observation)), _VALUES_AT_ONCE)
+        pieces = (map_observation(lambda x, at=at: x[at : at + _VALUES_AT_ONCE], observation) for at in starts)
+        return np.concatenate([self.network.value(tensors(piece, self.device)).cpu().numpy() for piece in pieces])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ from gymnasium import spaces
 
 from pyrl import ops
 from pyrl.agents import available_agents, registered
-from pyrl.errors import ShapeError, SpaceError, UnknownNameError, closest_names
+from pyrl.errors import DeviceError, ShapeError, SpaceError, UnknownNameError, closest_names
+from pyrl.nets.convolutional import FeaturesExtractor
+from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
 from pyrl.ops.random import RandomStream
 from pyrl.seeding import stream_seed
@@ -31,6 +34,7 @@ from pyrl.types import Array, Observation, map_observation
 
 Engine: TypeAlias = Literal["auto", "native", "torch", "compile"]
 Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
+CPU = torch.device("cpu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,11 +46,16 @@ class AgentConfig:
     clip_observation: float | None = None  # bound of (normalised) observations
     normalize_reward: bool = False  # by the standard deviation of the running discounted return
     clip_reward: float | None = None  # bound of (normalised) rewards
+    features_extractor: FeaturesExtractor = "auto"  # of images; auto: nature where they are large enough, else flatten
     engine: Engine = "auto"  # what computes updates: native kernels, torch, torch.compile; auto: native where it can
+    device: str = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
 
     def __post_init__(self) -> None:
         check_range(self, "gamma", 0.0, 1.0)
+        check_choice(self, "features_extractor", get_args(FeaturesExtractor))
         check_choice(self, "engine", get_args(Engine))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"{type(self).__name__}: device is {self.device!r}, expected auto, cpu, cuda or cuda:<index>")
         for name in ("clip_observation", "clip_reward"):
             if getattr(self, name) is not None:
                 check_range(self, name, 0.0, None, open_low=True)
@@ -69,6 +78,7 @@ class Agent(ABC):
         self.env_steps = 0  # environment steps seen, set by the loop
         self.updates = 0  # gradient steps made
         self.td_error: Array = None  # [B] of the batch learned last, where the agent has one: what prioritized replay draws by
+        self.device = self.choose_device()  # of the networks; data come and go as NumPy arrays
         self.engine = "torch"  # what computes updates; see `choose_engine`
         self.random = RandomStream(seed, "agent")
         self.normalizer = Normalizer(
@@ -80,6 +90,17 @@ class Agent(ABC):
             gamma=config.gamma,
             num_envs=num_envs,
         )
+
+    def choose_device(self) -> torch.device:
+        """What ``config.device`` means here; DeviceError where torch does not find it."""
+        count = torch.cuda.device_count()
+        if self.config.device == "auto":
+            images = has_images(self.observation_space, self.config.features_extractor)
+            return torch.device("cuda" if images and count else "cpu")
+        device = torch.device(self.config.device)
+        if device.type == "cuda" and (device.index or 0) >= count:
+            raise DeviceError(f"{self.name}: device is {self.config.device!r}, but torch {torch.__version__} finds {count} CUDA devices")
+        return device
 
     def choose_engine(self, native: bool) -> str:
         """What ``config.engine`` means here; ``native`` says whether the networks allow the native engine."""
@@ -171,16 +192,16 @@ class Agent(ABC):
         return checkpoint.save_agent(Path(path), self)
 
 
-def seeded_network(seed: int, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+def seeded_network(seed: int, build: Callable[[], torch.nn.Module], device: torch.device = CPU) -> torch.nn.Module:
     """Build a network whose initial weights depend on ``seed`` only; the process's torch generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "network"))
-        return build()
+        return build().to(device)
 
 
-def tensors(observation: Observation) -> Observation:
-    """The same memory as torch tensors."""
-    return map_observation(torch.as_tensor, observation)
+def tensors(observation: Observation, device: torch.device = CPU) -> Observation:
+    """As torch tensors on ``device``: the same memory where they lie there already."""
+    return map_observation(lambda x: torch.as_tensor(x, device=device), observation)
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

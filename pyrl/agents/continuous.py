@@ -38,7 +38,7 @@ class ContinuousConfig(AgentConfig):
     n_step: int = 1  # length of the returns
     noise_type: NoiseType = "normal"  # of exploration, beyond the policy's own
     noise_std: float = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
-    net_arch: tuple[int, ...] = (256, 256)  # hidden layers of actor and critic each
+    net_arch: tuple[int, ...] = (256, 256)  # hidden layers of actor and critic each, on the features
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ class ContinuousAgent(Agent):
             action = self.native_choose(self.actor.encoder.array(observation, self.native_actor.dtype), deterministic)
         else:
             with torch.no_grad():
-                action = self.choose(tensors(observation), deterministic).numpy()
+                action = self.choose(tensors(observation, self.device), deterministic).cpu().numpy()
         if not deterministic and self.config.noise_std > 0:
             action = self.noise(action)
         return {"action": self.scale.to_box(action)}
@@ -113,9 +113,12 @@ class ContinuousAgent(Agent):
 
     def prepare(self, batch: Batch) -> tuple[Observation, Tensor, Tensor, Tensor, Observation]:
         """o, a in [-1, 1], r, discount and o' as tensors [B, ...]."""
-        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
-        reward, discount = torch.as_tensor(self.normalizer.reward(batch.reward)), torch.as_tensor(batch.discount)
-        return observation, torch.from_numpy(self.scale.to_unit(batch.action)), reward, discount, next_observation
+        observation, next_observation = (
+            tensors(self.normalizer.observation(o), self.device) for o in (batch.observation, batch.next_observation)
+        )
+        columns = (self.scale.to_unit(batch.action), self.normalizer.reward(batch.reward), batch.discount)
+        action, reward, discount = (torch.as_tensor(x, device=self.device) for x in columns)
+        return observation, action, reward, discount, next_observation
 
     def native_prepare(self, batch: Batch) -> tuple[np.ndarray, ...]:
         """The same as NumPy arrays, observations encoded."""
@@ -126,6 +129,10 @@ class ContinuousAgent(Agent):
         rest = (self.scale.to_unit(batch.action), self.normalizer.reward(batch.reward), batch.discount)
         action, reward, discount = (x.astype(dtype, copy=False) for x in rest)
         return observation, action, reward, discount, next_observation
+
+    def drawn(self, shape: tuple[int, ...], random: ops.RandomStream) -> Tensor:
+        """xi ~ N(0, 1) [B, A] for torch, on the networks' device."""
+        return torch.from_numpy(standard_normal(shape, random)).to(self.device)
 
     def normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """xi ~ N(0, 1) [B, A] for a loss."""

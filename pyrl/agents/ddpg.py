@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from pyrl.agents.base import AgentConfig, register, seeded_network
 from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_critic_step
-from pyrl.nets.arena import Arena
-from pyrl.nets.continuous import Actor, Critics, polyak
+from pyrl.nets.arena import Arena, polyak
+from pyrl.nets.continuous import Actor, Critics
 from pyrl.nets.native import Native
 from pyrl.nets.update import Report, Update
 from pyrl.schedules import Schedule
@@ -61,7 +61,10 @@ class DDPG(ContinuousAgent):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DDPGConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
-        networks: Any = seeded_network(seed, lambda: nn.ModuleList([Actor(*shape), Critics(*shape, self.num_critics)]))
+        images: Any = {"features_extractor": config.features_extractor}
+        networks: Any = seeded_network(
+            seed, lambda: nn.ModuleList([Actor(*shape, **images), Critics(*shape, self.num_critics, **images)]), self.device
+        )
         self.actor, self.critic = networks
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
         self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, check_choice, check_layers, check_range, check_spaces, register, seeded_network, tensors
-from pyrl.nets.arena import Arena
+from pyrl.nets.arena import Arena, polyak
 from pyrl.nets.heads import QNetwork, native_q, native_q_backward
 from pyrl.nets.mlp import Activation
 from pyrl.nets.native import Native
@@ -59,7 +59,7 @@ class DQNConfig(AgentConfig):
     priority_beta_final: float = 1.0  # and at its end
     loss: Literal["huber", "mse"] = "huber"
     max_grad_norm: float | None = 10.0  # clip of the gradient's global norm; None: off
-    net_arch: tuple[int, ...] = (64, 64)  # hidden layers
+    net_arch: tuple[int, ...] = (64, 64)  # hidden layers, on the features
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
@@ -104,9 +104,10 @@ class DQN(Agent):
         self.num_actions = int(cast(spaces.Discrete, action_space).n)
 
         def build() -> QNetwork:
-            return QNetwork(observation_space, self.num_actions, config.net_arch, config.activation, config.dueling)
+            shape = config.net_arch, config.activation, config.dueling, config.features_extractor
+            return QNetwork(observation_space, self.num_actions, *shape)
 
-        self.q_network = cast(QNetwork, seeded_network(seed, build))
+        self.q_network = cast(QNetwork, seeded_network(seed, build, self.device))
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
         self.arena, self.target_arena = Arena(self.q_network), Arena(self.target_network)
         self.optimizer = self.arena.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)
@@ -145,7 +146,7 @@ class DQN(Agent):
             q = native_q(self.online, self.q_network.encoder.array(observation, self.online.dtype), keep=False)
         else:
             with torch.no_grad():
-                q = self.q_network(tensors(observation)).numpy()
+                q = self.q_network(tensors(observation, self.device)).cpu().numpy()
         action = q.argmax(axis=1)
         if not deterministic:
             uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
@@ -181,12 +182,14 @@ class DQN(Agent):
         return {"loss/q": loss, "train/q_mean": q_mean}
 
     def torch_update(self, batch: Batch) -> tuple[float, float, Array]:
-        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
-        reward = torch.as_tensor(self.normalizer.reward(batch.reward))
-        weight = None if batch.weight is None else torch.as_tensor(batch.weight)
-        data = observation, torch.as_tensor(batch.action), reward, torch.as_tensor(batch.discount), next_observation, weight
-        loss, q_mean, td_error = self.update(*data)
-        return loss.item(), q_mean.item(), td_error.numpy()
+        observation, next_observation = (
+            tensors(self.normalizer.observation(o), self.device) for o in (batch.observation, batch.next_observation)
+        )
+        columns = (batch.action, self.normalizer.reward(batch.reward), batch.discount)
+        action, reward, discount = (torch.as_tensor(x, device=self.device) for x in columns)
+        weight = None if batch.weight is None else torch.as_tensor(batch.weight, device=self.device)
+        loss, q_mean, td_error = self.update(observation, action, reward, discount, next_observation, weight)
+        return loss.item(), q_mean.item(), td_error.cpu().numpy()
 
     def native_update(self, batch: Batch) -> tuple[float, float, Array]:
         """The same step by hand: forward, the gradient of the loss by Q, backward, Adam."""
@@ -209,6 +212,4 @@ class DQN(Agent):
         if self.env_steps - self.last_target_update < self.config.target_update_interval:
             return
         self.last_target_update = self.env_steps
-        self.arena.sync()
-        self.target_arena.sync()
-        ops.polyak(self.target_arena.values, self.arena.values, self.config.tau)
+        polyak(self.target_arena, self.arena, self.config.tau)

@@ -127,7 +127,7 @@ class PPO(ActorCriticAgent):
         return loss, (policy_loss, critic_loss, entropy.mean(), approximate_kl(log_prob, batch.log_prob))
 
     def torch_update(self, batch: Samples, epsilon: float) -> tuple[float, ...]:
-        return tuple(map(float, self.update(batch, torch.tensor(epsilon))))
+        return tuple(map(float, self.update(batch, torch.tensor(epsilon, device=self.device))))
 
     def native_update(self, batch: Samples, epsilon: float) -> tuple[float, ...]:
         """The same step by hand: forward, the gradients of eq. 9 by the outputs, backward, Adam."""

@@ -30,8 +30,8 @@ from pyrl import ops
 from pyrl.agents.base import register, seeded_network
 from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
 from pyrl.agents.ddpg import bellman_target, critic_loss
-from pyrl.nets.arena import Arena
-from pyrl.nets.continuous import Critics, GaussianActor, polyak
+from pyrl.nets.arena import Arena, polyak
+from pyrl.nets.continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
 from pyrl.nets.native import Native
 from pyrl.nets.noise import standard_normal
@@ -106,10 +106,13 @@ class SAC(ContinuousAgent):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SACConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
-        networks: Any = seeded_network(seed, lambda: nn.ModuleList([GaussianActor(*shape), Critics(*shape, 2)]))
+        images: Any = {"features_extractor": config.features_extractor}
+        networks: Any = seeded_network(
+            seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]), self.device
+        )
         self.actor, self.critic = networks
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.temperature = Temperature(initial_temperature(config.ent_coef))
+        self.temperature = Temperature(initial_temperature(config.ent_coef)).to(self.device)
         self.target_entropy = -float(self.scale.size) if config.target_entropy == "auto" else float(config.target_entropy)
         self.learns_temperature = str(config.ent_coef).startswith("auto")
         self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
@@ -136,7 +139,7 @@ class SAC(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """A draw from pi, or tanh(mean)."""
         mean, log_std = self.actor(observation)
-        return torch.tanh(mean if deterministic else mean + log_std.exp() * torch.from_numpy(standard_normal(mean.shape, self.random)))
+        return torch.tanh(mean if deterministic else mean + log_std.exp() * self.drawn(mean.shape, self.random))
 
     def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
@@ -186,7 +189,7 @@ class SAC(ContinuousAgent):
         data = self.prepare(batch)
         observation, action = data[:2]
         alpha = self.temperature.alpha
-        next_xi, xi = (torch.from_numpy(self.normal(action.shape)) for _ in range(2))
+        next_xi, xi = (self.drawn(action.shape, self.learning) for _ in range(2))
 
         critic_loss, q_mean = self.critic_update(*data, next_xi, alpha)
         actor_loss, log_prob = self.actor_update(observation, xi, alpha)

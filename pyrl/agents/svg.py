@@ -29,8 +29,8 @@ from pyrl import ops
 from pyrl.agents.base import check_range, register, seeded_network
 from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
 from pyrl.agents.ddpg import bellman_target
-from pyrl.nets.arena import Arena
-from pyrl.nets.continuous import Critics, GaussianActor, polyak
+from pyrl.nets.arena import Arena, polyak
+from pyrl.nets.continuous import Critics, GaussianActor
 from pyrl.nets.native import Native
 from pyrl.nets.noise import standard_normal
 from pyrl.nets.update import Report, Update
@@ -73,8 +73,11 @@ class SVG(ContinuousAgent):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SVGConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
+        images: Any = {"features_extractor": config.features_extractor}
         log_std_range = (math.log(config.std_min), 2.0)
-        networks: Any = seeded_network(seed, lambda: nn.ModuleList([GaussianActor(*shape, log_std_range), Critics(*shape, 1)]))
+        networks: Any = seeded_network(
+            seed, lambda: nn.ModuleList([GaussianActor(*shape, log_std_range, **images), Critics(*shape, 1, **images)]), self.device
+        )
         self.actor, self.critic = networks
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
         self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
@@ -98,11 +101,7 @@ class SVG(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """pi(o, eta), or pi(o, 0)."""
         mean, log_std = self.actor(observation)
-        return (
-            torch.tanh(mean)
-            if deterministic
-            else reparameterized(mean, log_std, torch.from_numpy(standard_normal(mean.shape, self.random)))
-        )
+        return torch.tanh(mean) if deterministic else reparameterized(mean, log_std, self.drawn(mean.shape, self.random))
 
     def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
@@ -139,7 +138,7 @@ class SVG(ContinuousAgent):
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
         observation, action = data[:2]
-        next_eta, eta = (torch.from_numpy(self.normal(action.shape)) for _ in range(2))
+        next_eta, eta = (self.drawn(action.shape, self.learning) for _ in range(2))
         critic_loss, q_mean = self.critic_update(*data, next_eta)
         actor_loss, std = self.actor_update(observation, eta)
         return {

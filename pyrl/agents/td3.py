@@ -72,7 +72,7 @@ class TD3(DDPG):
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
-        epsilon = self.config.target_policy_noise * torch.from_numpy(self.normal(data[1].shape))
+        epsilon = self.config.target_policy_noise * self.drawn(data[1].shape, self.learning)
         loss, q_mean = self.critic_update(*data, epsilon)
         metrics = {"loss/critic": loss.item(), "train/q_mean": q_mean.item()}
         if (self.updates + 1) % self.config.policy_delay == 0:

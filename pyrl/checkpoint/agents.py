@@ -31,14 +31,18 @@ def save_agent(path: str | Path, agent: Agent, *, loop: Mapping[str, Any] | None
     return save(path, {**agent.state_dict(), **({} if loop is None else {"loop": loop})}, {**about, **(metadata or {})})
 
 
-def load_agent(path: str | Path) -> Agent:
-    """The agent that `save_agent` wrote, on the CPU, as it was: networks, optimisers, random streams, counters."""
+def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
+    """The agent that `save_agent` wrote, as it was: networks, optimisers, random streams, counters.
+
+    ``device`` takes the place of the config's: ``"cpu"`` where what was trained with ``device="cuda"`` has no GPU now.
+    """
     from pyrl.agents.base import make_agent
 
     tree, about = load(path, groups=("model", "optimizer", "normalizer", "random", "counters"))
     try:
+        config = about["config"] if device is None else {**about["config"], "device": device}
         spaces = space_from_json(about["observation_space"]), space_from_json(about["action_space"])
-        agent = make_agent(about["algo"], *spaces, seed=about["seed"], num_envs=about["num_envs"], **about["config"])
+        agent = make_agent(about["algo"], *spaces, seed=about["seed"], num_envs=about["num_envs"], **config)
         agent.load_state_dict(tree)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         cause = f"has no {error}" if isinstance(error, KeyError) else str(error)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pyrl.cli.doctor import doctor, pyrl_version
 from pyrl.cli.look import evaluate, list_all, play, plot
 from pyrl.cli.train import train
 from pyrl.errors import CheckpointError, DTypeError, EnvError, UnknownNameError, closest_names
@@ -27,6 +27,7 @@ USAGE = """usage: pyrl COMMAND ...
   play RUN         watch a run               pyrl play runs/... --video play.mp4
   plot RUN...      draw one run, or several  pyrl plot runs/ppo_* --out ppo.png
   list             what there is: algorithms, presets, environments, runs
+  doctor           what was found on this machine, and a check of the kernels
 
 COMMAND --help shows its flags (pyrl train ALGO ENV --help: those of the algorithm too); --version the version."""
 
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "play": play,
     "plot": plot,
     "list": list_all,
+    "doctor": doctor,
 }
 
 
@@ -69,19 +71,12 @@ def _run(arguments: list[str]) -> int:
         print(USAGE)
         return 0
     if command in ("-V", "--version"):
-        print(f"pyrl {_version()}")
+        print(f"pyrl {pyrl_version()}")
         return 0
     if command not in COMMANDS:
         close = closest_names(command, COMMANDS)
         raise UnknownNameError(f"unknown command {command!r}{close} (commands: {', '.join(COMMANDS)})")
     return COMMANDS[command](rest)
-
-
-def _version() -> str:
-    try:
-        return version("pyrl")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _fail(error: object, code: int) -> int:

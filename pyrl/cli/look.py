@@ -29,6 +29,7 @@ class EvalOptions:
     episodes: int = 20  # how many
     seed: int = 10_000  # of the environments; training uses others
     stochastic: bool = False  # draw actions from the policy, instead of its best
+    device: str | None = None  # of the networks (cpu, cuda); None: as in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class PlayOptions:
     video: Path | None = None  # write this file (.mp4) instead of opening a window
     seed: int = 20_000  # of the environment
     stochastic: bool = False  # draw actions from the policy, instead of its best
+    device: str | None = None  # of the networks (cpu, cuda); None: as in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ def evaluate(arguments: list[str]) -> int:
     from pyrl.loops import evaluate as run_episodes
 
     result = run_episodes(
-        load_agent(path),
+        load_agent(path, device=options.device),
         run.config["env"],
         options.episodes,
         seed=options.seed,
@@ -87,7 +89,7 @@ def play(arguments: list[str]) -> int:
     from pyrl.checkpoint import load_agent
     from pyrl.envs import make
 
-    agent = load_agent(path)
+    agent = load_agent(path, device=options.device)
     mode = "human" if options.video is None else "rgb_array"
     if options.video is not None:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # a video needs no screen

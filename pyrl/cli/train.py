@@ -65,7 +65,7 @@ def train(arguments: list[str]) -> int:
 def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOptions, Any]:
     """The general options and the algorithm's config, with the preset's values where no flag says otherwise."""
     from pyrl.agents.base import agent_class
-    from pyrl.presets import available_presets, preset
+    from pyrl.presets import has_preset, preset
 
     chosen = preset(algo, env)
     general = TrainOptions(num_envs=chosen.num_envs)
@@ -75,7 +75,7 @@ def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOpti
     config = agent_class(algo).Config(**chosen.config)
     parts = [(n, type(d), dataclasses.field(default=d)) for n, d in (("training", general), (algo, config))]
     both = dataclasses.make_dataclass("Options", parts, frozen=True)
-    source = "the preset for it" if (algo, env) in available_presets() else f"{algo}; there is no preset for it"
+    source = "the preset for it" if has_preset(algo, env) else f"{algo}; there is no preset for it"
     about = f"Train {algo} on {env}. Defaults: those of {source}. --env-kwargs.NAME VALUE goes to the environment."
     options: Any = parse(both, flags, f"train {algo} {env}", about)
     return options.training, getattr(options, algo)

@@ -37,7 +37,7 @@ class LeanStepper(Stepper):
                 if text is not None:
                     raise SpaceError(f"{name}: the {kind} of environment {i} differs from that of environment 0: {text}")
         self.envs = envs
-        peeled = [_peel(env) for env in envs]
+        peeled = [peel(env) for env in envs]
         self._inner = [env for env, _ in peeled]
         self._limits = [limit for _, limit in peeled]
         self._step_functions = [env.step for env in self._inner]
@@ -47,6 +47,7 @@ class LeanStepper(Stepper):
         self._infos: list[Any] = [None] * len(envs)
         self._flags_set = False
         self._valid.flags.writeable = False
+        self._all_valid = self._valid
 
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
         for i in range(self.num_envs):
@@ -100,6 +101,10 @@ class LeanStepper(Stepper):
             current = (current + 1) % 3
             after = self._buffers[current]
             episodes = self._restart(ended, following, after)
+        if self.episodic_life:
+            self._valid = self._all_valid
+            self._mark_lost_lives([info["lives"] for info in infos])
+            self._flags_set = True
         self._current = current
         self.observation = after.value
         return StepResult(observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes)
@@ -156,7 +161,7 @@ class LeanStepper(Stepper):
             raise EnvError(f"{self.name}: close raised {type(failed[0]).__name__}: {failed[0]}") from failed[0]
 
 
-def _peel(env: gymnasium.Env) -> tuple[gymnasium.Env, int]:
+def peel(env: gymnasium.Env) -> tuple[gymnasium.Env, int]:
     """The environment below the outermost wrappers whose work is done here, and the time limit that they set."""
     limit = _NEVER
     while type(env) in (TimeLimit, OrderEnforcing, PassiveEnvChecker):

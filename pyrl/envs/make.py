@@ -16,9 +16,10 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
-from pyrl.envs.lean import LeanStepper
+from pyrl.envs import atari
+from pyrl.envs.lean import LeanStepper, peel
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.stepper import FAILURE, Stepper, VectorStepper, resolve_mode
 from pyrl.errors import EnvError, SpaceError, UnknownNameError, closest_names
@@ -50,9 +51,10 @@ def make(
 
     env: an id (``"CartPole-v1"``, ``"module:Name-v0"``), a callable that returns a new `gymnasium.Env` (a class will
         do), or a `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
-    backend: ``"lean"`` (what ``"auto"`` takes): our own stepper in this process; ``"sync"`` and ``"async"``:
-        Gymnasium's vector environments, the second with one process per environment; ``"vector"``: the id's native
-        vector entry point; ``"envpool"``: C++ threads (``pip install 'pyrl[envpool]'``).
+    backend: ``"lean"``: our own stepper in this process; ``"sync"`` and ``"async"``: Gymnasium's vector environments, the
+        second with one process per environment; ``"vector"``: the id's native vector entry point; ``"envpool"``: C++
+        threads (``pip install 'pyrl[envpool]'``). ``"auto"`` takes lean, and vector for Atari games, which have C++
+        threads there (lean, where a wrapper or pictures are asked for). They are preprocessed: see `pyrl.envs.atari`.
     seed: of the first `Stepper.reset`; environment i gets the stream ("env", i) of it.
     env_kwargs: for the environment's constructor.
     autoreset: for ``sync`` and ``async`` (SAME_STEP, where no step is dead, unless told otherwise), and for a vector
@@ -74,10 +76,13 @@ def make(
     factory = _Factory(env, dict(env_kwargs or {}), max_episode_steps, render_mode, wrapper)
     stepper = _from_factory(factory, int(num_envs), backend, seed, mode)
     stepper.factory = factory
+    stepper.frames, stepper.episodic_life, stepper.fires = factory.frames, factory.episodic_life, factory.fires
     return stepper
 
 
 def _from_factory(factory: _Factory, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None) -> Stepper:
+    if backend == "auto" and atari.is_atari(factory.spec) and factory.wrapper is None and factory.render_mode is None:
+        backend = "vector"
     if backend == "envpool":
         return _from_envpool(factory, num_envs, seed, mode)
     if backend == "vector":
@@ -102,6 +107,8 @@ class _Factory:
         self.spec: EnvSpec | None = find_spec(env) if isinstance(env, str) else None  # None for a callable
         self.env_spec: EnvSpec | None = self.spec  # of the environments as made
         self.name: str = self.spec.id if self.spec is not None else getattr(env, "__name__", type(env).__name__)
+        self.frames: tuple[int, Any] | None = None  # as in `Stepper`; known when an environment is made
+        self.episodic_life = self.fires = False
         self.limit = limit
         self.render_mode = render_mode
         self.wrapper = wrapper
@@ -109,23 +116,34 @@ class _Factory:
         self._make = env
 
     def __call__(self) -> gymnasium.Env:
-        if self.spec is not None:
-            with needs_packages(self.spec):
-                spec = dataclasses.replace(self.spec, order_enforce=False)  # the stepper keeps the order itself
-                env = gymnasium.make(spec, max_episode_steps=self.limit, disable_env_checker=True, **self.kwargs)
-        else:
-            env = self._make(**self.kwargs)
-            if not isinstance(env, gymnasium.Env):
-                hint = "; pass the vector environment itself" if isinstance(env, VectorEnv) else ""
-                raise TypeError(f"make: {self.name} returned {type(env).__name__}, expected a gymnasium.Env{hint}")
-            if self.limit is not None:
-                env = TimeLimit(env, self.limit)
+        env = self._from_callable() if self.spec is None else self._from_spec(self.spec)
         env = env if self.wrapper is None else self.wrapper(env)
         check_observation_space(env.observation_space, self.name)
         check_action_space(env.action_space, self.name)
         self.env_spec = env.spec
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        self.frames = stack_of(env)
+        self.episodic_life, self.fires = (
+            env.has_wrapper_attr(name) and bool(env.get_wrapper_attr(name)) for name in ("episodic_life", "fires")
+        )
         return env
+
+    def _from_spec(self, spec: EnvSpec) -> gymnasium.Env:
+        spec = dataclasses.replace(spec, order_enforce=False)  # the stepper keeps the order itself
+        with needs_packages(spec):
+            if atari.is_atari(spec):
+                return self._limited(atari.make_single(spec, self.kwargs))
+            return gymnasium.make(spec, max_episode_steps=self.limit, disable_env_checker=True, **self.kwargs)
+
+    def _from_callable(self) -> gymnasium.Env:
+        env = self._make(**self.kwargs)
+        if not isinstance(env, gymnasium.Env):
+            hint = "; pass the vector environment itself" if isinstance(env, VectorEnv) else ""
+            raise TypeError(f"make: {self.name} returned {type(env).__name__}, expected a gymnasium.Env{hint}")
+        return self._limited(env)
+
+    def _limited(self, env: gymnasium.Env) -> gymnasium.Env:
+        return env if self.limit is None else TimeLimit(env, self.limit)
 
     def guarded(self) -> gymnasium.Env:
         return Guard(self())
@@ -166,6 +184,13 @@ def _from_entry_point(factory: _Factory, num_envs: int, seed: int, mode: Autores
     spec = factory.need_id("vector")
     if spec.vector_entry_point is None:
         raise ValueError(f"make: {spec.id} has no vector entry point; take another backend ({', '.join(BACKENDS)})")
+    if atari.is_atari(spec):
+        with needs_packages(spec):
+            games = atari.make_vector(spec, num_envs, factory.kwargs, factory.limit, mode)
+        wanted, _ = atari.preprocessing(factory.kwargs)
+        factory.frames = (wanted.stack_num, atari.PADDING) if wanted.stack_num > 1 else None
+        factory.episodic_life, factory.fires = wanted.episodic_life, isinstance(games, atari.FiringVector)
+        return VectorStepper(games, seed=seed, name=spec.id, spec=spec)
     kwargs = dict(factory.kwargs)
     if factory.limit is not None:
         kwargs["max_episode_steps"] = factory.limit
@@ -216,6 +241,15 @@ def _published_space(factory: _Factory, space: gymnasium.Space) -> gymnasium.Spa
     env.close()
     alike = type(published) is type(space) and (published.shape, published.dtype) == (space.shape, space.dtype)
     return published if alike else space
+
+
+def stack_of(env: gymnasium.Env) -> tuple[int, str] | None:
+    """(pictures, padding) where ``env`` shows stacks of its latest observations, in the words of the replay buffer."""
+    env, _ = peel(env)
+    if not isinstance(env, FrameStackObservation) or not isinstance(env.observation_space, gymnasium.spaces.Box):
+        return None
+    padding = {"reset": "repeat", "zero": "zero"}.get(env.padding_type)
+    return None if padding is None or env.stack_size < 2 else (env.stack_size, padding)
 
 
 class Guard(gymnasium.Wrapper):

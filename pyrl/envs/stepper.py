@@ -48,6 +48,9 @@ class Stepper(ABC):
 
     autoreset: AutoresetMode
     factory: Callable[[], Any] | None = None  # makes one more environment like these, in another process too
+    frames: tuple[int, str] | None = None  # observations are stacks of so many pictures, newest last, padded with "zero" or "repeat"
+    episodic_life = False  # a lost life is terminated for the learner; the episode, and its report, go on
+    fires = False  # the step after a lost life is the environment's own, which revives the player: no transition
 
     def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
         check_observation_space(observation_space, name)
@@ -73,6 +76,8 @@ class Stepper(ABC):
         self._returns = np.zeros(num_envs)
         self._clock = 0
         self._starts = [0] * num_envs  # the clock at the start of each episode
+        self._lives = np.zeros(num_envs, np.int64)  # left, where `episodic_life`
+        self._lost = np.zeros(num_envs, bool)  # one of them, in the last step
         self._success_rule = success_rule(name)
         self._was_reset = False
 
@@ -93,6 +98,7 @@ class Stepper(ABC):
         self._returns[:] = self._reward[:] = 0.0
         self._starts = [self._clock] * self.num_envs
         self._terminated[:] = self._truncated[:] = False
+        self._lives[:] = self._lost[:] = 0
         self._reset(seeds, self._buffers[self._current])
         self._was_reset = True
         self.observation = self._buffers[self._current].value
@@ -149,6 +155,17 @@ class Stepper(ABC):
         self._starts[index] = next_start
         return episode
 
+    def _mark_lost_lives(self, lives: Array) -> None:
+        """Terminated where a life was lost in an episode that goes on, now that those that ended are booked. ``lives`` [N] are
+        those of the infos; before the game is over there may be none left for some steps, which is no loss."""
+        before, dead = self._lives, self._lost
+        self._lives = np.array(lives)
+        self._lost = (self._lives < before) & (self._lives > 0) & ~self._truncated
+        self._terminated |= self._lost
+        if self.fires:
+            self._valid = self._valid & ~dead
+            self._terminated[dead] = self._truncated[dead] = False
+
     def _error(self, index: int, what: str) -> EnvError:
         """The environments are unusable until a reset, and the message says which one failed."""
         self.observation = None
@@ -203,8 +220,7 @@ class VectorStepper(Stepper):
                 self.env.close()
                 self.env = self._rebuild(seeds)
         elif seeds is not None and not _has_fixed_seeds(self.env):
-            each = isinstance(self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
-            keywords["seed"] = seeds if each else seeds[0]
+            keywords["seed"] = _seed_for(self.env, seeds)
         self._unused_seeds = None
         observation, infos = self._call("reset", lambda: self.env.reset(**keywords), None)
         self._raise_failure(infos, "reset")
@@ -249,6 +265,9 @@ class VectorStepper(Stepper):
                 self._mark_dead(infos)
             next_start = self._clock + (self.autoreset is AutoresetMode.NEXT_STEP)
             episodes = [self._finish(i, next_start, self._success(infos, i)) for i in ended]
+        if self.episodic_life:
+            self._mark_lost_lives(infos["lives"])
+            self._any_invalid |= self.fires
         self._current = current
         self.observation = after.value
         return StepResult(
@@ -371,6 +390,13 @@ def resolve_mode(mode: AutoresetMode | str) -> AutoresetMode:
 def _has_fixed_seeds(env: Any) -> bool:
     """EnvPool takes seeds only when it is made, and warns otherwise."""
     return any(cls.__name__ == "EnvPoolMixin" for cls in type(env.unwrapped).__mro__)
+
+
+def _seed_for(env: Any, seeds: list[int]) -> Any:
+    """A seed for each environment, where the vector environment is known to take them."""
+    if isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+        return seeds
+    return np.array(seeds) if type(env.unwrapped).__name__ == "AtariVectorEnv" else seeds[0]
 
 
 def _row(space: Space, batch: Any, index: int) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from pyrl.agents.base import Agent
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
@@ -14,6 +15,11 @@ from pyrl.loops.base import Limits, Loop
 from pyrl.schedules import linear
 from pyrl.seeding import stream_key
 from pyrl.types import Batch
+
+
+def newest_of(stack: Any) -> spaces.Box:
+    """The space of one picture of a stack."""
+    return spaces.Box(stack.low[-1], stack.high[-1], stack.shape[1:], stack.dtype)
 
 
 class OffPolicyLoop(Loop):
@@ -29,11 +35,14 @@ class OffPolicyLoop(Loop):
             "gamma": config.gamma,
             "seed": stream_key(agent.seed, "replay") >> 1,
         }
-        spaces = agent.observation_space, agent.action_space
+        self._single = stepper.frames is not None  # of a stack of pictures the replay stores the newest, and stacks them again
+        if stepper.frames is not None:
+            options["frame_stack"], options["stack_padding"] = stepper.frames
+        both = newest_of(agent.observation_space) if self._single else agent.observation_space, agent.action_space
         self.buffer: ReplayBuffer = (
-            PrioritizedReplayBuffer(config.buffer_size, *spaces, alpha=config.priority_alpha, beta=config.priority_beta, **options)
+            PrioritizedReplayBuffer(config.buffer_size, *both, alpha=config.priority_alpha, beta=config.priority_beta, **options)
             if getattr(config, "prioritized", False)
-            else ReplayBuffer(config.buffer_size, *spaces, **options)
+            else ReplayBuffer(config.buffer_size, *both, **options)
         )
         self._batch: Batch | None = None
 
@@ -44,9 +53,11 @@ class OffPolicyLoop(Loop):
             if self.finished:
                 break
             step, extra = self.act()
+            observation, next_observation = step.observation, step.next_observation
+            if self._single:
+                observation, next_observation = (np.ascontiguousarray(x[:, -1]) for x in (observation, next_observation))
             self.buffer.add(
-                step.observation, step.action, step.reward, step.next_observation, step.terminated, step.truncated,
-                valid=step.valid, **extra,
+                observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip
         if self.goal_reached or agent.env_steps < max(config.learning_starts, config.batch_size):
             return {}

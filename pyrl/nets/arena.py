@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrl import ops
 from pyrl.errors import NonFiniteError, ShapeError
 from pyrl.ops.arenas import ArenaViews
 
@@ -146,6 +147,17 @@ class Arena:
         places = [(module._parameters, name, at * unit) for at, (module, name, _) in zip(self._offsets, entries)]
         self._views: ArenaViews | None = ArenaViews(places)
         self.version += 1
+
+
+def polyak(target: Arena, online: Arena, tau: float) -> None:
+    """theta' <- (1 - tau) theta' + tau theta, for arenas of networks of the same shape."""
+    target.sync()
+    online.sync()
+    if target.values.is_cpu:
+        ops.polyak(target.values, online.values, tau)
+    else:
+        with torch.no_grad():
+            target.values.lerp_(online.values, tau)
 
 
 def _layout(parameters: list[nn.Parameter]) -> tuple[list[int], int]:

@@ -9,9 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from pyrl import ops
 from pyrl.errors import SpaceError
-from pyrl.nets.arena import Arena
+from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.encoder import Encoder
 from pyrl.nets.mlp import Activation, mlp
 from pyrl.types import Array, Observation
@@ -51,9 +50,16 @@ class ActionScale:
 class Actor(nn.Module):
     """mu(observation) [B, A] in [-1, 1]: deterministic, bounded by tanh."""
 
-    def __init__(self, observation_space: spaces.Space, action_size: int, net_arch: Sequence[int], activation: Activation) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_size: int,
+        net_arch: Sequence[int],
+        activation: Activation,
+        features_extractor: FeaturesExtractor = "flatten",
+    ) -> None:
         super().__init__()
-        self.encoder = Encoder(observation_space)
+        self.encoder = Encoder(observation_space, features_extractor)
         self.network = nn.Sequential(*mlp((self.encoder.size, *net_arch, action_size), activation), nn.Tanh())
 
     def forward(self, observation: Observation) -> Tensor:
@@ -73,9 +79,10 @@ class GaussianActor(nn.Module):
         net_arch: Sequence[int],
         activation: Activation,
         log_std_range: tuple[float, float] = (-20.0, 2.0),
+        features_extractor: FeaturesExtractor = "flatten",
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(observation_space)
+        self.encoder = Encoder(observation_space, features_extractor)
         self.network = mlp((self.encoder.size, *net_arch, 2 * action_size), activation)
         self.log_std_range = log_std_range
 
@@ -85,13 +92,20 @@ class GaussianActor(nn.Module):
 
 
 class Critics(nn.Module):
-    """Q_i(observation, action), i = 1 ... count, of actions [B, A] in [-1, 1]: networks that share no layer."""
+    """Q_i(observation, action), i = 1 ... count, of actions [B, A] in [-1, 1]: networks that share no layer but the convolutional
+    ones of images."""
 
     def __init__(
-        self, observation_space: spaces.Space, action_size: int, net_arch: Sequence[int], activation: Activation, count: int
+        self,
+        observation_space: spaces.Space,
+        action_size: int,
+        net_arch: Sequence[int],
+        activation: Activation,
+        count: int,
+        features_extractor: FeaturesExtractor = "flatten",
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(observation_space)
+        self.encoder = Encoder(observation_space, features_extractor)
         sizes = (self.encoder.size + action_size, *net_arch, 1)
         self.networks = nn.ModuleList([mlp(sizes, activation) for _ in range(count)])
 
@@ -110,10 +124,3 @@ class Critics(nn.Module):
 
 def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
-
-
-def polyak(target: Arena, online: Arena, tau: float) -> None:
-    """theta' <- (1 - tau) theta' + tau theta, for arenas of networks of the same shape."""
-    target.sync()
-    online.sync()
-    ops.polyak(target.values, online.values, tau)

@@ -61,7 +61,7 @@ class MultiCategorical:
         return sample_multi_categorical(output, self.nvec, random, deterministic=deterministic)
 
     def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        log_prob, entropy = torch.zeros(len(output)), torch.zeros(len(output))
+        log_prob, entropy = output.new_zeros(len(output)), output.new_zeros(len(output))
         for i, logits in enumerate(output.split(self.nvec, dim=1)):
             log_p = torch.log_softmax(logits, dim=1)
             log_prob = log_prob + log_p.gather(1, action[:, i : i + 1]).squeeze(1)

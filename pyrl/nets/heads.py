@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from pyrl import ops
+from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.distributions import DiagonalGaussian, distribution_for
 from pyrl.nets.encoder import Encoder
 from pyrl.nets.mlp import ACTIVATIONS, Activation, mlp, orthogonal
@@ -20,7 +21,7 @@ from pyrl.types import Observation
 
 
 class ActorCritic(nn.Module):
-    """A policy and a value network of the same shape that share no layer.
+    """A policy and a value network of the same shape that share no layer but the convolutional ones of images.
 
     Initialised as in Stable-Baselines3: orthogonal, gain sqrt(2) inside, 0.01 for the policy's last layer, 1 for the value's.
     """
@@ -32,9 +33,10 @@ class ActorCritic(nn.Module):
         net_arch: Sequence[int],
         activation: Activation,
         log_std_init: float,
+        features_extractor: FeaturesExtractor = "flatten",
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(observation_space)
+        self.encoder = Encoder(observation_space, features_extractor)
         self.distribution = distribution_for(action_space)
         sizes = (self.encoder.size, *net_arch)
         self.actor = orthogonal(mlp((*sizes, self.distribution.size), activation), math.sqrt(2), 0.01)
@@ -65,18 +67,24 @@ class QNetwork(nn.Module):
     """
 
     def __init__(
-        self, observation_space: spaces.Space, num_actions: int, net_arch: Sequence[int], activation: Activation, dueling: bool
+        self,
+        observation_space: spaces.Space,
+        num_actions: int,
+        net_arch: Sequence[int],
+        activation: Activation,
+        dueling: bool,
+        features_extractor: FeaturesExtractor = "flatten",
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(observation_space)
+        self.encoder = Encoder(observation_space, features_extractor)
         self.dueling = dueling
         if not dueling:
             self.network = mlp((self.encoder.size, *net_arch, num_actions), activation)
             return
-        *trunk, last = (self.encoder.size, *net_arch)
+        trunk, stream = (self.encoder.size, *net_arch[:-1]), net_arch[-1:]
         self.network = nn.Sequential(*mlp(trunk, activation), ACTIVATIONS[activation]()) if len(trunk) > 1 else nn.Sequential()
-        self.advantage = mlp((trunk[-1], last, num_actions), activation)
-        self.value = mlp((trunk[-1], last, 1), activation)
+        self.advantage = mlp((trunk[-1], *stream, num_actions), activation)
+        self.value = mlp((trunk[-1], *stream, 1), activation)
 
     def forward(self, observation: Observation) -> Tensor:
         hidden = self.network(self.encoder(observation).to(next(self.parameters()).dtype))

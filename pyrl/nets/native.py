@@ -20,7 +20,8 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn
 class Native:
     """The networks of one arena as the native engine takes them, as long as it can.
 
-    It can while every module is a plain MLP and the arena lies on the CPU in float32 or float64.
+    It can while every module is a plain MLP, the arena holds no other layers (which would never learn), and it lies on the CPU in
+    float32 or float64.
 
     >>> native = Native(arena, actor, critic)
     >>> if native.ready():
@@ -36,7 +37,7 @@ class Native:
 
     @property
     def possible(self) -> bool:
-        return bool(self.networks)
+        return self._usable
 
     @property
     def parameters(self) -> torch.Tensor:
@@ -69,9 +70,16 @@ class Native:
         self.dtype = np.float64 if values.dtype == torch.float64 else np.float32
         networks = [native_network(self.arena, module) for module in self.modules]
         self.networks = tuple(network for network in networks if network is not None)
-        if len(self.networks) < len(networks) or values.dtype not in (torch.float32, torch.float64):
+        complete = len(self.networks) == len(networks) and self._covers_arena()
+        if not complete or values.dtype not in (torch.float32, torch.float64):
             self.networks = ()
         self._usable = bool(self.networks) and values.is_cpu
+
+    def _covers_arena(self) -> bool:
+        """Whether the modules own every parameter, but for those that belong to a root of the arena itself (log_std)."""
+        known = {id(p) for module in self.modules for p in module.parameters()}
+        known |= {id(p) for root in self.arena.modules for p in root.parameters(recurse=False)}
+        return all(id(p) in known for root in self.arena.modules for p in root.parameters())
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from pyrl.ops.losses import (
 )
 from pyrl.ops.networks import Layer, Network
 from pyrl.ops.optimizers import adam, polyak, rmsprop
+from pyrl.ops.platform import simd_level
 from pyrl.ops.random import RandomStream
 from pyrl.ops.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
 from pyrl.ops.sampling import (
@@ -53,6 +54,7 @@ __all__ = [
     "sample_gaussian",
     "sample_multi_categorical",
     "set_num_threads",
+    "simd_level",
     "squashed_gaussian",
     "squashed_gaussian_backward",
     "take_rows",

@@ -28,6 +28,24 @@ class TwoStates(gym.Env):
         return self.state, reward, False, self.t == 10, {}
 
 
+class TwoPictures(TwoStates):
+    """`TwoStates`, seen: the left or the right half of a picture [36, 36, 1] is bright, with noise on it."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+
+    def picture(self, state: int) -> np.ndarray:
+        bright = (np.arange(36) // 18 == state)[None, :, None]
+        return (150 * bright + self.np_random.integers(0, 100, (36, 36, 1))).astype(np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        state, info = super().reset(seed=seed)
+        return self.picture(state), info
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
+        state, *rest = super().step(action)
+        return self.picture(state), *rest
+
+
 class CutOrEnd(gym.Env):
     """Where confusing the two flags changes the optimal action.
 

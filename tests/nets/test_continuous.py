@@ -12,8 +12,8 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrl.nets.arena import Arena
-from pyrl.nets.continuous import ActionScale, Actor, Critics, GaussianActor, polyak
+from pyrl.nets.arena import Arena, polyak
+from pyrl.nets.continuous import ActionScale, Actor, Critics, GaussianActor
 from pyrl.nets.noise import exploration_noise
 
 BOUNDS = st.tuples(st.floats(-100, 100, width=32), st.floats(0, 100, width=32))
