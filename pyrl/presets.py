@@ -23,6 +23,8 @@ class Preset:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
+_NORMALIZE = {"normalize_observation": True, "clip_observation": 10.0, "normalize_reward": True, "clip_reward": 10.0}
+
 _DEFAULTS: dict[str, Preset] = {
     "ppo": Preset(num_envs=8, config={"n_steps": 256, "batch_size": 256, "n_epochs": 10}),
     "dqn": Preset(config={"learning_starts": 1_000, "batch_size": 64, "target_update_interval": 500, "net_arch": (256, 256)}),
@@ -54,7 +56,19 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         num_envs=16,
         config={"n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gae_lambda": 0.98, "gamma": 0.999, "ent_coef": 0.01},
     ),
+    # The zoo's without state-dependent exploration.
+    ("ppo", "Pendulum-v1"): Preset(
+        total_steps=100_000,
+        num_envs=4,
+        config={"n_steps": 1024, "batch_size": 64, "n_epochs": 10, "gamma": 0.9, "learning_rate": 1e-3},
+    ),
+    ("ppo", "MountainCar-v0"): Preset(
+        total_steps=1_000_000,
+        num_envs=16,
+        config={"n_steps": 16, "n_epochs": 4, "gae_lambda": 0.98, **_NORMALIZE},
+    ),
     ("a2c", "CartPole-v1"): Preset(total_steps=500_000, num_envs=8),
+    ("a2c", "FrozenLake-v1"): Preset(total_steps=500_000, num_envs=8, config={"learning_rate": 3e-3, "ent_coef": 0.01}),
     # Our own; judged against the exact optimum 0.744 of the slippery map.
     ("ppo", "FrozenLake-v1"): Preset(
         total_steps=200_000,
@@ -77,6 +91,14 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "learning_rate": 6.3e-4, "batch_size": 128, "buffer_size": 50_000, "learning_starts": 0,
             "target_update_interval": 250, "train_freq": 4, "gradient_steps": -1,
             "exploration_fraction": 0.12, "exploration_final_eps": 0.1, "net_arch": (256, 256),
+        },
+    ),
+    ("dqn", "MountainCar-v0"): Preset(
+        total_steps=120_000,
+        config={
+            "learning_rate": 4e-3, "batch_size": 128, "buffer_size": 10_000, "learning_starts": 1_000, "gamma": 0.98,
+            "target_update_interval": 600, "train_freq": 16, "gradient_steps": 8,
+            "exploration_fraction": 0.2, "exploration_final_eps": 0.07, "net_arch": (256, 256),
         },
     ),
     # The settings of source document S2 (SYSTEMS.md): soft targets, one update a step, epsilon by 5e-4 an update.

@@ -102,6 +102,11 @@ class Agent(ABC):
             raise DeviceError(f"{self.name}: device is {self.config.device!r}, but torch {torch.__version__} finds {count} CUDA devices")
         return device
 
+    @property
+    def threads(self) -> int | None:
+        """The threads to learn with: one, where networks are small; None, as many as torch takes, where convolutions are the work."""
+        return None if has_images(self.observation_space, self.config.features_extractor) else 1
+
     def choose_engine(self, native: bool) -> str:
         """What ``config.engine`` means here; ``native`` says whether the networks allow the native engine."""
         if self.config.engine == "native" and not native:

@@ -71,7 +71,7 @@ def _findings() -> Iterator[tuple[str, str, bool]]:
         yield "kernels", str(error), False
         return
     checks = list(_checks(["cuda"] if devices else []))  # first, as kernels look for torch when they are called
-    build = "CUDA build" if getattr(ops, "cuda_built", False) else "CPU build"
+    build = "CUDA build" if ops.cuda_built() else "CPU build"
     yield "kernels", f"{build}, {ops.simd_level()} instructions, {_count(ops.num_threads())} beside torch's", True
     yield from checks
 

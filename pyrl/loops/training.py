@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def train(
     run_dir: str | Path | bool | None = None,
     resume: str | Path | None = None,
     on_metrics: Callable[[Metrics], bool | None] | None = None,
-    threads: int | None = 1,
+    threads: int | None = None,
     **config: Any,
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -69,8 +70,8 @@ def train(
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
     resume: the folder of a stopped run to go on with, by its own settings; only limits and ``on_metrics`` are read.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
-    threads: of torch and of pyrl's own kernels while training; one is fastest for small networks, more from about 256x256 at batches
-        of 128 on. None leaves them alone.
+    threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
+        256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
     """
     if resume is not None:
         folder: RunFolder | None = RunFolder.open(resume)
@@ -92,11 +93,12 @@ def train(
         }  # fmt: skip
         folder = None
     options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
-    with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, use_threads(threads):
+    with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
         agent = make_agent(
             settings["algo"], stepper.single_observation_space, stepper.single_action_space,
             seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
         )  # fmt: skip
+        held.enter_context(use_threads(agent.threads if threads is None else threads))
         limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
         loop = iterate(agent, stepper, **limits)
         if resume is None and run_dir is not False:
