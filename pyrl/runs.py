@@ -94,6 +94,10 @@ class RunFolder:
         """The checkpoint that training goes on from."""
         return self.path / "checkpoints" / "last"
 
+    def after_episode(self, count: int) -> Path:
+        """One of the checkpoints that are kept at intervals."""
+        return self.path / "checkpoints" / f"episode_{count}"
+
     def trained(self) -> Path:
         """The checkpoint to evaluate and play: `best` where there is one, else `last`."""
         for path in (self.best, self.last):

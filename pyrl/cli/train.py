@@ -30,6 +30,7 @@ class TrainOptions:
     eval_episodes: int = 10  # episodes of each evaluation
     stop_at_return: float | None = None  # stop when the mean return of the last stop_window episodes reaches this
     stop_window: int = 10  # episodes of that mean
+    save_every_episodes: int | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
     threads: int | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # no progress bar

@@ -53,6 +53,7 @@ def train(
     eval_episodes: int = 10,
     stop_at_return: float | None = None,
     stop_window: int = 10,
+    save_every_episodes: int | None = None,
     run_dir: str | Path | bool | None = None,
     resume: str | Path | None = None,
     on_metrics: Callable[[Metrics], bool | None] | None = None,
@@ -67,12 +68,16 @@ def train(
     eval_every: evaluate at every multiple of so many environment steps, and at the end: ``eval_episodes`` episodes, on
         environments of their own.
     stop_at_return: end when the mean return of the last ``stop_window`` episodes reaches this, with the parameters that did it.
+    save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
     resume: the folder of a stopped run to go on with, by its own settings; only limits and ``on_metrics`` are read.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
     threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
     """
+    for name, count in (("eval_every", eval_every), ("eval_episodes", eval_episodes), ("save_every_episodes", save_every_episodes)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} is {count}, expected at least 1")
     if resume is not None:
         folder: RunFolder | None = RunFolder.open(resume)
         settings = dict(folder.config)  # type: ignore[union-attr]
@@ -89,6 +94,7 @@ def train(
             "num_envs": num_envs if num_envs is not None else chosen.num_envs, "total_steps": total_steps, "total_episodes": total_episodes,
             "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "eval_every": eval_every,
             "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "stop_window": stop_window,
+            "save_every_episodes": save_every_episodes,
             "config": {**chosen.config, **config},
         }  # fmt: skip
         folder = None
@@ -123,10 +129,10 @@ def _run(
     on_metrics: Callable[[Metrics], bool | None] | None,
     resumed: bool,
 ) -> Run:
-    agent, every = loop.agent, settings["eval_every"]
+    agent, every, kept_every = loop.agent, settings["eval_every"], settings["save_every_episodes"]
     run = Run(agent, [], None if folder is None else folder.path, [])
     recorder = _Recorder(folder, loop, run.metrics, settings["total_steps"], resumed)
-    before = agent.env_steps
+    before, kept = agent.env_steps, loop.episodes
     try:
         for metrics in loop:
             if score is not None and (agent.env_steps // every > before // every or loop.finished):
@@ -135,6 +141,9 @@ def _run(
                 metrics |= result.metrics()
             before = agent.env_steps
             recorder.record(metrics, "evaluation/return_mean" if score is not None else "episode/return_mean")
+            if folder is not None and kept_every is not None and loop.episodes // kept_every > kept // kept_every:
+                checkpoint.save_agent(folder.after_episode(loop.episodes), agent)
+                kept = loop.episodes
             if on_metrics is not None and on_metrics(metrics):
                 break
         run.ending = loop.ending

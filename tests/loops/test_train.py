@@ -259,3 +259,17 @@ def test_training_gives_both_engines_its_threads_and_gives_them_back() -> None:
     )
     assert set(seen) == {(2, 2)}
     assert (torch.get_num_threads(), ops.set_num_threads(0)) == (1, 3)
+
+
+def test_checkpoints_kept_at_intervals_of_episodes(tmp_path: Path) -> None:
+    run = pyrl.train("dqn", "CartPole-v1", total_episodes=25, save_every_episodes=10, run_dir=tmp_path / "run", **DQN)
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("episode_*"))
+    assert kept == ["episode_10", "episode_20"]
+    early, late = (pyrl.load(tmp_path / "run" / "checkpoints" / name) for name in kept)
+    assert 0 < early.env_steps < late.env_steps < run.agent.env_steps
+
+
+@pytest.mark.parametrize("name", ["eval_every", "eval_episodes", "save_every_episodes"])
+def test_intervals_are_at_least_one(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
+        pyrl.train("random", "CartPole-v1", total_steps=10, run_dir=False, **{name: 0})
