@@ -59,9 +59,11 @@ def training(algorithm: str, backend: str, env_id: str, num_envs: int, env_steps
     spaces = stepper.single_observation_space, stepper.single_action_space
     agent = pyrl.make_agent(algorithm, *spaces, seed=0, num_envs=num_envs, **options)
     rounds = iter(pyrl.iterate(agent, stepper, total_steps=100_000_000))
+    mark = 0
 
     def call() -> None:
-        mark = agent.env_steps + env_steps
+        nonlocal mark
+        mark += env_steps  # from mark to mark: what a round went too far is not done twice
         while agent.env_steps < mark:
             next(rounds)
 

@@ -120,7 +120,7 @@ class ObservationBuffer:
     def write_batch(self, observation: Observation) -> None:
         """A batch as vector environments give it; ValueError saying what is wrong with its shape or dtype."""
         for leaf in self.leaves:
-            value = np.asarray(leaf.pick(observation))
+            value = np.asarray(leaf.pick(observation) if leaf.path else observation)
             if value.shape != leaf.array.shape:
                 raise ValueError(f"{leaf.name} has shape {list(value.shape)}, expected {list(leaf.array.shape)}")
             np.copyto(leaf.array, value)

@@ -231,8 +231,12 @@ class VectorStepper(Stepper):
         observation = self._begin()
         action = self._border.check(action)
         env_action = self._border.batch(action)
-        seen, reward, terminated, truncated, infos = self._call("step", lambda: self.env.step(env_action), env_action)
-        self._raise_failure(infos, "step")
+        try:
+            seen, reward, terminated, truncated, infos = self.env.step(env_action)
+        except Exception as error:
+            raise self._raised("step", error, env_action) from error
+        if FAILURE in infos:
+            self._raise_failure(infos, "step")
         current = (self._current + 1) % 3
         following = self._buffers[current]
         self._write(following, seen, "step")
@@ -336,10 +340,13 @@ class VectorStepper(Stepper):
         try:
             return function()
         except Exception as error:
-            self.observation = None
-            acting = f" (actions {np.asarray(action).tolist()})" if action is not None else ""
-            which = f"{self.num_envs} environments, seed {self.seed}"
-            raise EnvError(f"{self.name} ({which}): {what} raised {type(error).__name__}: {error}{acting}") from error
+            raise self._raised(what, error, action) from error
+
+    def _raised(self, what: str, error: Exception, action: Any) -> EnvError:
+        self.observation = None
+        acting = f" (actions {np.asarray(action).tolist()})" if action is not None else ""
+        which = f"{self.num_envs} environments, seed {self.seed}"
+        return EnvError(f"{self.name} ({which}): {what} raised {type(error).__name__}: {error}{acting}")
 
     def _raise_failure(self, infos: Mapping[str, Any], what: str) -> None:
         """What a guarded environment reported instead of raising through gymnasium's machinery."""
