@@ -70,7 +70,8 @@ class RunFolder:
         folder = path.parent.parent if path.parent.name == "checkpoints" else path
         file = folder / "config.json"
         if not file.is_file():
-            raise FileNotFoundError(f"there is no run in {path}: no config.json")
+            saved = "; it is a saved agent, for pyrl.load" if checkpoint.exists(path) else ""
+            raise FileNotFoundError(f"there is no run in {path}: no config.json{saved}")
         try:
             config = json.loads(file.read_text())
         except ValueError as error:

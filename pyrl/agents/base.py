@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
@@ -51,6 +52,7 @@ class AgentConfig:
     device: str = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_range(self, "gamma", 0.0, 1.0)
         check_choice(self, "features_extractor", get_args(FeaturesExtractor))
         check_choice(self, "engine", get_args(Engine))
@@ -275,6 +277,16 @@ def config_to_json(config: AgentConfig) -> dict[str, Any]:
 
 
 # -- checks for configs -------------------------------------------------------------------------------------------------------
+
+
+def check_numbers(config: Any) -> None:
+    """TypeError where a field that is annotated as a number holds something else."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        wanted = {"int": Integral, "float": Real}.get(str(field.type))
+        if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+            kind = "an integer" if wanted is Integral else "a number"
+            raise TypeError(f"{type(config).__name__}: {field.name} is {value!r}, expected {kind}")
 
 
 def check_range(config: Any, name: str, low: float | None, high: float | None, *, open_low: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Proximal policy optimisation, the clipped form (Schulman et al. 2017, arXiv:1707.06347).
 
     symbol        here                   shape
-    r_t(theta)    ratio                  [B]      pi(a|o) / pi_old(a|o)
+    r_t(theta)    r                      [B]      pi(a|o) / pi_old(a|o)
     A_t           advantage              [B]      GAE(gamma, lambda) (Schulman et al. 2016, eq. 16), from pyrl.ops.gae
     V(o_t)        value                  [B]
     R_t           return_                [B]      advantage + value, the target of V

@@ -33,7 +33,7 @@ class TrainOptions:
     save_every_episodes: int | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
     threads: int | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
-    quiet: bool = False  # no progress bar
+    quiet: bool = False  # print nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class ResumeOptions:
     total_episodes: int | None = None  # episodes at which to end; None: as the run was told
     stop_at_return: float | None = None  # mean return of the last stop_window episodes at which to end; None: as the run was told
     stop_window: int = 10  # episodes of that mean
-    quiet: bool = False  # no progress bar
+    quiet: bool = False  # print nothing
 
 
 def train(arguments: list[str]) -> int:

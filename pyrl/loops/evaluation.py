@@ -9,6 +9,8 @@ import numpy as np
 
 from pyrl.agents.base import Agent
 from pyrl.envs import Stepper, make
+from pyrl.errors import SpaceError
+from pyrl.spaces import difference
 from pyrl.types import Episode
 
 
@@ -78,6 +80,10 @@ def evaluate(
 
 
 def _run(agent: Agent, stepper: Stepper, episodes: int, seed: int, deterministic: bool) -> list[Episode]:
+    for kind in ("observation_space", "action_space"):
+        found = difference(getattr(agent, kind), getattr(stepper, f"single_{kind}"))
+        if found is not None:
+            raise SpaceError(f"evaluate: the agent learned elsewhere than in {stepper.name}: in its {kind}, {found}")
     quota = [len(range(i, episodes, stepper.num_envs)) for i in range(stepper.num_envs)]
     finished: list[list[Episode]] = [[] for _ in quota]
     stepper.reset(seed=seed)

@@ -27,7 +27,7 @@ SAVES = 50  # at most about how many times a run writes the checkpoint of its be
 SAVE_SECONDS = 120.0  # between two saves of the checkpoint to go on from
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Run:
     """What training leaves in memory; `dir` is what it leaves on the disk (None without a run folder)."""
 
@@ -36,6 +36,11 @@ class Run:
     dir: Path | None
     evaluations: list[tuple[int, Evaluation]]  # (environment step, scores)
     ending: str = "an error"  # what ended it, a limit or else; in config.json and the checkpoint `last` too
+
+    def __repr__(self) -> str:
+        last = self.metrics[-1] if self.metrics else Metrics({}, [])
+        score = f", mean return of the last episodes {last['episode/return_mean']:.1f}" if "episode/return_mean" in last else ""
+        return f"Run({self.agent.name}, {self.agent.env_steps:,} steps{score}, ended by {self.ending}, dir={self.dir and str(self.dir)!r})"
 
 
 def train(
@@ -80,6 +85,8 @@ def train(
             raise ValueError(f"{name} is {count}, expected at least 1")
     if resume is not None:
         folder: RunFolder | None = RunFolder.open(resume)
+        if Path(resume) not in (folder.path, folder.last):  # type: ignore[union-attr]
+            raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run goes on from its checkpoint `last` only")
         settings = dict(folder.config)  # type: ignore[union-attr]
         settings |= {k: v for k, v in (("total_steps", total_steps), ("total_episodes", total_episodes)) if v is not None}
         if stop_at_return is not None:

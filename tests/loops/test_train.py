@@ -273,3 +273,30 @@ def test_checkpoints_kept_at_intervals_of_episodes(tmp_path: Path) -> None:
 def test_intervals_are_at_least_one(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
         pyrl.train("random", "CartPole-v1", total_steps=10, run_dir=False, **{name: 0})
+
+
+def test_an_agent_is_evaluated_only_where_it_fits() -> None:
+    agent = pyrl.train("random", "CartPole-v1", total_steps=10, run_dir=False).agent
+    with pytest.raises(SpaceError, match="learned elsewhere than in Pendulum-v1: in its observation_space, the space has shape"):
+        pyrl.evaluate(agent, "Pendulum-v1", 1)
+
+
+def test_resuming_from_another_checkpoint_than_the_last_is_refused(tmp_path: Path) -> None:
+    pyrl.train("ppo", "CartPole-v1", total_steps=64, run_dir=tmp_path / "run", **PPO)
+    checkpoint.save_agent(tmp_path / "run" / "checkpoints" / "episode_3", pyrl.load(tmp_path / "run" / "checkpoints" / "last"))
+    with pytest.raises(ValueError, match="expected the run's folder"):
+        pyrl.train("ppo", "CartPole-v1", resume=tmp_path / "run" / "checkpoints" / "episode_3")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kind"), [("n_epochs", 2.5, "an integer"), ("gamma", "x", "a number"), ("batch_size", True, "an integer")]
+)
+def test_config_fields_are_of_their_kind(field: str, value: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"PPOConfig: {field} is {value!r}, expected {kind}"):
+        pyrl.train("ppo", "CartPole-v1", total_steps=10, run_dir=False, **{**PPO, field: value})
+
+
+def test_a_run_is_shown_in_one_line() -> None:
+    run = pyrl.train("random", "CartPole-v1", total_steps=300, run_dir=False)
+    assert repr(run).startswith("Run(random, 300 steps, mean return of the last episodes ")
+    assert len(repr(run)) < 200
