@@ -69,8 +69,6 @@ _PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("a2c", "CartPole-v1"): Preset(total_steps=500_000, num_envs=8),
     ("a2c", "FrozenLake-v1"): Preset(total_steps=500_000, num_envs=8, config={"learning_rate": 3e-3, "ent_coef": 0.01}),
-    # Source document S1's rate, falling to zero over the run as in Mnih et al. 2016.
-    ("a3c", "CartPole-v1"): Preset(total_steps=500_000, num_envs=2, config={"learning_rate": "linear_5e-4"}),
     # Our own; judged against the exact optimum 0.744 of the slippery map.
     ("ppo", "FrozenLake-v1"): Preset(
         total_steps=200_000,

@@ -78,22 +78,24 @@ struct Lane {
   static PYRL_HD PYRL_INLINE Mask mask(Bytes flag) { return flag != 0 ? ~Mask{} : Mask{}; }
 };
 
-// constant + slope x of an unknown x. A slope of zero comes from a cut, where not even a NaN in x matters.
+// constant + slope x of an unknown x. After a cut nothing depends on x, not even on a NaN there; a slope that is zero for other
+// reasons (a factor, underflow) lets it through.
 template <class T>
 struct Affine {
   T constant, slope;
+  bool depends;
 
   Affine() = default;  // `Affine{}` is zero
-  PYRL_HD Affine(T known) : constant(known), slope{} {}
-  PYRL_HD Affine(T constant_, T slope_) : constant(constant_), slope(slope_) {}
-  static PYRL_HD Affine unknown() { return {T{0}, T{1}}; }
+  PYRL_HD Affine(T known) : constant(known), slope{}, depends(false) {}
+  PYRL_HD Affine(T constant_, T slope_, bool depends_) : constant(constant_), slope(slope_), depends(depends_) {}
+  static PYRL_HD Affine unknown() { return {T{0}, T{1}, true}; }
 
   template <class X>  // a number, or an Affine of another unknown
-  PYRL_HD X operator()(X x) const { return slope == T{} ? X(constant) : constant + slope * x; }
+  PYRL_HD X operator()(X x) const { return depends ? constant + slope * x : X(constant); }
 
-  friend PYRL_HD Affine operator+(Affine a, T b) { return {a.constant + b, a.slope}; }
-  friend PYRL_HD Affine operator+(T a, Affine b) { return {a + b.constant, b.slope}; }
-  friend PYRL_HD Affine operator*(T a, Affine b) { return {a * b.constant, a * b.slope}; }
+  friend PYRL_HD Affine operator+(Affine a, T b) { return {a.constant + b, a.slope, a.depends}; }
+  friend PYRL_HD Affine operator+(T a, Affine b) { return {a + b.constant, b.slope, b.depends}; }
+  friend PYRL_HD Affine operator*(T a, Affine b) { return {a * b.constant, a * b.slope, b.depends}; }
 };
 
 // A lane whose carry is an Affine; it keeps nothing but that.

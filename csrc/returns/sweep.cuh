@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(chunk_threads) chunk_kernel(const RolloutPoint
 }
 
 template <class T, bool Plain, class Recursion>
-void sweep_all(const RolloutPointers<T>& from, const Recursion& recursion, const CudaStream& stream) {
-  if (from.row >= wide_environments || from.steps < short_steps) {
+void sweep_all(const RolloutPointers<T>& from, const Recursion& recursion, const CudaStream& stream, bool expanding) {
+  if (from.row >= wide_environments || from.steps < short_steps || expanding) {
     const std::int64_t blocks = (from.row + wide_threads - 1) / wide_threads;
     return cuda::launch(stream, blocks, wide_threads, wide_kernel<T, Plain, Recursion>, from, recursion);
   }
@@ -63,11 +63,12 @@ struct Element {
 
 }  // namespace device
 
+// `expanding`: a step may make the carry larger. Then the slopes of chunks could overflow where no carry does.
 template <class T, class Recursion>
-void sweep_cuda(const RolloutView<T>& rollout, const Recursion& recursion, const CudaStream& stream) {
+void sweep_cuda(const RolloutView<T>& rollout, const Recursion& recursion, const CudaStream& stream, bool expanding = false) {
   const RolloutPointers<T> from = unchecked_pointers(rollout);
   if (from.steps == 0 || from.row == 0) return;
-  from.plain() ? device::sweep_all<T, true>(from, recursion, stream) : device::sweep_all<T, false>(from, recursion, stream);
+  from.plain() ? device::sweep_all<T, true>(from, recursion, stream, expanding) : device::sweep_all<T, false>(from, recursion, stream, expanding);
 }
 
 // For a recursion without a carry: elements [0, count).

@@ -5,7 +5,7 @@ namespace pyrl::returns {
 
 template <class T>
 void vtrace_cuda(const VtraceArgs<T>& args, const CudaStream& stream) {
-  sweep_cuda(args.rollout, VtraceRecursion<T>(args), stream);
+  sweep_cuda(args.rollout, VtraceRecursion<T>(args), stream, args.lambda * args.c_bar > 1);
 }
 
 template void vtrace_cuda(const VtraceArgs<float>&, const CudaStream&);

@@ -156,8 +156,8 @@ class RunningMoments:
     def update(self, batch: Array) -> None:
         """Add every row of ``batch`` [..., *shape]. ValueError for a NaN or infinity; nothing has changed then.
 
-        On a GPU neither is looked for: it makes the moments of its column NaN. ``count`` stays on the host, so that an update
-        captured in a CUDA graph would repeat the count it was captured with: do not capture it.
+        On a GPU neither is looked for: it makes the moments of its column NaN. ``count`` stays on the host, so that an `update` or
+        `normalize` captured in a CUDA graph would repeat the count it was captured with: capture neither.
         """
         self.count = _core.update_moments(batch, self.count, self.mean, self._m2)
 
@@ -186,4 +186,5 @@ class RunningMoments:
         for name, array in (("mean", mean), ("m2", m2)):
             if array.shape != self.shape:
                 raise ShapeError(f"RunningMoments: {name} has shape {list(array.shape)}, expected {list(self.shape)}")
-        self.count, self.mean, self._m2 = int(state["count"]), self._here(mean), self._here(m2)
+        self.count = int(state["count"])
+        self.mean[...], self._m2[...] = self._here(mean), self._here(m2)  # in place: others may hold the arrays

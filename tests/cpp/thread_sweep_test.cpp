@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "returns/gae.hpp"
@@ -139,6 +140,23 @@ TEST_CASE("CUDA: a thread an environment gives the bits of the vector loops, chu
         check<float>(steps, environments, rows);
         check<double>(steps, environments, rows);
       }
+}
+
+TEST_CASE("CUDA: a NaN reaches back through chunks whose slopes are zero, and stops at a cut") {
+  constexpr std::int64_t steps = 5000, cut = 1000;
+  for (double gae_lambda : {0.95, 0.0}) {  // 0.94^4000 and 0 are no cuts
+    Inputs<float> in(steps, 1, false);
+    for (int i = 0; i < steps; ++i) in.truncated[i] = false, in.terminated[i] = i == cut;
+    in.reward[steps - 1] = std::numeric_limits<float>::quiet_NaN();
+    std::vector<float> first(steps), second(steps);
+    const GaeArgs<float> args{in.view(), {first.data(), {steps, 1}}, {second.data(), {steps, 1}}, 0.99, gae_lambda};
+    gae(args);
+    const std::vector<float> want = first;
+    sweep_chunks(in.view(), GaeRecursion<float>(args), 1, 16);
+    for (int i = 0; i < steps; ++i) REQUIRE(std::isnan(first[i]) == std::isnan(want[i]));
+    CHECK(std::isnan(first[cut + 1]));
+    CHECK(!std::isnan(first[cut]));
+  }
 }
 
 TEST_CASE("CUDA: a truncated step without final_value gives NaN, up to the start of its episode") {
