@@ -47,6 +47,7 @@ def test_rows_are_those_of_indexing(call):
 def test_no_rows():
     empty, index = np.empty((0, 3), np.float32), np.empty(0, np.int64)
     assert take_rows((empty,), index)[0].shape == (0, 3)
+    assert take_rows((np.empty((0, 0)),), index)[0].shape == (0, 0)
     with pytest.raises(ValueError, match=re.escape("take_rows: index[0] is 0, expected at least 0 and less than 0")):
         take_rows((empty,), np.zeros(1, np.int64))
 
