@@ -31,14 +31,6 @@ WIDTHS = st.one_of(
 BATCHES = st.one_of(st.integers(1, 9), st.sampled_from([12, 13, 24, 31, 32, 33, 63, 64, 65, 127, 128, 129, 256]), st.integers(1, 1024))
 
 
-@pytest.fixture(autouse=True)
-def _restore():
-    level = _core.simd_level()
-    yield
-    _core.set_simd_level(level)
-    ops.set_num_threads(0)
-
-
 @dataclass(repr=False)
 class Case:
     """A network over an arena whose gaps hold NaN, so that reading one shows, and an input as one matrix or two."""

@@ -28,14 +28,6 @@ TOLERANCES = {"float32": 1e-5, "float64": 1e-11}
 NORMS = st.sampled_from([None, 0.0, 0.5, 10.0, np.inf])
 
 
-@pytest.fixture(autouse=True)
-def _restore():
-    level = _core.simd_level()
-    yield
-    _core.set_simd_level(level)
-    ops.set_num_threads(0)
-
-
 @dataclass
 class Rule:
     """An optimiser of torch, with its options, and the kernel that takes the same step on the same state."""
