@@ -22,7 +22,6 @@ def check_algorithm(name: str, env: object = None) -> None:
     """UnknownNameError where there is no agent called ``name``; where ``env`` is one, the two were swapped."""
     known = available_agents()
     if name not in known:
-        close = (
-            f"; did you mean {env} {name}, the algorithm first?" if isinstance(env, str) and env in known else closest_names(name, known)
-        )
-        raise UnknownNameError(f"unknown algorithm {name!r}{close} (algorithms: {', '.join(known)})")
+        swapped = isinstance(env, str) and env in known
+        meant = f"; did you mean {env} {name}, the algorithm first?" if swapped else closest_names(name, known)
+        raise UnknownNameError(f"unknown algorithm {name!r}{meant} (algorithms: {', '.join(known)})")

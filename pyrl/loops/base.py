@@ -34,12 +34,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        if math.isinf(min(self.total_steps, self.total_episodes)):
-            raise ValueError("total_steps and total_episodes are both None, expected at least one")
         for name in ("total_steps", "total_episodes"):
             count = getattr(self, name)
-            if count < 1 or (count < math.inf and count != int(count)):
+            if not (count >= 1 and (count == math.inf or count == int(count))):
                 raise ValueError(f"{name} is {count}, expected a whole number of at least 1")
+        if math.isinf(min(self.total_steps, self.total_episodes)):
+            raise ValueError("total_steps and total_episodes are both None, expected at least one")
         if math.isnan(self.stop_at_return):
             raise ValueError("stop_at_return is nan, expected a number")
         if not 1 <= self.stop_window <= WINDOW:

@@ -50,7 +50,7 @@ class OffPolicyLoop(Loop):
     @property
     def ending(self) -> str:
         ending = super().ending
-        if self.agent.updates or not self.finished:
+        if self.agent.env_steps >= self._learning_begins or not self.finished:
             return ending
         return f"{ending}; nothing was learned: updates begin after {self._learning_begins:,} steps (learning_starts, batch_size)"
 

@@ -111,6 +111,7 @@ def test_limits_and_stop_rules() -> None:
         "total_steps is 0, expected a whole number of at least 1": {"total_steps": 0},
         "total_episodes is -1, expected a whole number of at least 1": {"total_episodes": -1},
         "total_steps is 10.5, expected a whole number of at least 1": {"total_steps": 10.5},
+        "total_episodes is nan, expected a whole number of at least 1": {"total_episodes": math.nan},
         "stop_window is 0, expected a value in \\[1, 100\\]": {"stop_window": 0, "total_steps": 1},
         "stop_window is 101, expected": {"stop_window": 101, "total_steps": 1},
         "stop_at_return is nan": {"stop_at_return": math.nan, "total_steps": 1},

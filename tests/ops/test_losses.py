@@ -20,8 +20,6 @@ reference = pytest.importorskip("reference_losses")
 F, Case = torch.nn.functional, reference.Case
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
-settings.register_profile("losses", deadline=None)
-settings.load_profile("losses")
 
 LEVELS = st.sampled_from(range(_core.supported_simd_level() + 1))
 TOLERANCES = {"float32": 1e-5, "float64": 1e-11}

@@ -19,8 +19,6 @@ torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
-settings.register_profile("networks", deadline=None)
-settings.load_profile("networks")
 
 ACTIVATIONS = ("identity", "relu", "tanh", "silu", "gelu")
 LEVELS = range(_core.supported_simd_level() + 1)

@@ -19,8 +19,6 @@ torch = pytest.importorskip("torch")
 optimizers = pytest.importorskip("pyrl.nets.optimizers")
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
-settings.register_profile("optimizers", deadline=None)
-settings.load_profile("optimizers")
 
 LEVELS = st.sampled_from(range(_core.supported_simd_level() + 1))
 SIZES = st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 1000, 4099]))

@@ -17,8 +17,6 @@ from pyrl.errors import DTypeError, ShapeError
 from pyrl.ops.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
-settings.register_profile("returns", deadline=None)
-settings.load_profile("returns")
 
 UNIT = st.sampled_from([0.0, 0.5, 0.99, 1.0])
 # Small shapes meet every vector width and remainder; the large ones tiles and threads.
