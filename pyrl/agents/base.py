@@ -24,7 +24,7 @@ import torch
 from gymnasium import spaces
 
 from pyrl import ops
-from pyrl.agents import available_agents, registered
+from pyrl.agents import check_algorithm, registered
 from pyrl.errors import DeviceError, ShapeError, SpaceError, UnknownNameError, closest_names
 from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.encoder import has_images
@@ -242,9 +242,7 @@ def register(name: str) -> Callable[[AgentType], AgentType]:
 def agent_class(name: str) -> type[Agent]:
     """The class called ``name``; UnknownNameError with the closest names otherwise."""
     if name not in registered:
-        known = available_agents()
-        if name not in known:
-            raise UnknownNameError(f"unknown algorithm {name!r}{closest_names(name, known)} (available: {', '.join(known)})")
+        check_algorithm(name)
         outside = {e.name: e for e in entry_points(group="pyrl.agents")}
         if name in outside:
             register(name)(outside[name].load())

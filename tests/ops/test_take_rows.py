@@ -13,8 +13,6 @@ from pyrl.errors import DTypeError, ShapeError
 from pyrl.ops import take_rows
 
 torch = pytest.importorskip("torch")
-settings.register_profile("take_rows", deadline=None)
-settings.load_profile("take_rows")
 
 DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64"]
 SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
