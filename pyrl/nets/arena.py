@@ -27,7 +27,8 @@ class Arena:
     """``values`` [size] holds every parameter of ``modules`` once; ``values.grad`` their gradients.
 
     Modules are free to be copied, cast, moved or loaded: `sync` notices and takes their parameters back in. ``optimizer``, if
-    set, is the optimiser over ``[arena.values]``, whose state follows a cast.
+    set, is the optimiser over ``[arena.values]``, whose state follows a cast. ``refused``, if set, is a flag [] that takes the
+    place of an error (`step`).
 
     >>> arena = Arena(network)
     >>> arena.optimizer = torch.optim.Adam([arena.values], lr=3e-4, fused=True)
@@ -36,6 +37,7 @@ class Arena:
     def __init__(self, *modules: nn.Module) -> None:
         self.modules = modules
         self.optimizer: torch.optim.Optimizer | None = None
+        self.refused: Tensor | None = None
         parameters = [parameter for _, _, parameter in self._entries()]
         self._offsets, size = _layout(parameters)
         self._shapes = [parameter.shape for parameter in parameters]
@@ -85,27 +87,40 @@ class Arena:
                 parameter.grad = gradient
 
     @torch.no_grad()
-    def step(self, max_grad_norm: float | None = None) -> float:
-        """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``; returns the norm before.
+    def step(self, max_grad_norm: float | None = None) -> None:
+        """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``. Frozen parameters stay.
 
-        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. Frozen parameters stay.
+        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. With ``refused`` nobody waits to see
+        that: it becomes 1 then, and as long as it is, Adam leaves its steps out (other optimisers' are for `Atomic` to undo).
         """
         assert self.optimizer is not None
-        norm = float(torch.linalg.vector_norm(self.gradients))
-        if not math.isfinite(norm):
-            raise NonFiniteError(f"step: the gradient of {self._first_non_finite()} is not finite")
-        if max_grad_norm is not None and (scale := max_grad_norm / (norm + 1e-6)) < 1.0:
-            self.gradients.mul_(scale)
+        norm = torch.linalg.vector_norm(self.gradients)
+        if self.refused is None:
+            size = float(norm)
+            if not math.isfinite(size):
+                raise NonFiniteError(self.refusal())
+            if max_grad_norm is not None and (scale := max_grad_norm / (size + 1e-6)) < 1.0:
+                self.gradients.mul_(scale)
+        else:
+            self.refused.logical_or_(norm - norm)  # 0 of a number, else NaN, which counts as true
+            if max_grad_norm is not None:
+                self.gradients.mul_((max_grad_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(1.0))
+            self.optimizer.found_inf = self.refused  # type: ignore[attr-defined]  # as torch's gradient scaler says it
+            if self.values.is_cuda:  # torch wants it inside a graph, and warns of it outside
+                self.optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
         self.optimizer.step()
         for parameter, value in frozen:
             parameter.copy_(value)
-        return norm
 
-    def _first_non_finite(self) -> str:
+    def refusal(self) -> str | None:
+        """Why the gradient that lies in the buffer is refused; None if it is finite."""
+        if self.gradients.isfinite().all() and torch.linalg.vector_norm(self.gradients).isfinite():
+            return None
         names = (f"{type(module).__name__}.{name} {list(parameter.shape)}" for module, name, parameter in self._entries())
-        return next((name for name, gradient in zip(names, self._gradient_views) if not gradient.isfinite().all()), "its norm")
+        first = next((name for name, gradient in zip(names, self._gradient_views) if not gradient.isfinite().all()), "its norm")
+        return f"step: the gradient of {first} is not finite"
 
     def __getstate__(self) -> dict[str, Any]:
         # Views of one storage do not survive copying and pickling as such.

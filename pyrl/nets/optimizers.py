@@ -26,7 +26,7 @@ class TensorFlowRMSprop(torch.optim.RMSprop):
                 gradient = parameter.grad + group["weight_decay"] * parameter
                 state["step"] += 1
                 state["square_avg"].mul_(group["alpha"]).addcmul_(gradient, gradient, value=1 - group["alpha"])
-                parameter.addcdiv_(gradient, (state["square_avg"] + group["eps"]).sqrt(), value=-group["lr"])
+                parameter.addcdiv_(gradient * -group["lr"], (state["square_avg"] + group["eps"]).sqrt())  # lr may be a tensor
 
 
 def initial_state(parameter: Tensor) -> dict[str, Tensor]:
