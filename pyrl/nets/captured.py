@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # calls that are made before one is captured, as torch asks for: libraries choose and load their kernels in them
+WARM_UP = 11  # calls made before one is captured: 3 for libraries to choose and load kernels, more for shapes that soon are gone
 KEPT = 8  # graphs; each holds the memory of all that is computed in it
 ALIGNMENT = 64  # bytes
 

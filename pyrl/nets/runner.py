@@ -146,7 +146,3 @@ class Runner:
         if self.atomic is not None:
             self.atomic.restore()
         raise NonFiniteError(reason)
-
-    def __getstate__(self) -> dict[str, Any]:
-        captured = None if self.captured is None else Captured(self.captured.graph)  # graphs and addresses are this process's
-        return {**self.__dict__, "captured": captured, "_inputs": OrderedDict(), "_versions": [], "_states": []}
