@@ -117,6 +117,7 @@ std::int64_t LaneRing::add(const AddArgs& args) {
   const auto stored = [&](std::int64_t lane) { return args.valid == nullptr || args.valid[lane]; };
   for (std::int64_t lane = 0; lane < lanes; ++lane)
     if (stored(lane) && !std::isfinite(args.reward[lane])) return lane;
+  if (observer_ != nullptr) observer_->adding();
   for (std::int64_t lane = 0; lane < lanes; ++lane) {
     if (!stored(lane)) continue;
     options_.linked ? add_linked(lane, args) : add_unlinked(lane, args);
