@@ -102,7 +102,7 @@ class ActorCriticAgent(Agent):
             shape = config.net_arch, config.activation, config.log_std_init, config.features_extractor
             return ActorCritic(observation_space, action_space, *shape)
 
-        self.network = cast(ActorCritic, seeded_network(seed, build, self.device))
+        self.network = cast(ActorCritic, seeded_network(seed, build, self.device, config.precision))
         self.encoder, self.distribution = self.network.encoder, self.network.distribution
         self.arena = Arena(self.network)
         self.optimizer = self.arena.optimizer = self.make_optimizer(self.arena.values, value_at(config.learning_rate, 0.0))

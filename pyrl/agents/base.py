@@ -28,7 +28,7 @@ from pyrl.agents import available_agents, registered
 from pyrl.errors import DeviceError, ShapeError, SpaceError, UnknownNameError, closest_names
 from pyrl.nets.arena import Arena
 from pyrl.nets.atomic import Atomic
-from pyrl.nets.convolutional import FeaturesExtractor
+from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
 from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
 from pyrl.nets.runner import Runner
@@ -51,6 +51,7 @@ class AgentConfig:
     normalize_reward: bool = False  # by the standard deviation of the running discounted return
     clip_reward: float | None = None  # bound of (normalised) rewards
     features_extractor: FeaturesExtractor = "auto"  # of images; auto: nature where they are large enough, else flatten
+    precision: Precision = "float32"  # in which convolutional networks are computed; bfloat16 is what GPUs are fastest at
     engine: Engine = "auto"  # of updates: native kernels, torch, torch.compile, CUDA graphs; auto: graph on a GPU, native where it can
     device: str = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
 
@@ -58,6 +59,7 @@ class AgentConfig:
         check_numbers(self)
         check_range(self, "gamma", 0.0, 1.0)
         check_choice(self, "features_extractor", get_args(FeaturesExtractor))
+        check_choice(self, "precision", get_args(Precision))
         check_choice(self, "engine", get_args(Engine))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"{type(self).__name__}: device is {self.device!r}, expected auto, cpu, cuda or cuda:<index>")
@@ -83,6 +85,9 @@ class Agent(ABC):
         self.env_steps = 0  # environment steps seen, set by the loop
         self.updates = 0  # gradient steps made
         self.td_error: Array = None  # [B] of the batch learned last, of its kind, where the agent has one: what prioritized replay draws by
+        if config.precision != "float32" and not has_images(observation_space, config.features_extractor):
+            what = f"{self.name}: precision is {config.precision!r}, which is for convolutional networks"
+            raise SpaceError(f"{what}, but features_extractor {config.features_extractor!r} makes none for {observation_space}")
         self.device = self.choose_device()  # of the networks; data come and go as NumPy arrays
         self.engine = "torch"  # what computes updates; see `choose_engine`
         self.random = RandomStream(seed, "agent")
@@ -209,11 +214,15 @@ class Agent(ABC):
         return checkpoint.save_agent(Path(path), self)
 
 
-def seeded_network(seed: int, build: Callable[[], torch.nn.Module], device: torch.device = CPU) -> torch.nn.Module:
+def seeded_network(
+    seed: int, build: Callable[[], torch.nn.Module], device: torch.device = CPU, precision: Precision = "float32"
+) -> torch.nn.Module:
     """Build a network whose initial weights depend on ``seed`` only; the process's torch generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "network"))
-        return build().to(device)
+        network = build().to(device)
+    set_precision(network, precision)
+    return network
 
 
 def tensors(observation: Observation, device: torch.device | None = None) -> Observation:

@@ -19,7 +19,7 @@ from pyrl.nets.atomic import Atomic
 from pyrl.nets.continuous import ActionScale
 from pyrl.nets.mlp import Activation
 from pyrl.nets.native import Native
-from pyrl.nets.noise import NoiseType, exploration_noise, standard_normal
+from pyrl.nets.noise import Draw, NoiseType, exploration_noise, standard_normal
 from pyrl.nets.runner import Runner
 from pyrl.schedules import Schedule, check_schedule, value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
@@ -76,7 +76,8 @@ class ContinuousAgent(Agent):
         super().__init__(observation_space, action_space, config, seed, num_envs)
         self.random_steps = config.learning_starts if config.random_steps is None else config.random_steps
         self.noise = exploration_noise(config.noise_type, config.noise_std, seed)
-        self.learning = ops.RandomStream(seed, "learning")  # of actions drawn in losses
+        on_device = self.device.type == "cuda" and ops.cuda_built()
+        self.learning = ops.RandomStream(seed, "learning", device=self.device if on_device else None)  # of actions drawn in losses
 
     def adam_arena(self, network: nn.Module) -> Arena:
         """The parameters of ``network`` with an Adam of their own."""
@@ -150,9 +151,10 @@ class ContinuousAgent(Agent):
         action, reward, discount = (x.astype(dtype, copy=False) for x in rest)
         return observation, action, reward, discount, next_observation
 
-    def drawn(self, shape: tuple[int, ...], random: ops.RandomStream) -> Tensor:
-        """xi ~ N(0, 1) [B, A] for torch."""
-        return torch.from_numpy(standard_normal(shape, random))
+    def drawn(self, action: Tensor) -> Tensor | Draw:
+        """xi ~ N(0, 1) like ``action`` [B, A] for an update by torch."""
+        shape = tuple(action.shape)
+        return torch.from_numpy(self.normal(shape)) if self.learning.device is None else Draw(shape, self.learning)
 
     def normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """xi ~ N(0, 1) [B, A] for a loss."""

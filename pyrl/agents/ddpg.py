@@ -64,7 +64,10 @@ class DDPG(ContinuousAgent):
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
         images: Any = {"features_extractor": config.features_extractor}
         networks: Any = seeded_network(
-            seed, lambda: nn.ModuleList([Actor(*shape, **images), Critics(*shape, self.num_critics, **images)]), self.device
+            seed,
+            lambda: nn.ModuleList([Actor(*shape, **images), Critics(*shape, self.num_critics, **images)]),
+            self.device,
+            config.precision,
         )
         self.actor, self.critic = networks
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)

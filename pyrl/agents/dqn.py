@@ -107,7 +107,7 @@ class DQN(Agent):
             shape = config.net_arch, config.activation, config.dueling, config.features_extractor
             return QNetwork(observation_space, self.num_actions, *shape)
 
-        self.q_network = cast(QNetwork, seeded_network(seed, build, self.device))
+        self.q_network = cast(QNetwork, seeded_network(seed, build, self.device, config.precision))
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
         self.arena, self.target_arena = Arena(self.q_network), Arena(self.target_network)
         self.optimizer = self.arena.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)

@@ -109,7 +109,7 @@ class SAC(ContinuousAgent):
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
         images: Any = {"features_extractor": config.features_extractor}
         networks: Any = seeded_network(
-            seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]), self.device
+            seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]), self.device, config.precision
         )
         self.actor, self.critic = networks
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -143,7 +143,10 @@ class SAC(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """A draw from pi, or tanh(mean)."""
         mean, log_std = self.actor(observation)
-        return torch.tanh(mean) if deterministic else torch.tanh(mean + log_std.exp() * self.drawn(mean.shape, self.random).to(mean.device))
+        if deterministic:
+            return torch.tanh(mean)
+        xi = torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device)
+        return torch.tanh(mean + log_std.exp() * xi)
 
     def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
@@ -188,8 +191,7 @@ class SAC(ContinuousAgent):
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
-        next_xi, xi = (self.drawn(data[1].shape, self.learning) for _ in range(2))
-        return self.run(self.tensor_update, *data, next_xi, xi)
+        return self.run(self.tensor_update, *data, self.drawn(data[1]), self.drawn(data[1]))
 
     def tensor_update(
         self,

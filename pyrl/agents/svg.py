@@ -77,7 +77,10 @@ class SVG(ContinuousAgent):
         images: Any = {"features_extractor": config.features_extractor}
         log_std_range = (math.log(config.std_min), 2.0)
         networks: Any = seeded_network(
-            seed, lambda: nn.ModuleList([GaussianActor(*shape, log_std_range, **images), Critics(*shape, 1, **images)]), self.device
+            seed,
+            lambda: nn.ModuleList([GaussianActor(*shape, log_std_range, **images), Critics(*shape, 1, **images)]),
+            self.device,
+            config.precision,
         )
         self.actor, self.critic = networks
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
@@ -105,7 +108,9 @@ class SVG(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """pi(o, eta), or pi(o, 0)."""
         mean, log_std = self.actor(observation)
-        return torch.tanh(mean) if deterministic else reparameterized(mean, log_std, self.drawn(mean.shape, self.random).to(mean.device))
+        if deterministic:
+            return torch.tanh(mean)
+        return reparameterized(mean, log_std, torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device))
 
     def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
@@ -136,8 +141,7 @@ class SVG(ContinuousAgent):
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
-        next_eta, eta = (self.drawn(data[1].shape, self.learning) for _ in range(2))
-        return self.run(self.tensor_update, *data, next_eta, eta)
+        return self.run(self.tensor_update, *data, self.drawn(data[1]), self.drawn(data[1]))
 
     def tensor_update(
         self,

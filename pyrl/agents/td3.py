@@ -72,8 +72,7 @@ class TD3(DDPG):
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
-        epsilon = self.config.target_policy_noise * self.drawn(data[1].shape, self.learning)
-        return self.run(self.tensor_update, *data, epsilon, (self.updates + 1) % self.config.policy_delay == 0)
+        return self.run(self.tensor_update, *data, self.drawn(data[1]), (self.updates + 1) % self.config.policy_delay == 0)
 
     def tensor_update(  # type: ignore[override]
         self,
@@ -82,10 +81,11 @@ class TD3(DDPG):
         reward: Tensor,
         discount: Tensor,
         next_observation: Observation,
-        epsilon: Tensor,
+        xi: Tensor,
         moves_actor: bool,
     ) -> dict[str, Tensor]:
         """The critics' step, then, every policy_delay-th time, the actor's step and the averages."""
+        epsilon = self.config.target_policy_noise * xi
         loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, epsilon)
         report = {"loss/critic": loss, "train/q_mean": q_mean}
         if moves_actor:

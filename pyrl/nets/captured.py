@@ -110,7 +110,7 @@ class Inputs:
         host = [x for x in leaves if self.is_on_host(x)]
         cuda = device.type == "cuda"
         self.staging, self.block = Block(host, torch.device("cpu"), pinned=cuda and len(host) > 0), Block(host, device)
-        self.crossed = torch.cuda.Event() if cuda else None  # the latest copy out of `staging` is over
+        self.device, self.crossed = device, torch.cuda.Event() if cuda else None  # the latest copy out of `staging` is over
         self.addresses = [x.data_ptr() for x in leaves]
         self.own: dict[int, Tensor] = {}  # of arguments that have moved
 
@@ -131,7 +131,7 @@ class Inputs:
                 staged.copy_(x)
             self.block.memory.copy_(self.staging.memory, non_blocking=True)
             if self.crossed is not None:
-                self.crossed.record()
+                self.crossed.record(torch.cuda.current_stream(self.device))
         return placed
 
     def _on_device(self, i: int, x: Tensor) -> Tensor:

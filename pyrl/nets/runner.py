@@ -16,6 +16,7 @@ from pyrl.errors import NonFiniteError
 from pyrl.nets.arena import Arena
 from pyrl.nets.atomic import Atomic
 from pyrl.nets.captured import KEPT, Captured, CudaGraph, Inputs
+from pyrl.nets.noise import Draw
 from pyrl.types import map_observation
 
 Function: TypeAlias = Callable[..., dict[str, Tensor]]
@@ -34,7 +35,8 @@ class Runner:
     """``run(update, *data)`` calls ``update``, a function of tensors that moves ``arenas`` and returns named tensors.
 
     ``update`` is pure tensor code: it reads no value, copies nothing to or from the host and does not branch on data; what is no
-    tensor among its arguments (numbers, flags) is a constant of it. The same function then serves everywhere:
+    tensor among its arguments (numbers, flags) is a constant of it, but for a `Draw`, whose place a tensor takes as it runs. The same
+    function then serves everywhere:
 
     - On the CPU it just runs. `Arena.step` looks at each gradient; ``atomic`` undoes the steps before one that is refused.
     - On a GPU nobody looks: refused steps are left out or undone at the end, and the host hears of it, NonFiniteError, with the
@@ -113,13 +115,14 @@ class Runner:
             return self._whole(update, placed)
         key: list[Any] = [update]
         map_observation(lambda x: key.append((x.data_ptr(), x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else x), placed)
-        return self.captured(tuple(key), lambda: self._whole(update, placed))
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            return self.captured(tuple(key), lambda: self._whole(update, placed))
 
     def _whole(self, update: Function, data: tuple[Any, ...]) -> Report:
         """What is captured."""
         if self.atomic is not None:
             self.atomic.save()
-        report = update(*data)
+        report = update(*(x() if isinstance(x, Draw) else x for x in data))
         numbers = {name: x for name, x in report.items() if x.dim() == 0}
         values = torch.stack([self.refused, *numbers.values()])
         return Report(list(numbers), values, {name: x for name, x in report.items() if name not in numbers})

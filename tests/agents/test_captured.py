@@ -7,20 +7,27 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from agent_envs import TwoPictures
+from agent_envs import OBSERVATION_SPACES, TwoPictures
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from test_engines import CASES, batches, learned_state, make, weights
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import pyrl
 from pyrl.errors import DeviceError, NonFiniteError
-from pyrl.nets.arena import Arena
 from pyrl.nets import captured as captured_module
+from pyrl.nets.arena import Arena
 from pyrl.nets.captured import KEPT, Block, Captured, Inputs
 from pyrl.nets.runner import Report, Runner
+from pyrl.ops import RandomStream
+from pyrl.types import Batch
 
 LEARNING = [case for case in CASES if case != "a3c"]
 WARM_UP = 3
@@ -53,6 +60,72 @@ class StandIn:
     @staticmethod
     def warm_up(call: Callable[[], Any]) -> Any:
         return call()
+
+
+class Pure(TorchDispatchMode):
+    """Refuses what a capture refuses: to look at a value."""
+
+    looking = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero", "aten.unique")
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not str(operation).startswith(self.looking), operation
+        return operation(*args, **(kwargs or {}))
+
+
+@contextmanager
+def pure(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is read by the host, and nothing made from its memory."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("an update moves data between host and device")
+
+    def unseen(function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            with _disable_current_modes():
+                return function(*args)
+
+        return call
+
+    with monkeypatch.context() as patch, Pure():
+        patch.setattr(torch.optim.Adam, "step", unseen(torch.optim.Adam.step))  # reads the rate on the CPU only
+        patch.setattr(F, "one_hot", unseen(F.one_hot))  # checks its argument on the CPU only
+        for name in ("as_tensor", "tensor", "from_numpy"):
+            patch.setattr(torch, name, refuse)
+        for name in ("cpu", "cuda", "numpy", "tolist", "item", "__bool__", "__float__", "__int__"):
+            patch.setattr(torch.Tensor, name, refuse)
+        yield
+
+
+def assert_pure(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, calls = agent.run._whole, []
+
+    def watched(update: Any, placed: Any) -> Report:
+        calls.append(update)
+        with pure(monkeypatch):
+            return whole(update, placed)
+
+    monkeypatch.setattr(agent.run, "_whole", watched)
+    for _ in range(2):  # TD3's actor waits for the second
+        agent.learn(data)
+    assert calls
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_updates_look_at_no_value(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = captured(case)
+    assert_pure(agent, next(batches(agent)), monkeypatch)
+
+
+@pytest.mark.parametrize("name", OBSERVATION_SPACES)
+def test_encoders_look_at_no_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = OBSERVATION_SPACES[name]
+    agent = as_on_a_gpu(pyrl.make_agent("dqn", space, spaces.Discrete(3), engine="torch"))
+    space.seed(0)
+    one = batch_space(space, 4).sample()
+    random = np.random.default_rng(0)
+    reward, discount = random.normal(size=(2, 4)).astype(np.float32)
+    batch = Batch(one, random.integers(0, 3, 4), reward, one, np.zeros(4, bool), discount, np.arange(4))
+    assert_pure(agent, batch, monkeypatch)
 
 
 def captured(case: str, **options: Any) -> Any:
@@ -173,6 +246,22 @@ def test_inputs_copy_what_has_moved_and_nothing_else(monkeypatch: pytest.MonkeyP
     assert second.tolist() == [2.0, 2.0]
 
 
+@pytest.mark.parametrize("case", ["td3", "sac", "svg"])
+def test_noise_is_drawn_by_the_update_where_the_stream_lies(case: str) -> None:
+    """The numbers are those of a stream of the host."""
+    agent, expected = captured(case), make(case, "torch")
+    agent.learning = RandomStream(agent.seed, "learning", device="cpu")
+    before, (data, same_data) = weights(agent), (batches(agent), batches(expected))
+    learn(agent, data, 10)
+    learn(expected, same_data, 10)
+    assert_together(agent, expected, before)
+    assert agent.learning.state == expected.learning.state
+    assert graphs(agent)
+    again = captured(case)
+    again.load_state_dict(agent.state_dict())
+    assert again.learning.state == agent.learning.state
+
+
 def test_arguments_of_the_host_cross_in_one_block() -> None:
     tensors = [torch.arange(5), torch.tensor(0.25), torch.zeros(0, 3), torch.tensor([True, False]), torch.rand(3, 7, dtype=torch.float64)]
     inputs = Inputs(tensors, torch.device("cpu"))
@@ -210,9 +299,7 @@ def test_a_loss_that_is_not_finite_is_caught_and_changes_nothing(case: str, upda
 
 @pytest.mark.parametrize("updates", [1, 9])
 @pytest.mark.parametrize(("case", "late"), LATE)
-def test_a_late_step_that_is_refused_undoes_the_earlier_ones(
-    case: str, late: str, updates: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_late_step_that_is_refused_undoes_the_earlier_ones(case: str, late: str, updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = captured(case)
     data = batches(agent)
     learn(agent, data, updates)
@@ -224,9 +311,10 @@ def test_a_late_step_that_is_refused_undoes_the_earlier_ones(
         step(self, max_grad_norm)
 
     before = learned_state(agent)
-    with monkeypatch.context() as patch, pytest.raises(NonFiniteError):
-        patch.setattr(Arena, "step", spoiled)
+    monkeypatch.setattr(Arena, "step", spoiled)
+    with pytest.raises(NonFiniteError):
         learn(agent, data, 1)
+    monkeypatch.setattr(Arena, "step", step)
     after = learned_state(agent)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     learn(agent, data, 1)
