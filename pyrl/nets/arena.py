@@ -27,8 +27,7 @@ class Arena:
     """``values`` [size] holds every parameter of ``modules`` once; ``values.grad`` their gradients.
 
     Modules are free to be copied, cast, moved or loaded: `sync` notices and takes their parameters back in. ``optimizer``, if
-    set, is the optimiser over ``[arena.values]``, whose state follows a cast. ``refused``, if set, is a flag [] that takes the
-    place of an error (`step`).
+    set, is the optimiser over ``[arena.values]``, whose state follows a cast.
 
     >>> arena = Arena(network)
     >>> arena.optimizer = torch.optim.Adam([arena.values], lr=3e-4, fused=True)
@@ -37,7 +36,7 @@ class Arena:
     def __init__(self, *modules: nn.Module) -> None:
         self.modules = modules
         self.optimizer: torch.optim.Optimizer | None = None
-        self.refused: Tensor | None = None
+        self.refused: Tensor | None = None  # see `defer`
         parameters = [parameter for _, _, parameter in self._entries()]
         self._offsets, size = _layout(parameters)
         self._shapes = [parameter.shape for parameter in parameters]
@@ -74,9 +73,13 @@ class Arena:
         """Whether every parameter requires grad. The native engine learns all of an arena or nothing."""
         return self._views is not None and self._views.trainable()
 
-    def parameters(self) -> list[Tensor]:
-        """The trainable parameters."""
-        return [parameter for _, _, parameter in self._entries() if parameter.requires_grad]
+    def differentiate(self, loss: Tensor) -> None:
+        """Writes the gradient of ``loss`` [] into the buffer: one kernel on a GPU, where accumulating takes one a parameter."""
+        if not self.trainable:
+            self.gradients.zero_()  # that of frozen parameters
+        trained = [(p, gradient) for (_, _, p), gradient in zip(self._entries(), self._gradient_views) if p.requires_grad]
+        parameters, places = zip(*trained)
+        torch._foreach_copy_(places, torch.autograd.grad(loss, parameters, materialize_grads=True))
 
     def zero_grad(self) -> None:
         """Zero gradients, in the buffer: ``module.zero_grad()`` sets them to None, and autograd would then make new ones."""
@@ -86,26 +89,31 @@ class Arena:
             if parameter.requires_grad and parameter.grad is not gradient:
                 parameter.grad = gradient
 
+    def defer(self, refused: Tensor) -> None:
+        """From now on `step` writes 1 to the flag ``refused`` [] where it would raise an error."""
+        self.refused, self._one = refused, torch.ones_like(refused)
+
     @torch.no_grad()
     def step(self, max_grad_norm: float | None = None) -> None:
         """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``. Frozen parameters stay.
 
-        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. With ``refused`` nobody waits to see
-        that: it becomes 1 then, and as long as it is, Adam leaves its steps out (other optimisers' are for `Atomic` to undo).
+        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. After `defer` nobody waits to see
+        that: the flag becomes 1, and the step is for its owner to prevent or undo.
         """
         assert self.optimizer is not None
-        norm = torch.linalg.vector_norm(self.gradients)
         if self.refused is None:
-            size = float(norm)
+            size = float(torch.linalg.vector_norm(self.gradients))
             if not math.isfinite(size):
                 raise NonFiniteError(self.refusal())
-            if max_grad_norm is not None and (scale := max_grad_norm / (size + 1e-6)) < 1.0:
-                self.gradients.mul_(scale)
+            if max_grad_norm is not None and (shrink := max_grad_norm / (size + 1e-6)) < 1.0:
+                self.gradients.mul_(shrink)
         else:
-            self.refused.logical_or_(norm - norm)  # 0 of a number, else NaN, which counts as true
+            scale = self._one
             if max_grad_norm is not None:
-                self.gradients.mul_((max_grad_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(1.0))
-            self.optimizer.found_inf = self.refused  # type: ignore[attr-defined]  # as torch's gradient scaler says it
+                norm = torch.linalg.vector_norm(self.gradients)
+                scale = (max_grad_norm / (norm + 1e-6).clamp(min=max_grad_norm)).nan_to_num(1.0).float()
+            # What torch's gradient scaler is made of: multiplies, and sets the flag at a number that is none.
+            torch._amp_foreach_non_finite_check_and_unscale_([self.gradients], self.refused, scale)
             if self.values.is_cuda:  # torch wants it inside a graph, and warns of it outside
                 self.optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
