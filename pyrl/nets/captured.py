@@ -39,7 +39,7 @@ class CudaGraph:
             from cuda.bindings import runtime
 
             status, _, count = runtime.cudaGraphGetNodes(self.graph.raw_cuda_graph(), 0)
-        except (ImportError, AttributeError, RuntimeError):
+        except (ImportError, AttributeError, RuntimeError, TypeError):
             return None
         return int(count) if int(status) == 0 else None
 

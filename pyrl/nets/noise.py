@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -37,7 +37,7 @@ class Draw:
         return sample_gaussian(*_zeros(self.shape, self.random.device), self.random)[0]
 
 
-@lru_cache(maxsize=16)
+@cache  # and never dropped: made in a capture, they would be zero only after its first replay
 def _zeros(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.zeros(shape, device=device), torch.zeros(shape[1], device=device)
 
