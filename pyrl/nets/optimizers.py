@@ -14,6 +14,11 @@ class TensorFlowRMSprop(torch.optim.RMSprop):
     The settings published for A2C mean this form: with torch's, small v give steps that are far too long.
     """
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            state["step"] = state["step"].to(parameter.device)  # torch leaves it on the host, where no graph counts
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:

@@ -190,6 +190,22 @@ def test_a_checkpoint_goes_on_as_the_agent_does(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(same), weights(agent), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["a2c categorical", "dqn"])
+def test_steps_are_counted_on_the_gpu(case: str) -> None:
+    agent = on_gpu(case)
+    data = batches(agent)
+    learn(agent, data, 3)
+    agent.load_state_dict({**agent.state_dict(), "optimizer": on_the_host(agent.state_dict()["optimizer"])})
+    learn(agent, data, UPDATES)
+    step = agent.optimizer.state[agent.arena.values]["step"]
+    assert step.is_cuda
+    assert int(step) == agent.updates == UPDATES + 3
+
+
+def on_the_host(tree: Any) -> Any:
+    return {k: on_the_host(v) for k, v in tree.items()} if isinstance(tree, dict) else tree.cpu().clone()
+
+
 @pytest.mark.parametrize("name", OBSERVATION_SPACES)
 def test_every_observation_space_is_captured(name: str) -> None:
     space = OBSERVATION_SPACES[name]
