@@ -21,13 +21,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import pyrl
+from pyrl.agents import ddpg, dqn, sac, svg
 from pyrl.errors import DeviceError, NonFiniteError
 from pyrl.nets import captured as captured_module
 from pyrl.nets.arena import Arena
 from pyrl.nets.captured import KEPT, Block, Captured, Inputs
 from pyrl.nets.runner import Report, Runner
 from pyrl.ops import RandomStream
-from pyrl.types import Batch
+from pyrl.types import Batch, map_observation
 
 LEARNING = [case for case in CASES if case != "a3c"]
 WARM_UP = 3
@@ -117,15 +118,65 @@ def test_updates_look_at_no_value(case: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", OBSERVATION_SPACES)
-def test_encoders_look_at_no_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoders_look_at_no_value_and_take_nothing_from_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     space = OBSERVATION_SPACES[name]
-    agent = as_on_a_gpu(pyrl.make_agent("dqn", space, spaces.Discrete(3), engine="torch"))
+    agents = [pyrl.make_agent("dqn", space, spaces.Discrete(3), engine="torch") for _ in range(2)]
     space.seed(0)
     one = batch_space(space, 4).sample()
     random = np.random.default_rng(0)
     reward, discount = random.normal(size=(2, 4)).astype(np.float32)
     batch = Batch(one, random.integers(0, 3, 4), reward, one, np.zeros(4, bool), discount, np.arange(4))
-    assert_pure(agent, batch, monkeypatch)
+    assert_pure(as_on_a_gpu(agents[0]), batch, monkeypatch)
+    assert_elsewhere(agents[1], batch, monkeypatch)
+
+
+class Elsewhere:
+    """A runner on torch's device without memory: what an update takes from the host beside its arguments is refused there."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, torch.Tensor]] = []
+
+    def set_learning_rate(self, rate: float) -> None: ...
+
+    def place(self, *data: Any) -> Any:
+        return map_observation(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, data)
+
+    def begin(self, update: Any, *data: Any) -> Any:
+        self.reports.append(update(*self.place(*data)))
+        return dict.fromkeys(self.reports[-1], 0.0)
+
+    def read(self, reports: Any) -> Any:
+        return reports
+
+    def __call__(self, update: Any, *data: Any) -> Any:
+        return {**self.begin(update, *data), "td_error": torch.zeros(1)}
+
+
+def assert_elsewhere(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def differentiate(self: Arena, loss: torch.Tensor) -> None:
+        parameters = [p for module in self.modules for p in module.parameters() if p.numel()]
+        assert all(gradient.is_meta for gradient in torch.autograd.grad(loss, parameters, materialize_grads=True))
+
+    monkeypatch.setattr(Arena, "differentiate", differentiate)
+    monkeypatch.setattr(Arena, "sync", lambda self: None)
+    monkeypatch.setattr(Arena, "step", lambda self, max_grad_norm=None: None)
+    for module in (ddpg, sac, svg, dqn):
+        monkeypatch.setattr(module, "polyak", lambda *_: None)
+    if hasattr(agent, "samples"):
+        monkeypatch.setattr(agent, "_values", lambda observation, native: np.zeros(len(observation), np.float32))
+    agent.run = Elsewhere()
+    for module in agent.modules().values():
+        module.to("meta")
+    for _ in range(2):
+        agent.learn(data)
+    assert agent.run.reports
+    assert all(value.is_meta for report in agent.run.reports for value in report.values())
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_updates_take_nothing_from_the_host(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make(case, "torch")
+    assert_elsewhere(agent, next(batches(agent)), monkeypatch)
 
 
 def captured(case: str, **options: Any) -> Any:
