@@ -76,7 +76,7 @@ class OffPolicyLoop(Loop):
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
             losses = self.learn(self._batch)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
-                self.buffer.update_priorities(self._batch.index, np.abs(agent.td_error))
+                self.buffer.update_priorities(self._batch.index, abs(agent.td_error))
         return losses
 
     def state_dict(self) -> dict[str, Any]:
