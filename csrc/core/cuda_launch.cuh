@@ -66,4 +66,17 @@ void launch_elements(const CudaStream& stream, std::int64_t count, const Body& b
   if (count > 0) launch(stream, (count + threads - 1) / threads, threads, element_kernel<Body>, count, body);
 }
 
+template <int size, class Body>
+__global__ void __launch_bounds__(128) team_kernel(std::int64_t teams, const __grid_constant__ Body body) {
+  const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, team = thread / size;
+  if (team < teams) body(team, static_cast<int>(thread % size), size);
+}
+
+// body(team, thread, size) for teams of `size` threads, a power of two up to 128, that need not wait for each other.
+template <int size, class Body>
+void launch_teams(const CudaStream& stream, std::int64_t teams, const Body& body) {
+  constexpr int threads = 128;
+  if (teams > 0) launch(stream, (teams * size + threads - 1) / threads, threads, team_kernel<size, Body>, teams, body);
+}
+
 }  // namespace pyrl::cuda
