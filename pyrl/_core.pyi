@@ -44,7 +44,7 @@ class RandomStream:
     """
     A Philox 4x32-10 stream: a 64-bit key and a count of draws.
     """
-    def __init__(self, key: typing.SupportsInt | typing.SupportsIndex, draw: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, key: typing.SupportsInt | typing.SupportsIndex, draw: typing.SupportsInt | typing.SupportsIndex = 0, memory: typing.Any = None) -> None:
         ...
     def words(self, element: typing.SupportsInt | typing.SupportsIndex, block: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int, int, int]:
         """
@@ -56,6 +56,11 @@ class RandomStream:
     @property
     def key(self) -> int:
         ...
+    @property
+    def memory(self) -> typing.Any:
+        """
+        The tensor in which key and draw lie, or None.
+        """
     @property
     def state(self) -> tuple[int, int, int]:
         """

@@ -73,20 +73,22 @@ py::object uniform_indices(FastArgs args) {
   const std::int64_t size = integer_arg(args[0], function, "size"), high = integer_arg(args[1], function, "high");
   PYRL_CHECK(size >= 0 && size <= (std::int64_t{1} << 33), ArgumentError, function, ": size is ", size, ", expected 0 to 2^33");
   PYRL_CHECK(high >= 1 || (size == 0 && high == 0), ArgumentError, function, ": high is ", high, ", expected at least 1");
-  RandomStream& random = stream_arg(args[2], function);
+  RandomObject& random = random_arg(args[2], function);
   const bool replacement = flag_arg(args[3], function, "replacement");
   PYRL_CHECK(replacement || size <= high, ArgumentError, function, ": size is ", size, ", expected at most high = ", high,
              " without replacement");
   const Place place = place_of_output(args[4], function, "out");
+  PYRL_CHECK(replacement || place.device.is_cpu() || size < std::int64_t{1} << 32, ArgumentError, function, ": size is ", size,
+             ", expected less than 2^32 without replacement on a GPU");
   py::object result, space;
   const auto index = output<std::int64_t, 1>(result, args[4], place, {size}, function, "out", "[size]");
   void* memory = nullptr;
   if (place.device.is_cuda() && !replacement) space = device_space(place, sampling::Moves::bytes(size), &memory);
-  const sampling::UniformIndicesArgs call{index, static_cast<std::uint64_t>(high), random.key, random.next_draw()};
-  run_at(place, function, [&] { replacement ? sampling::uniform_indices(call) : sampling::distinct_indices(call); },
-         [&](const auto& stream) {
-           replacement ? sampling::uniform_indices_cuda(call, stream) : sampling::distinct_indices_cuda(call, memory, stream);
-         });
+  sampling::UniformIndicesArgs call{index, static_cast<std::uint64_t>(high), {}};
+  run_drawing(place, function, random, call.random, [&] { replacement ? sampling::uniform_indices(call) : sampling::distinct_indices(call); },
+              [&](const auto& stream) {
+                replacement ? sampling::uniform_indices_cuda(call, stream) : sampling::distinct_indices_cuda(call, memory, stream);
+              });
   return result;
 }
 
@@ -95,15 +97,15 @@ py::object permutation(FastArgs args) {
   const char* function = "permutation";
   const std::int64_t n = integer_arg(args[0], function, "n");
   PYRL_CHECK(n >= 0 && n < (std::int64_t{1} << 32), ArgumentError, function, ": n is ", n, ", expected 0 to 2^32 - 1");
-  RandomStream& random = stream_arg(args[1], function);
+  RandomObject& random = random_arg(args[1], function);
   const Place place = place_of_output(args[2], function, "out");
   py::object result, space;
   const auto out = output<std::int64_t, 1>(result, args[2], place, {n}, function, "out", "[n]");
   void* memory = nullptr;
   if (place.device.is_cuda()) space = device_space(place, sampling::Moves::bytes(n), &memory);
-  const sampling::PermutationArgs call{out, random.key, random.next_draw()};
-  run_at(place, function, [&] { sampling::permutation(call); },
-         [&](const auto& stream) { sampling::permutation_cuda(call, memory, stream); });
+  sampling::PermutationArgs call{out, {}};
+  run_drawing(place, function, random, call.random, [&] { sampling::permutation(call); },
+              [&](const auto& stream) { sampling::permutation_cuda(call, memory, stream); });
   return result;
 }
 
@@ -112,12 +114,12 @@ struct CategoricalCall {
   ArrayArg logits;
   Place place;
   ArrayArg mask;
-  RandomStream& random;
+  RandomObject& random;
   sampling::CategoricalArgs args;
 
   CategoricalCall(const char* function, py::handle logits_object, py::handle mask_object, py::handle random_object,
                   py::handle deterministic)
-      : logits(read_array(logits_object, function, "logits")), place(place_of(logits)), random(stream_arg(random_object, function)) {
+      : logits(read_array(logits_object, function, "logits")), place(place_of(logits)), random(random_arg(random_object, function)) {
     args.function = function;
     args.logits = logits.as<const float, 2>("[B, K]");
     if (!mask_object.is_none()) {
@@ -127,15 +129,13 @@ struct CategoricalCall {
     args.deterministic = flag_arg(deterministic, function, "deterministic");
     PYRL_CHECK(logits.shape[0] <= (std::int64_t{1} << 32), ShapeError, function, ": logits has shape ", logits.shape_text(),
                ", expected at most 2^32 rows");
-    args.key = random.key;
-    args.draw = random.draw;
   }
 
   // The stream moves on only where a draw was made.
   void run() {
-    run_at(place, args.function, [&] { sampling::sample_categorical(args); },
-           [&](const auto& stream) { sampling::sample_categorical_cuda(args, stream); });
-    if (!args.deterministic) random.next_draw();
+    const auto on_cpu = [&] { sampling::sample_categorical(args); };
+    const auto on_cuda = [&](const auto& stream) { sampling::sample_categorical_cuda(args, stream); };
+    args.deterministic ? run_at(place, args.function, on_cpu, on_cuda) : run_drawing(place, args.function, random, args.random, on_cpu, on_cuda);
   }
 };
 
@@ -196,7 +196,7 @@ py::object sample_gaussian(FastArgs args) {
   ArrayArg mean = read_array(args[0], function, "mean");
   const Place place = place_of(mean);
   const ArrayArg log_std = read_array(args[1], function, "log_std", place);
-  RandomStream& random = stream_arg(args[2], function);
+  RandomObject& random = random_arg(args[2], function);
   sampling::GaussianArgs call;
   call.mean = mean.as<const float, 2>("[B, A]");
   const std::int64_t batch = mean.shape[0], dimensions = mean.shape[1];
@@ -213,15 +213,13 @@ py::object sample_gaussian(FastArgs args) {
   call.action = output<float, 2>(action, action_out, place, {batch, dimensions}, function, "out[0]", "[B, A]");
   call.log_prob = output<float, 1>(log_prob, log_prob_out, place, {batch}, function, "out[1]", "[B]");
   require_outputs_apart(args[4], call.action, call.log_prob, {&mean, &log_std});
-  call.key = random.key;
-  call.draw = random.draw;
-  run_at(place, function, [&] { sampling::sample_gaussian(call); },
-         [&](const auto& stream) { sampling::sample_gaussian_cuda(call, stream); });
-  if (!call.deterministic) random.next_draw();
+  const auto on_cpu = [&] { sampling::sample_gaussian(call); };
+  const auto on_cuda = [&](const auto& stream) { sampling::sample_gaussian_cuda(call, stream); };
+  call.deterministic ? run_at(place, function, on_cpu, on_cuda) : run_drawing(place, function, random, call.random, on_cpu, on_cuda);
   return py::make_tuple(std::move(action), std::move(log_prob));
 }
 
-// mean and m2 are the float64 arrays of one RunningMoments, shaped like an item; they lie where the batch does.
+// count (int64 []), mean and m2 (float64, shaped like an item) are the arrays of one RunningMoments; they lie where the batch does.
 struct MomentsCall {
   ArrayArg batch;
   Place place;
@@ -229,7 +227,7 @@ struct MomentsCall {
   std::int64_t rows = 1;
   sampling::Moments moments;
 
-  MomentsCall(const char* function, const char* name, py::handle batch_object, py::handle count, py::handle mean_object,
+  MomentsCall(const char* function, const char* name, py::handle batch_object, py::handle count_object, py::handle mean_object,
               py::handle m2_object)
       : batch(read_array(batch_object, function, name)),
         place(place_of(batch)),
@@ -244,7 +242,7 @@ struct MomentsCall {
           concat(function, ": ", name, " has shape ", batch.shape_text(), ", expected [...", item.size() > 2 ? ", " : "", item.substr(1)));
     }
     for (int axis = 0; axis < leading; ++axis) rows *= batch.shape[axis];
-    moments.count = integer_arg(count, function, "count");
+    moments.count = read_array(count_object, function, "count", place).as<std::int64_t, 0>("[]").data;
     moments.mean = flat(mean);
     moments.m2 = flat(m2);
     PYRL_CHECK(batch.dtype == DType::Float32 || batch.dtype == DType::Float64, DTypeError, function, ": ", name, " has dtype ",
@@ -267,7 +265,7 @@ struct MomentsCall {
   }
 };
 
-// (batch, count, mean, m2) -> the new count
+// (batch, count, mean, m2)
 py::object update_moments(FastArgs args) {
   const char* function = "RunningMoments.update";
   MomentsCall call(function, "batch", args[0], args[1], args[2], args[3]);
@@ -279,7 +277,7 @@ py::object update_moments(FastArgs args) {
     run_at(call.place, function, [&] { sampling::update_moments(view, call.moments); },
            [&](const auto& stream) { sampling::update_moments_cuda(view, call.moments, memory, stream); });
   });
-  return py::int_(call.moments.count);
+  return py::none();
 }
 
 // (x, count, mean, m2, clip, epsilon, center, out)

@@ -1,17 +1,81 @@
-// How a kernel's binding takes a random stream: a RandomStream, advanced by one draw a call.
+// How a kernel's binding takes a random stream, and a draw of it a call.
+//
+//   RandomObject& random = random_arg(args[2], function);
+//   sampling::PermutationArgs call{out};
+//   run_drawing(place, function, random, call.random, [&] { permutation(call); }, [&](const auto& stream) { permutation_cuda(call, stream); });
 #pragma once
 
-#include <pybind11/pybind11.h>
-
+#include "bindings/array_arg.hpp"
+#include "bindings/cuda_arg.hpp"
 #include "core/check.hpp"
 #include "core/philox.hpp"
 
 namespace pyrl::bindings {
 
-inline RandomStream& stream_arg(pybind11::handle object, const char* function) {
-  PYRL_CHECK(pybind11::isinstance<RandomStream>(object), DTypeError, function, ": random is a ", Py_TYPE(object.ptr())->tp_name,
+// A RandomStream of Python: its state lies in it, or in a tensor of two words, (key, draw). Those on a GPU are read by kernels alone.
+class RandomObject {
+ public:
+  RandomObject(std::uint64_t key, std::uint64_t draw, py::object memory) : own_{key, draw}, memory_(std::move(memory)) {
+    if (memory_.is_none()) return;
+    ArrayArg arg = read_array(memory_, "RandomStream", "memory");
+    device_ = place_of(arg).device;
+    words_ = reinterpret_cast<RandomStream*>(arg.as<std::int64_t, 1>({2}, "(key, draw)").data);
+    set_state(own_);
+  }
+
+  Device device() const { return device_; }
+  const py::object& memory() const { return memory_; }
+  // Null on a GPU.
+  RandomStream* here() { return words_ == nullptr ? &own_ : device_.is_cpu() ? words_ : nullptr; }
+  RandomStream* there() const { return words_; }
+
+  // Waits for a GPU.
+  RandomStream state() const {
+    if (words_ == nullptr) return own_;
+    const auto words = memory_.attr("tolist")().cast<std::array<std::int64_t, 2>>();
+    return {static_cast<std::uint64_t>(words[0]), static_cast<std::uint64_t>(words[1])};
+  }
+  void set_state(const RandomStream& state) {
+    own_ = state;
+    if (words_ == nullptr) return;
+    memory_[py::int_(0)] = static_cast<std::int64_t>(state.key);
+    memory_[py::int_(1)] = static_cast<std::int64_t>(state.draw);
+  }
+
+ private:
+  RandomStream own_;
+  py::object memory_;
+  Device device_;
+  RandomStream* words_ = nullptr;
+};
+
+inline RandomObject& random_arg(py::handle object, const char* function) {
+  PYRL_CHECK(py::isinstance<RandomObject>(object), DTypeError, function, ": random is a ", Py_TYPE(object.ptr())->tp_name,
              ", expected a pyrl.RandomStream");
-  return object.cast<RandomStream&>();
+  return object.cast<RandomObject&>();
+}
+
+// run_at for a kernel that takes one draw, from `source`. The draw is taken before the interpreter lock is released, so that no other
+// thread gets it too; a call that fails gives it back, unless another thread has drawn since. On a GPU it is taken after the kernel, there.
+template <class OnCpu, class OnCuda>
+void run_drawing(const Place& place, const char* function, RandomObject& random, DrawSource& source, const OnCpu& on_cpu, const OnCuda& on_cuda) {
+  RandomStream* const here = random.here();
+  if (here == nullptr) {
+    PYRL_CHECK(place.device == random.device(), DeviceError, function, ": random is on ", random.device().text(), ", expected ", place.device.text());
+    source = {0, 0, random.there()};
+    run_at(place, function, on_cpu, [&](const auto& stream) {
+      on_cuda(stream);
+      add_cuda(reinterpret_cast<std::int64_t*>(&random.there()->draw), 1, stream);
+    });
+    return;
+  }
+  source = {here->key, here->next_draw(), nullptr};
+  try {
+    run_at(place, function, on_cpu, on_cuda);
+  } catch (...) {
+    if (here->draw == source.draw + 1) here->draw = source.draw;
+    throw;
+  }
 }
 
 }  // namespace pyrl::bindings

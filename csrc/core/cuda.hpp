@@ -5,6 +5,8 @@
 // a CUDA graph. What the CPU kernel finds in the data and throws, the twin cannot; it says in its header what it writes instead.
 #pragma once
 
+#include <cstdint>
+
 namespace pyrl {
 
 inline constexpr bool cuda_built = PYRL_HAS_CUDA != 0;
@@ -14,5 +16,8 @@ struct CudaStream {
   int device = 0;
   void* handle = nullptr;     // a cudaStream_t
 };
+
+// *word += amount, on the stream: a counter that the work before reads, and the next replay of a CUDA graph finds moved on.
+void add_cuda(std::int64_t* word, std::int64_t amount, const CudaStream& stream);
 
 }  // namespace pyrl

@@ -20,15 +20,6 @@
 #define PYRL_EXCHANGE(address, value) ::std::exchange(*(address), value)
 #endif
 
-// The same for *address += value and *address = max(*address, value), of std::int64_t.
-#if defined(__CUDA_ARCH__)
-#define PYRL_ADD(address, value) ::atomicAdd(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value))
-#define PYRL_RAISE(address, value) ::atomicMax(reinterpret_cast<long long*>(address), static_cast<long long>(value))
-#else
-#define PYRL_ADD(address, value) (*(address) += (value))
-#define PYRL_RAISE(address, value) (*(address) = *(address) < (value) ? (value) : *(address))
-#endif
-
 #if defined(__GNUC__) || defined(__clang__)
 #define PYRL_RESTRICT __restrict__
 #define PYRL_INLINE inline __attribute__((always_inline))

@@ -103,6 +103,7 @@ std::int64_t AddArgs::first_bad_reward(std::int64_t num_lanes) const {
 std::int64_t LaneRing::add(const AddArgs& args) {
   const std::int64_t lanes = options().num_lanes, bad = args.first_bad_reward(lanes);
   if (bad >= 0) return bad;
+  if (observer_ != nullptr) observer_->adding();
   for (std::int64_t lane = 0; lane < lanes; ++lane) {
     if (args.stores(lane)) {
       add_lane(lane, args);

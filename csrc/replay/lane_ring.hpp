@@ -61,6 +61,7 @@ struct RingState {
 class DrawableObserver {
  public:
   virtual ~DrawableObserver() = default;
+  virtual void adding() = 0;  // before the changes of an add
   virtual void became_drawable(std::int64_t slot) = 0;
   virtual void became_undrawable(std::int64_t slot) = 0;
   virtual void cleared() = 0;

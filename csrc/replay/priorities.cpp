@@ -1,9 +1,7 @@
 #include "replay/priorities.hpp"
 
 #include <algorithm>
-#include <cmath>
 
-#include "core/elementary.hpp"
 #include "core/platform.hpp"
 
 namespace pyrl::replay {
@@ -28,7 +26,7 @@ double Priorities::largest() {
   return largest_ > 0 ? largest_ : 1.0;
 }
 
-void Priorities::became_drawable(std::int64_t slot) { set(slot, largest()); }
+void Priorities::adding() { newcomer_ = largest(); }
 
 void Priorities::cleared() {
   tree_.clear();
@@ -44,7 +42,7 @@ void Priorities::update(const std::int64_t* slots, const Real* priority, std::in
     const std::int64_t n = std::min(chunk, count - first);
     simd::dispatch([&]() PYRL_INLINE_LAMBDA {
       for (std::int64_t i = 0; i < n; ++i)
-        leaves[i] = elementary::exp(options_.alpha * elementary::log(static_cast<double>(priority[first + i]) + options_.epsilon));
+        leaves[i] = tree::leaf_of(static_cast<double>(priority[first + i]), options_.alpha, options_.epsilon);
     });
     for (std::int64_t i = 0; i < n; ++i)
       if (slots[first + i] >= 0) set(slots[first + i], leaves[i]);
@@ -57,12 +55,12 @@ void Priorities::draw(const RandomStream& stream, std::int64_t count, double bet
   if (!weight_by_buffer)
     for (std::int64_t i = 1; i < count; ++i) smallest = std::min(smallest, tree_.get(slots[i]));
   constexpr std::int64_t chunk = 64;
-  double ratio[chunk];
+  double leaf[chunk];
   for (std::int64_t first = 0; first < count; first += chunk) {
     const std::int64_t n = std::min(chunk, count - first);
-    for (std::int64_t i = 0; i < n; ++i) ratio[i] = smallest / tree_.get(slots[first + i]);
+    for (std::int64_t i = 0; i < n; ++i) leaf[i] = tree_.get(slots[first + i]);
     simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-      for (std::int64_t i = 0; i < n; ++i) weight[first + i] = static_cast<float>(elementary::exp(beta * elementary::log(ratio[i])));
+      for (std::int64_t i = 0; i < n; ++i) weight[first + i] = tree::weight_of(leaf[i], smallest, beta);
     });
   }
 }

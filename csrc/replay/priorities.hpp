@@ -3,7 +3,8 @@
 //   P(i) = p_i^alpha / sum over k of p_k^alpha,   p_i = |delta_i| + epsilon        leaf = p_i^alpha
 //   w_i  = (N P(i))^-beta, divided by the largest of the batch, or of the buffer   = (leaf_i / smallest leaf)^-beta
 //
-// A record that becomes drawable gets the largest leaf in the buffer, 1 if there is none, so that it is drawn soon.
+// A record that becomes drawable gets the largest leaf in the buffer, 1 if there is none, so that it is drawn soon: the largest before the
+// add, so that the order of its environments leaves no trace.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ class Priorities : public DrawableObserver {
  public:
   Priorities(std::int64_t slots, const PriorityOptions& options) : options_(options), tree_(slots) {}
 
-  void became_drawable(std::int64_t slot) override;
+  void adding() override;
+  void became_drawable(std::int64_t slot) override { set(slot, newcomer_); }
   void became_undrawable(std::int64_t slot) override { set(slot, 0.0); }
   void cleared() override;
 
@@ -48,6 +50,7 @@ class Priorities : public DrawableObserver {
   // The largest leaf and how many leaves have it; none: to be looked up. Most adds and updates need no look at the tree.
   double largest_ = 0;
   std::int64_t with_largest_ = 0;
+  double newcomer_ = 1;
 };
 
 }  // namespace pyrl::replay

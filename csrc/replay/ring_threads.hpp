@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/atomic.hpp"
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
 #include "replay/ring_view.hpp"
@@ -117,14 +118,14 @@ struct AddLane {
     const AddedRow row = rows.row(add, lane);
     if (row.kind() == AddedRow::absent) {
       if constexpr (requires { rows.stores(lane); })
-        if (rows.stores(lane)) PYRL_ADD(&counters->skipped, 1);
+        if (rows.stores(lane)) atomic_add(&counters->skipped, 1);
       return {-1, -1, -1};
     }
     Changes changes{changed == nullptr ? nullptr : changed + lane * ring.most_changes()};
     const Placed placed = ring.place(lane, !differs, row.terminated(), row.truncated(), changes);
-    PYRL_ADD(&counters->size, changes.balance);
+    atomic_add(&counters->size, changes.balance);
     const std::int64_t written = ring.heads[lane] - ring.origins[lane];
-    PYRL_RAISE(&counters->filled, written < ring.lane_capacity ? written : ring.lane_capacity);
+    atomic_max(&counters->filled, std::min(written, ring.lane_capacity));
     return placed;
   }
 
@@ -214,7 +215,7 @@ struct FindRecord {
 
   PYRL_HD void operator()(std::int64_t i) const {
     windows[i].slot = ring.find(index[i]);
-    if (windows[i].slot < 0) PYRL_ADD(&counters->stale, 1);
+    if (windows[i].slot < 0) atomic_add(&counters->stale, 1);
   }
 };
 

@@ -14,12 +14,13 @@
 #include <vector>
 
 #include "core/philox.hpp"
+#include "replay/tree_step.hpp"
 
 namespace pyrl::replay {
 
 class SumTree {
  public:
-  static constexpr std::int64_t children = 16;
+  static constexpr std::int64_t children = tree::children;
 
   explicit SumTree(std::int64_t leaves);
 
@@ -65,7 +66,6 @@ class SumTree {
   void update();
   void note(std::size_t level, std::int64_t node);
   void compute(std::size_t level, std::int64_t node);
-  static std::int64_t descend(const double* sums, double& u);
 
   std::int64_t leaves_;
   std::vector<Level> levels_;

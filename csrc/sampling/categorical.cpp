@@ -150,7 +150,7 @@ PYRL_INLINE void draw_tile(const CategoricalArgs& args, std::int64_t index) {
   std::int64_t begin = 0;
   for (std::int64_t m = 0; m < components; ++m) {
     if (m % 2 == 0 && !args.deterministic)
-      fill_words(words, args.key, args.draw, static_cast<std::uint32_t>(rows.first()), static_cast<std::uint32_t>(m / 2));
+      fill_words(words, args.random.key, args.random.draw, static_cast<std::uint32_t>(rows.first()), static_cast<std::uint32_t>(m / 2));
     draw_component(args, rows, columns, tile, words, m, begin);
     for (int l = 0; l < rows.count(); ++l) args.action(rows.first() + l, m) = tile.action[l];
     begin += args.nvec(m);

@@ -32,7 +32,7 @@ struct CategoricalArgs {
   ArrayView<const std::int64_t, 1> nvec;        // [M], each positive
   ArrayView<std::int64_t, 2> action;            // [B, M]
   ArrayView<float, 1> log_prob;                 // [B]
-  std::uint64_t key = 0, draw = 0;
+  DrawSource random;
   bool deterministic = false;
 };
 
@@ -74,9 +74,10 @@ struct DrawCategoricalRow {
     float log_prob = 0;
     std::int64_t begin = 0;
     PhiloxBlock words{};
+    const RandomStream random = args.random.read();
     for (int m = 0; m < components; ++m) {
       if (m % 2 == 0 && !args.deterministic)
-        words = philox(args.key, args.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(m / 2));
+        words = philox(random.key, random.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(m / 2));
       log_prob += draw(row, m, begin, m % 2 == 0 ? words[0] : words[2], m % 2 == 0 ? words[1] : words[3]);
       begin += nvec[m];
     }

@@ -16,7 +16,7 @@ struct alignas(64) Normals {
 
 PYRL_INLINE void fill_normals(Normals& normals, const GaussianArgs& args, std::int64_t row, std::int64_t block) {
   WordTile words;
-  fill_words(words, args.key, args.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(block));
+  fill_words(words, args.random.key, args.random.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(block));
   for (int pair = 0; pair < 4; pair += 2)
     for (int l = 0; l < lanes; ++l) {
       const NormalPair normal = box_muller(words.word[pair][l], words.word[pair + 1][l]);

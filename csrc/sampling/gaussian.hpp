@@ -29,7 +29,7 @@ struct GaussianArgs {
   ArrayView<const float, 2> log_std;  // [1, A] or [B, A]
   ArrayView<float, 2> action;         // [B, A]
   ArrayView<float, 1> log_prob;       // [B]
-  std::uint64_t key = 0, draw = 0;
+  DrawSource random;
   bool deterministic = false;
 };
 
@@ -63,9 +63,10 @@ struct DrawGaussianRow {
     const std::int64_t dimensions = args.mean.extent[1];
     float cost = 0;
     PhiloxBlock words{};
+    const RandomStream random = args.random.read();
     for (std::int64_t a = 0; a < dimensions; a += 2) {
       if (a % 4 == 0 && !args.deterministic)
-        words = philox(args.key, args.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(a / 4));
+        words = philox(random.key, random.draw, static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(a / 4));
       NormalPair z{};
       if (!args.deterministic) z = box_muller(a % 4 == 0 ? words[0] : words[2], a % 4 == 0 ? words[1] : words[3]);
       cost += draw(row, a, z.first);

@@ -62,9 +62,10 @@ struct LinkPermutation {
 
   PYRL_HD void operator()(std::int64_t i) const {
     const auto step = static_cast<std::uint32_t>(i);
-    const PhiloxBlock words = philox(args.key, args.draw, step >> 2, 0);
+    const RandomStream random = args.random.read();
+    const PhiloxBlock words = philox(random.key, random.draw, step >> 2, 0);
     const std::uint32_t low = (step & 1) != 0 ? words[1] : words[0], high = (step & 1) != 0 ? words[3] : words[2];
-    moves.link(i, shuffle_target((step & 2) != 0 ? high : low, args.key, args.draw, step));
+    moves.link(i, shuffle_target((step & 2) != 0 ? high : low, random.key, random.draw, step));
   }
 };
 
@@ -96,10 +97,11 @@ struct LinkDistinct {
   Moves moves;
 
   PYRL_HD void operator()(std::int64_t i) const {
-    const PhiloxBlock words = philox(args.key, args.draw, static_cast<std::uint32_t>(i >> 1), 0);
+    const RandomStream random = args.random.read();
+    const PhiloxBlock words = philox(random.key, random.draw, static_cast<std::uint32_t>(i >> 1), 0);
     const bool odd = (i & 1) != 0;
     const std::uint64_t step = index_below(odd ? words[2] : words[0], odd ? words[3] : words[1], args.high - static_cast<std::uint64_t>(i),
-                                           args.key, args.draw, static_cast<std::uint64_t>(i));
+                                           random.key, random.draw, static_cast<std::uint64_t>(i));
     moves.link(i, i + static_cast<std::int64_t>(step));
   }
 };

@@ -14,11 +14,11 @@ void permutation(const PermutationArgs& args) {
     std::int64_t* out = args.out.data;
     for (std::int64_t first = 0; first < n; first += 4 * lanes) {
       WordTile words;
-      fill_words(words, args.key, args.draw, static_cast<std::uint32_t>(first >> 2), 0);
+      fill_words(words, args.random.key, args.random.draw, static_cast<std::uint32_t>(first >> 2), 0);
       const std::int64_t last = std::min(first + 4 * lanes, n);
       for (std::int64_t i = first; i < last; ++i) {
         const std::uint32_t word = words.word[i & 3][(i - first) >> 2];
-        const std::int64_t j = shuffle_target(word, args.key, args.draw, static_cast<std::uint32_t>(i));
+        const std::int64_t j = shuffle_target(word, args.random.key, args.random.draw, static_cast<std::uint32_t>(i));
         out[i] = i;  // what out_j is where j = i
         out[i] = out[j];
         out[j] = i;

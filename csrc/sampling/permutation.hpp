@@ -21,7 +21,7 @@ namespace pyrl::sampling {
 
 struct PermutationArgs {
   ArrayView<std::int64_t, 1> out;  // [n]
-  std::uint64_t key = 0, draw = 0;
+  DrawSource random;
 };
 
 // Attempts 1, 2, .. after attempt 0 was refused.

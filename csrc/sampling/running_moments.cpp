@@ -72,14 +72,14 @@ PYRL_INLINE std::int64_t add_rows(Block<T> rows, double* mean, double* m2) {
 
 // Columns [from, from + width) of the batch.
 template <class T>
-PYRL_INLINE void add_columns(const ArrayView<const T, 2>& batch, Moments& moments, std::int64_t from, std::int64_t width) {
+PYRL_INLINE void add_columns(const ArrayView<const T, 2>& batch, const Moments& moments, std::int64_t from, std::int64_t width) {
   const std::int64_t columns = batch.extent[1], rows = batch.extent[0];
   const std::int64_t repeat = width == columns ? std::clamp<std::int64_t>(rows / 16, 1, repeats(columns)) : 1;
   const std::int64_t grouped = rows / repeat, rest = rows % repeat;
   double mean[tile_columns], m2[tile_columns];
   for (std::int64_t c = 0; c < width * repeat; ++c) mean[c] = m2[c] = 0;
   add_rows(Block<T>{batch.data + from, grouped, columns * repeat, width * repeat}, mean, m2);
-  std::int64_t count = moments.count;
+  std::int64_t count = *moments.count;
   double *PYRL_RESTRICT total_mean = moments.mean.data + from, *PYRL_RESTRICT total_m2 = moments.m2.data + from;
   for (std::int64_t group = 0; grouped > 0 && group < repeat; ++group, count += grouped)
     for (std::int64_t c = 0; c < width; ++c)
@@ -124,7 +124,7 @@ PYRL_INLINE void normalize_columns(const NormalizeArgs<T>& args, std::int64_t fr
   double mean[tile_columns], scale[tile_columns];
   for (std::int64_t c = 0; c < width; ++c) {
     mean[c] = args.center ? args.moments.mean(from + c) : 0.0;
-    scale[c] = inverse_deviation(args.moments.count, args.moments.m2(from + c), args.epsilon);
+    scale[c] = inverse_deviation(*args.moments.count, args.moments.m2(from + c), args.epsilon);
   }
   if (width < columns) {
     for (std::int64_t row = 0; row < rows; ++row)
@@ -143,12 +143,12 @@ PYRL_INLINE void normalize_columns(const NormalizeArgs<T>& args, std::int64_t fr
 }  // namespace
 
 template <class T>
-void update_moments(const ArrayView<const T, 2>& batch, Moments& moments) {
+void update_moments(const ArrayView<const T, 2>& batch, const Moments& moments) {
   require_finite(batch);
   const std::int64_t columns = batch.extent[1], rows = batch.extent[0];
   struct Job {
     const ArrayView<const T, 2>& batch;
-    Moments& moments;
+    const Moments& moments;
   } job{batch, moments};
   parallel_for(
       tiles_of(columns), std::max<std::int64_t>(1, 128 / std::max<std::int64_t>(rows, 1)), [&job](std::int64_t begin, std::int64_t end) {
@@ -157,7 +157,7 @@ void update_moments(const ArrayView<const T, 2>& batch, Moments& moments) {
             add_columns(job.batch, job.moments, tile * tile_columns, std::min(tile_columns, job.batch.extent[1] - tile * tile_columns));
         });
       });
-  moments.count += rows;
+  *moments.count += rows;
 }
 
 template <class T>
@@ -172,8 +172,8 @@ void normalize(const NormalizeArgs<T>& args) {
                });
 }
 
-template void update_moments(const ArrayView<const float, 2>&, Moments&);
-template void update_moments(const ArrayView<const double, 2>&, Moments&);
+template void update_moments(const ArrayView<const float, 2>&, const Moments&);
+template void update_moments(const ArrayView<const double, 2>&, const Moments&);
 template void normalize(const NormalizeArgs<float>&);
 template void normalize(const NormalizeArgs<double>&);
 

@@ -24,13 +24,13 @@ __global__ void __launch_bounds__(merge_threads)
     merge_moments(count[slice], mean[slice], m2[slice], count[other], mean[other], m2[other]);
     count[slice] += count[other];
   }
-  if (slice == 0) merge_moments(static_cast<double>(moments.count), moments.mean(column), moments.m2(column), count[0], mean[0], m2[0]);
+  if (slice == 0) merge_moments(static_cast<double>(*moments.count), moments.mean(column), moments.m2(column), count[0], mean[0], m2[0]);
 }
 
 }  // namespace
 
 template <class T>
-void update_moments_cuda(const ArrayView<const T, 2>& batch, Moments& moments, void* space, const CudaStream& stream) {
+void update_moments_cuda(const ArrayView<const T, 2>& batch, const Moments& moments, void* space, const CudaStream& stream) {
   if (batch.size() > 0) {
     const Slices slices = Slices::of(batch.extent[0], batch.extent[1]);
     auto* mean = static_cast<double*>(space);
@@ -38,7 +38,7 @@ void update_moments_cuda(const ArrayView<const T, 2>& batch, Moments& moments, v
     cuda::launch_elements(stream, slices.threads(), SumSlice<T>{batch.data, slices, mean, m2});
     cuda::launch(stream, slices.columns, merge_threads, merge_kernel, slices, mean, m2, moments);
   }
-  moments.count += batch.extent[0];
+  add_cuda(moments.count, batch.extent[0], stream);  // after the last block has read it
 }
 
 template <class T>
@@ -47,8 +47,8 @@ void normalize_cuda(const NormalizeArgs<T>& args, const CudaStream& stream) {
   if (args.value.size() > 0) cuda::launch_elements(stream, slices.threads(), NormalizeSlice<T>{args, slices});
 }
 
-template void update_moments_cuda(const ArrayView<const float, 2>&, Moments&, void*, const CudaStream&);
-template void update_moments_cuda(const ArrayView<const double, 2>&, Moments&, void*, const CudaStream&);
+template void update_moments_cuda(const ArrayView<const float, 2>&, const Moments&, void*, const CudaStream&);
+template void update_moments_cuda(const ArrayView<const double, 2>&, const Moments&, void*, const CudaStream&);
 template void normalize_cuda(const NormalizeArgs<float>&, const CudaStream&);
 template void normalize_cuda(const NormalizeArgs<double>&, const CudaStream&);
 

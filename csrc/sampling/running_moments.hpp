@@ -4,7 +4,7 @@
 //   variances", 1979):  delta = mean_b - mean_a;  mean = mean_a + delta m / (n + m);  M2 = M2_a + M2_b + delta^2 n m / (n + m)
 //   variance = M2 / n, and 1 before the first row
 //
-// The state is float64: count, mean [D], m2 [D]. batch: float32 or float64 [B, D], finite. Blocks of rows are summed and
+// The state: int64 count, float64 mean [D], m2 [D]. batch: float32 or float64 [B, D], finite. Blocks of rows are summed and
 // merged in their order, each column by itself: the result depends neither on threads nor on vector width.
 // Cost: two passes over the batch, one of them the check; normalisation is one pass.
 #pragma once
@@ -20,7 +20,7 @@
 namespace pyrl::sampling {
 
 struct Moments {
-  std::int64_t count = 0;
+  std::int64_t* count = nullptr;
   ArrayView<double, 1> mean;  // [D]
   ArrayView<double, 1> m2;    // [D], sum of squared deviations
 };
@@ -46,7 +46,7 @@ PYRL_HD PYRL_INLINE float normalized(double value, double mean, double scale, fl
 
 // Adds the rows of `batch`. A NaN or an infinity throws, and nothing has changed then.
 template <class T>
-void update_moments(const ArrayView<const T, 2>& batch, Moments& moments);
+void update_moments(const ArrayView<const T, 2>& batch, const Moments& moments);
 
 template <class T>
 struct NormalizeArgs {
@@ -106,7 +106,7 @@ struct NormalizeSlice {
   PYRL_HD void operator()(std::int64_t thread) const {
     const std::int64_t column = thread % slices.columns, rows = slices.rows_of(thread / slices.columns);
     const double mean = args.center ? args.moments.mean(column) : 0.0;
-    const double scale = inverse_deviation(args.moments.count, args.moments.m2(column), args.epsilon);
+    const double scale = inverse_deviation(*args.moments.count, args.moments.m2(column), args.epsilon);
     const float clip = static_cast<float>(args.clip);
     for (std::int64_t k = 0; k < rows; ++k) {
       const std::int64_t i = thread + k * slices.threads();
@@ -115,13 +115,13 @@ struct NormalizeSlice {
   }
 };
 
-// mean and m2 on the device, count on the host. The sums are in another order than the CPU's: 1e-12 apart, the same in every run. A NaN or
+// The moments lie on the device. The sums are in another order than the CPU's: 1e-12 apart, the same in every run. A NaN or
 // an infinity, for which the CPU throws, spreads to its column's moments. `space` is moments_space(B, D) bytes on the device.
 inline std::int64_t moments_space(std::int64_t rows, std::int64_t columns) {
   return 2 * static_cast<std::int64_t>(sizeof(double)) * Slices::of(rows, columns).threads();
 }
 template <class T>
-void update_moments_cuda(const ArrayView<const T, 2>& batch, Moments& moments, void* space, const CudaStream& stream);
+void update_moments_cuda(const ArrayView<const T, 2>& batch, const Moments& moments, void* space, const CudaStream& stream);
 template <class T>
 void normalize_cuda(const NormalizeArgs<T>& args, const CudaStream& stream);
 

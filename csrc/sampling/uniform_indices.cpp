@@ -18,11 +18,11 @@ constexpr std::int64_t tile_indices = 2 * lanes;
 template <class Bound, class Use>
 PYRL_INLINE void for_tile(const UniformIndicesArgs& args, std::int64_t tile, const Bound& bound, const Use& use) {
   WordTile words;
-  fill_words(words, args.key, args.draw, static_cast<std::uint32_t>(tile * lanes), 0);
+  fill_words(words, args.random.key, args.random.draw, static_cast<std::uint32_t>(tile * lanes), 0);
   const std::int64_t first = tile * tile_indices, last = std::min(first + tile_indices, args.index.extent[0]);
   for (std::int64_t i = first; i < last; ++i) {
     const std::int64_t lane = (i - first) >> 1, half = 2 * (i & 1);
-    use(i, index_below(words.word[half][lane], words.word[half + 1][lane], bound(i), args.key, args.draw, static_cast<std::uint64_t>(i)));
+    use(i, index_below(words.word[half][lane], words.word[half + 1][lane], bound(i), args.random.key, args.random.draw, static_cast<std::uint64_t>(i)));
   }
 }
 

@@ -22,7 +22,7 @@ namespace pyrl::sampling {
 struct UniformIndicesArgs {
   ArrayView<std::int64_t, 1> index;  // [B]
   std::uint64_t high = 1;            // 1 to 2^63
-  std::uint64_t key = 0, draw = 0;
+  DrawSource random;
 };
 
 // Attempts 1, 2, .. after attempt 0 was refused. n / 2^64 is the chance that it is.
@@ -52,12 +52,13 @@ struct DrawIndexPair {
   UniformIndicesArgs args;
 
   PYRL_HD void operator()(std::int64_t pair) const {
-    const PhiloxBlock words = philox(args.key, args.draw, static_cast<std::uint32_t>(pair), 0);
+    const RandomStream random = args.random.read();
+    const PhiloxBlock words = philox(random.key, random.draw, static_cast<std::uint32_t>(pair), 0);
     for (int half = 0; half < 2; ++half) {
       const std::int64_t i = 2 * pair + half;
       if (i < args.index.extent[0])
         args.index(i) = static_cast<std::int64_t>(
-            index_below(words[2 * half], words[2 * half + 1], args.high, args.key, args.draw, static_cast<std::uint64_t>(i)));
+            index_below(words[2 * half], words[2 * half + 1], args.high, random.key, random.draw, static_cast<std::uint64_t>(i)));
     }
   }
 };

@@ -15,6 +15,7 @@ from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, check_choice, check_layers, check_range, tensors
 from pyrl.agents.random import uniform_actions
 from pyrl.nets.arena import Arena
+from pyrl.nets.atomic import Atomic
 from pyrl.nets.continuous import ActionScale
 from pyrl.nets.mlp import Activation
 from pyrl.nets.native import Native
@@ -66,6 +67,7 @@ class ContinuousAgent(Agent):
     loop = "off_policy"
     actor: Any
     native_actor: Native
+    atomic: Atomic  # of the arenas whose steps come before the last of an update
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         self.scale = ActionScale(self.name, action_space)
@@ -104,6 +106,22 @@ class ContinuousAgent(Agent):
         if not deterministic and self.config.noise_std > 0:
             action = self.noise(action)
         return {"action": self.scale.to_box(action)}
+
+    @abstractmethod
+    def natives(self) -> tuple[Native, ...]:
+        """The networks of an update."""
+
+    @abstractmethod
+    def native_update(self, batch: Batch) -> dict[str, float]: ...
+
+    @abstractmethod
+    def torch_update(self, batch: Batch) -> dict[str, float]: ...
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        with self.atomic:
+            metrics = self.native_update(batch) if self.learns_natively(*self.natives()) else self.torch_update(batch)
+        self.updates += 1
+        return metrics
 
     def learns_natively(self, *natives: Native) -> bool:
         """Whether all of these can be learned, or read, by the native engine now. Sets the learning rates."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pyrl.agents.base import AgentConfig, register, seeded_network
 from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_critic_step
 from pyrl.nets.arena import Arena, polyak
+from pyrl.nets.atomic import Atomic
 from pyrl.nets.continuous import Actor, Critics
 from pyrl.nets.native import Native
 from pyrl.nets.update import Report, Update
@@ -75,6 +76,7 @@ class DDPG(ContinuousAgent):
         )
         self.native_target_actor = Native(self.target_actor_arena, self.target_actor.network)
         self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
+        self.atomic = Atomic(self.critic_arena)
         self.engine = self.choose_engine(native=self.native_actor.possible)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
@@ -107,11 +109,6 @@ class DDPG(ContinuousAgent):
         """-E[Q(o, mu(o))], whose gradient is eq. 6, negated."""
         loss = -self.critic.first(observation, self.actor(observation)).mean()
         return loss, (loss,)
-
-    def learn(self, batch: Batch) -> dict[str, float]:
-        metrics = self.native_update(batch) if self.learns_natively(*self.natives()) else self.torch_update(batch)
-        self.updates += 1
-        return metrics
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)

@@ -31,6 +31,7 @@ from pyrl.agents.base import register, seeded_network
 from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
 from pyrl.agents.ddpg import bellman_target, critic_loss
 from pyrl.nets.arena import Arena, polyak
+from pyrl.nets.atomic import Atomic
 from pyrl.nets.continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
 from pyrl.nets.native import Native
@@ -123,6 +124,7 @@ class SAC(ContinuousAgent):
         )
         self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
         self.native_temperature = Native(self.temperature_arena)
+        self.atomic = Atomic(self.critic_arena, self.actor_arena)
         self.engine = self.choose_engine(native=self.native_actor.possible)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
@@ -179,11 +181,8 @@ class SAC(ContinuousAgent):
         loss = temperature_loss(self.temperature.log_alpha, log_prob, self.target_entropy)
         return loss, (loss,)
 
-    def learn(self, batch: Batch) -> dict[str, float]:
-        natives = self.native_actor, self.native_critic, self.native_target_critic
-        metrics = self.native_update(batch) if self.learns_natively(*natives) else self.torch_update(batch)
-        self.updates += 1
-        return metrics
+    def natives(self) -> tuple[Native, ...]:
+        return self.native_actor, self.native_critic, self.native_target_critic
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)

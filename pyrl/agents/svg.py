@@ -30,6 +30,7 @@ from pyrl.agents.base import check_range, register, seeded_network
 from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
 from pyrl.agents.ddpg import bellman_target
 from pyrl.nets.arena import Arena, polyak
+from pyrl.nets.atomic import Atomic
 from pyrl.nets.continuous import Critics, GaussianActor
 from pyrl.nets.native import Native
 from pyrl.nets.noise import standard_normal
@@ -88,6 +89,7 @@ class SVG(ContinuousAgent):
         )
         self.native_target_actor = Native(self.target_actor_arena, self.target_actor.network)
         self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
+        self.atomic = Atomic(self.critic_arena)
         self.engine = self.choose_engine(native=self.native_actor.possible)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
@@ -128,12 +130,13 @@ class SVG(ContinuousAgent):
         return loss, (loss, log_std.exp().mean())
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        natives = self.native_actor, self.native_critic, self.native_target_actor, self.native_target_critic
-        metrics = self.native_update(batch) if self.learns_natively(*natives) else self.torch_update(batch)
+        metrics = super().learn(batch)
         polyak(self.target_actor_arena, self.actor_arena, self.config.tau)
         polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
-        self.updates += 1
         return metrics
+
+    def natives(self) -> tuple[Native, ...]:
+        return self.native_actor, self.native_critic, self.native_target_actor, self.native_target_critic
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)

@@ -14,7 +14,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     """A `ReplayBuffer` that draws record i with probability p_i^alpha / sum of p_k^alpha.
 
     ``p_i = priority_i + epsilon``, where ``priority`` is what `update_priorities` was given, |td_error| as a rule. A new record
-    gets the largest p_i^alpha in the buffer (1 in an empty one), so that it is drawn soon. Draws are stratified. Batches carry
+    gets the largest p_i^alpha that was in the buffer before the `add` (1 in an empty one), so that it is drawn soon. Draws are stratified. Batches carry
     ``weight`` (float32 [B]), ``(N P(i))^-beta`` divided by its largest value.
 
     Args:

@@ -87,7 +87,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]
     values = optimizer.param_groups[0]["params"][0]
     state = optimizer.state[values]
     if not state and isinstance(optimizer, torch.optim.Adam):
-        state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(values), exp_avg_sq=torch.zeros_like(values))
+        state.update(step=torch.zeros((), device=values.device), exp_avg=torch.zeros_like(values), exp_avg_sq=torch.zeros_like(values))
     elif not state:
         state.update(initial_state(values))
     return state

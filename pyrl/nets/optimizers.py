@@ -30,4 +30,4 @@ class TensorFlowRMSprop(torch.optim.RMSprop):
 
 
 def initial_state(parameter: Tensor) -> dict[str, Tensor]:
-    return {"step": torch.zeros(()), "square_avg": torch.ones_like(parameter)}
+    return {"step": torch.zeros((), device=parameter.device), "square_avg": torch.ones_like(parameter)}

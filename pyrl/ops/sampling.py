@@ -11,7 +11,8 @@ All samplers share these rules.
   nor the stream have changed then.
 - On a GPU (all but `take_rows`) the work goes onto torch's current stream and nothing waits for it: the same indices, actions
   and permutations as on the CPU, floats within 1e-5. What would need a look at the data is not checked but shows: each function
-  says how. In a CUDA graph a replay repeats the draw that was captured.
+  says how. In a CUDA graph a replay repeats the draw that was captured, unless the stream's state lies on the GPU
+  (``RandomStream(seed, device="cuda")``): then it takes the next one.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ class RunningMoments:
     ``shape`` is that of one item; batches are float32 or float64 [..., *shape]. Before the first row the mean is 0 and the
     variance 1. The variance is that of the population (divided by the count).
 
-    ``device`` (``"cuda"``, ``"cuda:1"``, ..) keeps mean and variance there, as torch tensors, for batches that lie there.
+    ``device`` (``"cuda"``, ``"cuda:1"``, ..) keeps the moments there, as torch tensors, for batches that lie there; `update` and
+    `normalize` can be captured in a CUDA graph then, and only reading ``count`` (or ``var``, ``std``) waits for the device.
 
     >>> moments = RunningMoments((17,))
     >>> moments.update(observation)  # [B, 17]
@@ -132,7 +134,7 @@ class RunningMoments:
     def __init__(self, shape: Sequence[int] = (), *, device: Any = None) -> None:
         self.shape = tuple(int(extent) for extent in shape)
         self.device = device
-        self.count = 0
+        self._count: Any = self._here(np.zeros((), np.int64))
         self.mean: Any = self._here(np.zeros(self.shape))
         self._m2: Any = self._here(np.zeros(self.shape))  # sum of squared deviations
 
@@ -144,9 +146,15 @@ class RunningMoments:
         return torch.as_tensor(array, device=self.device)
 
     @property
+    def count(self) -> int:
+        """Rows seen so far."""
+        return int(self._count)
+
+    @property
     def var(self) -> Any:
         """float64 [*shape]"""
-        return self._m2 / self.count if self.count else self._here(np.ones(self.shape))
+        count = self.count
+        return self._m2 / count if count else self._here(np.ones(self.shape))
 
     @property
     def std(self) -> Any:
@@ -156,10 +164,9 @@ class RunningMoments:
     def update(self, batch: Array) -> None:
         """Add every row of ``batch`` [..., *shape]. ValueError for a NaN or infinity; nothing has changed then.
 
-        On a GPU neither is looked for: it makes the moments of its column NaN. ``count`` stays on the host, so that an `update` or
-        `normalize` captured in a CUDA graph would repeat the count it was captured with: capture neither.
+        On a GPU neither is looked for: it makes the moments of its column NaN.
         """
-        self.count = _core.update_moments(batch, self.count, self.mean, self._m2)
+        _core.update_moments(batch, self._count, self.mean, self._m2)
 
     def normalize(
         self,
@@ -174,7 +181,7 @@ class RunningMoments:
 
         ``clip=None`` leaves it unbounded, ``center=False`` does not subtract the mean. NaN stays NaN. ``out`` may be ``x``.
         """
-        return _core.normalize(x, self.count, self.mean, self._m2, clip, epsilon, center, out)
+        return _core.normalize(x, self._count, self.mean, self._m2, clip, epsilon, center, out)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the arrays ``count``, ``mean``, ``m2``: NumPy, whatever the device."""
@@ -186,5 +193,5 @@ class RunningMoments:
         for name, array in (("mean", mean), ("m2", m2)):
             if array.shape != self.shape:
                 raise ShapeError(f"RunningMoments: {name} has shape {list(array.shape)}, expected {list(self.shape)}")
-        self.count = int(state["count"])
-        self.mean[...], self._m2[...] = self._here(mean), self._here(m2)  # in place: others may hold the arrays
+        # In place: others may hold the arrays, CUDA graphs among them.
+        self._count[...], self.mean[...], self._m2[...] = int(state["count"]), self._here(mean), self._here(m2)

@@ -14,6 +14,8 @@ import pyrl
 from pyrl import ops
 from pyrl.agents.base import Agent
 from pyrl.errors import NonFiniteError
+from pyrl.nets.arena import Arena
+from pyrl.nets.native import Native
 from pyrl.types import Batch, Rollout
 
 UPDATES = 100
@@ -141,8 +143,15 @@ def test_threads_change_nothing(case: str) -> None:
     assert torch.equal(results[0], results[2])
 
 
+def learned_state(agent: Agent) -> dict[str, torch.Tensor]:
+    """Copies of all weights and of all that the optimisers hold."""
+    state = agent.state_dict()
+    parts = {"model": state["model"], **state["optimizer"]}
+    return {f"{part}.{name}": torch.as_tensor(value).clone() for part, values in parts.items() for name, value in values.items()}
+
+
 @pytest.mark.parametrize("engine", ["native", "torch"])
-@pytest.mark.parametrize("case", ["ppo categorical", "dqn"])
+@pytest.mark.parametrize("case", CASES)
 def test_a_loss_that_is_not_finite_is_caught_and_changes_nothing(case: str, engine: str) -> None:
     agent = make(case, engine)
     data = next(batches(agent))
@@ -151,6 +160,45 @@ def test_a_loss_that_is_not_finite_is_caught_and_changes_nothing(case: str, engi
     with pytest.raises(NonFiniteError):
         agent.learn(data)
     assert torch.equal(weights(agent), before)
+    assert agent.updates == 0
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize(
+    ("case", "late"),
+    [("ddpg", "actor"), ("td3", "actor"), ("sac", "actor"), ("sac", "temperature"), ("sac fixed temperature", "actor"), ("svg", "actor")],
+)
+def test_a_late_step_that_fails_undoes_the_earlier_ones(case: str, late: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The critic's step is made when the actor's gradient turns out not to be finite."""
+    agent: Any = make(case, engine)
+    data = batches(agent)
+    agent.learn(next(data))  # td3's actor learns at every second update
+    poisoned = getattr(agent, f"{late}_arena")
+    steps: list[Arena] = []
+
+    def spoil(kind: Any, arena_of: Any) -> None:
+        step = kind.step
+
+        def spoiled(self: Any, max_grad_norm: float | None = None) -> float:
+            steps.append(arena_of(self))
+            if steps[-1] is poisoned:
+                poisoned.gradients[0] = float("inf")
+            return step(self, max_grad_norm)
+
+        monkeypatch.setattr(kind, "step", spoiled)
+
+    spoil(Arena, lambda arena: arena)
+    spoil(Native, lambda native: native.arena)
+    before = learned_state(agent)
+    with pytest.raises(NonFiniteError):
+        agent.learn(next(data))
+    assert steps[0] is agent.critic_arena
+    assert steps[-1] is poisoned
+    after = learned_state(agent)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    monkeypatch.undo()
+    agent.learn(next(data))
+    assert not torch.equal(learned_state(agent)["model.critic.networks.0.0.weight"], after["model.critic.networks.0.0.weight"])
 
 
 def test_acting_is_the_same() -> None:

@@ -131,7 +131,7 @@ class ReplayMachine(RuleBasedStateMachine):
                 bool(truncated[n]),
                 log_prob,
             )
-            self.follow()
+        self.follow()
         ended = terminated | truncated
         for n in range(N):
             # In the other modes the environment is reset in the same call, and acted on from there.
@@ -142,13 +142,10 @@ class ReplayMachine(RuleBasedStateMachine):
         return sorted(p * self.lanes + n for n, lane in enumerate(self.model) for p in lane.drawables())
 
     def follow(self) -> None:
-        """A record that becomes drawable gets the largest leaf in the buffer; others go with their record."""
+        """A record that becomes drawable gets the largest leaf that was in the buffer before; others go with their record."""
         if self.priority is not None:
-            kept = {name: self.priority[name] for name in self.names() if name in self.priority}
-            for name in self.names():
-                if name not in kept:
-                    kept[name] = max(kept.values(), default=1.0)
-            self.priority = kept
+            largest = max(self.priority.values(), default=1.0)
+            self.priority = {name: self.priority.get(name, largest) for name in self.names()}
 
     @precondition(lambda self: getattr(self, "priority", None) is not None)
     @rule(count=st.integers(1, 40), spread=st.integers(0, 6))

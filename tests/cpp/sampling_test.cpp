@@ -83,7 +83,7 @@ struct Categorical {
     args.nvec = {nvec.data(), {static_cast<std::int64_t>(nvec.size())}};
     args.action = {action.data(), {batch, static_cast<std::int64_t>(nvec.size())}};
     args.log_prob = {log_prob.data(), {batch}};
-    args.key = 5;
+    args.random.key = 5;
   }
 };
 
@@ -93,7 +93,7 @@ TEST_CASE("uniform indices stay below their bound and are the same everywhere") 
   for (std::int64_t size : {0, 1, 31, 32, 33, 50000})
     for (std::uint64_t high : {std::uint64_t{1}, std::uint64_t{10}, std::uint64_t{1} << 63}) {
       Array<std::int64_t> index(size);
-      const UniformIndicesArgs args{{index.data(), {size}}, high, 3, 4};
+      const UniformIndicesArgs args{{index.data(), {size}}, high, {3, 4}};
       check_same_everywhere([&] { uniform_indices(args); }, [&] { return index.copy(); });
       for (const std::int64_t i : index.copy()) CHECK(static_cast<std::uint64_t>(i) < high);
     }
@@ -194,8 +194,7 @@ TEST_CASE("Gaussian actions are the same everywhere, with one log_std or many") 
                           {log_std.data(), {shared ? 1 : batch, size}},
                           {action.data(), {batch, size}},
                           {log_prob.data(), {batch}},
-                          1,
-                          2,
+                          {1, 2},
                           false};
         check_same_everywhere([&] { sample_gaussian(args); }, [&] { return log_prob.copy(); });
         check_same_everywhere([&] { sample_gaussian(args); }, [&] { return action.copy(); });
@@ -224,11 +223,12 @@ TEST_CASE_TEMPLATE("moments equal a two-pass sum, over splits, threads and instr
       Array<double> mean(columns), m2(columns);
       const auto update = [&] {
         for (std::int64_t c = 0; c < columns; ++c) mean[c] = m2[c] = 0;
-        Moments moments{0, {mean.data(), {columns}}, {m2.data(), {columns}}};
+        std::int64_t count = 0;
+        const Moments moments{&count, {mean.data(), {columns}}, {m2.data(), {columns}}};
         const std::int64_t first = rows / 3;
         update_moments(ArrayView<const T, 2>{batch.data(), {first, columns}}, moments);
         update_moments(ArrayView<const T, 2>{batch.data() + first * columns, {rows - first, columns}}, moments);
-        CHECK(moments.count == rows);
+        CHECK(count == rows);
       };
       check_same_everywhere(update, [&] { return m2.copy(); });
       double worst_mean = 0, worst_m2 = 0;
@@ -243,7 +243,8 @@ TEST_CASE_TEMPLATE("moments equal a two-pass sum, over splits, threads and instr
       CHECK(worst_m2 < 1e-9);
 
       Array<float> out(rows * columns);
-      const Moments moments{rows, {mean.data(), {columns}}, {m2.data(), {columns}}};
+      std::int64_t count = rows;
+      const Moments moments{&count, {mean.data(), {columns}}, {m2.data(), {columns}}};
       const NormalizeArgs<T> args{{batch.data(), {rows, columns}}, {out.data(), {rows, columns}}, moments, 1.25, 1e-8, true};
       check_same_everywhere([&] { normalize(args); }, [&] { return out.copy(); });
       for (std::int64_t i = 0; i < out.size(); ++i) {
@@ -255,10 +256,11 @@ TEST_CASE_TEMPLATE("moments equal a two-pass sum, over splits, threads and instr
 
 TEST_CASE("a batch that is not finite leaves the moments alone") {
   Array<double> mean(2), m2(2);
-  Moments moments{3, {mean.data(), {2}}, {m2.data(), {2}}};
+  std::int64_t count = 3;
+  const Moments moments{&count, {mean.data(), {2}}, {m2.data(), {2}}};
   Array<float> batch(6);
   batch[5] = std::numeric_limits<float>::infinity();
   CHECK_THROWS_WITH_AS(update_moments(ArrayView<const float, 2>{batch.data(), {3, 2}}, moments),
                        "RunningMoments: batch has inf in row 2, column 1, expected finite numbers", ArgumentError);
-  CHECK(moments.count == 3);
+  CHECK(count == 3);
 }

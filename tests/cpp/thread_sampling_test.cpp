@@ -57,8 +57,8 @@ TEST_CASE("CUDA: permutations found entry by entry are the CPU's") {
     for (std::uint64_t draw : {0, 1, 2}) {
       CAPTURE(n);
       std::vector<std::int64_t> want(static_cast<std::size_t>(n)), got(want.size());
-      permutation({{want.data(), {n}}, key, draw});
-      const PermutationArgs args{{got.data(), {n}}, key, draw};
+      permutation({{want.data(), {n}}, {key, draw}});
+      const PermutationArgs args{{got.data(), {n}}, {key, draw}};
       const Space space(n);
       in_any_order(n, LinkPermutation{args, space.moves});
       in_any_order(n, ResolvePermutation{args, space.moves});
@@ -73,8 +73,8 @@ TEST_CASE("CUDA: distinct indices found one by one are the CPU's") {
       CAPTURE(more);
       const std::uint64_t high = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(count) + more);
       std::vector<std::int64_t> want(static_cast<std::size_t>(count)), got(want.size());
-      distinct_indices({{want.data(), {count}}, high, key, 5});
-      const UniformIndicesArgs args{{got.data(), {count}}, high, key, 5};
+      distinct_indices({{want.data(), {count}}, high, {key, 5}});
+      const UniformIndicesArgs args{{got.data(), {count}}, high, {key, 5}};
       const Space space(count);
       in_any_order(count, LinkDistinct{args, space.moves});
       in_any_order(count, ResolveDistinct{args, space.moves});
@@ -86,10 +86,25 @@ TEST_CASE("CUDA: uniform indices drawn in pairs are the CPU's") {
   for (std::int64_t count : {0, 1, 2, 31, 1001})
     for (std::uint64_t high : {std::uint64_t{1}, std::uint64_t{7}, (std::uint64_t{1} << 63) - 1}) {
       std::vector<std::int64_t> want(static_cast<std::size_t>(count)), got(want.size());
-      uniform_indices({{want.data(), {count}}, high, key, 9});
-      in_any_order((count + 1) / 2, DrawIndexPair{{{got.data(), {count}}, high, key, 9}});
+      uniform_indices({{want.data(), {count}}, high, {key, 9}});
+      in_any_order((count + 1) / 2, DrawIndexPair{{{got.data(), {count}}, high, {key, 9}}});
       CHECK(got == want);
     }
+}
+
+TEST_CASE("CUDA: a draw found in memory is the same draw") {
+  const RandomStream memory{key, 11};
+  for (const DrawSource& random : {DrawSource{key, 11}, DrawSource{0, 0, &memory}}) {
+    std::vector<std::int64_t> want(101), got(101);
+    uniform_indices({{want.data(), {101}}, 1000, {key, 11}});
+    in_any_order(51, DrawIndexPair{{{got.data(), {101}}, 1000, random}});
+    CHECK(got == want);
+    permutation({{want.data(), {101}}, {key, 11}});
+    const Space space(101);
+    in_any_order(101, LinkPermutation{{{got.data(), {101}}, random}, space.moves});
+    in_any_order(101, ResolvePermutation{{{got.data(), {101}}, random}, space.moves});
+    CHECK(got == want);
+  }
 }
 
 TEST_CASE("CUDA: a categorical row by itself has the CPU's bits") {
@@ -114,7 +129,7 @@ TEST_CASE("CUDA: a categorical row by itself has the CPU's bits") {
         std::vector<std::int64_t> want(static_cast<std::size_t>(batch * components)), got(want.size());
         std::vector<float> want_log_prob(static_cast<std::size_t>(batch)), got_log_prob(want_log_prob.size());
         CategoricalArgs args{"test", {logits.data(), {batch, columns}}, {}, {nvec.data(), {components}}, {want.data(), {batch, components}},
-                             {want_log_prob.data(), {batch}}, key, 3, deterministic};
+                             {want_log_prob.data(), {batch}}, {key, 3}, deterministic};
         if (masked) args.mask = {reinterpret_cast<const bool*>(mask.data()), {batch, columns}};
         sample_categorical(args);
         args.action.data = got.data();
@@ -131,7 +146,7 @@ TEST_CASE("CUDA: a categorical row that the CPU refuses gets action -1 and log_p
   const float logits[] = {0, 1, nan, 0, /**/ infinity, 0, 0, 1, /**/ -infinity, -infinity, -infinity, 0, /**/ 0, 1, 2, 3};
   std::int64_t action[8];
   float log_prob[4];
-  in_any_order(4, DrawCategoricalRow::of({"test", {logits, {4, 4}}, {}, {nvec, {2}}, {action, {4, 2}}, {log_prob, {4}}, key, 0, true}));
+  in_any_order(4, DrawCategoricalRow::of({"test", {logits, {4, 4}}, {}, {nvec, {2}}, {action, {4, 2}}, {log_prob, {4}}, {key, 0}, true}));
   const std::int64_t want[] = {1, -1, -1, 1, -1, 1, 1, 1};
   for (int i = 0; i < 8; ++i) CHECK(action[i] == want[i]);
   for (int row = 0; row < 4; ++row) CHECK(std::isnan(log_prob[row]) == (row < 3));
@@ -145,7 +160,7 @@ TEST_CASE("CUDA: a Gaussian row by itself has the CPU's bits") {
         const auto mean = numbers(batch * dimensions, 1, 4), log_std = numbers(batch * dimensions, 2, 6);
         std::vector<float> want(mean.size()), got(mean.size()), want_log_prob(static_cast<std::size_t>(batch)), got_log_prob(want_log_prob.size());
         GaussianArgs args{{mean.data(), {batch, dimensions}}, {log_std.data(), {shared ? 1 : batch, dimensions}},
-                          {want.data(), {batch, dimensions}}, {want_log_prob.data(), {batch}}, key, 3, deterministic};
+                          {want.data(), {batch, dimensions}}, {want_log_prob.data(), {batch}}, {key, 3}, deterministic};
         sample_gaussian(args);
         args.action.data = got.data();
         args.log_prob.data = got_log_prob.data();
@@ -159,7 +174,7 @@ TEST_CASE("CUDA: a Gaussian row that the CPU refuses gets NaN") {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float mean[] = {0, nan, /**/ 0, 0, /**/ 1, 2}, log_std[] = {0, 0, /**/ 0, 81, /**/ -1, 80};
   float action[6], log_prob[3];
-  in_any_order(3, DrawGaussianRow{{{mean, {3, 2}}, {log_std, {3, 2}}, {action, {3, 2}}, {log_prob, {3}}, key, 0, true}});
+  in_any_order(3, DrawGaussianRow{{{mean, {3, 2}}, {log_std, {3, 2}}, {action, {3, 2}}, {log_prob, {3}}, {key, 0}, true}});
   for (int i = 0; i < 6; ++i) CHECK(std::isnan(action[i]) == (i == 1 || i == 3));
   for (int row = 0; row < 3; ++row) CHECK(std::isnan(log_prob[row]) == (row < 2));
 }
@@ -173,7 +188,8 @@ TEST_CASE("CUDA: moments of slices, merged, are the CPU's; normalising has its b
       const ArrayView<const float, 2> view{batch.data(), {rows, columns}};
       const auto size = static_cast<std::size_t>(columns);
       std::vector<double> mean(size, 0.25), m2(size, 3), want_mean = mean, want_m2 = m2;
-      Moments want{10, {want_mean.data(), {columns}}, {want_m2.data(), {columns}}};
+      std::int64_t want_count = 10;
+      const Moments want{&want_count, {want_mean.data(), {columns}}, {want_m2.data(), {columns}}};
       update_moments(view, want);
       const Slices slices = Slices::of(rows, columns);
       std::vector<double> space(static_cast<std::size_t>(moments_space(rows, columns)) / sizeof(double));
@@ -186,7 +202,7 @@ TEST_CASE("CUDA: moments of slices, merged, are the CPU's; normalising has its b
           merge_moments(count, m, s, added, slice_mean[slice * columns + column], slice_m2[slice * columns + column]);
           count += added;
         }
-        CHECK(count == static_cast<double>(want.count));
+        CHECK(count == static_cast<double>(want_count));
         CHECK(m == doctest::Approx(want.mean(column)).epsilon(1e-12));
         CHECK(s == doctest::Approx(want.m2(column)).epsilon(1e-12));
       }

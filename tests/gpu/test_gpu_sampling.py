@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,15 @@ from hypothesis import strategies as st
 from test_sampling import DRAWS, KEYS, logits_and_masks, stream
 
 from pyrl.errors import DeviceError
-from pyrl.ops import RunningMoments, permutation, sample_categorical, sample_gaussian, sample_multi_categorical, uniform_indices
+from pyrl.ops import (
+    RandomStream,
+    RunningMoments,
+    permutation,
+    sample_categorical,
+    sample_gaussian,
+    sample_multi_categorical,
+    uniform_indices,
+)
 
 
 def gpu(array: np.ndarray | None) -> torch.Tensor | None:
@@ -99,7 +110,7 @@ def test_moments_equal_the_cpus(sizes, shape, dtype, seed):
         batch = (rng.standard_normal((size, *shape)) * 10 + 100).astype(dtype)
         here.update(batch)
         there.update(gpu(batch))
-    assert here.count == there.count
+        assert here.count == there.count
     np.testing.assert_allclose(there.mean.cpu(), here.mean, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(there.var.cpu(), here.var, rtol=1e-9, atol=1e-10)
     there.load_state_dict(here.state_dict())
@@ -132,7 +143,74 @@ def test_a_stream_and_a_graph():
     np.testing.assert_array_equal(action.cpu(), sample_categorical(logits, stream(5, 6))[0])
 
 
+@given(KEYS, DRAWS)
+@settings(max_examples=20, deadline=None)
+def test_a_stream_on_the_gpu_gives_the_cpus_draws(key, draw):
+    here, there = stream(key, draw), RandomStream.from_state((key, 0, draw), device="cuda")
+    logits = np.random.default_rng(key).standard_normal((300, 5)).astype(np.float32)
+    for _ in range(3):
+        np.testing.assert_array_equal(permutation(1000, there, indices_on_gpu(1000)).cpu(), permutation(1000, here))
+        np.testing.assert_array_equal(uniform_indices(99, 7, there, out=indices_on_gpu(99)).cpu(), uniform_indices(99, 7, here))
+        got = uniform_indices(99, 100, there, replacement=False, out=indices_on_gpu(99))
+        np.testing.assert_array_equal(got.cpu(), uniform_indices(99, 100, here, replacement=False))
+        np.testing.assert_array_equal(sample_categorical(gpu(logits), there)[0].cpu(), sample_categorical(logits, here)[0])
+        sample_categorical(gpu(logits), there, deterministic=True)
+        got, want = sample_gaussian(gpu(logits), gpu(logits), there), sample_gaussian(logits, logits, here)
+        for g, w in zip(got, want):
+            np.testing.assert_allclose(g.cpu(), w, rtol=1e-5, atol=1e-5)
+        assert there.state == here.state
+    for other in (pickle.loads(pickle.dumps(there)), copy.deepcopy(there)):
+        assert other.device == there.device
+        np.testing.assert_array_equal(permutation(50, other, indices_on_gpu(50)).cpu(), permutation(50, there, indices_on_gpu(50)).cpu())
+        assert other.state == there.state
+
+
+def test_each_replay_of_a_graph_draws_anew():
+    logits = np.random.default_rng(1).standard_normal((1000, 6)).astype(np.float32)
+    here, there = stream(5, 6), RandomStream.from_state((5, 0, 6), device="cuda")
+    static, order = gpu(logits), indices_on_gpu(1000)
+    sample_categorical(static, stream())
+    permutation(1000, RandomStream(0, device="cuda"), order)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        action, _ = sample_categorical(static, there)
+        permutation(1000, there, order)
+    assert there.state == (5, 0, 6)  # capturing draws nothing
+    for _ in range(4):
+        graph.replay()
+        np.testing.assert_array_equal(action.cpu(), sample_categorical(logits, here)[0])
+        np.testing.assert_array_equal(order.cpu(), permutation(1000, here))
+        assert there.state == here.state
+    there.state = (7, 0, 0)
+    graph.replay()
+    np.testing.assert_array_equal(action.cpu(), sample_categorical(logits, stream(7, 0))[0])
+
+
+def test_moments_in_a_graph_go_on_counting():
+    here, there = RunningMoments((3,)), RunningMoments((3,), device="cuda")
+    rng = np.random.default_rng(2)
+    static = torch.zeros(40, 3, device="cuda")
+    RunningMoments((3,), device="cuda").update(static)
+    there.normalize(static)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        there.update(static)
+        normalized = there.normalize(static)
+    assert there.count == 0
+    for _ in range(3):
+        batch = rng.standard_normal((40, 3)).astype(np.float32)
+        static.copy_(torch.from_numpy(batch))
+        graph.replay()
+        here.update(batch)
+        assert there.count == here.count
+        np.testing.assert_allclose(normalized.cpu(), here.normalize(batch), rtol=1e-5, atol=1e-6)
+
+
 def test_mixed_devices_are_refused():
+    with pytest.raises(DeviceError, match=r"^permutation: random is on cuda:0, expected the CPU"):
+        permutation(4, RandomStream(0, device="cuda"))
     with pytest.raises(DeviceError, match=r"log_std is on the CPU, expected cuda:0 \(as mean is\)"):
         sample_gaussian(torch.zeros(2, 2, device="cuda"), torch.zeros(2), stream())
     with pytest.raises(DeviceError, match=r"mean is on the CPU, expected cuda:0 \(as batch is\)"):

@@ -97,8 +97,23 @@ def test_functions_without_a_twin():
         take_rows((torch.zeros(4, 3).as_subclass(OnGpu),), np.zeros(2, np.int64))
 
 
+def on_gpu_memory(monkeypatch) -> RandomStream:
+    monkeypatch.setattr("pyrl.ops.random._memory", lambda _: torch.zeros(2, dtype=torch.int64).as_subclass(OnGpu))
+    return RandomStream(1, device="cuda")
+
+
+@pytest.mark.skipif(not cuda_built(), reason="needs a build with CUDA")
+def test_a_stream_on_a_gpu_serves_calls_there(monkeypatch):
+    random = on_gpu_memory(monkeypatch)
+    state = random.state
+    assert state == RandomStream(1).state
+    with pytest.raises(DeviceError, match=r"^permutation: random is on cuda:0, expected the CPU"):
+        permutation(3, random)
+    assert random.state == state
+
+
 @pytest.mark.skipif(cuda_built(), reason="this build has CUDA")
-def test_a_build_without_cuda_says_so():
+def test_a_build_without_cuda_says_so(monkeypatch):
     match = "is on cuda:0, and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON"
     with pytest.raises(DeviceError, match="^gae: reward " + match):
         run(rollout(OnGpu))
@@ -108,6 +123,8 @@ def test_a_build_without_cuda_says_so():
     with pytest.raises(DeviceError, match="^permutation: out " + match):
         permutation(3, random, torch.zeros(3, dtype=torch.int64).as_subclass(OnGpu))
     assert random.draw == 0
+    with pytest.raises(DeviceError, match="^RandomStream: memory " + match):
+        on_gpu_memory(monkeypatch)
 
 
 @pytest.mark.skipif(not cuda_built() or torch.cuda.is_available(), reason="needs a build with CUDA on a machine without")
@@ -119,3 +136,13 @@ def test_a_build_with_cuda_finds_no_gpu():
     out = tuple(array.as_subclass(OnGpu) for array in rollout()[:2])
     with pytest.raises(DeviceError, match=r"^gae: .* failed: .*(driver|device)"):
         run(rollout(OnGpu), out)
+
+
+@pytest.mark.skipif(not cuda_built() or torch.cuda.is_available(), reason="needs a build with CUDA on a machine without")
+def test_a_launch_that_fails_draws_nothing(monkeypatch):
+    for random in (RandomStream(1), on_gpu_memory(monkeypatch)):
+        state = random.state
+        out = torch.zeros(2, dtype=torch.int64).as_subclass(OnGpu), torch.zeros(2).as_subclass(OnGpu)
+        with pytest.raises(DeviceError, match=r"^sample_categorical: .* failed: .*(driver|device)"):
+            sample_categorical(torch.zeros(2, 3).as_subclass(OnGpu), random, out=out)
+        assert random.state == state

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import reference_sampling as reference
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrl.errors import DTypeError
 from pyrl.ops.random import RandomStream
-from pyrl.ops.sampling import uniform_indices
+from pyrl.ops.sampling import sample_categorical, uniform_indices
 from pyrl.seeding import stream_key
 
 WORDS = st.integers(0, 2**64 - 1)
@@ -52,6 +54,46 @@ def test_state_round_trips_through_json_pickle_and_copies(key, draw):
         assert type(other) is RandomStream
         np.testing.assert_array_equal(uniform_indices(20, 1000, other), expected)
         assert other.state == stream.state
+
+
+@given(WORDS, st.integers(0, 2**64 - 100))
+def test_a_state_in_memory_gives_the_same_draws(key, draw):
+    """A tensor on the CPU stands for one on a GPU: what differs is who reads it."""
+    stream, memory = RandomStream.from_state((key, 0, draw)), RandomStream.from_state((key, 0, draw), device="cpu")
+    assert stream.device is None
+    assert memory.device == torch.device("cpu")
+    words = memory.memory
+    for n in (3, 20):
+        np.testing.assert_array_equal(uniform_indices(n, 1000, memory), uniform_indices(n, 1000, stream))
+        assert memory.state == stream.state
+    assert [int(word) & (2**64 - 1) for word in words] == [key, draw + 2]
+    for other in (pickle.loads(pickle.dumps(memory)), copy.deepcopy(memory)):
+        assert other.state == memory.state
+        assert other.device == memory.device
+        assert other.memory.data_ptr() != words.data_ptr()
+    assert memory.spawn("noise").state == stream.spawn("noise").state
+    assert memory.spawn("noise").device == memory.device
+    memory.state = (5, 0, 6)
+    assert memory.memory is words
+    assert words.tolist() == [5, 6]
+    assert repr(memory).endswith("draw=6, device=cpu)")
+
+
+def test_a_draw_that_was_not_used_is_given_back():
+    for stream in (RandomStream(3), RandomStream(3, device="cpu")):
+        before = stream.state
+        with pytest.raises(ValueError, match="logits has nan"):
+            sample_categorical(np.full((2, 3), np.nan, np.float32), stream)
+        assert stream.state == before
+
+
+def test_threads_that_share_a_stream_get_different_draws():
+    stream, n = RandomStream(3), 200
+    logits = np.zeros((64, 3), np.float32)  # draws are taken in time, however long the kernel works without the interpreter lock
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda _: sample_categorical(logits, stream)[0].tobytes(), range(n)))
+    assert stream.draw == n
+    assert len(set(drawn)) == n
 
 
 def test_setting_the_state_repeats_the_draws():

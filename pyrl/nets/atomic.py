@@ -1,0 +1,49 @@
+"""Several optimisers' steps as one: all of them happen, or none."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from pyrl.nets.arena import Arena
+from pyrl.nets.native import optimizer_state
+
+
+class Atomic:
+    """Puts back the weights and the optimisers' states of ``arenas`` where its body raises.
+
+    An update that makes more than one step (a critic's, then an actor's) finds out at the last of them that a gradient is not
+    finite; the earlier ones are undone then. Costs one copy of both, about a hundredth of an update.
+
+    >>> with atomic:
+    ...     critic_step()
+    ...     actor_step()
+    """
+
+    def __init__(self, *arenas: Arena) -> None:
+        self.arenas = arenas
+        self._saved: list[Tensor] = []
+
+    def _tensors(self) -> list[Tensor]:
+        found = []
+        for arena in self.arenas:
+            assert arena.optimizer is not None
+            found += [arena.values, *optimizer_state(arena.optimizer).values()]
+        return found
+
+    @torch.no_grad()
+    def __enter__(self) -> None:
+        for arena in self.arenas:
+            arena.sync()  # weights that were loaded since are what to go back to
+        live = self._tensors()
+        alike = len(self._saved) == len(live) and all(s.dtype == t.dtype and s.device == t.device for s, t in zip(self._saved, live))
+        if not alike:  # the first time, or after a cast
+            self._saved = [torch.empty_like(tensor) for tensor in live]
+        torch._foreach_copy_(self._saved, live)
+
+    @torch.no_grad()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            torch._foreach_copy_(self._tensors(), self._saved)
