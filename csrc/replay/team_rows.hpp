@@ -42,7 +42,7 @@ PYRL_HD inline void team_copy(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t
     constexpr int ahead = 4;  // loads under way at once
     const auto words = bytes / static_cast<std::int64_t>(sizeof(Word));
     for (std::int64_t first = thread; first < words; first += ahead * threads) {
-      Word held[ahead];
+      Word held[ahead] = {};
       PYRL_UNROLL
       for (int k = 0; k < ahead; ++k)
         if (const std::int64_t i = first + k * threads; i < words) held[k] = detail::load<Word>(from + i * sizeof(Word));

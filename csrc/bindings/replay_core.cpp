@@ -1,0 +1,72 @@
+#include "bindings/replay_core.hpp"
+
+#include "bindings/cuda_arg.hpp"
+#include "replay/host_ring_device.hpp"
+
+namespace pyrl::bindings {
+
+using namespace pyrl::replay;
+
+void ReplayCore::move_to(const std::string& name, bool copied) {
+  std::unique_ptr<RingDevice> made;
+  if (name == "simulated") {
+    made = std::make_unique<HostRingDevice>();
+  } else {
+    place = Place(Kind::Torch, Device{std::stoi(name.substr(name.find(':') + 1))}, "this buffer");
+    if constexpr (cuda_built) made = cuda_ring_device(place.device.number);
+    PYRL_CHECK(made != nullptr, DeviceError, "ReplayBuffer: device is ", name, ", and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md)");
+  }
+  host_copy = copied;
+  outcome.resize(static_cast<std::size_t>(ring->options().num_lanes));
+  const CudaStream caller = place.device.is_cuda() ? CudaStream{"ReplayBuffer", place.device.number, current_stream(place.device)} : CudaStream{};
+  device = std::make_unique<DeviceRing>(*ring, std::move(made), caller);
+  device->set_random(stream, caller);
+}
+
+CudaStream ReplayCore::caller_stream(const char* function) const {
+  return {function, place.device.number, device != nullptr && place.device.is_cuda() ? current_stream(place.device) : nullptr};
+}
+
+py::object ReplayCore::space(std::int64_t bytes, void** data) const {
+  if (place.device.is_cuda()) return device_space(place, bytes, data);
+  return empty_like_kind(Kind::NumPy, DType::UInt8, std::array<std::int64_t, 1>{bytes}, data);
+}
+
+std::int64_t ReplayCore::store(const AddArgs& rows, bool on_device, const CudaStream& caller) {
+  if (device == nullptr) return ring->add(rows);
+  if (on_device) {
+    device->add_arrays(rows, caller);
+    return -1;
+  }
+  AddArgs given = rows;
+  given.outcome = host_copy ? outcome.data() : nullptr;
+  const std::int64_t bad = host_copy ? ring->add(given) : given.first_bad_reward(ring->options().num_lanes);
+  if (bad < 0) device->add(given, given.outcome, caller);
+  return bad;
+}
+
+std::int64_t ReplayCore::size(const CudaStream& caller, std::int64_t enough) {
+  if (!is_resident()) return ring->size();
+  return device->least_size() >= enough ? device->least_size() : device->size(caller);
+}
+
+const LaneRing& ReplayCore::books(const CudaStream& caller) {
+  if (is_resident()) device->download(*ring, false, caller);
+  return *ring;
+}
+
+RandomStream ReplayCore::random(const CudaStream& caller) { return device == nullptr ? stream : device->random(caller); }
+
+void ReplayCore::set_random(const RandomStream& random, const CudaStream& caller) {
+  stream = random;
+  if (device != nullptr) device->set_random(random, caller);
+}
+
+RandomStream ReplayCore::next_draw(const CudaStream& caller) {
+  RandomStream following = random(caller);
+  const RandomStream drawn{following.key, following.next_draw()};
+  set_random(following, caller);
+  return drawn;
+}
+
+}  // namespace pyrl::bindings
