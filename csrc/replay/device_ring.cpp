@@ -116,8 +116,10 @@ void DeviceRing::list_pieces(const LaneRing& like, bool wide, const CudaStream& 
 // -- adding -------------------------------------------------------------------------------------------------------------------------
 
 template <class Rows>
-AddLane<Rows> DeviceRing::adding(const Rows& rows) const {
-  return {view_, counters_, rows, nullptr};
+void DeviceRing::run_add(const Rows& rows, const CudaStream& stream) {
+  if (is_prioritized()) device_->fill(changed_.data, 0xff, 8 * changed_.size(), stream);
+  device_->run(AddLane<Rows>{view_, counters_, rows, changed_.data}, view_.options.num_lanes, add_threads_, stream);
+  if (is_prioritized()) device_->follow({tree(), {changed_.data, changed_.extent}, view_.flags}, stream);
 }
 
 // A slot that is no transition comes right after one that is, so of any neighbours half are transitions; the oldest may lack frames.
@@ -141,6 +143,7 @@ void DeviceRing::add(const AddArgs& rows, const Outcome* outcome, const CudaStre
   if (!journal_.fits()) flush(stream);
   journal_.append(rows, outcome);
   count_records(rows);
+  if (is_prioritized()) flush(stream);  // new records get the largest leaf from before their add
 }
 
 void DeviceRing::add_arrays(const AddArgs& rows, const CudaStream& stream) {
@@ -156,7 +159,7 @@ void DeviceRing::add_arrays(const AddArgs& rows, const CudaStream& stream) {
   arrays.terminated = rows.terminated;
   arrays.truncated = rows.truncated;
   arrays.valid = rows.valid;
-  device_->run(adding(arrays), view_.options.num_lanes, add_threads_, stream);
+  run_add(arrays, stream);
   if (rows.valid == nullptr && !device_->is_capturing(stream)) count_records({});  // which rows a mask on the device leaves out is not known here
 }
 
@@ -172,7 +175,7 @@ void DeviceRing::flush(const CudaStream& stream) {
   // What is on the caller's stream may still read the ring; the copy need not wait for it.
   device_->record(reached_.get(), stream);
   device_->wait_for(reached_.get(), side_);
-  device_->run(adding(journal_.rows(block.there.get())), view_.options.num_lanes, add_threads_, side_);
+  run_add(journal_.rows(block.there.get()), side_);
   device_->record(added_.get(), side_);
   device_->wait_for(added_.get(), stream);
   bytes_copied_ += bytes;
@@ -189,6 +192,7 @@ void DeviceRing::clear(const CudaStream& stream) {
   device_->fill(&counters_->size, 0, 2 * static_cast<std::int64_t>(sizeof(std::int64_t)), stream);  // and `filled`
   std::fill(certain_.begin(), certain_.end(), 0);
   counted_ = seen_ = 0;
+  if (is_prioritized()) device_->clear(tree(), num_slots(), stream);
 }
 
 // -- what the host asks -------------------------------------------------------------------------------------------------------------
@@ -265,7 +269,7 @@ void DeviceRing::upload(const LaneRing& host, const CudaStream& stream) {
 // -- drawing ------------------------------------------------------------------------------------------------------------------------
 
 OpenWindow DeviceRing::open_window(const GatherArgs& args, void* space) const {
-  return {view_, static_cast<OpenedWindow*>(space), args.reward, args.terminated, args.discount};
+  return {view_, args.slots, static_cast<OpenedWindow*>(space), args.reward, args.terminated, args.discount};
 }
 
 void DeviceRing::copy_pieces(const GatherArgs& args, void* space, const CudaStream& stream) {
@@ -290,22 +294,80 @@ void DeviceRing::copy_pieces(const GatherArgs& args, void* space, const CudaStre
 
 void DeviceRing::sample(const GatherArgs& args, std::int64_t* index, void* space, const CudaStream& stream) {
   flush(stream);
-  const DrawRecord draw{view_, counters_, random_, static_cast<OpenedWindow*>(space), index};
-  device_->run(ThenOpenWindow<DrawRecord>{draw, open_window(args, space)}, args.count, stream);
+  GatherArgs drawn = args;
+  std::int64_t* const slots = slots_in(space, args.count);
+  drawn.slots = slots;
+  device_->run(ThenOpenWindow<DrawRecord>{{view_, counters_, random_, slots, index}, open_window(drawn, space)}, args.count, stream);
   device_->run(NextDraw{random_}, 1, stream);
-  copy_pieces(args, space, stream);
+  copy_pieces(drawn, space, stream);
 }
 
-std::int64_t DeviceRing::find(const std::int64_t* index, std::int64_t count, void* space, const CudaStream& stream) {
+void DeviceRing::find(const std::int64_t* index, std::int64_t count, std::int64_t* slots, const CudaStream& stream) {
   flush(stream);
   device_->fill(&counters_->stale, 0, sizeof counters_->stale, stream);
-  device_->run(FindRecord{view_, counters_, index, static_cast<OpenedWindow*>(space)}, count, stream);
-  return counters(stream).stale;
+  device_->run(FindRecord{view_, counters_, index, slots}, count, stream);
 }
 
 void DeviceRing::gather(const GatherArgs& args, void* space, const CudaStream& stream) {
   device_->run(open_window(args, space), args.count, stream);
   copy_pieces(args, space, stream);
+}
+
+// -- priorities ---------------------------------------------------------------------------------------------------------------------
+
+void DeviceRing::prioritize(const PriorityOptions& options, const CudaStream& stream) {
+  priority_options_ = options;
+  const std::int64_t entries = view_.options.num_lanes * view_.most_changes();
+  const auto lay = [&](std::uint8_t* memory) {
+    Parts parts(memory);
+    parts.take<std::uint8_t>(TreeView::bytes(num_slots()));
+    update_counts_ = parts.take<UpdateCounts>(1);
+    changed_ = {parts.take<std::int64_t>(entries), {entries}};
+    return parts.used();
+  };
+  tree_bytes_ = lay(nullptr);
+  tree_memory_ = device_->allocate(tree_bytes_);
+  lay(tree_memory_.get());
+  device_->fill(update_counts_, 0, sizeof(UpdateCounts), stream);
+  device_->clear(tree(), num_slots(), stream);
+}
+
+void DeviceRing::sample_prioritized(const GatherArgs& args, std::int64_t* index, double beta, bool weight_by_buffer, float* weight, void* space,
+                                    const CudaStream& stream) {
+  GatherArgs drawn = args;
+  std::int64_t* const slots = slots_in(space, args.count);
+  drawn.slots = slots;
+  device_->draw({tree(), {0, 0, random_}, beta, weight_by_buffer, {slots, {args.count}}, weight}, stream);
+  device_->run(NextDraw{random_}, 1, stream);
+  device_->run(ThenOpenWindow<NameRecord>{{view_, slots, index}, open_window(drawn, space)}, args.count, stream);
+  copy_pieces(drawn, space, stream);
+}
+
+template <class Real>
+void DeviceRing::update_priorities(const std::int64_t* index, const Real* priority, std::int64_t count, std::int64_t* slots, const CudaStream& stream) {
+  find(index, count, slots, stream);
+  device_->update(UpdateArgs<Real>{tree(), {slots, {count}}, priority, priority_options_.alpha, priority_options_.epsilon, update_counts_}, stream);
+}
+
+template void DeviceRing::update_priorities(const std::int64_t*, const float*, std::int64_t, std::int64_t*, const CudaStream&);
+template void DeviceRing::update_priorities(const std::int64_t*, const double*, std::int64_t, std::int64_t*, const CudaStream&);
+
+UpdateCounts DeviceRing::update_counts(const CudaStream& stream) {
+  UpdateCounts counts{0, 0};
+  copy(&counts, update_counts_, sizeof counts, stream);
+  return counts;
+}
+
+std::vector<double> DeviceRing::leaves(const CudaStream& stream) {
+  std::vector<double> leaves(static_cast<std::size_t>(num_slots()));
+  copy(leaves.data(), tree().leaves(), 8 * num_slots(), stream);
+  return leaves;
+}
+
+void DeviceRing::set_leaves(const std::vector<double>& leaves, const CudaStream& stream) {
+  device_->clear(tree(), num_slots(), stream);
+  copy(tree().leaves(), leaves.data(), 8 * num_slots(), stream);
+  device_->restore(tree(), stream);
 }
 
 }  // namespace pyrl::replay

@@ -24,6 +24,7 @@
 #include "core/philox.hpp"
 #include "replay/journal.hpp"
 #include "replay/lane_ring.hpp"
+#include "replay/priorities.hpp"
 #include "replay/ring_device.hpp"
 #include "replay/window_gather.hpp"
 
@@ -50,13 +51,30 @@ class DeviceRing {
   std::int64_t size(const CudaStream& stream);
   std::int64_t skipped(const CudaStream& stream);
 
-  // Working memory of a batch, on the device.
-  std::int64_t space_bytes(std::int64_t count) const { return count * static_cast<std::int64_t>(sizeof(OpenedWindow)); }
-  // `count` draws with replacement and their windows: names to `index`. args.slots is not looked at.
+  // Working memory of a batch, on the device: gather() works there, args.slots points there.
+  static std::int64_t space_bytes(std::int64_t count) { return count * static_cast<std::int64_t>(sizeof(OpenedWindow) + sizeof(std::int64_t)); }
+  static std::int64_t* slots_in(void* space, std::int64_t count) { return reinterpret_cast<std::int64_t*>(static_cast<OpenedWindow*>(space) + count); }
+
+  // `count` draws with replacement and their windows: names to `index`.
   void sample(const GatherArgs& args, std::int64_t* index, void* space, const CudaStream& stream);
-  // The slots of names on the device, for gather(); waits, and returns how many are stale.
-  std::int64_t find(const std::int64_t* index, std::int64_t count, void* space, const CudaStream& stream);
+  // The slots of names on the device, -1 for those that are stale.
+  void find(const std::int64_t* index, std::int64_t count, std::int64_t* slots, const CudaStream& stream);
+  // How many those were. Waits.
+  std::int64_t stale(const CudaStream& stream) { return counters(stream).stale; }
+  // args.slots were found.
   void gather(const GatherArgs& args, void* space, const CudaStream& stream);
+
+  // Draws may be by priority from now on; for an empty ring. A LaneRing that this mirrors has no Priorities of its own.
+  void prioritize(const PriorityOptions& options, const CudaStream& stream);
+  bool is_prioritized() const { return tree_memory_ != nullptr; }
+  void sample_prioritized(const GatherArgs& args, std::int64_t* index, double beta, bool weight_by_buffer, float* weight, void* space, const CudaStream& stream);
+  // priority: [B] on the device; of a record that is gone, or a priority that is negative or not finite, nothing is changed but a count.
+  template <class Real>
+  void update_priorities(const std::int64_t* index, const Real* priority, std::int64_t count, std::int64_t* slots, const CudaStream& stream);
+  // These wait.
+  UpdateCounts update_counts(const CudaStream& stream);
+  std::vector<double> leaves(const CudaStream& stream);
+  void set_leaves(const std::vector<double>& leaves, const CudaStream& stream);
 
   // The stream of the draws lies on the device. Both wait.
   RandomStream random(const CudaStream& stream);
@@ -69,7 +87,7 @@ class DeviceRing {
   // Host memory to the device, or the other way round; waits.
   void copy(void* to, const void* from, std::int64_t bytes, const CudaStream& stream);
 
-  std::int64_t nbytes() const { return ring_bytes_ + 2 * block_bytes_; }
+  std::int64_t nbytes() const { return ring_bytes_ + 2 * block_bytes_ + tree_bytes_; }
   // Bytes of rows and their headers that were sent to the device so far.
   std::int64_t bytes_copied() const { return bytes_copied_; }
 
@@ -87,10 +105,12 @@ class DeviceRing {
   RingCounters counters(const CudaStream& stream);
   void copy_pieces(const GatherArgs& args, void* space, const CudaStream& stream);
   OpenWindow open_window(const GatherArgs& args, void* space) const;
+  std::int64_t num_slots() const { return view_.options.num_lanes * view_.lane_capacity; }
+  TreeView tree() const { return {tree_memory_.get(), num_slots()}; }
   void count_records(const AddArgs& rows);
   std::int64_t most_certain() const;
   template <class Rows>
-  AddLane<Rows> adding(const Rows& rows) const;
+  void run_add(const Rows& rows, const CudaStream& stream);
 
   std::unique_ptr<RingDevice> device_;
   Journal journal_;
@@ -106,6 +126,12 @@ class DeviceRing {
   std::shared_ptr<void> reached_, added_;  // events: where the caller's stream was, where the side stream has added
   std::array<Block, 2> blocks_;
   int filling_ = 0;  // the block that the journal fills
+
+  PriorityOptions priority_options_;
+  std::int64_t tree_bytes_ = 0;
+  std::shared_ptr<std::uint8_t> tree_memory_;  // the tree, then the two below; null: no priorities
+  UpdateCounts* update_counts_ = nullptr;
+  ArrayView<std::int64_t, 1> changed_;  // slots that the last add made drawable or not, -1 for none
 
   std::vector<std::int64_t> certain_;  // of each lane: records that are certainly drawable
   std::int64_t counted_ = 0;           // their sum

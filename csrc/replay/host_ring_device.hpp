@@ -59,11 +59,30 @@ class HostRingDevice : public RingDevice {
   void run(const FindRecord& body, std::int64_t count, const CudaStream& stream) override { elements(body, count, stream); }
   void run(const OpenWindow& body, std::int64_t count, const CudaStream& stream) override { elements(body, count, stream); }
   void run(const ThenOpenWindow<DrawRecord>& body, std::int64_t count, const CudaStream& stream) override { elements(body, count, stream); }
+  void run(const ThenOpenWindow<NameRecord>& body, std::int64_t count, const CudaStream& stream) override { elements(body, count, stream); }
   void run(const CopyPiece& body, std::int64_t teams, bool wide, const CudaStream& stream) override {
     submit(stream, [=, this] {
       const int threads = wide ? 128 : 8;
       in_some_order(teams * threads, [&](std::int64_t i) { body(i / threads, static_cast<int>(i % threads), threads); });
     });
+  }
+
+  void clear(const TreeView& tree, std::int64_t leaves, const CudaStream& stream) override {
+    fill(tree.leaves(), 0, TreeView::bytes(leaves), stream);
+    elements(ClearSmallest{tree}, ClearSmallest{tree}.threads(), stream);
+  }
+  void restore(const TreeView& tree, const CudaStream& stream) override { refresh_tree(tree, {}, stream); }
+  void update(const UpdateArgs<float>& args, const CudaStream& stream) override { update_leaves(args, stream); }
+  void update(const UpdateArgs<double>& args, const CudaStream& stream) override { update_leaves(args, stream); }
+  void follow(const FollowRing& changes, const CudaStream& stream) override {
+    elements(changes, changes.slots.size(), stream);
+    refresh_tree(changes.tree, changes.slots, stream);
+  }
+  void draw(const PriorityDrawArgs& args, const CudaStream& stream) override {
+    const std::int64_t count = args.slots.size();
+    fill(args.tree.drawn(), 0xff, sizeof(std::uint64_t), stream);
+    elements(DrawSlot{args, 1.0 / static_cast<double>(count)}, count, stream);
+    elements(WeighSlot{args}, count, stream);
   }
 
  protected:
@@ -137,6 +156,18 @@ class HostRingDevice : public RingDevice {
   template <class Body>
   void elements(const Body& body, std::int64_t count, const CudaStream& stream) {
     submit(stream, [=, this] { in_some_order(count, body); });
+  }
+  void refresh_tree(const TreeView& tree, const ArrayView<const std::int64_t, 1>& slots, const CudaStream& stream) {
+    refresh(tree, slots, [&](const auto& body) { elements(body, body.threads(), stream); },
+            [&](int first) {
+              for (int level = first; level < tree.levels(); ++level) elements(RefreshLevel{tree, level}, tree.nodes(level), stream);
+            });
+  }
+  template <class Real>
+  void update_leaves(const UpdateArgs<Real>& args, const CudaStream& stream) {
+    elements(MarkLast<Real>{args}, args.slots.size(), stream);
+    elements(WriteLast<Real>{args}, args.slots.size(), stream);
+    refresh_tree(args.tree, args.slots, stream);
   }
   template <class Rows>
   void add_lanes(const AddLane<Rows>& add, std::int64_t lanes, int threads, const CudaStream& stream) {

@@ -87,9 +87,17 @@ class CudaRingDevice : public RingDevice {
   void run(const FindRecord& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const OpenWindow& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const ThenOpenWindow<DrawRecord>& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
+  void run(const ThenOpenWindow<NameRecord>& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const CopyPiece& body, std::int64_t teams, bool wide, const CudaStream& stream) override {
     wide ? cuda::launch_teams<128>(stream, teams, body) : cuda::launch_teams<8>(stream, teams, body);
   }
+
+  void clear(const TreeView& tree, std::int64_t leaves, const CudaStream& stream) override { clear_priorities_cuda(tree, leaves, stream); }
+  void restore(const TreeView& tree, const CudaStream& stream) override { restore_priorities_cuda(tree, stream); }
+  void update(const UpdateArgs<float>& args, const CudaStream& stream) override { update_priorities_cuda(args, stream); }
+  void update(const UpdateArgs<double>& args, const CudaStream& stream) override { update_priorities_cuda(args, stream); }
+  void follow(const FollowRing& changes, const CudaStream& stream) override { follow_ring_cuda(changes, stream); }
+  void draw(const PriorityDrawArgs& args, const CudaStream& stream) override { draw_priorities_cuda(args, stream); }
 
  private:
   CudaStream here_;  // the device's default stream

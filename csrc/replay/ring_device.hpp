@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/cuda.hpp"
+#include "replay/priority_tree.hpp"
 #include "replay/ring_threads.hpp"
 
 namespace pyrl::replay {
@@ -42,8 +43,17 @@ class RingDevice {
   virtual void run(const FindRecord& body, std::int64_t count, const CudaStream& stream) = 0;
   virtual void run(const OpenWindow& body, std::int64_t count, const CudaStream& stream) = 0;
   virtual void run(const ThenOpenWindow<DrawRecord>& body, std::int64_t count, const CudaStream& stream) = 0;
+  virtual void run(const ThenOpenWindow<NameRecord>& body, std::int64_t count, const CudaStream& stream) = 0;
   // In teams of 8 threads for narrow rows, of 128 for wide ones.
   virtual void run(const CopyPiece& body, std::int64_t teams, bool wide, const CudaStream& stream) = 0;
+
+  // The calls of priority_tree.hpp.
+  virtual void clear(const TreeView& tree, std::int64_t leaves, const CudaStream& stream) = 0;
+  virtual void restore(const TreeView& tree, const CudaStream& stream) = 0;
+  virtual void update(const UpdateArgs<float>& args, const CudaStream& stream) = 0;
+  virtual void update(const UpdateArgs<double>& args, const CudaStream& stream) = 0;
+  virtual void follow(const FollowRing& changes, const CudaStream& stream) = 0;
+  virtual void draw(const PriorityDrawArgs& args, const CudaStream& stream) = 0;
 };
 
 // DeviceError where the build has no CUDA, or the device cannot be used.

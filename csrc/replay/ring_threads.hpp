@@ -1,7 +1,7 @@
 // What the threads of a GPU do for a ring that lies there: function objects, so that tests can run them on the CPU, in any order.
 //
 //   adding    a team (block) a lane: AddLane; records of a lane one after the other, the rows of each by all threads
-//   drawing   a thread a window: DrawRecord or FindRecord, then OpenWindow; then a team a piece: CopyPiece
+//   drawing   a thread a window: DrawRecord, FindRecord or NameRecord, then OpenWindow; then a team a piece: CopyPiece
 #pragma once
 
 #include <cmath>
@@ -180,13 +180,11 @@ struct DrawRecord {
   RingView ring;
   const RingCounters* counters = nullptr;
   const RandomStream* random = nullptr;  // on the device, so that each replay of a graph draws anew
-  OpenedWindow* windows = nullptr;
-  std::int64_t* index = nullptr;
+  std::int64_t *slots = nullptr, *index = nullptr;
 
   PYRL_HD void operator()(std::int64_t i) const {
-    const std::int64_t slot = counters->size > 0 ? draw(static_cast<std::uint32_t>(i)) : -1;
-    windows[i].slot = slot;
-    index[i] = slot < 0 ? -1 : ring.name_of(slot);
+    slots[i] = counters->size > 0 ? draw(static_cast<std::uint32_t>(i)) : -1;
+    index[i] = slots[i] < 0 ? -1 : ring.name_of(slots[i]);
   }
 
  private:
@@ -207,27 +205,37 @@ struct NextDraw {
   PYRL_HD void operator()(std::int64_t) const { ++random->draw; }
 };
 
+// Of slots that were drawn by priority, or -1.
+struct NameRecord {
+  RingView ring;
+  const std::int64_t* slots = nullptr;
+  std::int64_t* index = nullptr;
+
+  PYRL_HD void operator()(std::int64_t i) const { index[i] = slots[i] < 0 ? -1 : ring.name_of(slots[i]); }
+};
+
 struct FindRecord {
   RingView ring;
   RingCounters* counters = nullptr;
   const std::int64_t* index = nullptr;
-  OpenedWindow* windows = nullptr;
+  std::int64_t* slots = nullptr;
 
   PYRL_HD void operator()(std::int64_t i) const {
-    windows[i].slot = ring.find(index[i]);
-    if (windows[i].slot < 0) atomic_add(&counters->stale, 1);
+    slots[i] = ring.find(index[i]);
+    if (slots[i] < 0) atomic_add(&counters->stale, 1);
   }
 };
 
 struct OpenWindow {
   RingView ring;
+  const std::int64_t* slots = nullptr;
   OpenedWindow* windows = nullptr;
   float* reward = nullptr;
   bool* terminated = nullptr;
   float* discount = nullptr;
 
   PYRL_HD void operator()(std::int64_t i) const {
-    const std::int64_t slot = windows[i].slot;
+    const std::int64_t slot = slots[i];
     OpenedWindow opened;
     Window window;
     if (slot >= 0) {

@@ -10,6 +10,7 @@
 #include "core/check.hpp"
 #include "replay/device_ring.hpp"
 #include "replay/host_ring_device.hpp"
+#include "replay/priorities.hpp"
 
 using namespace pyrl;
 using namespace pyrl::replay;
@@ -141,6 +142,10 @@ struct Batch {
   GatherArgs args;
 };
 
+std::vector<OpenedWindow> working_memory(std::int64_t count) {
+  return std::vector<OpenedWindow>(static_cast<std::size_t>(DeviceRing::space_bytes(count)) / sizeof(OpenedWindow) + 1);
+}
+
 bool same(const LaneRing& a, const LaneRing& b) {
   const RingState x = a.state(a.lane_capacity()), y = b.state(b.lane_capacity());
   if (a.size() != b.size() || x.origins != y.origins || x.heads != y.heads || x.pending != y.pending || x.flags != y.flags) return false;
@@ -240,15 +245,18 @@ void follow(const Case& wanted, Way way, bool lazy, unsigned seed) {
     Batch want(host, 33), got(host, 33);
     host.draw({random.key, random.next_draw()}, want.count, want.index.data(), want.slots.data());
     gather(host, want.args);
-    std::vector<OpenedWindow> space(33), drawn(33);
+    std::vector<OpenedWindow> space = working_memory(33), drawn = working_memory(33);
+    std::int64_t* const found = DeviceRing::slots_in(space.data(), 33);
     // By name, some of which are stale.
     std::vector<std::int64_t> names = want.index, slots(33);
     for (std::size_t i = 0; i < names.size(); i += 1 + i % 5) names[i] = static_cast<std::int64_t>(i * 13) - 2;
-    CHECK(ring.find(names.data(), 33, space.data(), stream) == host.find(names.data(), 33, slots.data()));
-    for (std::size_t i = 0; i < names.size(); ++i) CHECK(space[i].slot == slots[i]);
-    REQUIRE(ring.find(want.index.data(), 33, space.data(), stream) == 0);
+    ring.find(names.data(), 33, found, stream);
+    CHECK(ring.stale(stream) == host.find(names.data(), 33, slots.data()));
+    for (std::size_t i = 0; i < names.size(); ++i) CHECK(found[i] == slots[i]);
+    ring.find(want.index.data(), 33, found, stream);
     Batch named(host, 33);
     named.index = want.index;
+    named.args.slots = found;
     ring.gather(named.args, space.data(), stream);
     // What is added before the batches are ready is not in them.
     ring.sample(got.args, got.index.data(), drawn.data(), stream);
@@ -289,6 +297,63 @@ TEST_CASE("CUDA: rows on the device go into the ring there; those whose reward i
   }
 }
 
+TEST_CASE("CUDA: draws by priority, their weights and new records' leaves are the CPU's") {
+  unsigned seed = 1;
+  for (const Case& wanted : cases()) {
+    LaneRing host(columns_of(wanted.observation, wanted.rest, wanted.options.linked), wanted.options);
+    Priorities priorities(host.num_slots(), {0.7, 1e-3});
+    auto owned = std::make_unique<HostRingDevice>(seed % 2 == 0);
+    HostRingDevice& device = *owned;
+    DeviceRing ring(host, std::move(owned), stream);
+    host.set_observer(&priorities);
+    ring.prioritize({0.7, 1e-3}, stream);
+    RandomStream random{77, 0};
+    ring.set_random(random, stream);
+    Feed feed(host, ++seed);
+    std::vector<Outcome> outcome(static_cast<std::size_t>(wanted.options.num_lanes));
+    std::int64_t stale = 0;
+    for (int step = 0; step < 40; ++step) {
+      AddArgs args = feed.next(0.15, 0.1, step % 3 == 0);
+      args.outcome = outcome.data();
+      REQUIRE(host.add(args) == -1);
+      ring.add(args, seed % 3 == 0 ? outcome.data() : nullptr, stream);
+      if (step == 30) {
+        host.clear();
+        ring.clear(stream);
+      }
+      const auto same_leaves = [&] {
+        const std::vector<double> leaves = ring.leaves(stream);
+        for (std::int64_t slot = 0; slot < host.num_slots(); ++slot)
+          if (leaves[static_cast<std::size_t>(slot)] != priorities.tree().get(slot)) return false;
+        return true;
+      };
+      REQUIRE(same_leaves());
+      if (host.size() == 0) continue;
+      Batch want(host, 17), got(host, 17);
+      std::vector<float> want_weight(17), got_weight(17);
+      std::vector<OpenedWindow> space = working_memory(17);
+      priorities.draw({random.key, random.next_draw()}, 17, 0.4, step % 2 == 0, want.slots.data(), want_weight.data());
+      for (std::size_t i = 0; i < 17; ++i) want.index[i] = host.name_of(want.slots[i]);
+      gather(host, want.args);
+      ring.sample_prioritized(got.args, got.index.data(), 0.4, step % 2 == 0, got_weight.data(), space.data(), stream);
+      device.wait(stream);
+      REQUIRE(want == got);
+      CHECK(std::memcmp(want_weight.data(), got_weight.data(), 17 * sizeof(float)) == 0);
+      // New priorities, some for records that never were.
+      std::vector<float> priority(17);
+      std::vector<std::int64_t> names = want.index, slots(17), space_slots(17);
+      for (std::size_t i = 0; i < 17; ++i) priority[i] = static_cast<float>((i * 7 + static_cast<std::size_t>(step)) % 5);
+      names[3] = -5;
+      stale += host.find(names.data(), 17, slots.data());
+      priorities.update(slots.data(), priority.data(), 17);
+      ring.update_priorities(names.data(), priority.data(), 17, space_slots.data(), stream);
+      CHECK(ring.update_counts(stream).stale == stale);
+      REQUIRE(same_leaves());
+      if (step == 20) ring.set_leaves(ring.leaves(stream), stream);
+    }
+  }
+}
+
 TEST_CASE("CUDA: skipped rows are counted, and a draw from an empty ring gives rows of zeros") {
   StreamOptions options;
   options.capacity = 30;
@@ -297,7 +362,7 @@ TEST_CASE("CUDA: skipped rows are counted, and a draw from an empty ring gives r
   DeviceRing ring(host, std::make_unique<HostRingDevice>(), stream);
   ring.set_random({1, 0}, stream);
   Batch batch(host, 5);
-  std::vector<OpenedWindow> space(5);
+  std::vector<OpenedWindow> space = working_memory(5);
   ring.sample(batch.args, batch.index.data(), space.data(), stream);
   for (int i = 0; i < 5; ++i) {
     CHECK(batch.index[i] == -1);
