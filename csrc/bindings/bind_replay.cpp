@@ -111,6 +111,36 @@ Place batch_place(const ReplayCore& self, py::handle torch) {
   return self.place.device.is_cuda() ? self.place : Place(torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy);
 }
 
+// An array [B] that a kernel reads: where the records lie, or on the CPU, from where it is brought there.
+template <class T>
+class ArrayThere {
+ public:
+  ArrayThere(const ReplayCore& self, py::handle object, const char* function, const char* name, std::int64_t count = -1) {
+    ArrayArg arg = read_array(object, function, name);
+    is_there_ = self.device != nullptr && !arg.on_cpu();
+    if (is_there_) arg = read_array(object, function, name, self.place);
+    view_ = arg.as<const T, 1>({count}, "[B]");
+    view_.extent[0] = arg.shape[0];
+    if (self.device != nullptr && !is_there_) owner_ = self.space(static_cast<std::int64_t>(sizeof(T)) * this->count(), &space_);
+  }
+
+  bool is_there() const { return is_there_; }
+  std::int64_t count() const { return view_.extent[0]; }
+  const T* data() const { return view_.data; }
+  // On the device. Without the interpreter lock.
+  const T* bring(const ReplayCore& self, const CudaStream& caller) const {
+    if (is_there_) return view_.data;
+    self.device->copy(space_, view_.data, static_cast<std::int64_t>(sizeof(T)) * count(), caller);
+    return static_cast<const T*>(space_);
+  }
+
+ private:
+  ArrayView<const T, 1> view_;
+  bool is_there_ = false;
+  py::object owner_;
+  void* space_ = nullptr;
+};
+
 void check_batch_size(std::int64_t count, std::int64_t stored) {
   PYRL_CHECK(count >= 1, ArgumentError, "sample: batch_size is ", count, ", expected at least 1");
   PYRL_CHECK(count <= stored, ArgumentError, "sample: batch_size is ", count, ", but only ", stored, " transitions are stored");
@@ -125,7 +155,7 @@ py::object sample(ReplayCore& self, FastArgs args) {
   check_batch_size(count, self.device ? count : self.ring->size());
   Outputs out(self, count, batch_place(self, args[2]), args[3], "sample");
   void* space = nullptr;
-  const py::object owner = self.device ? self.space(self.device->space_bytes(count), &space) : py::object();
+  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
     check_batch_size(count, self.size(caller, count));  // another thread may have cleared it
     if (self.device && replacement) return self.device->sample(out.gather, out.index, space, caller);
@@ -134,7 +164,9 @@ py::object sample(ReplayCore& self, FastArgs args) {
       std::vector<std::int64_t> names(static_cast<std::size_t>(count));
       self.books(caller).draw_distinct(self.next_draw(caller), count, names.data(), self.slots.data(), self.scratch);
       self.device->copy(out.index, names.data(), 8 * count, caller);
-      self.device->find(out.index, count, space, caller);
+      std::int64_t* const found = DeviceRing::slots_in(space, count);
+      self.device->find(out.index, count, found, caller);
+      out.gather.slots = found;
       return self.device->gather(out.gather, space, caller);
     }
     const RandomStream stream = self.next_draw(caller);
@@ -154,14 +186,19 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
   const double beta = number_in(args[1], 0, 1, "sample", "beta");
   const bool by_buffer = args[2].ptr() == Py_True;
-  check_batch_size(count, self.ring->size());
-  Outputs out(self, count, batch_place(self, args[3]), args[4], "sample");
+  const CudaStream caller = self.caller_stream("sample");
+  const Place place = batch_place(self, args[3]);
+  check_batch_size(count, self.device ? count : self.ring->size());
+  Outputs out(self, count, place, args[4], "sample");
   py::object weight;
-  const auto weights = output<float, 1>(weight, args[5], batch_place(self, args[3]), {count}, "sample", "out.weight", "[B]");
+  const auto weights = output<float, 1>(weight, args[5], place, {count}, "sample", "out.weight", "[B]");
+  void* space = nullptr;
+  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
-    check_batch_size(count, self.ring->size());
+    check_batch_size(count, self.size(caller, count));
+    if (self.device) return self.device->sample_prioritized(out.gather, out.index, beta, by_buffer, weights.data, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
-    self.priorities->draw(self.next_draw({}), count, beta, by_buffer, self.slots.data(), weights.data);
+    self.priorities->draw(self.next_draw(caller), count, beta, by_buffer, self.slots.data(), weights.data);
     for (std::int64_t i = 0; i < count; ++i) out.index[i] = self.ring->name_of(self.slots[static_cast<std::size_t>(i)]);
     out.gather.slots = self.slots.data();
     gather(*self.ring, out.gather);
@@ -169,71 +206,96 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   return py::make_tuple(std::move(out.arrays), std::move(weight));
 }
 
-// (index, priority): nothing is changed if any priority is negative or not finite.
+// (index, priority): nothing is changed if any priority is negative or not finite, unless they lie on a GPU, where nobody looks.
 py::object update_priorities(ReplayCore& self, FastArgs args) {
   const char* function = "update_priorities";
-  const auto index = read_array(args[0], function, "index").as<const std::int64_t, 1>("[B]");
-  const ArrayArg priority = read_array(args[1], function, "priority");
-  const std::int64_t count = index.extent[0];
+  const CudaStream caller = self.caller_stream(function);
+  const ArrayThere<std::int64_t> index(self, args[0], function, "index");
   const auto update = [&]<class Real>(Real) {
-    const auto values = priority.as<const Real, 1>({count}, "[B]");
-    for (std::int64_t i = 0; i < count; ++i) {
-      PYRL_CHECK(std::isfinite(values(i)), NonFiniteError, function, ": priority of element ", i, " is ", values(i), ", expected a finite number");
-      PYRL_CHECK(values(i) >= 0, ArgumentError, function, ": priority of element ", i, " is ", values(i), ", expected at least 0");
+    const ArrayThere<Real> priority(self, args[1], function, "priority", index.count());
+    for (std::int64_t i = 0; !priority.is_there() && i < index.count(); ++i) {
+      const Real value = priority.data()[i];
+      PYRL_CHECK(std::isfinite(value), NonFiniteError, function, ": priority of element ", i, " is ", value, ", expected a finite number");
+      PYRL_CHECK(value >= 0, ArgumentError, function, ": priority of element ", i, " is ", value, ", expected at least 0");
     }
+    void* space = nullptr;
+    const py::object owner = self.device ? self.space(8 * index.count(), &space) : py::object();
     alone(self, [&] {
-      self.slots.resize(static_cast<std::size_t>(count));
-      self.stale_updates += self.ring->find(index.data, count, self.slots.data());
-      self.priorities->update(self.slots.data(), values.data, count);
+      if (self.device)
+        return self.device->update_priorities(index.bring(self, caller), priority.bring(self, caller), index.count(), static_cast<std::int64_t*>(space), caller);
+      self.slots.resize(static_cast<std::size_t>(index.count()));
+      self.stale_updates += self.ring->find(index.data(), index.count(), self.slots.data());
+      self.priorities->update(self.slots.data(), priority.data(), index.count());
     });
   };
-  priority.dtype == DType::Float64 ? update(double{}) : update(float{});
+  read_array(args[1], function, "priority").dtype == DType::Float64 ? update(double{}) : update(float{});
   return py::none();
 }
 
 // float64 [B]: the leaves of named records, 0 where they cannot be drawn.
 py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
   const auto index = read_array(index_arg, "priorities", "index").as<const std::int64_t, 1>("[B]");
-  py::array_t<double> leaves(index.extent[0]);
-  double* to = leaves.mutable_data();
+  const CudaStream caller = self.caller_stream("priorities");
+  py::array_t<double> found(index.extent[0]);
+  double* to = found.mutable_data();
   alone(self, [&] {
     self.slots.resize(static_cast<std::size_t>(index.extent[0]));
-    self.ring->find(index.data, index.extent[0], self.slots.data());
-    std::transform(self.slots.begin(), self.slots.end(), to, [&](std::int64_t slot) { return slot < 0 ? 0.0 : self.priorities->tree().get(slot); });
+    self.books(caller).find(index.data, index.extent[0], self.slots.data());
+    const std::vector<double> leaves = self.device ? self.leaves(caller) : std::vector<double>{};
+    const auto leaf = [&](std::int64_t slot) { return self.device ? leaves[static_cast<std::size_t>(slot)] : self.priorities->tree().get(slot); };
+    std::transform(self.slots.begin(), self.slots.end(), to, [&](std::int64_t slot) { return slot < 0 ? 0.0 : leaf(slot); });
   });
-  return leaves;
+  return found;
+}
+
+double total_priority(ReplayCore& self) {
+  const CudaStream caller = self.caller_stream("total_priority");
+  return alone(self, [&] {
+    if (!self.device) return self.priorities->tree().total();
+    const std::vector<double> leaves = self.leaves(caller);
+    SumTree tree(self.ring->num_slots());
+    for (std::size_t slot = 0; slot < leaves.size(); ++slot) tree.set(static_cast<std::int64_t>(slot), leaves[slot]);
+    return tree.total();
+  });
+}
+
+// How many updates came for records that were gone, and how many on a GPU were negative or not finite.
+std::pair<std::int64_t, std::int64_t> unused_updates(ReplayCore& self) {
+  const CudaStream caller = self.caller_stream("stale_updates");
+  return alone(self, [&] {
+    if (!self.device) return std::pair{self.stale_updates, std::int64_t{0}};
+    const UpdateCounts counts = self.device->update_counts(caller);
+    return std::pair{counts.stale, counts.refused};
+  });
 }
 
 // (index, torch, out) -> tuple of arrays
 py::object get(ReplayCore& self, FastArgs args) {
-  const ArrayArg names = read_array(args[0], "get", "index");
-  const bool there = self.device != nullptr && !names.on_cpu();
-  const auto index = (there ? read_array(args[0], "get", "index", self.place) : names).as<const std::int64_t, 1>("[B]");
-  const std::int64_t count = index.extent[0];
   const CudaStream caller = self.caller_stream("get");
-  Outputs out(self, count, batch_place(self, args[1]), args[2], "get");
-  void *space = nullptr, *copied = nullptr;
-  const py::object owner = self.device ? self.space(self.device->space_bytes(count), &space) : py::object();
-  const py::object copy = self.device && !there ? self.space(8 * count, &copied) : py::object();
+  const ArrayThere<std::int64_t> index(self, args[0], "get", "index");
+  Outputs out(self, index.count(), batch_place(self, args[1]), args[2], "get");
+  void* space = nullptr;
+  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(index.count()), &space) : py::object();
   const std::int64_t stale = alone(self, [&] {
     if (self.device) {
-      if (!there) self.device->copy(copied, index.data, 8 * count, caller);
-      const std::int64_t* const found = there ? index.data : static_cast<const std::int64_t*>(copied);
-      const std::int64_t missing = self.device->find(found, count, space, caller);
-      if (missing != 0) return missing;
-      self.device->copy(out.index, found, 8 * count, caller);
+      const std::int64_t* const names = index.bring(self, caller);
+      std::int64_t* const slots = DeviceRing::slots_in(space, index.count());
+      self.device->find(names, index.count(), slots, caller);
+      if (const std::int64_t missing = self.device->stale(caller); missing != 0) return missing;
+      self.device->copy(out.index, names, 8 * index.count(), caller);
+      out.gather.slots = slots;
       self.device->gather(out.gather, space, caller);
-      return missing;
+      return std::int64_t{0};
     }
-    self.slots.resize(static_cast<std::size_t>(count));
-    const std::int64_t missing = self.ring->find(index.data, count, self.slots.data());
+    self.slots.resize(static_cast<std::size_t>(index.count()));
+    const std::int64_t missing = self.ring->find(index.data(), index.count(), self.slots.data());
     if (missing != 0) return missing;
-    std::copy_n(index.data, count, out.index);
+    std::copy_n(index.data(), index.count(), out.index);
     out.gather.slots = self.slots.data();
     gather(*self.ring, out.gather);
     return missing;
   });
-  PYRL_CHECK(stale == 0, ArgumentError, "get: ", stale, " of ", count, " records are no longer (or not) drawable");
+  PYRL_CHECK(stale == 0, ArgumentError, "get: ", stale, " of ", index.count(), " records are no longer (or not) drawable");
   return out.arrays;
 }
 
@@ -324,10 +386,10 @@ PYRL_BINDINGS(replay, m) {
       .def_property_readonly("bytes_copied", [](const ReplayCore& self) { return self.device ? self.device->bytes_copied() : 0; })
       .def_property_readonly("skipped_rows", &skipped_rows)
       .def_property_readonly("record_bytes", [](const ReplayCore& self) { return self.ring->layout().stride(); })
-      .def("prioritize", [](ReplayCore& self, double alpha, double epsilon) { self.prioritize({alpha, epsilon}); }, py::arg("alpha"), py::arg("epsilon"))
+      .def("prioritize", &ReplayCore::prioritize, py::arg("alpha"), py::arg("epsilon"))
       .def("priorities", &priorities, py::arg("index"))
-      .def_property_readonly("total_priority", [](ReplayCore& self) { return alone(self, [&] { return self.priorities->tree().total(); }); })
-      .def_readonly("stale_updates", &ReplayCore::stale_updates)
+      .def_property_readonly("total_priority", &total_priority)
+      .def_property_readonly("unused_updates", &unused_updates)
       .def("clear", &clear)
       .def("flush", &flush)
       .def("drawable", &drawable, py::arg("index"))

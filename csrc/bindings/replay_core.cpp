@@ -23,6 +23,12 @@ void ReplayCore::move_to(const std::string& name, bool copied) {
   device->set_random(stream, caller);
 }
 
+void ReplayCore::prioritize(double alpha, double epsilon) {
+  if (device != nullptr) return device->prioritize({alpha, epsilon}, caller_stream("PrioritizedReplayBuffer"));
+  priorities = std::make_unique<Priorities>(ring->num_slots(), PriorityOptions{alpha, epsilon});
+  ring->set_observer(priorities.get());
+}
+
 CudaStream ReplayCore::caller_stream(const char* function) const {
   return {function, place.device.number, device != nullptr && place.device.is_cuda() ? current_stream(place.device) : nullptr};
 }
@@ -67,6 +73,19 @@ RandomStream ReplayCore::next_draw(const CudaStream& caller) {
   const RandomStream drawn{following.key, following.next_draw()};
   set_random(following, caller);
   return drawn;
+}
+
+std::vector<double> ReplayCore::leaves(const CudaStream& caller) {
+  if (device != nullptr) return device->leaves(caller);
+  std::vector<double> leaves(static_cast<std::size_t>(ring->num_slots()));
+  for (std::int64_t slot = 0; slot < ring->num_slots(); ++slot) leaves[static_cast<std::size_t>(slot)] = priorities->tree().get(slot);
+  return leaves;
+}
+
+void ReplayCore::set_leaves(const std::vector<double>& leaves, const CudaStream& caller) {
+  if (device != nullptr) return device->set_leaves(leaves, caller);
+  priorities->cleared();
+  for (std::int64_t slot = 0; slot < ring->num_slots(); ++slot) priorities->set(slot, leaves[static_cast<std::size_t>(slot)]);
 }
 
 }  // namespace pyrl::bindings

@@ -77,12 +77,13 @@ class ReplayCore {
   RandomStream random(const CudaStream& caller);
   void set_random(const RandomStream& random, const CudaStream& caller);
   RandomStream next_draw(const CudaStream& caller);
+  // Of all slots, of a prioritized ring.
+  std::vector<double> leaves(const CudaStream& caller);
+  void set_leaves(const std::vector<double>& leaves, const CudaStream& caller);
 
-  // Draws may be prioritized from now on; for an empty ring.
-  void prioritize(const replay::PriorityOptions& priority_options) {
-    priorities = std::make_unique<replay::Priorities>(ring->num_slots(), priority_options);
-    ring->set_observer(priorities.get());
-  }
+  // Draws may be prioritized from now on; for an empty ring, on its device.
+  void prioritize(double alpha, double epsilon);
+  bool is_prioritized() const { return priorities != nullptr || (device != nullptr && device->is_prioritized()); }
 
   const std::vector<Leaf>& observation() const { return observation_; }
   const std::vector<Leaf>& columns() const { return columns_; }
@@ -110,7 +111,7 @@ class ReplayCore {
   bool host_copy = false;                      // the ring is the authority, and mirrored on the device
   Place place{Kind::NumPy};                    // of batches and rows on a device
   std::vector<replay::Outcome> outcome;        // of the rows of an add
-  std::unique_ptr<replay::Priorities> priorities;  // null: none
+  std::unique_ptr<replay::Priorities> priorities;  // null: none, or on the device
   std::int64_t stale_updates = 0;                  // of priorities, for records that were gone
   RandomStream stream;  // of draws; where there is a device, it lies there
   std::vector<std::int64_t> slots, scratch;          // of draws, under the ring's mutex

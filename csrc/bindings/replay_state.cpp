@@ -32,11 +32,16 @@ std::unique_ptr<LaneRing> host_ring(const ReplayCore& self) {
 py::dict replay_state(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("state_dict");
   RandomStream stream;
+  std::vector<double> priorities;  // of all slots
+  const auto take_rest = [&] {
+    stream = self.random(caller);
+    if (self.is_prioritized()) priorities = self.leaves(caller);
+  };
   const auto fetched = host_ring(self);
   if (fetched) {
     alone(self, [&] {
       self.device->download(*fetched, true, caller);
-      stream = self.random(caller);
+      take_rest();
     });
   }
   const LaneRing& ring = fetched ? *fetched : *self.ring;
@@ -52,13 +57,14 @@ py::dict replay_state(ReplayCore& self) {
       to.push_back(rows.back().mutable_data());
     }
     RingState saved;
-    py::array_t<double> leaves({lanes, self.priorities ? used : 0});
+    py::array_t<double> leaves({lanes, self.is_prioritized() ? used : 0});
     double* const leaf = leaves.mutable_data();
     const bool fits = alone(self, [&] {
       if (ring.filled() > used) return false;  // another thread has added meanwhile
       saved = ring.state(used);
-      if (!fetched) stream = self.random(caller);
-      for (std::int64_t i = 0; self.priorities && i < lanes * used; ++i) leaf[i] = self.priorities->tree().get(i / used * ring.lane_capacity() + i % used);
+      if (!fetched) take_rest();
+      for (std::int64_t lane = 0; self.is_prioritized() && lane < lanes; ++lane)
+        std::copy_n(priorities.begin() + lane * ring.lane_capacity(), used, leaf + lane * used);
       move_rows(ring, used, columns, [&](std::size_t c, std::int64_t at, const std::uint8_t* row) { std::memcpy(to[c] + at, row, static_cast<std::size_t>(columns[c].row_bytes)); });
       return true;
     });
@@ -70,7 +76,7 @@ py::dict replay_state(ReplayCore& self) {
     result["pending"] = copy(saved.pending);
     result["flags"] = copy(saved.flags).reshape({lanes, used});
     for (std::size_t c = 0; c < columns.size(); ++c) result[py::str("column." + names[c])] = rows[c];
-    if (self.priorities) result["priorities"] = leaves;
+    if (self.is_prioritized()) result["priorities"] = leaves;
     result["random"] = py::make_tuple(stream.key, std::uint64_t{0}, stream.draw);
     return result;
   }
@@ -106,7 +112,7 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   for (std::size_t c = 0; c < columns.size(); ++c)
     from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
   ArrayView<const double, 2> leaves;
-  if (self.priorities) {
+  if (self.is_prioritized()) {
     leaves = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");
     for (std::int64_t i = 0; i < leaves.size(); ++i)
       PYRL_CHECK(std::isfinite(leaves.data[i]) && (leaves.data[i] > 0) == ((state.flags[static_cast<std::size_t>(i)] & flag::drawable) != 0), ArgumentError,
@@ -116,9 +122,12 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   alone(self, [&] {
     ring.set_state(state);
     move_rows(ring, state.used, columns, [&](std::size_t c, std::int64_t at, std::uint8_t* row) { std::memcpy(row, from[c] + at, static_cast<std::size_t>(columns[c].row_bytes)); });
-    if (self.priorities) self.priorities->cleared();
-    for (std::int64_t i = 0; i < leaves.size(); ++i) self.priorities->set(i / state.used * ring.lane_capacity() + i % state.used, leaves.data[i]);
     if (self.device) self.device->upload(ring, caller);
+    if (self.is_prioritized()) {
+      std::vector<double> all(static_cast<std::size_t>(ring.num_slots()));
+      for (std::int64_t lane = 0; lane < lanes; ++lane) std::copy_n(leaves.row(lane), state.used, all.begin() + lane * ring.lane_capacity());
+      self.set_leaves(all, caller);
+    }
     self.set_random({std::get<0>(random), std::get<2>(random)}, caller);
   });
 }

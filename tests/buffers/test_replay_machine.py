@@ -1,4 +1,4 @@
-"""The replay equals the plain model, whatever is done to it, in whatever order.
+"""The replay equals the plain model, whatever is done to it, in whatever order: on the CPU, and on a device that the CPU simulates.
 
 Fast tier: 200 examples of 50 steps. `PYRL_EXAMPLES=5000 pytest tests/buffers/test_replay_machine.py` for the long run.
 """
@@ -9,6 +9,7 @@ import math
 import os
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ SPACES: dict[str, spaces.Space] = {
 }
 
 
+PLACES: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "device": {"device": "simulated"},
+    "both": {"device": "simulated", "host_copy": True},
+}
+
+
 def leaves(value: Any) -> tuple[np.ndarray, ...]:
     if isinstance(value, dict):
         return tuple(leaf for v in value.values() for leaf in leaves(v))
@@ -48,6 +56,12 @@ def batched(space: spaces.Space, values: list[Any]) -> Any:
     return np.stack([np.asarray(v, space.dtype) for v in values])
 
 
+def simulated(made: Any, *arguments: Any, **options: Any) -> ReplayBuffer:
+    """A buffer whose device may be "simulated": the GPU's code runs on the CPU, thread by thread."""
+    with patch("pyrl.buffers.replay._device", str):
+        return made(*arguments, **options)
+
+
 class ReplayMachine(RuleBasedStateMachine):
     """Environments with random episode ends in any autoreset mode, manual resets, clears, checkpoints."""
 
@@ -62,6 +76,7 @@ class ReplayMachine(RuleBasedStateMachine):
         column=st.booleans(),
         prioritized=st.booleans(),
         mode=st.sampled_from(["same_step", "next_step", "disabled"]),
+        place=st.sampled_from(sorted(PLACES)),
         seed=st.integers(0, 2**16),
     )
     def build(
@@ -76,6 +91,7 @@ class ReplayMachine(RuleBasedStateMachine):
         column: bool,
         prioritized: bool,
         mode: str,
+        place: str,
         seed: int,
     ) -> None:
         if not linked:
@@ -86,12 +102,12 @@ class ReplayMachine(RuleBasedStateMachine):
         options: dict[str, Any] = {"n_step": n_step, "frame_stack": frame_stack, "gamma": 0.9}
         capacity = lanes * (n_step + frame_stack + extra_slots) + int(self.rng.integers(lanes))
         made = partial(PrioritizedReplayBuffer, alpha=ALPHA, epsilon=EPSILON) if prioritized else ReplayBuffer
-        self.make = lambda: made(
-            capacity, self.space, spaces.Box(-1, 1, (2,)), num_envs=lanes, seed=seed, stack_padding=padding, linked=linked,
-            extra={"log_prob": ((), "float32")} if column else None, **options,
+        self.make = lambda place: simulated(
+            made, capacity, self.space, spaces.Box(-1, 1, (2,)), num_envs=lanes, seed=seed, stack_padding=padding, linked=linked,
+            extra={"log_prob": ((), "float32")} if column else None, **PLACES[place], **options,
         )  # fmt: skip
         self.priority: dict[int, float] | None = {} if prioritized else None  # leaves by name
-        self.buffer = self.make()
+        self.buffer = self.make(place)
         self.model = [Lane(capacity // lanes, padding=padding, linked=linked, **options) for _ in range(lanes)]
         self.observation = [self.draw() for _ in range(lanes)]
         self.ended = np.zeros(lanes, bool)
@@ -177,10 +193,11 @@ class ReplayMachine(RuleBasedStateMachine):
             lane.clear()
         self.follow()
 
-    @rule()
-    def save_and_load(self) -> None:
+    @rule(place=st.sampled_from(sorted(PLACES)))
+    def save_and_load(self, place: str) -> None:
+        """Into a buffer that may lie elsewhere."""
         state = self.buffer.state_dict()
-        fresh = self.make()
+        fresh = self.make(place)
         fresh.load_state_dict(state)
         if len(fresh):
             np.testing.assert_array_equal(fresh.sample(1).index, self.buffer.sample(1).index)
