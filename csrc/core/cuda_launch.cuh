@@ -15,7 +15,26 @@ inline void check(cudaError_t status, const char* function, const char* what) {
              cudaGetErrorName(status), ")");
 }
 
-// Launches go to the current device; the caller finds the one it had again.
+// Whether this process has used the device: cudaSetDevice would make a context on one that it has not, some hundred MB. The driver knows,
+// which is not linked; where it cannot be asked, the answer is yes.
+inline bool has_context(int device) {
+  using GetState = int (*)(int, unsigned int*, int*);
+  static const auto get_state = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &function, 7000, cudaEnableDefault, &found);
+#else
+    const cudaError_t status = cudaGetDriverEntryPoint("cuDevicePrimaryCtxGetState", &function, cudaEnableDefault, &found);
+#endif
+    return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<GetState>(function) : nullptr;
+  }();
+  unsigned int flags = 0;
+  int active = 1;
+  return get_state == nullptr || get_state(device, &flags, &active) != 0 || active != 0;
+}
+
+// Launches go to the current device; the caller finds the one it had again, if that was ever used: torch's own guards do the same.
 class UseDevice {
  public:
   explicit UseDevice(const CudaStream& stream) {
@@ -24,7 +43,7 @@ class UseDevice {
     if (changed_) check(cudaSetDevice(stream.device), stream.function, "taking the arrays' device");
   }
   ~UseDevice() {
-    if (changed_) cudaSetDevice(before_);
+    if (changed_ && has_context(before_)) cudaSetDevice(before_);
   }
   UseDevice(const UseDevice&) = delete;
   UseDevice& operator=(const UseDevice&) = delete;

@@ -20,25 +20,37 @@ __global__ void __launch_bounds__(256) add_kernel(const __grid_constant__ AddLan
   }
 }
 
+// What is let go of must not throw, not even when the process ends and CUDA with it.
+template <class Body>
+void quietly(const CudaStream& here, const Body& body) noexcept {
+  try {
+    const cuda::UseDevice device(here);
+    body();
+  } catch (const std::exception&) {
+  }
+}
+
 class CudaRingDevice : public RingDevice {
  public:
   explicit CudaRingDevice(int number) : here_{"ReplayBuffer", number, nullptr} {
     const cuda::UseDevice device(here_);
     cuda::check(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking), here_.function, "making a stream");
   }
-  ~CudaRingDevice() override { cudaStreamDestroy(side_); }
+  ~CudaRingDevice() override {
+    quietly(here_, [this] { cudaStreamDestroy(side_); });
+  }
 
   std::shared_ptr<std::uint8_t> allocate(std::int64_t bytes) override {
     const cuda::UseDevice device(here_);
     void* memory = nullptr;
     cuda::check(cudaMalloc(&memory, static_cast<std::size_t>(bytes)), here_.function, "allocating its memory");
-    return {static_cast<std::uint8_t*>(memory), [](std::uint8_t* address) { cudaFree(address); }};
+    return {static_cast<std::uint8_t*>(memory), [here = here_](std::uint8_t* address) { quietly(here, [=] { cudaFree(address); }); }};
   }
   std::shared_ptr<std::uint8_t> allocate_pinned(std::int64_t bytes) override {
     const cuda::UseDevice device(here_);
     void* memory = nullptr;
     cuda::check(cudaMallocHost(&memory, static_cast<std::size_t>(bytes)), here_.function, "allocating pinned memory");
-    return {static_cast<std::uint8_t*>(memory), [](std::uint8_t* address) { cudaFreeHost(address); }};
+    return {static_cast<std::uint8_t*>(memory), [here = here_](std::uint8_t* address) { quietly(here, [=] { cudaFreeHost(address); }); }};
   }
 
   void copy(void* to, const void* from, std::int64_t bytes, const CudaStream& stream) override {
@@ -64,7 +76,7 @@ class CudaRingDevice : public RingDevice {
     const cuda::UseDevice device(here_);
     cudaEvent_t event = nullptr;
     cuda::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), here_.function, "making an event");
-    return {event, [](void* made) { cudaEventDestroy(static_cast<cudaEvent_t>(made)); }};
+    return {event, [here = here_](void* made) { quietly(here, [=] { cudaEventDestroy(static_cast<cudaEvent_t>(made)); }); }};
   }
   void record(void* event, const CudaStream& stream) override {
     const cuda::UseDevice device(stream);
