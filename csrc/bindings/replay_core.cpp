@@ -9,18 +9,23 @@ using namespace pyrl::replay;
 
 void ReplayCore::move_to(const std::string& name, bool copied) {
   std::unique_ptr<RingDevice> made;
+  Place there = place;
+  CudaStream caller{"ReplayBuffer"};
   if (name == "simulated") {
     made = std::make_unique<HostRingDevice>();
   } else {
-    place = Place(Kind::Torch, Device{std::stoi(name.substr(name.find(':') + 1))}, "this buffer");
-    if constexpr (cuda_built) made = cuda_ring_device(place.device.number);
+    caller.device = std::stoi(name.substr(name.find(':') + 1));
+    there = Place(Kind::Torch, Device{caller.device}, "this buffer");
+    if constexpr (cuda_built) made = cuda_ring_device(caller.device);
     PYRL_CHECK(made != nullptr, DeviceError, "ReplayBuffer: device is ", name, ", and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md)");
+    caller.handle = current_stream(there.device);
   }
+  auto moved = std::make_unique<DeviceRing>(*ring, std::move(made), caller);
+  moved->set_random(stream, caller);
+  device = std::move(moved);
+  place = there;
   host_copy = copied;
   outcome.resize(static_cast<std::size_t>(ring->options().num_lanes));
-  const CudaStream caller = place.device.is_cuda() ? CudaStream{"ReplayBuffer", place.device.number, current_stream(place.device)} : CudaStream{};
-  device = std::make_unique<DeviceRing>(*ring, std::move(made), caller);
-  device->set_random(stream, caller);
 }
 
 void ReplayCore::prioritize(double alpha, double epsilon) {

@@ -73,9 +73,7 @@ DeviceRing::DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device,
   ring_bytes_ = lay_out(nullptr, like.layout(), view_, counters_, random_);
   memory_ = device_->allocate(ring_bytes_);
   lay_out(memory_.get(), like.layout(), view_, counters_, random_);
-  for (Block& block : blocks_) block = {device_->allocate_pinned(block_bytes_), device_->allocate(block_bytes_), device_->make_event()};
-  reached_ = device_->make_event();
-  added_ = device_->make_event();
+  for (Block& block : blocks_) block = {device_->allocate_pinned(block_bytes_), device_->allocate(block_bytes_), device_->make_event(), device_->make_event()};
   side_ = device_->side_stream(stream);
   std::int64_t largest_row = 0;
   for (const Column& column : like.layout().columns()) largest_row = std::max(largest_row, column.row_bytes);
@@ -167,22 +165,19 @@ void DeviceRing::flush(const CudaStream& stream) {
   if (journal_.adds() == 0) return;
   PYRL_CHECK(!device_->is_capturing(stream), ArgumentError, stream.function, ": ", journal_.adds(),
              " adds wait to be copied, which a graph cannot do; call flush() before the capture");
-  Block& block = blocks_[static_cast<std::size_t>(filling_)];
+  Block& block = blocks_[filling_];
   const std::int64_t bytes = journal_.bytes();
   journal_.close();
+  device_->wait_for(block.added.get(), side_);
   device_->copy(block.there.get(), block.pinned.get(), bytes, side_);
   device_->record(block.copied.get(), side_);
-  // What is on the caller's stream may still read the ring; the copy need not wait for it.
-  device_->record(reached_.get(), stream);
-  device_->wait_for(reached_.get(), side_);
-  run_add(journal_.rows(block.there.get()), side_);
-  device_->record(added_.get(), side_);
-  device_->wait_for(added_.get(), stream);
+  device_->wait_for(block.copied.get(), stream);
+  run_add(journal_.rows(block.there.get()), stream);
+  device_->record(block.added.get(), stream);
   bytes_copied_ += bytes;
-  filling_ = 1 - filling_;
-  Block& following = blocks_[static_cast<std::size_t>(filling_)];
-  device_->wait_for(following.copied.get());
-  journal_.start(following.pinned.get(), block_bytes_);
+  filling_ = (filling_ + 1) % blocks_.size();
+  device_->wait_for(blocks_[filling_].copied.get());
+  journal_.start(blocks_[filling_].pinned.get(), block_bytes_);
 }
 
 void DeviceRing::clear(const CudaStream& stream) {

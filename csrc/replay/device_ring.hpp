@@ -1,12 +1,12 @@
 // The record stream in the memory of a device: the layout of a LaneRing, its steps, and so its indices and batches, to the bit.
 //
 // Rows come as arrays on the device, or from the host by a journal: packed into pinned memory as they come, sent by one copy on a stream
-// beside the caller's when they are next needed or the block is full, and added there by one kernel. Two blocks take turns, so that the
-// host packs while a copy is under way.
+// beside the caller's when they are next needed or the block is full, and added by one kernel. Four blocks take turns: the host packs, and
+// copies go on, while the caller's stream is behind.
 //
-//     host        pack pack pack | flush           pack pack | flush
-//     side stream                  copy, add                   copy (waits for the caller's stream), add
-//     caller's    ... sample ...   (waits) sample   ......     (waits) sample
+//     host        pack pack pack | flush            pack pack | flush
+//     side stream                  copy                         copy
+//     caller's    ... sample ......... (waits) add  sample ........... (waits) add  sample
 //
 // Either the device decides whether a row follows the record before it, or a LaneRing in host memory, which is then the authority, and of
 // which this is a mirror: only new observations cross. Nothing here waits for the device but what says so.
@@ -32,8 +32,8 @@ namespace pyrl::replay {
 
 class DeviceRing {
  public:
-  // For a ring of this layout and these options. `block_bytes` at least of each of the two blocks.
-  DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device, const CudaStream& stream, std::int64_t block_bytes = 4 << 20);
+  // For a ring of this layout and these options. Blocks are `block_bytes` long, or as long as one add.
+  DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device, const CudaStream& stream, std::int64_t block_bytes = 1 << 20);
   ~DeviceRing();
 
   // Rows in host memory, of which none has a bad reward. `outcome`: what the LaneRing made of each; null: this ring finds out itself.
@@ -87,14 +87,14 @@ class DeviceRing {
   // Host memory to the device, or the other way round; waits.
   void copy(void* to, const void* from, std::int64_t bytes, const CudaStream& stream);
 
-  std::int64_t nbytes() const { return ring_bytes_ + 2 * block_bytes_ + tree_bytes_; }
+  std::int64_t nbytes() const { return ring_bytes_ + static_cast<std::int64_t>(blocks_.size()) * block_bytes_ + tree_bytes_; }
   // Bytes of rows and their headers that were sent to the device so far.
   std::int64_t bytes_copied() const { return bytes_copied_; }
 
  private:
   struct Block {
     std::shared_ptr<std::uint8_t> pinned, there;
-    std::shared_ptr<void> copied;  // the event after which `pinned` may be written again
+    std::shared_ptr<void> copied, added;  // the events after which `pinned`, and `there`, may be written again
   };
   struct Pieces {
     std::shared_ptr<std::uint8_t> there;
@@ -123,9 +123,8 @@ class DeviceRing {
   int add_threads_ = 32;
 
   CudaStream side_;
-  std::shared_ptr<void> reached_, added_;  // events: where the caller's stream was, where the side stream has added
-  std::array<Block, 2> blocks_;
-  int filling_ = 0;  // the block that the journal fills
+  std::array<Block, 4> blocks_;
+  std::size_t filling_ = 0;  // the block that the journal fills
 
   PriorityOptions priority_options_;
   std::int64_t tree_bytes_ = 0;

@@ -134,7 +134,8 @@ class HostRingDevice : public RingDevice {
       while (waiting()) run_one();
       return;
     }
-    for (std::int64_t k = random() % 3; k > 0 && waiting(); --k) run_one();
+    if (random() % 8 != 0) return;
+    for (std::int64_t k = random() % 4; k > 0 && waiting(); --k) run_one();
   }
   bool waiting() const {
     for (const auto& [handle, tasks] : streams_)

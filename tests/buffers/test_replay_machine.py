@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from replay_model import Lane
 
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
+from pyrl.types import Batch
 
 ALPHA, EPSILON = 0.7, 1e-3
 EXAMPLES = int(os.environ.get("PYRL_EXAMPLES", "200"))
@@ -38,6 +40,17 @@ PLACES: dict[str, dict[str, Any]] = {
     "device": {"device": "simulated"},
     "both": {"device": "simulated", "host_copy": True},
 }
+
+
+def on_host(value: Any) -> Any:
+    """A batch, or a part of one, without tensors."""
+    if isinstance(value, Batch):
+        return replace(value, **{f.name: on_host(getattr(value, f.name)) for f in fields(value)})
+    if isinstance(value, dict):
+        return {k: on_host(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(on_host(v) for v in value)
+    return value.cpu().numpy() if hasattr(value, "cpu") else value
 
 
 def leaves(value: Any) -> tuple[np.ndarray, ...]:
@@ -200,7 +213,7 @@ class ReplayMachine(RuleBasedStateMachine):
         fresh = self.make(place)
         fresh.load_state_dict(state)
         if len(fresh):
-            np.testing.assert_array_equal(fresh.sample(1).index, self.buffer.sample(1).index)
+            np.testing.assert_array_equal(on_host(fresh.sample(1).index), on_host(self.buffer.sample(1).index))
         self.buffer = fresh
 
     @precondition(lambda self: len(self.buffer))
@@ -208,7 +221,7 @@ class ReplayMachine(RuleBasedStateMachine):
     def draw_a_batch(self, replacement: bool) -> None:
         names = set(self.names())
         if self.priority is not None:
-            batch = self.buffer.sample(len(names))
+            batch = on_host(self.buffer.sample(len(names)))
             assert set(batch.index.tolist()) <= names
             leaves_ = np.array([self.priority[name] for name in batch.index.tolist()])
             weight = (len(names) * leaves_ / sum(self.priority.values())) ** -self.buffer.beta
@@ -235,7 +248,7 @@ class ReplayMachine(RuleBasedStateMachine):
             assert self.buffer.total_priority == pytest.approx(math.fsum(self.priority.values()), rel=1e-12)
         if not len(names):
             return
-        batch = self.buffer.get(names)
+        batch = on_host(self.buffer.get(names))
         windows = [self.model[name % self.lanes].window(name // self.lanes) for name in names]
         for got, field in ((batch.observation, "observation"), (batch.next_observation, "next_observation")):
             for i, leaf in enumerate(leaves(got)):
