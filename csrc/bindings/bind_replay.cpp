@@ -78,12 +78,9 @@ bool on_device(const ReplayCore& self, py::handle observation) {
   return !device.is_cpu();
 }
 
-// (observation, columns, reward, next_observation, terminated, truncated, valid)
-py::object add(ReplayCore& self, FastArgs args) {
-  RowLease lease(self);
-  RowScratch& scratch = *lease;
-  const bool there = on_device(self, args[0]);
-  const auto read = [&](const RowReader& reader, py::handle object) { return there ? reader.read_at(object, self.place) : reader.read(object, scratch); };
+// read(reader, argument): where the rows lie.
+template <class Read>
+AddArgs read_rows(ReplayCore& self, FastArgs args, RowScratch& scratch, const Read& read) {
   read_leaves(self.observation_readers, args[0], scratch.observation, read);
   read_leaves(self.next_observation_readers, args[3], scratch.next_observation, read);
   if (!self.ring->options().linked) scratch.columns = scratch.next_observation;
@@ -96,6 +93,16 @@ py::object add(ReplayCore& self, FastArgs args) {
   rows.terminated = static_cast<const bool*>(read(self.terminated_reader, args[4]));
   rows.truncated = static_cast<const bool*>(read(self.truncated_reader, args[5]));
   if (!args[6].is_none()) rows.valid = static_cast<const bool*>(read(self.valid_reader, args[6]));
+  return rows;
+}
+
+// (observation, columns, reward, next_observation, terminated, truncated, valid)
+py::object add(ReplayCore& self, FastArgs args) {
+  RowLease lease(self);
+  RowScratch& scratch = *lease;
+  const bool there = on_device(self, args[0]);
+  const AddArgs rows = there ? read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_there) { return reader.read_at(rows_there, self.place); })
+                             : read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_here) { return reader.read(rows_here, scratch); });
   const CudaStream caller = self.caller_stream("add");
   const std::int64_t bad = alone_briefly(self, [&] { return self.store(rows, there, caller); });
   if (bad >= 0) {
@@ -110,36 +117,6 @@ py::object add(ReplayCore& self, FastArgs args) {
 Place batch_place(const ReplayCore& self, py::handle torch) {
   return self.place.device.is_cuda() ? self.place : Place(torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy);
 }
-
-// An array [B] that a kernel reads: where the records lie, or on the CPU, from where it is brought there.
-template <class T>
-class ArrayThere {
- public:
-  ArrayThere(const ReplayCore& self, py::handle object, const char* function, const char* name, std::int64_t count = -1) {
-    ArrayArg arg = read_array(object, function, name);
-    is_there_ = self.device != nullptr && !arg.on_cpu();
-    if (is_there_) arg = read_array(object, function, name, self.place);
-    view_ = arg.as<const T, 1>({count}, "[B]");
-    view_.extent[0] = arg.shape[0];
-    if (self.device != nullptr && !is_there_) owner_ = self.space(static_cast<std::int64_t>(sizeof(T)) * this->count(), &space_);
-  }
-
-  bool is_there() const { return is_there_; }
-  std::int64_t count() const { return view_.extent[0]; }
-  const T* data() const { return view_.data; }
-  // On the device. Without the interpreter lock.
-  const T* bring(const ReplayCore& self, const CudaStream& caller) const {
-    if (is_there_) return view_.data;
-    self.device->copy(space_, view_.data, static_cast<std::int64_t>(sizeof(T)) * count(), caller);
-    return static_cast<const T*>(space_);
-  }
-
- private:
-  ArrayView<const T, 1> view_;
-  bool is_there_ = false;
-  py::object owner_;
-  void* space_ = nullptr;
-};
 
 void check_batch_size(std::int64_t count, std::int64_t stored) {
   PYRL_CHECK(count >= 1, ArgumentError, "sample: batch_size is ", count, ", expected at least 1");
@@ -204,69 +181,6 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
     gather(*self.ring, out.gather);
   });
   return py::make_tuple(std::move(out.arrays), std::move(weight));
-}
-
-// (index, priority): nothing is changed if any priority is negative or not finite, unless they lie on a GPU, where nobody looks.
-py::object update_priorities(ReplayCore& self, FastArgs args) {
-  const char* function = "update_priorities";
-  const CudaStream caller = self.caller_stream(function);
-  const ArrayThere<std::int64_t> index(self, args[0], function, "index");
-  const auto update = [&]<class Real>(Real) {
-    const ArrayThere<Real> priority(self, args[1], function, "priority", index.count());
-    for (std::int64_t i = 0; !priority.is_there() && i < index.count(); ++i) {
-      const Real value = priority.data()[i];
-      PYRL_CHECK(std::isfinite(value), NonFiniteError, function, ": priority of element ", i, " is ", value, ", expected a finite number");
-      PYRL_CHECK(value >= 0, ArgumentError, function, ": priority of element ", i, " is ", value, ", expected at least 0");
-    }
-    void* space = nullptr;
-    const py::object owner = self.device ? self.space(8 * index.count(), &space) : py::object();
-    alone(self, [&] {
-      if (self.device)
-        return self.device->update_priorities(index.bring(self, caller), priority.bring(self, caller), index.count(), static_cast<std::int64_t*>(space), caller);
-      self.slots.resize(static_cast<std::size_t>(index.count()));
-      self.stale_updates += self.ring->find(index.data(), index.count(), self.slots.data());
-      self.priorities->update(self.slots.data(), priority.data(), index.count());
-    });
-  };
-  read_array(args[1], function, "priority").dtype == DType::Float64 ? update(double{}) : update(float{});
-  return py::none();
-}
-
-// float64 [B]: the leaves of named records, 0 where they cannot be drawn.
-py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
-  const auto index = read_array(index_arg, "priorities", "index").as<const std::int64_t, 1>("[B]");
-  const CudaStream caller = self.caller_stream("priorities");
-  py::array_t<double> found(index.extent[0]);
-  double* to = found.mutable_data();
-  alone(self, [&] {
-    self.slots.resize(static_cast<std::size_t>(index.extent[0]));
-    self.books(caller).find(index.data, index.extent[0], self.slots.data());
-    const std::vector<double> leaves = self.device ? self.leaves(caller) : std::vector<double>{};
-    const auto leaf = [&](std::int64_t slot) { return self.device ? leaves[static_cast<std::size_t>(slot)] : self.priorities->tree().get(slot); };
-    std::transform(self.slots.begin(), self.slots.end(), to, [&](std::int64_t slot) { return slot < 0 ? 0.0 : leaf(slot); });
-  });
-  return found;
-}
-
-double total_priority(ReplayCore& self) {
-  const CudaStream caller = self.caller_stream("total_priority");
-  return alone(self, [&] {
-    if (!self.device) return self.priorities->tree().total();
-    const std::vector<double> leaves = self.leaves(caller);
-    SumTree tree(self.ring->num_slots());
-    for (std::size_t slot = 0; slot < leaves.size(); ++slot) tree.set(static_cast<std::int64_t>(slot), leaves[slot]);
-    return tree.total();
-  });
-}
-
-// How many updates came for records that were gone, and how many on a GPU were negative or not finite.
-std::pair<std::int64_t, std::int64_t> unused_updates(ReplayCore& self) {
-  const CudaStream caller = self.caller_stream("stale_updates");
-  return alone(self, [&] {
-    if (!self.device) return std::pair{self.stale_updates, std::int64_t{0}};
-    const UpdateCounts counts = self.device->update_counts(caller);
-    return std::pair{counts.stale, counts.refused};
-  });
 }
 
 // (index, torch, out) -> tuple of arrays

@@ -34,8 +34,8 @@ void ReplayCore::prioritize(double alpha, double epsilon) {
   ring->set_observer(priorities.get());
 }
 
-CudaStream ReplayCore::caller_stream(const char* function) const {
-  return {function, place.device.number, device != nullptr && place.device.is_cuda() ? current_stream(place.device) : nullptr};
+CudaStream ReplayCore::device_stream(const char* function) const {
+  return {function, place.device.number, place.device.is_cuda() ? current_stream(place.device) : nullptr};
 }
 
 py::object ReplayCore::space(std::int64_t bytes, void** data) const {
@@ -43,8 +43,7 @@ py::object ReplayCore::space(std::int64_t bytes, void** data) const {
   return empty_like_kind(Kind::NumPy, DType::UInt8, std::array<std::int64_t, 1>{bytes}, data);
 }
 
-std::int64_t ReplayCore::store(const AddArgs& rows, bool on_device, const CudaStream& caller) {
-  if (device == nullptr) return ring->add(rows);
+std::int64_t ReplayCore::store_there(const AddArgs& rows, bool on_device, const CudaStream& caller) {
   if (on_device) {
     device->add_arrays(rows, caller);
     return -1;

@@ -7,9 +7,11 @@
 #include <mutex>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
 #include "bindings/row_reader.hpp"
 #include "core/philox.hpp"
 #include "replay/device_ring.hpp"
@@ -62,14 +64,16 @@ class ReplayCore {
   // Records lie on a device, and nowhere else.
   bool is_resident() const { return device != nullptr && !host_copy; }
   // The stream of the caller's work, where there is a device. With the interpreter lock.
-  CudaStream caller_stream(const char* function) const;
+  CudaStream caller_stream(const char* function) const { return device == nullptr ? CudaStream{} : device_stream(function); }
   // Working memory of a device, for the caller to hold until its work is on the stream.
   py::object space(std::int64_t bytes, void** data) const;
 
   // -- under the ring's mutex; with a device these wait for it, but for store() --------------------------------------------------------
 
   // As LaneRing::add. Rows may lie on the device.
-  std::int64_t store(const replay::AddArgs& rows, bool on_device, const CudaStream& caller);
+  std::int64_t store(const replay::AddArgs& rows, bool on_device, const CudaStream& caller) {
+    return device == nullptr ? ring->add(rows) : store_there(rows, on_device, caller);
+  }
   // What is drawable; of more than `enough` only that it is enough.
   std::int64_t size(const CudaStream& caller, std::int64_t enough = std::numeric_limits<std::int64_t>::max());
   // The ring's books in host memory: all but the records' bytes.
@@ -120,6 +124,9 @@ class ReplayCore {
   RowReader reward_reader{{}, 0}, terminated_reader{{}, 0}, truncated_reader{{}, 0}, valid_reader{{}, 0};
 
  private:
+  CudaStream device_stream(const char* function) const;
+  std::int64_t store_there(const replay::AddArgs& rows, bool on_device, const CudaStream& caller);
+
   static Leaf leaf_of(const LeafSpec& spec) {
     const auto& [name, dtype, shape] = spec;
     PYRL_CHECK(shape.size() + 2 <= ArrayArg::max_rank, ShapeError, "ReplayBuffer: ", name, " has ", shape.size(), " dimensions, at most ",
@@ -161,6 +168,42 @@ auto alone(const ReplayCore& self, const Body& body) {
 // replay_state.cpp: a checkpoint's arrays.
 py::dict replay_state(ReplayCore& self);
 void set_replay_state(ReplayCore& self, const py::dict& saved);
+
+// An array [B] that a kernel reads: where the records lie, or on the CPU, from where it is brought there.
+template <class T>
+class ArrayThere {
+ public:
+  ArrayThere(const ReplayCore& self, py::handle object, const char* function, const char* name, std::int64_t count = -1) {
+    ArrayArg arg = read_array(object, function, name);
+    is_there_ = self.device != nullptr && !arg.on_cpu();
+    if (is_there_) arg = read_array(object, function, name, self.place);
+    view_ = arg.as<const T, 1>({count}, "[B]");
+    view_.extent[0] = arg.shape[0];
+    if (self.device != nullptr && !is_there_) owner_ = self.space(static_cast<std::int64_t>(sizeof(T)) * this->count(), &space_);
+  }
+
+  bool is_there() const { return is_there_; }
+  std::int64_t count() const { return view_.extent[0]; }
+  const T* data() const { return view_.data; }
+  // On the device. Without the interpreter lock.
+  const T* bring(const ReplayCore& self, const CudaStream& caller) const {
+    if (is_there_) return view_.data;
+    self.device->copy(space_, view_.data, static_cast<std::int64_t>(sizeof(T)) * count(), caller);
+    return static_cast<const T*>(space_);
+  }
+
+ private:
+  ArrayView<const T, 1> view_;
+  bool is_there_ = false;
+  py::object owner_;
+  void* space_ = nullptr;
+};
+
+// replay_priorities.cpp
+py::object update_priorities(ReplayCore& self, FastArgs args);
+py::array_t<double> priorities(ReplayCore& self, py::handle index);
+double total_priority(ReplayCore& self);
+std::pair<std::int64_t, std::int64_t> unused_updates(ReplayCore& self);
 
 // The arrays of a batch, in the order of ReplayCore::outputs(): fresh, or those of `out`, a tuple.
 class Outputs {

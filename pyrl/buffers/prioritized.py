@@ -14,8 +14,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     """A `ReplayBuffer` that draws record i with probability p_i^alpha / sum of p_k^alpha.
 
     ``p_i = priority_i + epsilon``, where ``priority`` is what `update_priorities` was given, |td_error| as a rule. A new record
-    gets the largest p_i^alpha that was in the buffer before the `add` (1 in an empty one), so that it is drawn soon. Draws are stratified. Batches carry
-    ``weight`` (float32 [B]), ``(N P(i))^-beta`` divided by its largest value.
+    gets the largest p_i^alpha that was in the buffer before the `add` (1 in an empty one), so that it is drawn soon. Draws are
+    stratified. Batches carry ``weight`` (float32 [B]), ``(N P(i))^-beta`` divided by its largest value.
 
     Args:
         alpha: how much priorities matter, in [0, 1]; 0 draws uniformly.
@@ -68,8 +68,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """Give the records ``index`` (``batch.index``, int64 [B]) new priorities [B], float32 or float64, finite and at least 0.
 
         Of a record named twice the last counts. Records that are gone are left out, and counted in ``stale_updates``.
-        NonFiniteError or ValueError for a bad priority; then nothing is changed. On a GPU both may be tensors there; then nothing waits, and
-        a bad priority is left out, and counted in ``refused_updates``.
+        NonFiniteError or ValueError for a bad priority; then nothing is changed. On a GPU both may be tensors there; then nothing waits,
+        and a bad priority is left out, and counted in ``refused_updates``.
         """
         self._core.update_priorities(index, priority)
 

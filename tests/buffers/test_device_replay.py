@@ -62,7 +62,9 @@ def test_states_move_between_places(simulated, host_copy):
     for name, array in here.state_dict().items():
         np.testing.assert_array_equal(np.asarray(array, object), np.asarray(back.state_dict()[name], object))
     for buffer in (here, there):  # the stream goes on where it was, as if nothing had been in between
-        buffer.add(np.full((2, 2), 40.5, np.float32), np.zeros(2, np.int64), np.zeros(2), np.full((2, 2), 41, np.float32), *np.zeros((2, 2), bool))
+        buffer.add(
+            np.full((2, 2), 40.5, np.float32), np.zeros(2, np.int64), np.zeros(2), np.full((2, 2), 41, np.float32), *np.zeros((2, 2), bool)
+        )
     np.testing.assert_array_equal(here.state_dict()["flags"], there.state_dict()["flags"])
 
 
@@ -154,7 +156,9 @@ def test_devices_that_cannot_be():
     with pytest.raises(ValueError, match="host_copy is True, and device is 'cpu', expected a GPU"):
         ReplayBuffer(64, OBSERVATION, ACTION, host_copy=True)
     if not ops.cuda_built():
-        with pytest.raises(DeviceError, match=r"device is 'cuda', and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON \(docs/cuda.md\)"):
+        with pytest.raises(
+            DeviceError, match=r"device is 'cuda', and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON \(docs/cuda.md\)"
+        ):
             ReplayBuffer(64, OBSERVATION, ACTION, device="cuda")
     elif not torch.cuda.is_available():
         with pytest.raises(DeviceError, match=r"device is 'cuda:1', and torch finds no GPU \(docs/cuda.md\)"):

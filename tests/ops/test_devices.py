@@ -161,7 +161,9 @@ def test_a_buffer_says_where_its_rows_should_lie():
         here.add(rows.as_subclass(OnGpu), 0, 0.0, rows, False, False)
     with patch("pyrl.buffers.replay._device", str):
         mirrored = buffer(device="simulated", host_copy=True)
-    with pytest.raises(DeviceError, match=r"^add: observation is on cuda:0, expected the CPU \(a buffer with host_copy=True keeps its records there\)"):
+    with pytest.raises(
+        DeviceError, match=r"^add: observation is on cuda:0, expected the CPU \(a buffer with host_copy=True keeps its records there\)"
+    ):
         mirrored.add(rows.as_subclass(OnGpu), 0, 0.0, rows, False, False)
     assert len(here) == len(mirrored) == 0
 
@@ -169,7 +171,9 @@ def test_a_buffer_says_where_its_rows_should_lie():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_buffer_finds_no_gpu():
     here, rows = buffer(), torch.zeros(1, 3)
-    message = r"^ReplayBuffer: .* failed: .*(driver|device)" if cuda_built() else "this build of pyrl has no CUDA; build it with PYRL_CUDA=ON"
+    message = (
+        r"^ReplayBuffer: .* failed: .*(driver|device)" if cuda_built() else "this build of pyrl has no CUDA; build it with PYRL_CUDA=ON"
+    )
     with pytest.raises(DeviceError, match=message):
         here._core.move_to("cuda:0", False)
     here.add(rows, 0, 0.0, rows, False, False)
