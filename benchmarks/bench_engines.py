@@ -66,8 +66,10 @@ def ppo(engine: str, batch: int, net_arch: list[int]) -> Callable[[], Any]:
     index = np.random.default_rng(0).permutation(1024)[:batch]
     if engine == "native":
         return lambda: learner.native_update(samples.rows(index), 0.2)
-    tensors = samples.tensors()
-    return lambda: learner.torch_update(tensors.rows(index), 0.2)
+    import torch
+
+    columns, rows, epsilon = tuple(map(torch.from_numpy, samples.columns())), torch.from_numpy(index), torch.tensor(0.2)
+    return lambda: learner.run(learner.tensor_update, columns, rows, epsilon)
 
 
 def off_policy(algorithm: str, engine: str, batch: int, net_arch: list[int]) -> Callable[[], Any]:

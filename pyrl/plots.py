@@ -208,7 +208,12 @@ def _steps_axis(axes: Axes) -> None:
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix or '.png'}")
+    suffix = path.suffix or ".png"
+    known = figure.canvas.get_supported_filetypes()
+    if suffix[1:].lower() not in known:
+        raise ValueError(f"plot: out is {path}, expected a file that ends in .{', .'.join(known)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp{suffix}")
     try:
         figure.savefig(temporary)
         os.replace(temporary, path)

@@ -26,9 +26,12 @@ def linear(start: float, end: float, fraction: float) -> float:
 
 def check_schedule(name: str, schedule: Schedule) -> None:
     """Raise ValueError unless ``schedule`` is a positive number or ``"linear_<positive number>"``."""
-    start = _start(schedule) if isinstance(schedule, str) else float(schedule)
+    try:
+        start = _start(schedule) if isinstance(schedule, str) else float(schedule)
+    except ValueError:
+        start = 0.0
     if not start > 0:
-        raise ValueError(f"{name} is {schedule}, expected a positive number or 'linear_<number>'")
+        raise ValueError(f"{name} is {schedule!r}, expected a positive number or 'linear_<number>'")
 
 
 def _start(schedule: str) -> float:

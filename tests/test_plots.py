@@ -71,7 +71,9 @@ def test_plot_runs(tmp_path: Path) -> None:
     paths += [fake_run(tmp_path, "ppo", seed, learning_rate=rate) for seed in range(3) for rate in (1e-3, 3e-4)]
     paths += [fake_run(tmp_path, "dqn", 0, "Acrobot-v1")]
     assert_png(plots.plot_runs(paths, tmp_path / "comparison.png"), "comparison.png")
-    assert_png(plots.plot_runs(paths[:3], tmp_path / "one.png"), "one.png")
+    assert_png(plots.plot_runs(paths[:3], tmp_path / "new" / "folder" / "one.png"), "one.png")
+    with pytest.raises(ValueError, match=r"plot: out is .*one\.bmp, expected a file that ends in .*\.png"):
+        plots.plot_runs(paths[:3], tmp_path / "one.bmp")
     with pytest.raises(ValueError, match="folders is empty"):
         plots.plot_runs([])
     with pytest.raises(FileNotFoundError, match="there is no run"):

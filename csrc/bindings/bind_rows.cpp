@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
 #include "sampling/take_rows.hpp"
@@ -19,7 +20,9 @@ py::object take_rows(FastArgs args) {
   const char* function = "take_rows";
   PYRL_CHECK(PyTuple_Check(args[0].ptr()) && PyTuple_GET_SIZE(args[0].ptr()) > 0, DTypeError, function, ": columns is a ", Py_TYPE(args[0].ptr())->tp_name,
              ", expected a tuple of arrays");
-  const auto index = read_array(args[1], function, "index").as<const std::int64_t, 1>("[B]");
+  ArrayArg first = read_array(PyTuple_GET_ITEM(args[0].ptr(), 0), function, "columns");
+  const Place place = place_of(first);
+  const auto index = read_array(args[1], function, "index", place).as<const std::int64_t, 1>("[B]");
   const Py_ssize_t count = PyTuple_GET_SIZE(args[0].ptr());
   const bool given = !args[2].is_none();
   PYRL_CHECK(!given || PyTuple_Check(args[2].ptr()), DTypeError, function, ": out is a ", Py_TYPE(args[2].ptr())->tp_name,
@@ -30,8 +33,8 @@ py::object take_rows(FastArgs args) {
   py::tuple outputs(count);
   std::int64_t rows = -1;
   for (Py_ssize_t c = 0; c < count; ++c) {
-    const ArrayArg from = read_array(PyTuple_GET_ITEM(args[0].ptr(), c), function, "columns");
-    from.require_cpu();
+    const ArrayArg from = read_array(PyTuple_GET_ITEM(args[0].ptr(), c), function, "columns", place);
+    from.require_device();
     from.require_contiguous();
     PYRL_CHECK(from.dtype != DType::Other, DTypeError, function, ": columns[", c, "] has ", name_of(from.dtype),
                ", expected a boolean, integers or floats");
@@ -45,26 +48,28 @@ py::object take_rows(FastArgs args) {
     py::object out;
     if (given) {
       out = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(args[2].ptr(), c));
-      const ArrayArg into = read_array(out, function, "out");
-      into.require_cpu();
+      const ArrayArg into = read_array(out, function, "out", place);
+      into.require_device();
       into.require_dtype(from.dtype);
       into.require_shape(extents, "[B, ...]");
       into.require_contiguous();
       into.require_writable();
       to = into.data;
     } else {
-      out = empty_like_kind(from.kind, from.dtype, extents, &to);
+      out = empty_like_kind({from.kind, place.device, place.like}, from.dtype, extents, &to);
     }
-    const std::int64_t row_bytes = rows == 0 ? 0 : from.size() / rows * size_of(from.dtype);
-    columns[static_cast<std::size_t>(c)] = {static_cast<const std::uint8_t*>(from.data), static_cast<std::uint8_t*>(to), row_bytes};
+    std::int64_t row_bytes = size_of(from.dtype);
+    for (int axis = 1; axis < from.rank; ++axis) row_bytes *= from.shape[axis];
+    const std::uint8_t missing = from.dtype == DType::Bool ? 0 : 0xff;
+    columns[static_cast<std::size_t>(c)] = {static_cast<const std::uint8_t*>(from.data), static_cast<std::uint8_t*>(to), row_bytes,
+                                            missing};
     PyTuple_SET_ITEM(outputs.ptr(), c, out.release().ptr());
   }
-  for (std::int64_t i = 0; i < index.size(); ++i)
+  for (std::int64_t i = 0; place.device.is_cpu() && i < index.size(); ++i)
     PYRL_CHECK(index(i) >= 0 && index(i) < rows, ArgumentError, function, ": index[", i, "] is ", index(i), ", expected at least 0 and less than ", rows);
-  {
-    ReleaseGil released;
-    sampling::take_rows({columns.data(), {count}}, index);
-  }
+  const ArrayView<const sampling::RowsColumn, 1> all{columns.data(), {count}};
+  run_at(place, function, [&] { sampling::take_rows(all, index); },
+         [&](const auto& stream) { sampling::take_rows_cuda(all, index, rows, stream); });
   return outputs;
 }
 

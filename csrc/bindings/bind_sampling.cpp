@@ -85,7 +85,8 @@ py::object uniform_indices(FastArgs args) {
   void* memory = nullptr;
   if (place.device.is_cuda() && !replacement) space = device_space(place, sampling::Moves::bytes(size), &memory);
   sampling::UniformIndicesArgs call{index, static_cast<std::uint64_t>(high), {}};
-  run_drawing(place, function, random, call.random, [&] { replacement ? sampling::uniform_indices(call) : sampling::distinct_indices(call); },
+  run_drawing(place, function, random, call.random,
+              [&] { replacement ? sampling::uniform_indices(call) : sampling::distinct_indices(call); },
               [&](const auto& stream) {
                 replacement ? sampling::uniform_indices_cuda(call, stream) : sampling::distinct_indices_cuda(call, memory, stream);
               });
@@ -135,7 +136,8 @@ struct CategoricalCall {
   void run() {
     const auto on_cpu = [&] { sampling::sample_categorical(args); };
     const auto on_cuda = [&](const auto& stream) { sampling::sample_categorical_cuda(args, stream); };
-    args.deterministic ? run_at(place, args.function, on_cpu, on_cuda) : run_drawing(place, args.function, random, args.random, on_cpu, on_cuda);
+    args.deterministic ? run_at(place, args.function, on_cpu, on_cuda)
+                       : run_drawing(place, args.function, random, args.random, on_cpu, on_cuda);
   }
 };
 

@@ -2,7 +2,8 @@
 //
 //   RandomObject& random = random_arg(args[2], function);
 //   sampling::PermutationArgs call{out};
-//   run_drawing(place, function, random, call.random, [&] { permutation(call); }, [&](const auto& stream) { permutation_cuda(call, stream); });
+//   run_drawing(place, function, random, call.random, [&] { permutation(call); },
+//               [&](const auto& stream) { permutation_cuda(call, space, stream); });
 #pragma once
 
 #include "bindings/array_arg.hpp"
@@ -58,10 +59,12 @@ inline RandomObject& random_arg(py::handle object, const char* function) {
 // run_at for a kernel that takes one draw, from `source`. The draw is taken before the interpreter lock is released, so that no other
 // thread gets it too; a call that fails gives it back, unless another thread has drawn since. On a GPU it is taken after the kernel, there.
 template <class OnCpu, class OnCuda>
-void run_drawing(const Place& place, const char* function, RandomObject& random, DrawSource& source, const OnCpu& on_cpu, const OnCuda& on_cuda) {
+void run_drawing(const Place& place, const char* function, RandomObject& random, DrawSource& source, const OnCpu& on_cpu,
+                 const OnCuda& on_cuda) {
   RandomStream* const here = random.here();
   if (here == nullptr) {
-    PYRL_CHECK(place.device == random.device(), DeviceError, function, ": random is on ", random.device().text(), ", expected ", place.device.text());
+    PYRL_CHECK(place.device == random.device(), DeviceError, function, ": random is on ", random.device().text(), ", expected ",
+               place.device.text());
     source = {0, 0, random.there()};
     run_at(place, function, on_cpu, [&](const auto& stream) {
       on_cuda(stream);

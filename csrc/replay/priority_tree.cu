@@ -38,7 +38,8 @@ template <class Real>
 void update_priorities_cuda(const UpdateArgs<Real>& args, const CudaStream& stream) {
   const std::int64_t count = args.slots.size();
   if (count == 0) return;
-  PYRL_CHECK(count < std::int64_t{1} << 32, ArgumentError, stream.function, ": index has ", count, " elements, expected less than 2^32 on a GPU");
+  PYRL_CHECK(count < std::int64_t{1} << 32, ArgumentError, stream.function, ": index has ", count,
+             " elements, expected less than 2^32 on a GPU");
   cuda::launch_elements(stream, count, MarkLast<Real>{args});
   cuda::launch_elements(stream, count, WriteLast<Real>{args});
   refresh_on(stream, args.tree, args.slots);

@@ -8,8 +8,8 @@
 //   draw      descend; weigh                                                           one a draw
 //   clear, restore
 //
-// On a million leaves: 5 launches an update, 4 a follow, 2 a draw. Calls on one tree follow one another on the device. What the CPU refuses,
-// a priority that is negative or not finite, is passed over and counted; of an empty tree all draws are slot -1 with weight NaN.
+// On a million leaves: 5 launches an update, 4 a follow, 2 a draw. Calls on one tree follow one another on the device. What the CPU
+// refuses, a priority that is negative or not finite, is passed over and counted; of an empty tree all draws are slot -1, weight NaN.
 #pragma once
 
 #include <array>
@@ -77,7 +77,10 @@ class TreeView {
 
   PYRL_HD std::int64_t draw(double u) const {
     std::int64_t node = 0;
-    for (int level = levels_ - 1; level-- > 0;) node = node * tree::children + tree::descend(sums_ + start(level) + node * tree::children, u);
+    for (int level = levels_ - 1; level-- > 0;) {
+      const std::int64_t first = node * tree::children;
+      node = first + tree::descend(sums_ + start(level) + first, u);
+    }
     return node;
   }
 

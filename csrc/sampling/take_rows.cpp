@@ -21,6 +21,7 @@ void any(const RowsColumn& column, const ArrayView<const std::int64_t, 1>& index
 void take_rows(const ArrayView<const RowsColumn, 1>& columns, const ArrayView<const std::int64_t, 1>& index) {
   for (std::int64_t c = 0; c < columns.size(); ++c) {
     switch (columns(c).row_bytes) {
+      case 0: break;
       case 1: fixed<1>(columns(c), index); break;
       case 4: fixed<4>(columns(c), index); break;
       case 8: fixed<8>(columns(c), index); break;

@@ -14,6 +14,7 @@ E[A grad log pi] (Sutton et al. 2000) with the value as baseline, which changes 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,9 @@ def value_loss(value: Tensor, return_: Tensor) -> Tensor:
     return (return_ - value).square().mean()
 
 
+REPORT = ("loss/policy", "loss/value", "loss/entropy")
+
+
 @register("a2c")
 class A2C(ActorCriticAgent):
     """Discrete, multi-discrete and continuous actions."""
@@ -68,28 +72,31 @@ class A2C(ActorCriticAgent):
         return super().make_optimizer(parameters, learning_rate)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        metrics = self.gradient(rollout)
-        if self.engine == "native" and self.native.ready_to_learn():
-            self.native.step(self.config.max_grad_norm)
-        else:
-            self.arena.step(self.config.max_grad_norm)
+        metrics = self.descend(rollout, step=True)
         self.updates += 1
         return metrics
 
     def gradient(self, rollout: Rollout) -> dict[str, float]:
         """The gradient of the loss of a rollout, into the arena; the learning rate of now."""
+        return self.descend(rollout, step=False)
+
+    def descend(self, rollout: Rollout, step: bool) -> dict[str, float]:
         learning_rate = value_at(self.config.learning_rate, self.progress)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        samples = self.samples(rollout)
-        native = isinstance(samples.advantage, np.ndarray)
-        policy_loss, critic_loss, entropy = self.native_gradient(samples) if native else map(float, self.update.gradient(samples))
-        return {
-            "loss/policy": policy_loss,
-            "loss/value": critic_loss,
-            "loss/entropy": entropy,
-            "train/explained_variance": samples.explained_variance(),
-            "train/learning_rate": learning_rate,
-        }
+        self.run.set_learning_rate(learning_rate)
+        samples = self.samples(rollout).steps()
+        if isinstance(samples.advantage, np.ndarray):
+            report = self.native_gradient(samples)
+            if step:
+                self.native.step(self.config.max_grad_norm)
+        else:
+            report = self.run(self.tensor_update, samples.columns(), step)
+        about = {"train/explained_variance": samples.explained_variance, "train/learning_rate": learning_rate}
+        return {**report, **about}
+
+    def tensor_update(self, columns: tuple[Any, ...], step: bool) -> dict[str, Tensor]:
+        """The gradient of `loss`, and the step down it if that is asked for."""
+        report = (self.update if step else self.update.gradient)(Samples(*columns))
+        return dict(zip(REPORT, report))
 
     def loss(self, batch: Samples) -> tuple[Tensor, Report]:
         """The loss of a rollout, and a report: its three terms."""
@@ -103,7 +110,7 @@ class A2C(ActorCriticAgent):
         loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy.mean()
         return loss, (actor_loss, critic_loss, entropy.mean())
 
-    def native_gradient(self, batch: Samples) -> tuple[float, ...]:
+    def native_gradient(self, batch: Samples) -> dict[str, float]:
         """The same by hand: forward, the gradients of the loss by the outputs, backward."""
         config, native = self.config, self.native
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
@@ -115,4 +122,4 @@ class A2C(ActorCriticAgent):
         critic_loss, d_value = ops.value_loss(value, batch.return_, coefficient=config.vf_coef)
         actor.backward(w, g, d_output)
         critic.backward(w, g, d_value)
-        return actor_loss, critic_loss, entropy
+        return dict(zip(REPORT, (actor_loss, critic_loss, entropy)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.base import CPU, Agent, AgentConfig, Loop, check_layers, check_range, check_spaces, seeded_network, tensors
+from pyrl.agents.base import Agent, AgentConfig, Loop, check_layers, check_range, check_spaces, seeded_network, tensors
 from pyrl.nets.arena import Arena
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
@@ -47,7 +48,7 @@ class ActorCriticConfig(AgentConfig):
 
 @dataclasses.dataclass(slots=True)
 class Samples:
-    """The valid steps of a rollout, each [M, ...]: torch tensors of one device, or NumPy arrays for the native engine."""
+    """The steps of a rollout, each [M, ...]: torch tensors of one device, or NumPy arrays for the native engine."""
 
     observation: Observation
     action: Array
@@ -55,31 +56,37 @@ class Samples:
     value: Array  # V_old(o)
     advantage: Array  # GAE(gamma, lambda)
     return_: Array  # advantage + V_old, the target of V
+    valid: np.ndarray | None = None  # int64: the rows that are steps; None: all
+    explained_variance: float = math.nan  # 1 - Var(R - V_old) / Var(R): 1 if the critic foresaw the returns, 0 if it knew their mean
 
     def __len__(self) -> int:
-        return len(self.advantage)
+        return len(self.advantage) if self.valid is None else len(self.valid)
+
+    def steps(self) -> Samples:
+        """The rows that are steps."""
+        if self.valid is None:
+            return self
+        index = self.valid if isinstance(self.advantage, np.ndarray) else torch.from_numpy(self.valid).to(self.advantage.device)
+        return dataclasses.replace(self.rows(index), explained_variance=self.explained_variance)
 
     def rows(self, index: Array) -> Samples:
-        """A minibatch; index int64 [B]."""
+        """A minibatch; index int64 [B], of the same kind and device."""
         if isinstance(self.advantage, Tensor) and not self.advantage.is_cpu:
-            index = torch.from_numpy(index).to(self.advantage.device)
-            return Samples(*(map_observation(lambda x: x[index], column) for column in self._columns()))
+            return Samples(*(map_observation(lambda x: x[index], column) for column in self.columns()))
         if isinstance(self.observation, dict | tuple):
             observation = map_observation(lambda x: ops.take_rows((x,), index)[0], self.observation)
-            return Samples(observation, *ops.take_rows(self._columns()[1:], index))
-        return Samples(*ops.take_rows(self._columns(), index))
+            return Samples(observation, *ops.take_rows(self.columns()[1:], index))
+        return Samples(*ops.take_rows(self.columns(), index))
 
-    def tensors(self, device: torch.device = CPU) -> Samples:
-        """As torch tensors on ``device``; on the CPU, of the same memory."""
-        return Samples(*(tensors(column, device) for column in self._columns()))
-
-    def _columns(self) -> tuple[Any, ...]:
+    def columns(self) -> tuple[Any, ...]:
         return self.observation, self.action, self.log_prob, self.value, self.advantage, self.return_
 
-    def explained_variance(self) -> float:
-        """1 - Var(R - V_old) / Var(R): 1 where the critic foresaw the returns, 0 where it knew their mean."""
-        return_, value = (np.asarray(x if isinstance(x, np.ndarray) else x.cpu()) for x in (self.return_, self.value))
-        return 1.0 - float((return_ - value).var() / max(float(return_.var()), 1e-8))
+
+def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray) -> float:
+    """1 - Var(R - V) / Var(R) of the valid steps. R and V [M], valid [T, N]."""
+    if not valid.all():
+        return_, value = return_[valid.ravel()], value[valid.ravel()]
+    return 1.0 - float((return_ - value).var() / max(float(return_.var()), 1e-8))
 
 
 class ActorCriticAgent(Agent):
@@ -95,12 +102,13 @@ class ActorCriticAgent(Agent):
             shape = config.net_arch, config.activation, config.log_std_init, config.features_extractor
             return ActorCritic(observation_space, action_space, *shape)
 
-        self.network = cast(ActorCritic, seeded_network(seed, build, self.device))
+        self.network = cast(ActorCritic, seeded_network(seed, build, self.device, config.precision))
         self.encoder, self.distribution = self.network.encoder, self.network.distribution
         self.arena = Arena(self.network)
         self.optimizer = self.arena.optimizer = self.make_optimizer(self.arena.values, value_at(config.learning_rate, 0.0))
         self.native = Native(self.arena, self.network.actor, self.network.critic)
         self.engine = self.choose_engine(self.native.possible)
+        self.run = self.runner(self.arena)
 
     def make_optimizer(self, parameters: Tensor, learning_rate: float) -> torch.optim.Optimizer:
         """Over the flat parameters [size]."""
@@ -135,8 +143,8 @@ class ActorCriticAgent(Agent):
 
     @torch.no_grad()
     def samples(self, rollout: Rollout) -> Samples:
-        """Values, advantages and returns of a rollout (Schulman et al. 2016, eq. 16), then its valid steps side by side: NumPy
-        arrays for `native_update`, torch tensors where torch has to learn."""
+        """Values, advantages and returns of a rollout (Schulman et al. 2016, eq. 16), its steps side by side: NumPy arrays for
+        `native_update`, torch tensors on the networks' device where torch has to learn."""
         T, N = rollout.reward.shape
         native = self.engine == "native" and self.native.ready_to_learn()
         observation = self.normalizer.observation(rollout.observation)
@@ -159,17 +167,12 @@ class ActorCriticAgent(Agent):
         if isinstance(self.action_space, spaces.Box):
             action = action.reshape(rows, -1).astype(value.dtype, copy=False)
         log_prob = rollout.extra["log_prob"].reshape(rows).astype(value.dtype, copy=False)
-        samples = Samples(
-            map_observation(lambda x: x[:rows], flat),
-            action,
-            log_prob,
-            value[:T].reshape(rows),
-            advantage.reshape(rows),
-            return_.reshape(rows),
-        )
-        if not rollout.valid.all():
-            samples = samples.rows(np.flatnonzero(rollout.valid))
-        return samples if native else samples.tensors(self.device)
+        observation = map_observation(lambda x: x[:rows], flat)
+        columns = observation, action, log_prob, value[:T].reshape(rows), advantage.reshape(rows), return_.reshape(rows)
+        explained = explained_variance(columns[5], columns[3], rollout.valid)
+        if not native:
+            columns = self.run.place(*map(tensors, columns))
+        return Samples(*columns, None if rollout.valid.all() else np.flatnonzero(rollout.valid), explained)
 
     def _values(self, observation: Observation, native: bool) -> np.ndarray:
         """V [M] of observations [M, ...], encoded ones if ``native``."""

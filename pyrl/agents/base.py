@@ -24,16 +24,19 @@ import torch
 from gymnasium import spaces
 
 from pyrl import ops
-from pyrl.agents import available_agents, registered
+from pyrl.agents import check_algorithm, registered
 from pyrl.errors import DeviceError, ShapeError, SpaceError, UnknownNameError, closest_names
-from pyrl.nets.convolutional import FeaturesExtractor
+from pyrl.nets.arena import Arena
+from pyrl.nets.atomic import Atomic
+from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
 from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
+from pyrl.nets.runner import Runner
 from pyrl.ops.random import RandomStream
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Observation, map_observation
 
-Engine: TypeAlias = Literal["auto", "native", "torch", "compile"]
+Engine: TypeAlias = Literal["auto", "native", "torch", "compile", "graph"]
 Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
 CPU = torch.device("cpu")
 
@@ -48,13 +51,15 @@ class AgentConfig:
     normalize_reward: bool = False  # by the standard deviation of the running discounted return
     clip_reward: float | None = None  # bound of (normalised) rewards
     features_extractor: FeaturesExtractor = "auto"  # of images; auto: nature where they are large enough, else flatten
-    engine: Engine = "auto"  # what computes updates: native kernels, torch, torch.compile; auto: native where it can
+    precision: Precision = "float32"  # in which convolutional networks are computed; bfloat16 is what GPUs are fastest at
+    engine: Engine = "auto"  # of updates: native kernels, torch, torch.compile, CUDA graphs; auto: graph on a GPU, native where it can
     device: str = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
 
     def __post_init__(self) -> None:
         check_numbers(self)
         check_range(self, "gamma", 0.0, 1.0)
         check_choice(self, "features_extractor", get_args(FeaturesExtractor))
+        check_choice(self, "precision", get_args(Precision))
         check_choice(self, "engine", get_args(Engine))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"{type(self).__name__}: device is {self.device!r}, expected auto, cpu, cuda or cuda:<index>")
@@ -79,7 +84,10 @@ class Agent(ABC):
         self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
         self.env_steps = 0  # environment steps seen, set by the loop
         self.updates = 0  # gradient steps made
-        self.td_error: Array = None  # [B] of the batch learned last, where the agent has one: what prioritized replay draws by
+        self.td_error: Array = None  # [B] of the batch learned last, of its kind, where the agent has one: what prioritized replay draws by
+        if config.precision != "float32" and not has_images(observation_space, config.features_extractor):
+            what = f"{self.name}: precision is {config.precision!r}, which is for convolutional networks"
+            raise SpaceError(f"{what}, but features_extractor {config.features_extractor!r} makes none for {observation_space}")
         self.device = self.choose_device()  # of the networks; data come and go as NumPy arrays
         self.engine = "torch"  # what computes updates; see `choose_engine`
         self.random = RandomStream(seed, "agent")
@@ -113,9 +121,16 @@ class Agent(ABC):
         """What ``config.engine`` means here; ``native`` says whether the networks allow the native engine."""
         if self.config.engine == "native" and not native:
             raise ValueError(f"{self.name}: engine is 'native', but the networks are not plain MLPs on the CPU; take 'auto' or 'torch'")
+        if self.config.engine == "graph" and self.device.type != "cuda":
+            raise DeviceError(f"{self.name}: engine is 'graph', but the networks lie on the CPU, which has no CUDA graphs; take 'auto'")
         if self.config.engine == "auto":
-            return "native" if native else "torch"
+            return "graph" if self.device.type == "cuda" else "native" if native else "torch"
         return self.config.engine
+
+    def runner(self, *arenas: Arena, atomic: Atomic | None = None) -> Runner:
+        """What runs the updates that torch computes; ``arenas``: all that they change."""
+        captured = self.device.type == "cuda" and self.engine in ("graph", "compile")
+        return Runner(self.device, *arenas, atomic=atomic, captured=captured)
 
     @abstractmethod
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
@@ -199,15 +214,19 @@ class Agent(ABC):
         return checkpoint.save_agent(Path(path), self)
 
 
-def seeded_network(seed: int, build: Callable[[], torch.nn.Module], device: torch.device = CPU) -> torch.nn.Module:
+def seeded_network(
+    seed: int, build: Callable[[], torch.nn.Module], device: torch.device = CPU, precision: Precision = "float32"
+) -> torch.nn.Module:
     """Build a network whose initial weights depend on ``seed`` only; the process's torch generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "network"))
-        return build().to(device)
+        network = build().to(device)
+    set_precision(network, precision)
+    return network
 
 
-def tensors(observation: Observation, device: torch.device = CPU) -> Observation:
-    """As torch tensors on ``device``: the same memory where they lie there already."""
+def tensors(observation: Observation, device: torch.device | None = None) -> Observation:
+    """As torch tensors, on ``device`` if it is given: the same memory where they lie there already."""
     return map_observation(lambda x: torch.as_tensor(x, device=device), observation)
 
 
@@ -242,9 +261,7 @@ def register(name: str) -> Callable[[AgentType], AgentType]:
 def agent_class(name: str) -> type[Agent]:
     """The class called ``name``; UnknownNameError with the closest names otherwise."""
     if name not in registered:
-        known = available_agents()
-        if name not in known:
-            raise UnknownNameError(f"unknown algorithm {name!r}{closest_names(name, known)} (available: {', '.join(known)})")
+        check_algorithm(name)
         outside = {e.name: e for e in entry_points(group="pyrl.agents")}
         if name in outside:
             register(name)(outside[name].load())

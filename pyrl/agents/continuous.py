@@ -19,7 +19,8 @@ from pyrl.nets.atomic import Atomic
 from pyrl.nets.continuous import ActionScale
 from pyrl.nets.mlp import Activation
 from pyrl.nets.native import Native
-from pyrl.nets.noise import NoiseType, exploration_noise, standard_normal
+from pyrl.nets.noise import Draw, NoiseType, exploration_noise, standard_normal
+from pyrl.nets.runner import Runner
 from pyrl.schedules import Schedule, check_schedule, value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
 
@@ -68,13 +69,15 @@ class ContinuousAgent(Agent):
     actor: Any
     native_actor: Native
     atomic: Atomic  # of the arenas whose steps come before the last of an update
+    run: Runner
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         self.scale = ActionScale(self.name, action_space)
         super().__init__(observation_space, action_space, config, seed, num_envs)
         self.random_steps = config.learning_starts if config.random_steps is None else config.random_steps
         self.noise = exploration_noise(config.noise_type, config.noise_std, seed)
-        self.learning = ops.RandomStream(seed, "learning")  # of actions drawn in losses
+        on_device = self.device.type == "cuda" and ops.cuda_built()
+        self.learning = ops.RandomStream(seed, "learning", device=self.device if on_device else None)  # of actions drawn in losses
 
     def adam_arena(self, network: nn.Module) -> Arena:
         """The parameters of ``network`` with an Adam of their own."""
@@ -118,24 +121,24 @@ class ContinuousAgent(Agent):
     def torch_update(self, batch: Batch) -> dict[str, float]: ...
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        with self.atomic:
-            metrics = self.native_update(batch) if self.learns_natively(*self.natives()) else self.torch_update(batch)
+        self.run.set_learning_rate(value_at(self.config.learning_rate, self.progress))
+        if self.learns_natively(*self.natives()):
+            with self.atomic:
+                metrics = self.native_update(batch)
+        else:
+            metrics = self.torch_update(batch)
         self.updates += 1
         return metrics
 
     def learns_natively(self, *natives: Native) -> bool:
-        """Whether all of these can be learned, or read, by the native engine now. Sets the learning rates."""
-        for optimizer in self.optimizers().values():
-            optimizer.param_groups[0]["lr"] = value_at(self.config.learning_rate, self.progress)
+        """Whether all of these can be learned, or read, by the native engine now."""
         return self.engine == "native" and all(n.ready_to_learn() if n.arena.optimizer else n.ready() for n in natives)
 
     def prepare(self, batch: Batch) -> tuple[Observation, Tensor, Tensor, Tensor, Observation]:
-        """o, a in [-1, 1], r, discount and o' as tensors [B, ...]."""
-        observation, next_observation = (
-            tensors(self.normalizer.observation(o), self.device) for o in (batch.observation, batch.next_observation)
-        )
+        """o, a in [-1, 1], r, discount and o' as tensors [B, ...], wherever they lie."""
+        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
         columns = (self.scale.to_unit(batch.action), self.normalizer.reward(batch.reward), batch.discount)
-        action, reward, discount = (torch.as_tensor(x, device=self.device) for x in columns)
+        action, reward, discount = map(torch.as_tensor, columns)
         return observation, action, reward, discount, next_observation
 
     def native_prepare(self, batch: Batch) -> tuple[np.ndarray, ...]:
@@ -148,9 +151,10 @@ class ContinuousAgent(Agent):
         action, reward, discount = (x.astype(dtype, copy=False) for x in rest)
         return observation, action, reward, discount, next_observation
 
-    def drawn(self, shape: tuple[int, ...], random: ops.RandomStream) -> Tensor:
-        """xi ~ N(0, 1) [B, A] for torch, on the networks' device."""
-        return torch.from_numpy(standard_normal(shape, random)).to(self.device)
+    def drawn(self, action: Tensor) -> Tensor | Draw:
+        """xi ~ N(0, 1) like ``action`` [B, A] for an update by torch."""
+        shape = tuple(action.shape)
+        return torch.from_numpy(self.normal(shape)) if self.learning.device is None else Draw(shape, self.learning)
 
     def normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """xi ~ N(0, 1) [B, A] for a loss."""

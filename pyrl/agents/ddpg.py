@@ -64,7 +64,10 @@ class DDPG(ContinuousAgent):
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
         images: Any = {"features_extractor": config.features_extractor}
         networks: Any = seeded_network(
-            seed, lambda: nn.ModuleList([Actor(*shape, **images), Critics(*shape, self.num_critics, **images)]), self.device
+            seed,
+            lambda: nn.ModuleList([Actor(*shape, **images), Critics(*shape, self.num_critics, **images)]),
+            self.device,
+            config.precision,
         )
         self.actor, self.critic = networks
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
@@ -78,6 +81,8 @@ class DDPG(ContinuousAgent):
         self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
         self.atomic = Atomic(self.critic_arena)
         self.engine = self.choose_engine(native=self.native_actor.possible)
+        arenas = self.critic_arena, self.actor_arena, self.target_actor_arena, self.target_critic_arena
+        self.run = self.runner(*arenas, atomic=self.atomic)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
 
@@ -111,11 +116,16 @@ class DDPG(ContinuousAgent):
         return loss, (loss,)
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
-        data = self.prepare(batch)
-        loss, q_mean = self.critic_update(*data)
-        (actor_loss,) = self.actor_update(data[0])
+        return self.run(self.tensor_update, *self.prepare(batch))
+
+    def tensor_update(
+        self, observation: Observation, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Observation
+    ) -> dict[str, Tensor]:
+        """The critic's step, the actor's step, the averages."""
+        loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation)
+        (actor_loss,) = self.actor_update(observation)
         self.update_targets()
-        return {"loss/critic": loss.item(), "loss/actor": actor_loss.item(), "train/q_mean": q_mean.item()}
+        return {"loss/critic": loss, "loss/actor": actor_loss, "train/q_mean": q_mean}
 
     def native_update(self, batch: Batch) -> dict[str, float]:
         """The same step by hand: y, the critic's step, the actor's step, the averages."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class DQN(Agent):
             shape = config.net_arch, config.activation, config.dueling, config.features_extractor
             return QNetwork(observation_space, self.num_actions, *shape)
 
-        self.q_network = cast(QNetwork, seeded_network(seed, build, self.device))
+        self.q_network = cast(QNetwork, seeded_network(seed, build, self.device, config.precision))
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
         self.arena, self.target_arena = Arena(self.q_network), Arena(self.target_network)
         self.optimizer = self.arena.optimizer = torch.optim.Adam([self.arena.values], lr=value_at(config.learning_rate, 0.0), fused=True)
@@ -115,6 +115,7 @@ class DQN(Agent):
         self.target = Native(self.target_arena, *self.target_network.parts())
         self.engine = self.choose_engine(self.online.possible)
         self.update = Update(self.arena, self.loss, max_grad_norm=config.max_grad_norm, compiled=self.engine == "compile")
+        self.run = self.runner(self.arena)
         self.last_target_update = 0  # env step of it
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -174,24 +175,29 @@ class DQN(Agent):
         return loss, (loss, q.mean(), td_error)
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        self.optimizer.param_groups[0]["lr"] = value_at(self.config.learning_rate, self.progress)
+        self.run.set_learning_rate(value_at(self.config.learning_rate, self.progress))
         native = self.engine == "native" and self.online.ready_to_learn() and self.target.ready()
-        loss, q_mean, self.td_error = self.native_update(batch) if native else self.torch_update(batch)
+        metrics = self.native_update(batch) if native else self.torch_update(batch)
+        self.td_error = metrics.pop("td_error")
         self.updates += 1
         self._update_target()
-        return {"loss/q": loss, "train/q_mean": q_mean}
+        return metrics
 
-    def torch_update(self, batch: Batch) -> tuple[float, float, Array]:
-        observation, next_observation = (
-            tensors(self.normalizer.observation(o), self.device) for o in (batch.observation, batch.next_observation)
-        )
-        columns = (batch.action, self.normalizer.reward(batch.reward), batch.discount)
-        action, reward, discount = (torch.as_tensor(x, device=self.device) for x in columns)
-        weight = None if batch.weight is None else torch.as_tensor(batch.weight, device=self.device)
-        loss, q_mean, td_error = self.update(observation, action, reward, discount, next_observation, weight)
-        return loss.item(), q_mean.item(), td_error.cpu().numpy()
+    def torch_update(self, batch: Batch) -> dict[str, Any]:
+        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
+        action, reward, discount = map(torch.as_tensor, (batch.action, self.normalizer.reward(batch.reward), batch.discount))
+        weight = None if batch.weight is None else torch.as_tensor(batch.weight)
+        report = self.run(self.tensor_update, observation, action, reward, discount, next_observation, weight)
+        if isinstance(batch.index, np.ndarray):
+            report["td_error"] = report["td_error"].cpu().numpy()
+        return report
 
-    def native_update(self, batch: Batch) -> tuple[float, float, Array]:
+    def tensor_update(self, *batch: Any) -> dict[str, Tensor]:
+        """A step down the gradient of `loss`."""
+        loss, q_mean, td_error = self.update(*batch)
+        return {"loss/q": loss, "train/q_mean": q_mean, "td_error": td_error}
+
+    def native_update(self, batch: Batch) -> dict[str, Any]:
         """The same step by hand: forward, the gradient of the loss by Q, backward, Adam."""
         online, encoder, dtype = self.online, self.q_network.encoder, self.online.dtype
         observation, next_observation = (
@@ -205,7 +211,7 @@ class DQN(Agent):
         )  # fmt: skip
         native_q_backward(online, d_q)
         online.step(self.config.max_grad_norm)
-        return loss, q_mean, td_error
+        return {"loss/q": loss, "train/q_mean": q_mean, "td_error": td_error}
 
     def _update_target(self) -> None:
         """theta^- <- (1 - tau) theta^- + tau theta, when target_update_interval environment steps have passed."""

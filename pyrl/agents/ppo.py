@@ -14,6 +14,7 @@ The data of one rollout serve n_epochs passes in minibatches of batch_size; eq. 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,18 +91,18 @@ class PPO(ActorCriticAgent):
     def learn(self, rollout: Rollout) -> dict[str, float]:
         config = self.config
         learning_rate, epsilon = value_at(config.learning_rate, self.progress), value_at(config.clip_range, self.progress)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.run.set_learning_rate(learning_rate)
         samples = self.samples(rollout)
-        update = self.native_update if isinstance(samples.advantage, np.ndarray) else self.torch_update
+        epoch = self.native_epoch if isinstance(samples.advantage, np.ndarray) else self.torch_epoch
         reports: list[tuple[float, ...]] = []
         epochs, kl = 0, 0.0
         for _ in range(config.n_epochs):
             order = ops.permutation(len(samples), self.minibatches)
-            starts = range(0, len(order), config.batch_size)
-            reports += [update(samples.rows(order[at : at + config.batch_size]), epsilon) for at in starts]
-            self.updates += len(starts)
+            latest = epoch(samples, order if samples.valid is None else samples.valid[order], epsilon)
+            reports += latest
+            self.updates += len(latest)
             epochs += 1
-            kl = float(np.mean([report[3] for report in reports[-len(starts) :]]))
+            kl = float(np.mean([report[3] for report in latest]))
             if config.target_kl is not None and kl > 1.5 * config.target_kl:
                 break
         policy_loss, critic_loss, entropy, _ = np.mean(reports, axis=0).tolist()
@@ -111,7 +112,7 @@ class PPO(ActorCriticAgent):
             "loss/entropy": entropy,
             "train/kl": kl,
             "train/epochs": epochs,
-            "train/explained_variance": samples.explained_variance(),
+            "train/explained_variance": samples.explained_variance,
             "train/learning_rate": learning_rate,
         }
 
@@ -126,8 +127,20 @@ class PPO(ActorCriticAgent):
         loss = policy_loss + config.vf_coef * critic_loss - config.ent_coef * entropy.mean()
         return loss, (policy_loss, critic_loss, entropy.mean(), approximate_kl(log_prob, batch.log_prob))
 
-    def torch_update(self, batch: Samples, epsilon: float) -> tuple[float, ...]:
-        return tuple(map(float, self.update(batch, torch.tensor(epsilon, device=self.device))))
+    def torch_epoch(self, samples: Samples, order: np.ndarray, epsilon: float) -> list[tuple[float, ...]]:
+        """The reports of one pass; nothing waits for a minibatch before its end."""
+        index, clip_range = self.run.place(torch.from_numpy(order), torch.tensor(epsilon))
+        reports = [self.run.begin(self.tensor_update, samples.columns(), rows, clip_range) for rows in index.split(self.config.batch_size)]
+        return [tuple(report.values()) for report in self.run.read(reports)]
+
+    def tensor_update(self, columns: tuple[Any, ...], index: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
+        """A step down the gradient of `loss` for the minibatch ``index`` [B] of a rollout."""
+        report = self.update(Samples(*columns).rows(index), epsilon)
+        return dict(zip(("policy", "value", "entropy", "kl"), report))
+
+    def native_epoch(self, samples: Samples, order: np.ndarray, epsilon: float) -> list[tuple[float, ...]]:
+        starts = range(0, len(order), self.config.batch_size)
+        return [self.native_update(samples.rows(order[at : at + self.config.batch_size]), epsilon) for at in starts]
 
     def native_update(self, batch: Samples, epsilon: float) -> tuple[float, ...]:
         """The same step by hand: forward, the gradients of eq. 9 by the outputs, backward, Adam."""

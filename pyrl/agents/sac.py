@@ -109,7 +109,7 @@ class SAC(ContinuousAgent):
         shape = (observation_space, self.scale.size, config.net_arch, config.activation)
         images: Any = {"features_extractor": config.features_extractor}
         networks: Any = seeded_network(
-            seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]), self.device
+            seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]), self.device, config.precision
         )
         self.actor, self.critic = networks
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -126,6 +126,8 @@ class SAC(ContinuousAgent):
         self.native_temperature = Native(self.temperature_arena)
         self.atomic = Atomic(self.critic_arena, self.actor_arena)
         self.engine = self.choose_engine(native=self.native_actor.possible)
+        arenas = self.critic_arena, self.actor_arena, self.temperature_arena, self.target_critic_arena
+        self.run = self.runner(*arenas, atomic=self.atomic)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
         self.temperature_update = Update(self.temperature_arena, self.temperature_loss, compiled=self.engine == "compile")
@@ -141,7 +143,10 @@ class SAC(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """A draw from pi, or tanh(mean)."""
         mean, log_std = self.actor(observation)
-        return torch.tanh(mean if deterministic else mean + log_std.exp() * self.drawn(mean.shape, self.random))
+        if deterministic:
+            return torch.tanh(mean)
+        xi = torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device)
+        return torch.tanh(mean + log_std.exp() * xi)
 
     def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
@@ -186,21 +191,31 @@ class SAC(ContinuousAgent):
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
-        observation, action = data[:2]
-        alpha = self.temperature.alpha
-        next_xi, xi = (self.drawn(action.shape, self.learning) for _ in range(2))
+        return self.run(self.tensor_update, *data, self.drawn(data[1]), self.drawn(data[1]))
 
-        critic_loss, q_mean = self.critic_update(*data, next_xi, alpha)
+    def tensor_update(
+        self,
+        observation: Observation,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        next_observation: Observation,
+        next_xi: Tensor,
+        xi: Tensor,
+    ) -> dict[str, Tensor]:
+        """The critics' step, the actor's, the temperature's, and the average."""
+        alpha = self.temperature.alpha
+        critic_loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, next_xi, alpha)
         actor_loss, log_prob = self.actor_update(observation, xi, alpha)
         if self.learns_temperature:
             self.temperature_update(log_prob)
         polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
         return {
-            "loss/critic": critic_loss.item(),
-            "loss/actor": actor_loss.item(),
-            "train/entropy": -log_prob.mean().item(),
-            "train/temperature": alpha.item(),
-            "train/q_mean": q_mean.item(),
+            "loss/critic": critic_loss,
+            "loss/actor": actor_loss,
+            "train/entropy": -log_prob.mean(),
+            "train/temperature": alpha.squeeze(),
+            "train/q_mean": q_mean,
         }
 
     def native_update(self, batch: Batch) -> dict[str, float]:

@@ -77,7 +77,10 @@ class SVG(ContinuousAgent):
         images: Any = {"features_extractor": config.features_extractor}
         log_std_range = (math.log(config.std_min), 2.0)
         networks: Any = seeded_network(
-            seed, lambda: nn.ModuleList([GaussianActor(*shape, log_std_range, **images), Critics(*shape, 1, **images)]), self.device
+            seed,
+            lambda: nn.ModuleList([GaussianActor(*shape, log_std_range, **images), Critics(*shape, 1, **images)]),
+            self.device,
+            config.precision,
         )
         self.actor, self.critic = networks
         self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
@@ -91,6 +94,8 @@ class SVG(ContinuousAgent):
         self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
         self.atomic = Atomic(self.critic_arena)
         self.engine = self.choose_engine(native=self.native_actor.possible)
+        arenas = self.critic_arena, self.actor_arena, self.target_actor_arena, self.target_critic_arena
+        self.run = self.runner(*arenas, atomic=self.atomic)
         self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
         self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
 
@@ -103,7 +108,9 @@ class SVG(ContinuousAgent):
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """pi(o, eta), or pi(o, 0)."""
         mean, log_std = self.actor(observation)
-        return torch.tanh(mean) if deterministic else reparameterized(mean, log_std, self.drawn(mean.shape, self.random))
+        if deterministic:
+            return torch.tanh(mean)
+        return reparameterized(mean, log_std, torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device))
 
     def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
@@ -129,27 +136,28 @@ class SVG(ContinuousAgent):
         loss = -self.critic.first(observation, reparameterized(mean, log_std, eta)).mean()
         return loss, (loss, log_std.exp().mean())
 
-    def learn(self, batch: Batch) -> dict[str, float]:
-        metrics = super().learn(batch)
-        polyak(self.target_actor_arena, self.actor_arena, self.config.tau)
-        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
-        return metrics
-
     def natives(self) -> tuple[Native, ...]:
         return self.native_actor, self.native_critic, self.native_target_actor, self.native_target_critic
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
-        observation, action = data[:2]
-        next_eta, eta = (self.drawn(action.shape, self.learning) for _ in range(2))
-        critic_loss, q_mean = self.critic_update(*data, next_eta)
+        return self.run(self.tensor_update, *data, self.drawn(data[1]), self.drawn(data[1]))
+
+    def tensor_update(
+        self,
+        observation: Observation,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        next_observation: Observation,
+        next_eta: Tensor,
+        eta: Tensor,
+    ) -> dict[str, Tensor]:
+        """The critic's step, the actor's step, the averages."""
+        critic_loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, next_eta)
         actor_loss, std = self.actor_update(observation, eta)
-        return {
-            "loss/critic": critic_loss.item(),
-            "loss/actor": actor_loss.item(),
-            "train/q_mean": q_mean.item(),
-            "train/std": std.item(),
-        }
+        self.update_targets()
+        return {"loss/critic": critic_loss, "loss/actor": actor_loss, "train/q_mean": q_mean, "train/std": std}
 
     def native_update(self, batch: Batch) -> dict[str, float]:
         """The same step by hand: y, the critic's step, and the actor's through Q and the reparameterised action."""
@@ -169,5 +177,10 @@ class SVG(ContinuousAgent):
         d_output = ops.squashed_gaussian_backward(output, eta, action, d_action, 0.0, log_std_range=span)
         actor.networks[0].backward(actor.parameters, actor.gradients, d_output)
         actor.step(None)
+        self.update_targets()
         std = np.exp(output[:, self.scale.size :].clip(*span))
         return {"loss/critic": critic_loss, "loss/actor": -float(q.mean()), "train/q_mean": q_mean, "train/std": float(std.mean())}
+
+    def update_targets(self) -> None:
+        polyak(self.target_actor_arena, self.actor_arena, self.config.tau)
+        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)

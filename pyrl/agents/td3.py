@@ -72,14 +72,26 @@ class TD3(DDPG):
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
-        epsilon = self.config.target_policy_noise * self.drawn(data[1].shape, self.learning)
-        loss, q_mean = self.critic_update(*data, epsilon)
-        metrics = {"loss/critic": loss.item(), "train/q_mean": q_mean.item()}
-        if (self.updates + 1) % self.config.policy_delay == 0:
-            (actor_loss,) = self.actor_update(data[0])
+        return self.run(self.tensor_update, *data, self.drawn(data[1]), (self.updates + 1) % self.config.policy_delay == 0)
+
+    def tensor_update(  # type: ignore[override]
+        self,
+        observation: Observation,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        next_observation: Observation,
+        xi: Tensor,
+        moves_actor: bool,
+    ) -> dict[str, Tensor]:
+        """The critics' step, then, every policy_delay-th time, the actor's step and the averages."""
+        epsilon = self.config.target_policy_noise * xi
+        loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, epsilon)
+        report = {"loss/critic": loss, "train/q_mean": q_mean}
+        if moves_actor:
+            (report["loss/actor"],) = self.actor_update(observation)
             self.update_targets()
-            metrics["loss/actor"] = actor_loss.item()
-        return metrics
+        return report
 
     def native_update(self, batch: Batch) -> dict[str, float]:
         """The same step by hand."""

@@ -135,7 +135,8 @@ class ReplayBuffer:
         ``next_observation`` is the final one where the episode ended. If ``observation`` is not bit for bit the last
         ``next_observation`` of its lane, the stream is cut there. Rows with ``valid`` False are not stored. Rewards are kept
         as float32; float64 observations and actions are rounded to the space's float32, integers become any integer dtype that
-        holds their values.
+        holds their values. Observations and actions are stored raw, unseen: NaN or an action outside of its space is an error where it
+        is learned from, not here (docs/replay.md).
 
         On a GPU, rows may be tensors there, all of them, of exactly the dtypes that are stored; nothing waits. Of these a row whose reward
         is not finite is not stored, which cuts its lane, and counted in ``skipped_rows``. Rows from the CPU are packed, and copied

@@ -91,7 +91,7 @@ def _package(module: str) -> str | None:
 def _checks(devices: list[str]) -> Iterator[tuple[str, str, bool]]:
     """The same updates of a tiny network by torch on the CPU and by whatever else there is."""
     expected = _learned(engine="torch", device="cpu")
-    others = [("native", "cpu"), *(("torch", device) for device in devices)]
+    others = [("native", "cpu"), *((engine, device) for device in devices for engine in ("torch", "graph"))]
     for engine, device in others:
         difference = float(np.abs(_learned(engine=engine, device=device) - expected).max())
         well = difference < TOLERANCE
@@ -100,16 +100,17 @@ def _checks(devices: list[str]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _learned(**options: Any) -> np.ndarray:
-    """The weights of a tiny Q-network after five updates."""
+    """The weights of a tiny Q-network after some updates: so many that a graph of them is captured and replayed."""
     from gymnasium import spaces
 
     from pyrl.agents.base import make_agent
+    from pyrl.nets.captured import WARM_UP
     from pyrl.types import Batch
 
     random, size = np.random.default_rng(0), 32
     config = {"batch_size": size, "net_arch": (16, 16), "learning_rate": 1e-2, **options}
     agent = make_agent("dqn", spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(3), **config)
-    for _ in range(5):
+    for _ in range(WARM_UP + 4):
         observation, next_observation = random.normal(size=(2, size, 4)).astype(np.float32)
         reward, discount = random.normal(size=(2, size)).astype(np.float32)
         action, terminated = random.integers(0, 3, size), np.zeros(size, bool)

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import ast
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from pyrl.agents import available_agents
-from pyrl.errors import UnknownNameError, closest_names
+from pyrl.agents import available_agents, check_algorithm
 
 Options = TypeVar("Options")
+_registry = ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _integers(about: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    """How tyro reads every flag that is an int."""
+    if about.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        1, "INT", lambda texts: whole_number(texts[0]), lambda value: isinstance(value, int), lambda value: [str(value)]
+    )
+
+
+def whole_number(text: str) -> int:
+    """100000 as people write it: 100_000 and 1e5 too."""
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        if float(text).is_integer():
+            return int(float(text))
+    raise ValueError(f"{text!r} is no whole number, such as 100000 or 1e5")
 
 
 def parse(options: type[Options], arguments: list[str], command: str, about: str) -> Options:
     """Flags into a dataclass; tyro prints help and mistakes and leaves with 0 or 2."""
-    return tyro.cli(options, args=arguments, prog=f"pyrl {command}", description=about, config=(tyro.conf.OmitArgPrefixes,))
+    with _registry:
+        return tyro.cli(options, args=arguments, prog=f"pyrl {command}", description=about, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def split_env_kwargs(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -45,8 +68,7 @@ def _literal(text: str) -> Any:
 
 def check_names(algo: str, env: str, env_kwargs: dict[str, Any]) -> None:
     """Unknown names are told before anything slow is imported."""
-    if algo not in available_agents():
-        raise UnknownNameError(f"unknown algorithm {algo!r}{closest_names(algo, available_agents())} ({known_algorithms()})")
+    check_algorithm(algo, env)
     from pyrl.envs.make import find_spec as find_env
     from pyrl.envs.make import make
 

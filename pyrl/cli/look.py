@@ -20,6 +20,9 @@ from pyrl.errors import UnknownNameError
 if TYPE_CHECKING:
     from pyrl.runs import RunFolder
 
+_VIDEOS = (".mp4", ".mkv", ".mov")  # what holds H.264
+_DRAWN_BY_PYGAME = ("gymnasium.envs.classic_control", "gymnasium.envs.box2d", "gymnasium.envs.toy_text")
+
 RunArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
@@ -36,7 +39,7 @@ class EvalOptions:
 class PlayOptions:
     run: RunArgument  # run folder, or one of its checkpoints
     episodes: int = 3  # how many
-    video: Path | None = None  # write this file (.mp4) instead of opening a window
+    video: Path | None = None  # write this file (.mp4, .mkv, .mov) instead of opening a window
     seed: int = 20_000  # of the environment
     stochastic: bool = False  # draw actions from the policy, instead of its best
     device: str | None = None  # of the networks (cpu, cuda); None: as in training
@@ -82,7 +85,12 @@ def evaluate(arguments: list[str]) -> int:
 
 def play(arguments: list[str]) -> int:
     options = parse(PlayOptions, arguments, "play", "Watch the best checkpoint of a run, or the one named.")
+    if options.video is not None and options.video.suffix.lower() not in _VIDEOS:
+        raise ValueError(f"play: --video is {options.video}, expected a file that ends in {', '.join(_VIDEOS)}")
     run, path = _trained(options.run)
+    remedy = missing_to_draw(run.config["env"])
+    if remedy is not None:
+        raise ModuleNotFoundError(f"play: drawing {run.config['env']} needs a package that is not installed: {remedy}")
     if options.video is not None and find_spec("moviepy") is None:
         raise ModuleNotFoundError("play: --video needs a package that is not installed: pip install 'pyrl[video]'")
 
@@ -116,6 +124,14 @@ def play(arguments: list[str]) -> int:
         if video is not None:
             video.abandon()
     return 0
+
+
+def missing_to_draw(env: str) -> str | None:
+    """The command that installs what drawing ``env`` needs; None where nothing is known to be missing."""
+    from pyrl.envs.make import find_spec as find_env
+
+    drawn_by_pygame = str(find_env(env).entry_point).startswith(_DRAWN_BY_PYGAME)
+    return "pip install 'pyrl[video]'" if drawn_by_pygame and find_spec("pygame") is None else None
 
 
 class _Video:

@@ -16,14 +16,16 @@ WINDOW = 100  # episodes in the running mean
 _ROWS = 40  # of the evaluation table
 
 
-def print_report(console: Console, run: RunFolder, seconds: float) -> None:
-    """Every evaluation, then returns over all episodes and over the last ones, and what ended the run."""
+def print_report(console: Console, run: RunFolder, new_steps: int, seconds: float) -> None:
+    """Every evaluation, then returns over all episodes and over the last ones, and what ended the run. ``new_steps`` were made
+    just now, in ``seconds``."""
     metrics, episodes = read_csv(run.metrics_file), read_csv(run.episodes_file)
     _print_evaluations(console, metrics)
     table = Table.grid(padding=(0, 2))
     engine = f" on the {run.config['engine']} engine" if run.config.get("engine") else ""
     if metrics:
-        table.add_row("steps", f"{metrics[STEP][-1]:,.0f} in {seconds:.1f} s, {metrics['time/updates'][-1]:,.0f} updates{engine}")
+        pace = _pace(int(metrics[STEP][-1]), new_steps, seconds)
+        table.add_row("steps", f"{pace}, {metrics['time/updates'][-1]:,.0f} updates{engine}")
     if episodes:
         returns = episodes["return"]
         last = min(WINDOW, len(returns))
@@ -37,6 +39,13 @@ def print_report(console: Console, run: RunFolder, seconds: float) -> None:
     table.add_row("ended by", run.config.get("ending", "going on"))
     table.add_row("run folder", str(run.path))
     console.print(table, highlight=False)
+
+
+def _pace(steps: int, new_steps: int, seconds: float) -> str:
+    if new_steps == 0:
+        return f"{steps:,}, none of them now (a higher limit goes on)"
+    share = "" if new_steps == steps else f", {new_steps:,} of them now,"
+    return f"{steps:,}{share} in {seconds:.1f} s"
 
 
 def _print_evaluations(console: Console, metrics: Mapping[str, np.ndarray]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 
 from pyrl.cli.flags import check_names, known_algorithms, parse, split_env_kwargs
+from pyrl.cli.look import missing_to_draw
 from pyrl.cli.progress import Bar
 from pyrl.errors import UnknownNameError
 from pyrl.types import Metrics
@@ -109,7 +110,6 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
         console.print("stopping after this update ...", style="dim")
 
-    started = time.perf_counter()
     before = signal.signal(signal.SIGINT, stop_soon)
     try:
         with Bar(f"{algo} {env}", console, keywords["total_steps"], keywords["total_episodes"]) as bar:
@@ -126,6 +126,8 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
         print(f"stopped after {run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
         return 130
     assert run.dir is not None
-    print_report(console, RunFolder.open(run.dir), time.perf_counter() - started)
-    console.print(f"watch it with\n  [bold]pyrl play {folder}[/]", highlight=False, soft_wrap=True)
+    print_report(console, RunFolder.open(run.dir), run.new_steps, run.seconds)
+    remedy = missing_to_draw(env)
+    needs = f" (needs: {escape(remedy)})" if remedy else ""
+    console.print(f"watch it with{needs}\n  [bold]pyrl play {folder}[/]", highlight=False, soft_wrap=True)
     return 0

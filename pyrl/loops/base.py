@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from pyrl.agents.base import Agent
+from pyrl.agents.base import Agent, check_numbers
 from pyrl.envs import Stepper
 from pyrl.errors import NonFiniteError
 from pyrl.seeding import stream_seed
@@ -32,15 +33,29 @@ class Limits:
     stop_window: int = 10
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        for name in ("total_steps", "total_episodes"):
+            count = getattr(self, name)
+            if not (count >= 1 and (count == math.inf or count == int(count))):
+                raise ValueError(f"{name} is {count}, expected a whole number of at least 1")
         if math.isinf(min(self.total_steps, self.total_episodes)):
             raise ValueError("total_steps and total_episodes are both None, expected at least one")
-        for name in ("total_steps", "total_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if math.isnan(self.stop_at_return):
             raise ValueError("stop_at_return is nan, expected a number")
         if not 1 <= self.stop_window <= WINDOW:
             raise ValueError(f"stop_window is {self.stop_window}, expected a value in [1, {WINDOW}]")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+
+
+def check_agent(caller: str, agent: Any) -> None:
+    """Raise TypeError unless ``agent`` is one: neither its name nor the run that trained it."""
+    if not isinstance(agent, Agent):
+        raise TypeError(f"{caller}: agent is {agent!r}, expected an agent (of pyrl.make_agent, pyrl.load, or a run's .agent)")
 
 
 class Loop(ABC):
@@ -86,9 +101,9 @@ class Loop(ABC):
             mean = f"{self._recent_return():.6g}, the mean return of the last {limits.stop_window} episodes"
             return f"stop_at_return: {mean}, reached {limits.stop_at_return:g}"
         if self.episodes >= limits.total_episodes:
-            return f"total_episodes: {limits.total_episodes:,} reached"
+            return f"total_episodes: {limits.total_episodes:,.0f} reached"
         if self.agent.env_steps >= limits.total_steps:
-            return f"total_steps: {limits.total_steps:,} reached"
+            return f"total_steps: {limits.total_steps:,.0f} reached"
         return "stopped before any limit"
 
     def begin(self) -> None:  # noqa: B027

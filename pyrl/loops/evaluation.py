@@ -10,6 +10,7 @@ import numpy as np
 from pyrl.agents.base import Agent
 from pyrl.envs import Stepper, make
 from pyrl.errors import SpaceError
+from pyrl.loops.base import check_agent, check_count
 from pyrl.spaces import difference
 from pyrl.types import Episode
 
@@ -59,8 +60,8 @@ def evaluate(
     the start states depend on ``seed`` only, and every agent meets the same. Nothing is learned; the agent's normaliser and
     random streams are left as they were.
     """
-    if episodes < 1:
-        raise ValueError(f"evaluate: episodes is {episodes}, expected at least 1")
+    check_agent("evaluate", agent)
+    check_count("evaluate: episodes", episodes)
     own = not isinstance(env, Stepper)
     stepper = make(env, num_envs if num_envs is not None else min(episodes, 20), seed=seed, **make_options) if own else env
     states = {name: stream.state for name, stream in agent.streams().items()}

@@ -8,7 +8,7 @@ from pyrl.agents.base import Agent
 from pyrl.envs import Stepper, make
 from pyrl.errors import SpaceError, UnknownNameError
 from pyrl.loops.asynchronous import AsynchronousLoop
-from pyrl.loops.base import Limits, Loop
+from pyrl.loops.base import Limits, Loop, check_agent
 from pyrl.loops.off_policy import OffPolicyLoop
 from pyrl.loops.on_policy import OnPolicyLoop
 
@@ -30,6 +30,7 @@ def iterate(
     environments). The first limit that is reached ends the iteration: environment steps, episodes, or the mean return of the
     last ``stop_window`` episodes. Callbacks are the body of the ``for``.
     """
+    check_agent("iterate", agent)
     told = {"total_steps": total_steps, "total_episodes": total_episodes, "stop_at_return": stop_at_return}
     limits = Limits(**{name: value for name, value in told.items() if value is not None}, stop_window=stop_window)
     stepper = env if isinstance(env, Stepper) else make(env, agent.num_envs, seed=agent.seed)

@@ -45,6 +45,14 @@ class OffPolicyLoop(Loop):
             else ReplayBuffer(config.buffer_size, *both, **options)
         )
         self._batch: Batch | None = None
+        self._learning_begins = max(config.learning_starts, config.batch_size)  # environment steps
+
+    @property
+    def ending(self) -> str:
+        ending = super().ending
+        if self.agent.env_steps >= self._learning_begins or not self.finished:
+            return ending
+        return f"{ending}; nothing was learned: updates begin after {self._learning_begins:,} steps (learning_starts, batch_size)"
 
     def round(self) -> dict[str, float]:
         agent, config = self.agent, self.agent.config
@@ -59,7 +67,7 @@ class OffPolicyLoop(Loop):
             self.buffer.add(
                 observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip
-        if self.goal_reached or agent.env_steps < max(config.learning_starts, config.batch_size):
+        if self.goal_reached or agent.env_steps < self._learning_begins:
             return {}
         if isinstance(self.buffer, PrioritizedReplayBuffer):
             self.buffer.beta = linear(config.priority_beta, config.priority_beta_final, agent.progress)
@@ -68,7 +76,7 @@ class OffPolicyLoop(Loop):
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
             losses = self.learn(self._batch)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
-                self.buffer.update_priorities(self._batch.index, np.abs(agent.td_error))
+                self.buffer.update_priorities(self._batch.index, abs(agent.td_error))
         return losses
 
     def state_dict(self) -> dict[str, Any]:

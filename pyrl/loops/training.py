@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pyrl import checkpoint
+from pyrl.agents import check_algorithm
 from pyrl.agents.base import Agent, config_to_json, make_agent, use_threads
 from pyrl.envs import make
 from pyrl.errors import CheckpointError, NonFiniteError
-from pyrl.loops.base import Loop
+from pyrl.loops.base import Loop, check_count
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iteration import iterate
 from pyrl.metrics import MetricsLog
@@ -36,6 +37,8 @@ class Run:
     dir: Path | None
     evaluations: list[tuple[int, Evaluation]]  # (environment step, scores)
     ending: str = "an error"  # what ended it, a limit or else; in config.json and the checkpoint `last` too
+    new_steps: int = 0  # environment steps of this call: all of them, but where an older run was gone on with
+    seconds: float = 0.0  # that they took, evaluations and checkpoints included
 
     def __repr__(self) -> str:
         last = self.metrics[-1] if self.metrics else Metrics({}, [])
@@ -80,9 +83,11 @@ def train(
     threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
     """
-    for name, count in (("eval_every", eval_every), ("eval_episodes", eval_episodes), ("save_every_episodes", save_every_episodes)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name} is {count}, expected at least 1")
+    counts = {"eval_every": eval_every, "eval_episodes": eval_episodes, "save_every_episodes": save_every_episodes, "threads": threads}
+    for name, count in counts.items():
+        if count is not None:
+            check_count(name, count)
+    check_algorithm(algo, env)
     if resume is not None:
         folder: RunFolder | None = RunFolder.open(resume)
         if Path(resume) not in (folder.path, folder.last):  # type: ignore[union-attr]
@@ -140,6 +145,7 @@ def _run(
     run = Run(agent, [], None if folder is None else folder.path, [])
     recorder = _Recorder(folder, loop, run.metrics, settings["total_steps"], resumed)
     before, kept = agent.env_steps, loop.episodes
+    first_step, started = agent.env_steps, time.perf_counter()
     try:
         for metrics in loop:
             if score is not None and (agent.env_steps // every > before // every or loop.finished):
@@ -160,6 +166,7 @@ def _run(
         path = checkpoint.save(folder.failure, {"data": _tree(loop.refused)}, {"error": str(error), "env_steps": agent.env_steps})
         raise NonFiniteError(f"{error}; the weights are as they were before it, the data lie in {path}") from error
     finally:  # an environment that fails does not take the run with it
+        run.new_steps, run.seconds = agent.env_steps - first_step, time.perf_counter() - started
         recorder.close(run.ending)
     return run
 

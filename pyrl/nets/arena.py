@@ -36,6 +36,7 @@ class Arena:
     def __init__(self, *modules: nn.Module) -> None:
         self.modules = modules
         self.optimizer: torch.optim.Optimizer | None = None
+        self.refused: Tensor | None = None  # see `defer`
         parameters = [parameter for _, _, parameter in self._entries()]
         self._offsets, size = _layout(parameters)
         self._shapes = [parameter.shape for parameter in parameters]
@@ -72,9 +73,13 @@ class Arena:
         """Whether every parameter requires grad. The native engine learns all of an arena or nothing."""
         return self._views is not None and self._views.trainable()
 
-    def parameters(self) -> list[Tensor]:
-        """The trainable parameters."""
-        return [parameter for _, _, parameter in self._entries() if parameter.requires_grad]
+    def differentiate(self, loss: Tensor) -> None:
+        """Writes the gradient of ``loss`` [] into the buffer: one kernel on a GPU, where accumulating takes one a parameter."""
+        if not self.trainable:
+            self.gradients.zero_()  # that of frozen parameters
+        trained = [(p, gradient) for (_, _, p), gradient in zip(self._entries(), self._gradient_views) if p.requires_grad]
+        parameters, places = zip(*trained)
+        torch._foreach_copy_(places, torch.autograd.grad(loss, parameters, materialize_grads=True))
 
     def zero_grad(self) -> None:
         """Zero gradients, in the buffer: ``module.zero_grad()`` sets them to None, and autograd would then make new ones."""
@@ -84,28 +89,46 @@ class Arena:
             if parameter.requires_grad and parameter.grad is not gradient:
                 parameter.grad = gradient
 
-    @torch.no_grad()
-    def step(self, max_grad_norm: float | None = None) -> float:
-        """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``; returns the norm before.
+    def defer(self, refused: Tensor) -> None:
+        """From now on `step` writes 1 to the flag ``refused`` [] where it would raise an error."""
+        self.refused, self._one = refused, torch.ones_like(refused)
 
-        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. Frozen parameters stay.
+    @torch.no_grad()
+    def step(self, max_grad_norm: float | None = None) -> None:
+        """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``. Frozen parameters stay.
+
+        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. After `defer` nobody waits to see
+        that: the flag becomes 1, and the step is for its owner to prevent or undo.
         """
         assert self.optimizer is not None
-        norm = float(torch.linalg.vector_norm(self.gradients))
-        if not math.isfinite(norm):
-            raise NonFiniteError(f"step: the gradient of {self._first_non_finite()} is not finite")
-        if max_grad_norm is not None and (scale := max_grad_norm / (norm + 1e-6)) < 1.0:
-            self.gradients.mul_(scale)
+        if self.refused is None:
+            size = float(torch.linalg.vector_norm(self.gradients))
+            if not math.isfinite(size):
+                raise NonFiniteError(self.refusal())
+            if max_grad_norm is not None and (shrink := max_grad_norm / (size + 1e-6)) < 1.0:
+                self.gradients.mul_(shrink)
+        else:
+            scale = self._one
+            if max_grad_norm is not None:
+                norm = torch.linalg.vector_norm(self.gradients)
+                scale = (max_grad_norm / (norm + 1e-6).clamp(min=max_grad_norm)).nan_to_num(1.0).float()
+            # What torch's gradient scaler is made of: multiplies, and sets the flag at a number that is none.
+            torch._amp_foreach_non_finite_check_and_unscale_([self.gradients], self.refused, scale)
+            if self.values.is_cuda:  # torch wants it inside a graph, and warns of it outside
+                self.optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
         self.optimizer.step()
         for parameter, value in frozen:
             parameter.copy_(value)
-        return norm
 
-    def _first_non_finite(self) -> str:
+    def refusal(self) -> str | None:
+        """Why the gradient that lies in the buffer is refused; None if it is finite."""
+        if self.gradients.isfinite().all() and torch.linalg.vector_norm(self.gradients).isfinite():
+            return None
         names = (f"{type(module).__name__}.{name} {list(parameter.shape)}" for module, name, parameter in self._entries())
-        return next((name for name, gradient in zip(names, self._gradient_views) if not gradient.isfinite().all()), "its norm")
+        first = next((name for name, gradient in zip(names, self._gradient_views) if not gradient.isfinite().all()), "its norm")
+        return f"step: the gradient of {first} is not finite"
 
     def __getstate__(self) -> dict[str, Any]:
         # Views of one storage do not survive copying and pickling as such.

@@ -29,12 +29,12 @@ class Atomic:
     def _tensors(self) -> list[Tensor]:
         found = []
         for arena in self.arenas:
-            assert arena.optimizer is not None
-            found += [arena.values, *optimizer_state(arena.optimizer).values()]
+            found += [arena.values, *(optimizer_state(arena.optimizer).values() if arena.optimizer is not None else ())]
         return found
 
     @torch.no_grad()
-    def __enter__(self) -> None:
+    def save(self) -> None:
+        """What `restore` goes back to. Allocates nothing but the first time: a CUDA graph may hold it."""
         for arena in self.arenas:
             arena.sync()  # weights that were loaded since are what to go back to
         live = self._tensors()
@@ -44,6 +44,12 @@ class Atomic:
         torch._foreach_copy_(self._saved, live)
 
     @torch.no_grad()
+    def restore(self) -> None:
+        torch._foreach_copy_(self._tensors(), self._saved)
+
+    def __enter__(self) -> None:
+        self.save()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
-            torch._foreach_copy_(self._tensors(), self._saved)
+            self.restore()

@@ -37,13 +37,19 @@ class ActionScale:
         self.center, self.half = center, half
         wide = half >= np.finfo(np.float32).tiny  # a Box may have no width
         self.inverse = np.divide(1.0, half, out=np.zeros_like(half), where=wide)
+        self._on_gpus: dict[torch.device, tuple[Tensor, ...]] = {}  # center and inverse there
 
     def to_box(self, action: np.ndarray) -> np.ndarray:
         """[N, A] in [-1, 1] -> [N, *shape] in the Box, in its dtype."""
         return (self.center + self.half * action).reshape(-1, *self.shape).astype(self.dtype, copy=False)
 
-    def to_unit(self, action: Array) -> np.ndarray:
-        """[B, *shape] in the Box -> float32 [B, A] in [-1, 1]."""
+    def to_unit(self, action: Array) -> Array:
+        """[B, *shape] in the Box -> float32 [B, A] in [-1, 1]; a tensor on a GPU gives one there."""
+        if isinstance(action, Tensor) and action.is_cuda:
+            if action.device not in self._on_gpus:
+                self._on_gpus[action.device] = tuple(torch.as_tensor(x, device=action.device) for x in (self.center, self.inverse))
+            center, inverse = self._on_gpus[action.device]
+            return (action.reshape(-1, self.size).float() - center) * inverse
         return (np.asarray(action).reshape(-1, self.size).astype(np.float32, copy=False) - self.center) * self.inverse
 
 

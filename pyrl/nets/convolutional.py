@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeAlias
 
+import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from pyrl.errors import SpaceError
 
 FeaturesExtractor: TypeAlias = Literal["auto", "flatten", "nature", "impala"]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 _SMALLEST = 36  # pixels a side that leave NatureCNN one
 
@@ -66,7 +68,12 @@ class ImageFeatures(nn.Module):
 
     ``shape`` is that of an image, channels first or last (the shorter of the two axes), or of a stack of images, whose channels
     then lie side by side. Orthogonal weights (gain sqrt(2)), zero biases.
+
+    ``precision`` "bfloat16" computes them, and their gradients, in bfloat16 (torch's autocast); parameters and features stay what
+    they are, and so do the layers behind: a Q-value of 8 binary digits would be no use to a temporal difference.
     """
+
+    precision: Precision = "float32"
 
     def __init__(self, shape: tuple[int, ...], network: type[NatureCNN] | type[ImpalaCNN]) -> None:
         super().__init__()
@@ -82,8 +89,21 @@ class ImageFeatures(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = image.movedim(-1, -3) if self.channels_last else image
-        return self.network(x.flatten(1, -3).to(next(self.parameters()).dtype) / 255.0)
+        x = (image.movedim(-1, -3) if self.channels_last else image).flatten(1, -3)
+        if x.is_cuda:
+            x = x.contiguous(memory_format=torch.channels_last)  # the order in which tensor cores take them
+        dtype = next(self.parameters()).dtype
+        if self.precision == "float32":
+            return self.network(x.to(dtype) / 255.0)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.network(x.to(torch.bfloat16) / 255.0).to(dtype)
+
+
+def set_precision(network: nn.Module, precision: Precision) -> None:
+    """Of all convolutional extractors in ``network``."""
+    for module in network.modules():
+        if isinstance(module, ImageFeatures):
+            module.precision = precision
 
 
 def image_network(space: spaces.Space, features_extractor: FeaturesExtractor) -> type[NatureCNN] | type[ImpalaCNN] | None:

@@ -101,7 +101,7 @@ def _encode(space: spaces.Space, observation: Tensor) -> Tensor:
     if isinstance(space, spaces.Discrete):
         return F.one_hot(observation.long() - int(space.start), int(space.n)).float()
     if isinstance(space, spaces.MultiDiscrete):
-        flat = observation.long().flatten(1) - torch.as_tensor(space.start.ravel(), device=observation.device)
-        return torch.cat([F.one_hot(flat[:, i], int(n)) for i, n in enumerate(space.nvec.ravel())], dim=1).float()
+        flat, parts = observation.long().flatten(1), zip(space.start.ravel(), space.nvec.ravel())
+        return torch.cat([F.one_hot(flat[:, i] - int(start), int(n)) for i, (start, n) in enumerate(parts)], dim=1).float()
     flat = observation.flatten(1)
     return flat.float() / 255.0 if flat.dtype == torch.uint8 else flat.float()

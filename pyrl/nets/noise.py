@@ -7,9 +7,13 @@ the random streams.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pyrl.ops.random import RandomStream
 from pyrl.ops.sampling import sample_gaussian
@@ -20,6 +24,22 @@ NoiseType: TypeAlias = Literal["normal", "ornstein-uhlenbeck"]
 def standard_normal(shape: tuple[int, ...], random: RandomStream) -> np.ndarray:
     """xi ~ N(0, 1), float32 [B, A]; one draw of ``random``."""
     return sample_gaussian(np.zeros(shape, np.float32), np.zeros(shape[1], np.float32), random)[0]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """`standard_normal` of a stream on the device, to be drawn there when an update runs: each replay of a graph draws anew."""
+
+    shape: tuple[int, ...]
+    random: RandomStream
+
+    def __call__(self) -> Tensor:
+        return sample_gaussian(*_zeros(self.shape, self.random.device), self.random)[0]
+
+
+@cache  # and never dropped: made in a capture, they would be zero only after its first replay
+def _zeros(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.zeros(shape, device=device), torch.zeros(shape[1], device=device)
 
 
 class NormalNoise:

@@ -14,6 +14,11 @@ class TensorFlowRMSprop(torch.optim.RMSprop):
     The settings published for A2C mean this form: with torch's, small v give steps that are far too long.
     """
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            state["step"] = state["step"].to(parameter.device)  # torch leaves it on the host, where no graph counts
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
@@ -26,7 +31,7 @@ class TensorFlowRMSprop(torch.optim.RMSprop):
                 gradient = parameter.grad + group["weight_decay"] * parameter
                 state["step"] += 1
                 state["square_avg"].mul_(group["alpha"]).addcmul_(gradient, gradient, value=1 - group["alpha"])
-                parameter.addcdiv_(gradient, (state["square_avg"] + group["eps"]).sqrt(), value=-group["lr"])
+                parameter.addcdiv_(gradient * -group["lr"], (state["square_avg"] + group["eps"]).sqrt())  # lr may be a tensor
 
 
 def initial_state(parameter: Tensor) -> dict[str, Tensor]:

@@ -35,12 +35,11 @@ class Update:
 
     def gradient(self, *data: Any) -> Report:
         """Writes the gradient and makes no step."""
+        self.arena.sync()
         if self._gradient is None:
-            self.arena.zero_grad()
             loss, report = self.loss(*data)
-            loss.backward(inputs=self.arena.parameters())
+            self.arena.differentiate(loss)
         else:
-            self.arena.sync()
             gradient, report = self._gradient(self.arena.values, *data)
             self.arena.gradients.copy_(gradient)
         return tuple(tensor.detach() for tensor in report)

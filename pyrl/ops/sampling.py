@@ -9,7 +9,7 @@ All samplers share these rules.
   the stream's state: the same for any number of threads and any instruction set, to the bit.
 - Errors: `ShapeError`, `DTypeError`, `DeviceError`, ValueError. They name the argument (and the row), and neither the outputs
   nor the stream have changed then.
-- On a GPU (all but `take_rows`) the work goes onto torch's current stream and nothing waits for it: the same indices, actions
+- On a GPU the work goes onto torch's current stream and nothing waits for it: the same indices, actions
   and permutations as on the CPU, floats within 1e-5. What would need a look at the data is not checked but shows: each function
   says how. In a CUDA graph a replay repeats the draw that was captured, unless the stream's state lies on the GPU
   (``RandomStream(seed, device="cuda")``): then it takes the next one.
@@ -59,6 +59,8 @@ def permutation(n: int, random: RandomStream, out: Array | None = None) -> Array
 
 def take_rows(columns: tuple[Array, ...], index: Array, out: tuple[Array, ...] | None = None) -> tuple[Array, ...]:
     """The rows ``index`` (int64 [B]) of each of ``columns`` [M, ...], any dtypes: arrays [B, ...].
+
+    ValueError names the first index outside [0, M). On a GPU its rows hold NaN, -1 or the largest unsigned number, and False.
 
     >>> observation, action, advantage = take_rows((observation, action, advantage), minibatch)
     """

@@ -103,5 +103,5 @@ class TestCuda:
     def test_native_engine_refuses(self) -> None:
         with pytest.raises(ValueError, match="the networks are not plain MLPs on the CPU"):
             on("dqn", "cuda", engine="native")
-        assert on("dqn", "cuda", engine="auto").engine == "torch"
+        assert on("dqn", "cuda", engine="auto").engine == "graph"
         assert pyrl.make_agent("dqn", TwoStates.observation_space, TwoStates.action_space).device.type == "cpu"

@@ -146,6 +146,22 @@ def test_every_combination_learns(double: bool, dueling: bool, n_step: int, prio
     assert pyrl.evaluate(agent, TwoStates, episodes=5).mean == 10.0
 
 
+@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize(("observation", "action"), [(0.0, 2), (0.0, -1), (math.nan, 0)])
+def test_what_the_replay_stores_unseen_is_refused_when_it_is_learned(engine: str, observation: float, action: int) -> None:
+    """docs/replay.md: values are stored raw; an impossible one changes no weight."""
+    box, discrete, flag = spaces.Box(-1, 1, (3,)), spaces.Discrete(2), np.zeros(1, bool)
+    buffer = pyrl.buffers.ReplayBuffer(100, box, discrete)
+    for _ in range(16):
+        row = np.full((1, 3), observation, np.float32)
+        buffer.add(row, np.array([action]), np.zeros(1, np.float32), row, flag, flag)
+    agent = pyrl.make_agent("dqn", box, discrete, engine=engine, **SMALL)
+    before = {name: value.clone() for name, value in agent.modules()["q_network"].state_dict().items()}
+    with pytest.raises((ValueError, RuntimeError), match=f"{action}|nan|finite"):
+        agent.learn(buffer.sample(16))
+    assert all(torch.equal(value, before[name]) for name, value in agent.modules()["q_network"].state_dict().items())
+
+
 def test_priorities_are_td_errors_and_beta_is_annealed() -> None:
     agent = pyrl.make_agent(
         "dqn", spaces.Discrete(2), spaces.Discrete(2), prioritized=True, priority_alpha=1.0, priority_beta=0.5, priority_beta_final=0.9,

@@ -71,7 +71,7 @@ class Training:
             for record in records:
                 log.write(record)
         agent = types.SimpleNamespace(env_steps=int(records[-1]["time/env_steps"]))
-        return types.SimpleNamespace(agent=agent, metrics=records, dir=self.folder)
+        return types.SimpleNamespace(agent=agent, metrics=records, dir=self.folder, new_steps=agent.env_steps, seconds=1.25)
 
 
 @pytest.fixture
@@ -102,8 +102,7 @@ def test_preset_is_the_default(training: Training, capsys: pytest.CaptureFixture
     assert "quiet" not in call
     output = " ".join(capsys.readouterr().out.split())
     for part in (
-        "steps 100 in",
-        "10 updates",
+        "steps 100 in 1.2 s, 10 updates",
         "episodes 10, mean length 11.0",
         "return 38.5 +- 20.1 over all episodes, best 70.0",
         "38.5, mean of the last 10 episodes; highest such mean 38.5",
@@ -112,6 +111,18 @@ def test_preset_is_the_default(training: Training, capsys: pytest.CaptureFixture
     ):
         assert part in output
     assert f"pyrl play {training.folder}" in output
+    assert "needs:" not in output
+
+
+def test_what_drawing_needs_is_told(training: Training, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the command to watch is named, and before anything slow is imported for it."""
+    monkeypatch.setattr("pyrl.cli.look.find_spec", lambda name: None)
+    assert main(["train", "ppo", "CartPole-v1"]) == 0
+    assert "watch it with (needs: pip install 'pyrl[video]') pyrl play" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr("pyrl.cli.look._trained", lambda path: (RunFolder.open(path), path))
+    assert main(["play", str(training.folder)]) == 2
+    wanted = "pyrl: play: drawing CartPole-v1 needs a package that is not installed: pip install 'pyrl[video]'\n"
+    assert capsys.readouterr().err == wanted
 
 
 @pytest.mark.parametrize(
@@ -121,6 +132,7 @@ def test_preset_is_the_default(training: Training, capsys: pytest.CaptureFixture
         ("--total-episodes 4000", (None, 4000)),
         ("--total_steps=9", (9, None)),
         ("--total-steps 9 --total-episodes 8", (9, 8)),
+        ("--total-steps 1e5 --total-episodes 2_000", (100_000, 2000)),
     ],
 )
 def test_a_limit_takes_the_place_of_the_presets(training: Training, flags: str, limits: tuple[int | None, int | None]) -> None:
@@ -164,12 +176,16 @@ def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture
         ("train", "train needs ALGO and ENV first"),
         ("train ppo --seed 1", "train needs ALGO and ENV first"),
         ("train poo CartPole-v1", "unknown algorithm 'poo'; did you mean ppo?"),
+        ("train CartPole-v1 ppo", "unknown algorithm 'CartPole-v1'; did you mean ppo CartPole-v1, the algorithm first?"),
         ("train ppo CartPole-v7", "CartPole-v1"),
         ("train ppo CartPol-v1", "CartPole-v1"),
         ("train ppo CartPole-v1 --gama 0.9", "--gamma"),
         ("train ppo CartPole-v1 --gamma 1.5", "gamma is 1.5, expected a value in [0, 1]"),
         ("train ppo CartPole-v1 --gamma much", "much"),
         ("train ppo CartPole-v1 --loss l2", "huber"),
+        ("train ppo CartPole-v1 --total-steps many", "'many' is no whole number, such as 100000 or 1e5"),
+        ("train ppo CartPole-v1 --total-steps 1.5", "'1.5' is no whole number"),
+        ("train ppo CartPole-v1 --seed inf", "'inf' is no whole number"),
         ("train ppo CartPole-v1 --env-kwargs.a", "--env-kwargs.NAME VALUE"),
         ("train ppo CartPole-v1 --env-kwargs.a --seed 1", "--env-kwargs.NAME VALUE"),
         ("train ppo FrozenLake-v1 --env-kwargs.slippery 1", "unexpected keyword argument 'slippery'"),
@@ -178,6 +194,8 @@ def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture
         ("eval", "RUN"),
         ("eval nowhere", "there is no run in nowhere"),
         ("play nowhere", "there is no run in nowhere"),
+        ("play nowhere --video x.gif", "play: --video is x.gif, expected a file that ends in .mp4, .mkv, .mov"),
+        ("play nowhere --video x", "play: --video is x, expected a file that ends in"),
         ("plot nowhere", "there is no run in nowhere"),
         ("plot", "expected at least one run"),
     ],
@@ -316,6 +334,23 @@ def test_bar_keeps_the_last_evaluation() -> None:
     assert ["evaluation -985.3" in line for line in screen.getvalue().splitlines()] == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("new_steps", "line"),
+    [
+        (500, "500 in 2.0 s, 9 updates"),
+        (200, "500, 200 of them now, in 2.0 s, 9 updates"),
+        (0, "500, none of them now (a higher limit goes on), 9 updates"),
+    ],
+)
+def test_report_tells_what_was_done_now(tmp_path: Path, new_steps: int, line: str) -> None:
+    run = RunFolder.create("ppo", "CartPole-v1", 0, {}, path=tmp_path / "run")
+    with MetricsLog(run.path) as log:
+        log.write(Metrics({"time/env_steps": 500, "time/updates": 9}, []))
+    screen = io.StringIO()
+    print_report(Console(file=screen, width=200), run, new_steps, 2.0)
+    assert f"steps       {line}" in screen.getvalue()
+
+
 @pytest.mark.parametrize("count", [1, 7, 100])
 def test_report_holds_the_evaluation_table(tmp_path: Path, count: int) -> None:
     """Every evaluation up to forty of them, then the first, the last and forty in all."""
@@ -326,7 +361,7 @@ def test_report_holds_the_evaluation_table(tmp_path: Path, count: int) -> None:
             evaluation = {f"evaluation/{name}": value - i for name, value in scores.items()} | {"evaluation/success_rate": 0.25}
             log.write(Metrics({"time/env_steps": 1000 * i, "time/updates": i, **(evaluation if i % 2 == 0 else {})}, []))
     screen = io.StringIO()
-    print_report(Console(file=screen, width=200), run, 1.0)
+    print_report(Console(file=screen, width=200), run, 200_000, 1.0)
     lines = screen.getvalue().splitlines()
     rows = [line.split() for line in lines if "25.0%" in line]
     assert len(rows) == min(count, 40)

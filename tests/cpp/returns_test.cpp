@@ -41,11 +41,8 @@ std::vector<T> run_all(const Inputs<T>& in) {
 }
 
 template <class T>
-void same_bits(std::int64_t steps, std::int64_t environments, bool rows) {
-  CAPTURE(steps);
-  CAPTURE(environments);
-  CAPTURE(rows);
-  const Inputs<T> in(steps, environments, rows);
+void same_bits(const Inputs<T>& in) {
+  CAPTURE(in);
   const auto before = simd::level();
   std::vector<T> want;
   for (int level = 0; level <= static_cast<int>(simd::supported()); ++level) {
@@ -67,14 +64,14 @@ TEST_CASE("returns: every width and remainder, on exact allocations, gives the s
   for (bool rows : {false, true}) {
     for (std::int64_t environments : {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 65, 129}) {
       for (std::int64_t steps : {0, 1, 2, 5}) {
-        same_bits<float>(steps, environments, rows);
-        same_bits<double>(steps, environments, rows);
+        same_bits(Inputs<float>(steps, environments, rows));
+        same_bits(Inputs<double>(steps, environments, rows));
       }
     }
     // Tiles of the wide sweep, whole and with a remainder; large enough for several threads.
-    same_bits<float>(140, 2048 + 5, rows);
-    same_bits<double>(140, 2048 + 5, rows);
-    same_bits<float>(140, 4096, rows);
+    same_bits(Inputs<float>(140, 2048 + 5, rows));
+    same_bits(Inputs<double>(140, 2048 + 5, rows));
+    same_bits(Inputs<float>(140, 4096, rows));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <ostream>
 
 #include "core/philox.hpp"
 #include "returns/rollout.hpp"
@@ -47,5 +48,11 @@ struct Inputs {
             {terminated.get(), shape}, {truncated.get(), shape}, {valid.get(), shape}};
   }
 };
+
+// What doctest's CAPTURE shows.
+template <class T>
+std::ostream& operator<<(std::ostream& out, const Inputs<T>& in) {
+  return out << sizeof(T) * 8 << " bits, [T, N] = [" << in.T_ << ", " << in.N << "], " << (in.next_value ? "next_value" : "rows");
+}
 
 }  // namespace pyrl::returns

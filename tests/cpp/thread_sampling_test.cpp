@@ -12,6 +12,7 @@
 #include "sampling/gaussian.hpp"
 #include "sampling/moves.hpp"
 #include "sampling/running_moments.hpp"
+#include "sampling/take_rows.hpp"
 
 using namespace pyrl;
 using namespace pyrl::sampling;
@@ -213,4 +214,42 @@ TEST_CASE("CUDA: moments of slices, merged, are the CPU's; normalising has its b
       in_any_order(slices.threads(), NormalizeSlice<float>{args, slices});
       CHECK(same_bits(got_out, want_out));
     }
+}
+
+TEST_CASE("CUDA: rows taken word by word are the CPU's, and those that are missing show") {
+  constexpr std::int64_t rows = 23, taken = 40;
+  for (bool out_of_range : {false, true}) {
+    // Rows and addresses that permit words of 16, of 4 and of 1 byte, and rows without a byte.
+    std::vector<std::vector<std::uint8_t>> from, want, got;
+    std::vector<RowsColumn> columns;
+    for (std::int64_t row_bytes : {1, 3, 4, 16, 0, 28, 32, 7056, 16, 4})
+      for (std::int64_t shift : {0, 4, 1}) {
+        if (columns.size() == TakeWord::most_columns) break;
+        from.emplace_back(static_cast<std::size_t>(rows * row_bytes + shift + 1));
+        for (std::size_t i = 0; i < from.back().size(); ++i)
+          from.back()[i] = static_cast<std::uint8_t>(philox(1, columns.size(), static_cast<std::uint32_t>(i), 0)[0]);
+        want.emplace_back(static_cast<std::size_t>(taken * row_bytes + shift + 1), std::uint8_t{7});
+        got.push_back(want.back());
+        const std::uint8_t missing = columns.size() % 2 == 0 ? 0xff : 0;
+        columns.push_back({from.back().data() + shift, want.back().data() + shift, row_bytes, missing});
+      }
+    std::vector<std::int64_t> index(taken);
+    for (std::int64_t i = 0; i < taken; ++i) index[static_cast<std::size_t>(i)] = 7 * i % rows;
+    const ArrayView<const std::int64_t, 1> view{index.data(), {taken}};
+    take_rows({columns.data(), {static_cast<std::int64_t>(columns.size())}}, view);
+    if (out_of_range) {
+      index[3] = -1;
+      index[5] = rows;
+      index[39] = std::numeric_limits<std::int64_t>::min();
+    }
+    for (std::size_t c = 0; c < columns.size(); ++c) {
+      const std::int64_t bytes = columns[c].row_bytes;
+      for (std::int64_t i = 0; i < taken; ++i)
+        if (view(i) < 0 || view(i) >= rows) std::memset(columns[c].to + i * bytes, columns[c].missing, static_cast<std::size_t>(bytes));
+      columns[c].to = got[c].data() + (columns[c].to - want[c].data());
+    }
+    const TakeWord take = TakeWord::of({columns.data(), {static_cast<std::int64_t>(columns.size())}}, view, rows);
+    in_any_order(take.threads(), take);
+    CHECK(got == want);
+  }
 }

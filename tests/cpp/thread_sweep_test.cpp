@@ -91,11 +91,8 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 }
 
 template <class T>
-void check(std::int64_t steps, std::int64_t environments, bool rows) {
-  CAPTURE(steps);
-  CAPTURE(environments);
-  CAPTURE(rows);
-  const Inputs<T> in(steps, environments, rows);
+void check(const Inputs<T>& in) {
+  CAPTURE(in);
   for (double c_bar : {1.0, 1e9})
     for_recursions<T>(in, c_bar, [&](const auto& on_cpu, const auto& recursion, bool writes_two, std::vector<T>& first, std::vector<T>& second) {
       on_cpu();
@@ -120,12 +117,12 @@ void check(std::int64_t steps, std::int64_t environments, bool rows) {
       }
     });
   for (std::int64_t n : {1, 3, 40}) {
-    std::vector<T> got(static_cast<std::size_t>(steps * environments), T(7)), want(got.size());
-    const NStepReturnArgs<T> args{in.view(), {got.data(), {steps, environments}}, n, 0.99};
+    std::vector<T> got(static_cast<std::size_t>(in.T_ * in.N), T(7)), want(got.size());
+    const NStepReturnArgs<T> args{in.view(), {got.data(), {in.T_, in.N}}, n, 0.99};
     NStepReturnArgs<T> on_cpu = args;
     on_cpu.return_.data = want.data();
     n_step_return(on_cpu);
-    sweep_elements(args.rollout, args.whole_windows() * environments, WholeWindows<T>(args));
+    sweep_elements(args.rollout, args.whole_windows() * in.N, WholeWindows<T>(args));
     sweep_wide(args.rest().rollout, LambdaReturnRecursion<T, true>(args.rest()));
     CHECK(same_bits(got, want));
   }
@@ -137,8 +134,8 @@ TEST_CASE("CUDA: a thread an environment gives the bits of the vector loops, chu
   for (bool rows : {false, true})
     for (std::int64_t environments : {0, 1, 3, 4, 17})
       for (std::int64_t steps : {0, 1, 2, 15, 16, 17, 33, 100}) {
-        check<float>(steps, environments, rows);
-        check<double>(steps, environments, rows);
+        check(Inputs<float>(steps, environments, rows));
+        check(Inputs<double>(steps, environments, rows));
       }
 }
 

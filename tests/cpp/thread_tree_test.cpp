@@ -92,7 +92,8 @@ struct Pair {
   std::vector<std::uint8_t> flags;
   std::uint64_t draws = 0;
 
-  explicit Pair(std::int64_t n) : leaves(n), here(n, {alpha, epsilon}), there(n), engine(static_cast<unsigned>(n)), flags(static_cast<std::size_t>(n), 0) {}
+  explicit Pair(std::int64_t n)
+      : leaves(n), here(n, {alpha, epsilon}), there(n), engine(static_cast<unsigned>(n)), flags(static_cast<std::size_t>(n), 0) {}
 
   std::int64_t any(std::int64_t n) { return std::uniform_int_distribution<std::int64_t>(0, n - 1)(engine); }
 

@@ -10,7 +10,7 @@ import torch
 
 from pyrl import ops
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "ops"))  # the rollouts and strategies of the CPU's tests
+sys.path[:0] = [str(Path(__file__).parent.parent / name) for name in ("ops", "agents")]  # the CPU tests' strategies, rollouts, agents
 
 
 def why_not() -> str | None:

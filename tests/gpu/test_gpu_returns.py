@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_returns import KERNELS, SHAPES, UNIT, Rollout, call
+from test_returns import KERNELS, OPTIONS, Rollout, call
 
 from pyrl.errors import DeviceError
 
@@ -34,18 +33,7 @@ def compare(got: tuple, want: tuple, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", KERNELS)
 @settings(max_examples=60, deadline=None)
-@given(
-    shape=SHAPES,
-    gamma=UNIT,
-    lambda_=UNIT,
-    dtype=st.sampled_from([np.float32, np.float64]),
-    rows=st.booleans(),
-    with_valid=st.booleans(),
-    final=st.booleans(),
-    n=st.integers(1, 12),
-    bars=st.tuples(st.sampled_from([0.5, 1.0, 2.0, np.inf]), st.sampled_from([0.0, 1.0])),
-    seed=st.integers(0, 2**32 - 1),
-)
+@given(**OPTIONS)
 def test_equals_the_cpu(name, shape, gamma, lambda_, dtype, rows, with_valid, final, n, bars, seed):
     arguments = (*shape, dtype, seed, rows, with_valid, final)
     want = call(name, Rollout(*arguments), gamma, lambda_, n, *bars)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sampling import DRAWS, KEYS, logits_and_masks, stream
+from test_take_rows import calls
 
 from pyrl.errors import DeviceError
 from pyrl.ops import (
@@ -20,6 +21,7 @@ from pyrl.ops import (
     sample_categorical,
     sample_gaussian,
     sample_multi_categorical,
+    take_rows,
     uniform_indices,
 )
 
@@ -116,6 +118,36 @@ def test_moments_equal_the_cpus(sizes, shape, dtype, seed):
     there.load_state_dict(here.state_dict())
     x = rng.standard_normal((7, *shape)).astype(dtype)
     np.testing.assert_array_equal(there.normalize(gpu(x)).cpu(), here.normalize(x))
+
+
+@given(calls())
+@settings(max_examples=60, deadline=None)
+def test_rows_equal_the_cpus(call):
+    columns, index = call
+    got = take_rows(tuple(map(gpu, columns)), gpu(index))
+    for rows, column in zip(got, columns, strict=True):
+        assert rows.is_cuda
+        np.testing.assert_array_equal(rows.cpu(), column[index])
+
+
+def test_many_wide_and_unaligned_rows():
+    rng = np.random.default_rng(3)
+    columns = [rng.integers(0, 255, (300, width), dtype=np.uint8) for width in (1, 3, 4, 7056, 28224)] + [
+        rng.random((300, 3)) for _ in range(40)
+    ]
+    index = rng.integers(0, 299, 5000)
+    got = take_rows(tuple(gpu(column)[1:] for column in columns), gpu(index))
+    for rows, column in zip(got, columns, strict=True):
+        np.testing.assert_array_equal(rows.cpu(), column[1:][index])
+
+
+def test_rows_that_are_missing_show():
+    columns = np.ones((4, 2), np.float32), np.ones(4, np.int64), np.ones(4, np.uint8), np.ones((4, 1), bool)
+    got = take_rows(tuple(map(gpu, columns)), gpu(np.array([0, 4, -1])))
+    for rows, missing in zip(got, (np.nan, -1, 255, False), strict=True):
+        rows = rows.cpu().numpy().reshape(3, -1)
+        np.testing.assert_array_equal(rows[0], 1)
+        np.testing.assert_array_equal(rows[1:], missing)
 
 
 def test_a_stream_and_a_graph():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +108,19 @@ def test_limits_and_stop_rules() -> None:
     run = pyrl.train("random", Counter, total_steps=100, run_dir=False, on_metrics=lambda m: True, n_steps=16)
     assert run.ending == "stopped before any limit"
     for message, limits in {
-        "total_steps is 0, expected at least 1": {"total_steps": 0},
-        "total_episodes is -1, expected at least 1": {"total_episodes": -1},
+        "total_steps is 0, expected a whole number of at least 1": {"total_steps": 0},
+        "total_episodes is -1, expected a whole number of at least 1": {"total_episodes": -1},
+        "total_steps is 10.5, expected a whole number of at least 1": {"total_steps": 10.5},
+        "total_episodes is nan, expected a whole number of at least 1": {"total_episodes": math.nan},
         "stop_window is 0, expected a value in \\[1, 100\\]": {"stop_window": 0, "total_steps": 1},
         "stop_window is 101, expected": {"stop_window": 101, "total_steps": 1},
         "stop_at_return is nan": {"stop_at_return": math.nan, "total_steps": 1},
     }.items():
         with pytest.raises(ValueError, match=message):
             pyrl.train("random", Counter, run_dir=False, **limits)
+    with pytest.raises(TypeError, match="total_steps is '100', expected a number"):
+        pyrl.train("random", Counter, run_dir=False, total_steps="100")  # type: ignore[arg-type]
+    assert pyrl.train("random", Counter, run_dir=False, total_steps=1e2).ending == "total_steps: 100 reached"  # type: ignore[arg-type]
 
 
 @settings(max_examples=25, deadline=None)
@@ -179,6 +185,14 @@ def test_wrong_environments_and_names() -> None:
         pyrl.train("pppo", "CartPole-v1", run_dir=False)
     with pytest.raises(UnknownNameError, match="CartPole-v1"):
         pyrl.train("ppo", "CartPol-v1", run_dir=False)
+    with pytest.raises(UnknownNameError, match="unknown algorithm 'CartPole-v1'; did you mean ppo CartPole-v1, the algorithm first"):
+        pyrl.train("CartPole-v1", "ppo", run_dir=False)
+    with pytest.raises(TypeError, match="iterate: agent is 'ppo', expected an agent"):
+        pyrl.iterate("ppo", "CartPole-v1", 100)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="evaluate: agent is 'ppo', expected an agent"):
+        pyrl.evaluate("ppo", "CartPole-v1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="PPOConfig: learning_rate is 'fast', expected a positive number or 'linear_<number>'"):
+        pyrl.make_agent("ppo", Counter.observation_space, Counter.action_space, learning_rate="fast")
 
 
 def test_a_checkpoint_for_other_spaces_is_refused(tmp_path: Path) -> None:
@@ -216,6 +230,25 @@ def test_batches_that_can_never_be_filled_are_refused() -> None:
         pyrl.train("ppo", Counter, total_steps=100, run_dir=False, n_steps=8, num_envs=4, batch_size=1000)
     with pytest.raises(ValueError, match="batch_size is 20, but only"):  # the tails of the episodes leave too little room
         pyrl.train("dqn", Counter, total_steps=500, run_dir=False, buffer_size=20, batch_size=20, learning_starts=0, num_envs=1)
+
+
+@pytest.mark.parametrize(("options", "first"), [({"learning_starts": 500}, 500), ({"batch_size": 400}, 400), ({}, 20)])
+def test_a_run_that_learns_nothing_says_so(options: dict[str, int], first: int) -> None:
+    run = pyrl.train("dqn", Counter, total_steps=200, run_dir=False, **{**DQN, **options})
+    silent = f"; nothing was learned: updates begin after {first} steps (learning_starts, batch_size)" if first > 200 else ""
+    assert run.ending == f"total_steps: 200 reached{silent}"
+    assert (run.agent.updates == 0) == bool(silent)
+
+
+def test_a_run_knows_its_own_steps_and_seconds(tmp_path: Path) -> None:
+    seconds = []
+    for total, new in ((96, 96), (160, 64), (160, 0)):
+        again = {"resume": tmp_path / "run"} if seconds else {"run_dir": tmp_path / "run", **PPO}
+        run = pyrl.train("ppo", "CartPole-v1", total_steps=total, on_metrics=lambda _: time.sleep(0.02), **again)
+        assert (run.new_steps, run.agent.env_steps) == (new, total)
+        seconds.append(run.seconds)
+    assert min(seconds[:2]) > 0.02
+    assert seconds[2] < 0.02  # no round was made
 
 
 class Exploding(gym.Env):
@@ -269,10 +302,11 @@ def test_checkpoints_kept_at_intervals_of_episodes(tmp_path: Path) -> None:
     assert 0 < early.env_steps < late.env_steps < run.agent.env_steps
 
 
-@pytest.mark.parametrize("name", ["eval_every", "eval_episodes", "save_every_episodes"])
-def test_intervals_are_at_least_one(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
-        pyrl.train("random", "CartPole-v1", total_steps=10, run_dir=False, **{name: 0})
+@pytest.mark.parametrize("value", [0, "3", 2.5, True])
+@pytest.mark.parametrize("name", ["eval_every", "eval_episodes", "save_every_episodes", "threads"])
+def test_counts_are_at_least_one(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value!r}, expected an integer of at least 1"):
+        pyrl.train("random", "CartPole-v1", total_steps=10, run_dir=False, **{name: value})
 
 
 def test_an_agent_is_evaluated_only_where_it_fits() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
 from pyrl.buffers import ReplayBuffer
 from pyrl.errors import DeviceError
-from pyrl.ops import RandomStream, cuda_built, gae, permutation, sample_categorical, take_rows
+from pyrl.ops import RandomStream, cuda_built, dueling, gae, permutation, sample_categorical, take_rows
 
 CUDA, METAL = 2, 8
 
@@ -91,13 +90,15 @@ def test_an_array_apart_from_the_first_one():
         run(arrays)
     with pytest.raises(DeviceError, match=r"^gae: out\[0\] is on cuda:0, expected the CPU \(as reward is\)"):
         run(rollout(), tuple(array.as_subclass(OnGpu) for array in rollout()[:2]))
+    with pytest.raises(DeviceError, match=r"^take_rows: index is on cuda:0, expected the CPU \(as columns is\)"):
+        take_rows((torch.zeros(4, 3),), torch.zeros(2, dtype=torch.int64).as_subclass(OnGpu))
     with pytest.raises(DeviceError, match=r"^gae: reward is on another kind of device, expected the CPU or a CUDA device"):
         run(rollout(OnMetal))
 
 
 def test_functions_without_a_twin():
-    with pytest.raises(DeviceError, match=r"^take_rows: columns is on cuda:0, expected the CPU \(this function has no other kernel\)"):
-        take_rows((torch.zeros(4, 3).as_subclass(OnGpu),), np.zeros(2, np.int64))
+    with pytest.raises(DeviceError, match=r"^dueling: value is on cuda:0, expected the CPU \(this function has no other kernel\)"):
+        dueling(torch.zeros(4, 1).as_subclass(OnGpu), torch.zeros(4, 3))
 
 
 def on_gpu_memory(monkeypatch) -> RandomStream:

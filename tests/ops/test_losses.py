@@ -20,18 +20,9 @@ reference = pytest.importorskip("reference_losses")
 F, Case = torch.nn.functional, reference.Case
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
-settings.register_profile("losses", deadline=None)
-settings.load_profile("losses")
 
 LEVELS = st.sampled_from(range(_core.supported_simd_level() + 1))
 TOLERANCES = {"float32": 1e-5, "float64": 1e-11}
-
-
-@pytest.fixture(autouse=True)
-def _restore():
-    level = _core.simd_level()
-    yield
-    _core.set_simd_level(level)
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float, size: Any, what: str) -> None:
@@ -45,7 +36,10 @@ def assert_close(actual: Any, expected: Any, tolerance: float, size: Any, what: 
 # -- the policy's loss --------------------------------------------------------------------------------------------------
 
 
-def check_policy(case: Case) -> None:
+@given(reference.policy_cases() | reference.policy_cases("float64"), LEVELS)
+@settings(max_examples=370 * MORE)
+def test_policy_loss(case, level):
+    _core.set_simd_level(level)
     tolerance, leaves = TOLERANCES[str(case.dtype)], case.leaves()
     expected = reference.policy_reference(case, leaves)
     (loss, entropy, kl, clipped), size = expected["report"], expected["size"]
@@ -68,20 +62,6 @@ def check_policy(case: Case) -> None:
     assert_close(case.arrays["d_log_std"], by_log_std, tolerance, (weight * (z**2 + 1)).sum(0), "d_log_std")
 
 
-@given(reference.policy_cases(), LEVELS)
-@settings(max_examples=250 * MORE)
-def test_policy_loss(case, level):
-    _core.set_simd_level(level)
-    check_policy(case)
-
-
-@given(reference.policy_cases("float64"), LEVELS)
-@settings(max_examples=120 * MORE)
-def test_policy_loss_in_float64(case, level):
-    _core.set_simd_level(level)
-    check_policy(case)
-
-
 def test_policy_loss_of_logits_that_are_far_apart():
     """Nothing overflows where exp(logit) would."""
     output = np.array([[1e4, -1e4, 0], [-300, -300, -301], [88, 90, 700]], np.float32)
@@ -96,7 +76,9 @@ def test_policy_loss_of_logits_that_are_far_apart():
 # -- the losses of values -----------------------------------------------------------------------------------------------
 
 
-def check_value(case: Case) -> None:
+@given(reference.value_cases() | reference.value_cases("float64"))
+@settings(max_examples=230 * MORE)
+def test_value_loss(case):
     tolerance, leaves = TOLERANCES[str(case.dtype)], case.leaves()
     (expected,) = reference.value_reference(case, leaves)["report"]
     loss, d_value = case.call()
@@ -106,19 +88,9 @@ def check_value(case: Case) -> None:
     assert_close(d_value, leaves["value"].grad.numpy().reshape(B, 1), tolerance, B**-0.5, "d_value")
 
 
-@given(reference.value_cases())
-@settings(max_examples=150 * MORE)
-def test_value_loss(case):
-    check_value(case)
-
-
-@given(reference.value_cases("float64"))
-@settings(max_examples=80 * MORE)
-def test_value_loss_in_float64(case):
-    check_value(case)
-
-
-def check_q(case: Case) -> None:
+@given(reference.q_cases() | reference.q_cases("float64"))
+@settings(max_examples=230 * MORE)
+def test_q_loss(case):
     tolerance, leaves, B = TOLERANCES[str(case.dtype)], case.leaves(), len(case.arrays["q"])
     expected = reference.q_reference(case, leaves)
     loss, q_mean, d_q, td_error = case.call()
@@ -127,18 +99,6 @@ def check_q(case: Case) -> None:
     assert q_mean == pytest.approx(expected["report"][1], rel=tolerance, abs=tolerance * size)
     assert_close(td_error, expected["td_error"], tolerance, 0.1 * size, "td_error")
     assert_close(d_q, leaves["q"].grad, tolerance, 0.1 * size * B**-0.5, "d_q")
-
-
-@given(reference.q_cases())
-@settings(max_examples=150 * MORE)
-def test_q_loss(case):
-    check_q(case)
-
-
-@given(reference.q_cases("float64"))
-@settings(max_examples=80 * MORE)
-def test_q_loss_in_float64(case):
-    check_q(case)
 
 
 @given(reference.BATCHES, reference.WIDTHS, reference.SEEDS, st.sampled_from(["float32", "float64"]))
@@ -164,7 +124,10 @@ def test_dueling(B, A, seed, dtype):
 # -- squashed Gaussians -------------------------------------------------------------------------------------------------
 
 
-def check_squashed(case: Case, d_log_prob: float, through_action: bool) -> None:
+@given(reference.squashed_cases() | reference.squashed_cases("float64"), st.sampled_from([0.0, -0.3, 1.0]), st.booleans(), LEVELS)
+@settings(max_examples=180 * MORE)
+def test_squashed_gaussian(case, d_log_prob, through_action, level):
+    _core.set_simd_level(level)
     tolerance, leaves, (B, A) = TOLERANCES[str(case.dtype)], case.leaves(), case.arrays["noise"].shape
     expected = reference.squashed_reference(case, leaves)
     action, log_prob = case.call()
@@ -179,20 +142,6 @@ def check_squashed(case: Case, d_log_prob: float, through_action: bool) -> None:
     d_output = ops.squashed_gaussian_backward(**case.arrays, **case.options, action=action, d_action=d_action, d_log_prob=d_log_prob)
     given = (0.0 if d_action is None else np.abs(d_action)) + 2 * abs(d_log_prob)
     assert_close(d_output, leaves["output"].grad, tolerance, given * (1 + np.abs(u - case.arrays["output"][:, :A])), "d_output")
-
-
-@given(reference.squashed_cases(), st.sampled_from([0.0, -0.3, 1.0]), st.booleans(), LEVELS)
-@settings(max_examples=120 * MORE)
-def test_squashed_gaussian(case, d_log_prob, through_action, level):
-    _core.set_simd_level(level)
-    check_squashed(case, d_log_prob, through_action)
-
-
-@given(reference.squashed_cases("float64"), st.sampled_from([0.0, -0.3, 1.0]), st.booleans(), LEVELS)
-@settings(max_examples=60 * MORE)
-def test_squashed_gaussian_in_float64(case, d_log_prob, through_action, level):
-    _core.set_simd_level(level)
-    check_squashed(case, d_log_prob, through_action)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

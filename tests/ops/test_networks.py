@@ -19,8 +19,6 @@ torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
-settings.register_profile("networks", deadline=None)
-settings.load_profile("networks")
 
 ACTIVATIONS = ("identity", "relu", "tanh", "silu", "gelu")
 LEVELS = range(_core.supported_simd_level() + 1)
@@ -29,14 +27,6 @@ WIDTHS = st.one_of(
     st.integers(1, 9), st.sampled_from([15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 95, 128, 129, 255, 256, 257]), st.integers(1, 512)
 )
 BATCHES = st.one_of(st.integers(1, 9), st.sampled_from([12, 13, 24, 31, 32, 33, 63, 64, 65, 127, 128, 129, 256]), st.integers(1, 1024))
-
-
-@pytest.fixture(autouse=True)
-def _restore():
-    level = _core.simd_level()
-    yield
-    _core.set_simd_level(level)
-    ops.set_num_threads(0)
 
 
 @dataclass(repr=False)

@@ -19,21 +19,11 @@ torch = pytest.importorskip("torch")
 optimizers = pytest.importorskip("pyrl.nets.optimizers")
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
-settings.register_profile("optimizers", deadline=None)
-settings.load_profile("optimizers")
 
 LEVELS = st.sampled_from(range(_core.supported_simd_level() + 1))
 SIZES = st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 1000, 4099]))
 TOLERANCES = {"float32": 1e-5, "float64": 1e-11}
 NORMS = st.sampled_from([None, 0.0, 0.5, 10.0, np.inf])
-
-
-@pytest.fixture(autouse=True)
-def _restore():
-    level = _core.simd_level()
-    yield
-    _core.set_simd_level(level)
-    ops.set_num_threads(0)
 
 
 @dataclass

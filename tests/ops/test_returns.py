@@ -17,8 +17,6 @@ from pyrl.errors import DTypeError, ShapeError
 from pyrl.ops.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
-settings.register_profile("returns", deadline=None)
-settings.load_profile("returns")
 
 UNIT = st.sampled_from([0.0, 0.5, 0.99, 1.0])
 # Small shapes meet every vector width and remainder; the large ones tiles and threads.
@@ -26,6 +24,19 @@ SHAPES = st.one_of(
     st.tuples(st.integers(0, 9), st.integers(0, 40)),
     st.tuples(st.integers(0, 513), st.integers(0, 257)),
 )
+# Of every kernel, together.
+OPTIONS = {
+    "shape": SHAPES,
+    "gamma": UNIT,
+    "lambda_": UNIT,
+    "dtype": st.sampled_from([np.float32, np.float64]),
+    "rows": st.booleans(),
+    "with_valid": st.booleans(),
+    "final": st.booleans(),
+    "n": st.integers(1, 12),
+    "bars": st.tuples(st.sampled_from([0.5, 1.0, 2.0, np.inf]), st.sampled_from([0.0, 1.0])),
+    "seed": st.integers(0, 2**32 - 1),
+}
 
 
 class Rollout:
@@ -124,28 +135,9 @@ def assert_close(got, want, dtype, T):
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale)
 
 
-@pytest.fixture(autouse=True)
-def _restore():
-    yield
-    _core.set_num_threads(0)
-    _core.set_simd_level(_core.supported_simd_level())
-
-
 @pytest.mark.parametrize("name", KERNELS)
 @settings(max_examples=60 * MORE)
-@given(
-    shape=SHAPES,
-    gamma=UNIT,
-    lambda_=UNIT,
-    dtype=st.sampled_from([np.float32, np.float64]),
-    rows=st.booleans(),
-    with_valid=st.booleans(),
-    final=st.booleans(),
-    torch_tensors=st.booleans(),
-    n=st.integers(1, 12),
-    bars=st.tuples(st.sampled_from([0.5, 1.0, 2.0, np.inf]), st.sampled_from([0.0, 1.0])),
-    seed=st.integers(0, 2**32 - 1),
-)
+@given(**OPTIONS, torch_tensors=st.booleans())
 def test_equals_the_definition(name, shape, gamma, lambda_, dtype, rows, with_valid, final, torch_tensors, n, bars, seed):
     r = Rollout(*shape, dtype, seed, rows, with_valid, final)
     want = expected(name, r, gamma, lambda_, n, *bars)
