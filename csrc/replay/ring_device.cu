@@ -86,7 +86,10 @@ class CudaRingDevice : public RingDevice {
     const cuda::UseDevice device(stream);
     cuda::check(cudaStreamWaitEvent(cuda::handle(stream), static_cast<cudaEvent_t>(event), 0), stream.function, "ordering two streams");
   }
-  void wait_for(void* event) override { cuda::check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), here_.function, "waiting for a copy"); }
+  void wait_for(void* event) override {
+    const cuda::UseDevice device(here_);
+    cuda::check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), here_.function, "waiting for a copy");
+  }
 
   void run(const AddLane<JournalRows>& add, std::int64_t lanes, int threads, const CudaStream& stream) override {
     cuda::launch(stream, lanes, threads, add_kernel<JournalRows>, add);

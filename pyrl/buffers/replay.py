@@ -159,8 +159,8 @@ class ReplayBuffer:
         ``out``: a batch of this size from this buffer, or one of torch CPU tensors; it is filled and returned.
         Raises ValueError if more is asked for than is stored.
 
-        On a GPU nothing waits, as long as the buffer surely holds more than half as many records as it has slots, or than were added; the
-        call can be captured in a CUDA graph (see `flush`), each replay of which draws anew. ``replacement=False`` waits.
+        On a GPU nothing waits, unless ``batch_size`` is above what the host can be sure of without a look (all that was added, or about
+        half of the slots), or ``replacement`` is False. The call can be captured in a CUDA graph, each replay of which draws anew (`flush`).
         """
         if out is None:
             return self._batch(self._core.sample(batch_size, replacement, self._torch, None))
