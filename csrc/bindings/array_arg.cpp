@@ -221,6 +221,11 @@ bool requires_grad(py::handle tensor) {
   return py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), attribute)).ptr() == Py_True;
 }
 
+Device device_of(py::handle object) {
+  const bool is_tensor = !py::isinstance<py::array>(object) && torch_type(Py_TYPE(object.ptr())).type != nullptr;
+  return is_tensor ? look_at_array(object, "device_of", "object").device : Device{};
+}
+
 const void* cpu_address(py::handle tensor) {
   const TorchType& type = torch_type(Py_TYPE(tensor.ptr()));
   if (type.api == nullptr) {

@@ -127,6 +127,8 @@ ArrayArg read_array(py::handle object, const char* function, const char* name, c
 // The same for an array that is only looked at: parameters, which require grad.
 ArrayArg look_at_array(py::handle object, const char* function, const char* name);
 bool requires_grad(py::handle tensor);
+// Of a torch tensor; of anything else, the CPU.
+Device device_of(py::handle object);
 // A CUDA device's stream that is current in torch: a cudaStream_t.
 void* current_stream(Device device);
 // The least of it, 40 ns: where a tensor's data lie, or null if that is not on the CPU.

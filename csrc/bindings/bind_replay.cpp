@@ -24,19 +24,10 @@ using namespace pyrl::replay;
 
 namespace {
 
-// Who waits for the ring's mutex has released the interpreter lock, and who holds the mutex never asks for that lock: so the two cannot
-// deadlock. `body` must not touch Python.
-template <class Body>
-auto alone(const ReplayCore& self, const Body& body) {
-  ReleaseGil released;
-  const std::lock_guard<std::mutex> lock(self.ring->mutex());
-  return body();
-}
-
-// The same for a short body: the interpreter lock is given up only if the ring is busy.
+// alone() for a short body: the interpreter lock is given up only if the ring is busy, or has a device, which it may wait for.
 template <class Body>
 auto alone_briefly(const ReplayCore& self, const Body& body) {
-  {
+  if (self.device == nullptr) {
     const std::unique_lock<std::mutex> lock(self.ring->mutex(), std::try_to_lock);
     if (lock) return body();
   }
@@ -68,31 +59,52 @@ class RowLease {
 };
 
 // One leaf is given as itself, several as a tuple.
-void read_leaves(const std::vector<RowReader>& readers, py::handle object, std::vector<const void*>& rows, RowScratch& scratch) {
+template <class Read>
+void read_leaves(const std::vector<RowReader>& readers, py::handle object, std::vector<const void*>& rows, const Read& read) {
   if (readers.size() == 1) {
-    rows.push_back(readers[0].read(object, scratch));
+    rows.push_back(read(readers[0], object));
     return;
   }
-  for (std::size_t i = 0; i < readers.size(); ++i) rows.push_back(readers[i].read(PyTuple_GET_ITEM(object.ptr(), i), scratch));
+  for (std::size_t i = 0; i < readers.size(); ++i) rows.push_back(read(readers[i], PyTuple_GET_ITEM(object.ptr(), static_cast<py::ssize_t>(i))));
+}
+
+// Whether the rows of an add lie on a GPU; the first leaf of its observation decides.
+bool on_device(const ReplayCore& self, py::handle observation) {
+  if (self.device == nullptr) return false;
+  const py::handle first = self.observation_readers.size() == 1 ? observation : py::handle(PyTuple_GET_ITEM(observation.ptr(), 0));
+  const Device device = device_of(first);
+  PYRL_CHECK(device.is_cpu() || !self.host_copy, DeviceError, "add: observation is on ", device.text(),
+             ", expected the CPU (a buffer with host_copy=True keeps its records there)");
+  return !device.is_cpu();
+}
+
+// read(reader, argument): where the rows lie.
+template <class Read>
+AddArgs read_rows(ReplayCore& self, FastArgs args, RowScratch& scratch, const Read& read) {
+  read_leaves(self.observation_readers, args[0], scratch.observation, read);
+  read_leaves(self.next_observation_readers, args[3], scratch.next_observation, read);
+  if (!self.ring->options().linked) scratch.columns = scratch.next_observation;
+  read_leaves(self.column_readers, args[1], scratch.columns, read);
+  AddArgs rows;
+  rows.observation = scratch.observation.data();
+  rows.next_observation = scratch.next_observation.data();
+  rows.columns = scratch.columns.data();
+  rows.reward = static_cast<const float*>(read(self.reward_reader, args[2]));
+  rows.terminated = static_cast<const bool*>(read(self.terminated_reader, args[4]));
+  rows.truncated = static_cast<const bool*>(read(self.truncated_reader, args[5]));
+  if (!args[6].is_none()) rows.valid = static_cast<const bool*>(read(self.valid_reader, args[6]));
+  return rows;
 }
 
 // (observation, columns, reward, next_observation, terminated, truncated, valid)
 py::object add(ReplayCore& self, FastArgs args) {
   RowLease lease(self);
   RowScratch& scratch = *lease;
-  read_leaves(self.observation_readers, args[0], scratch.observation, scratch);
-  read_leaves(self.next_observation_readers, args[3], scratch.next_observation, scratch);
-  if (!self.ring->options().linked) scratch.columns = scratch.next_observation;
-  read_leaves(self.column_readers, args[1], scratch.columns, scratch);
-  AddArgs rows;
-  rows.observation = scratch.observation.data();
-  rows.next_observation = scratch.next_observation.data();
-  rows.columns = scratch.columns.data();
-  rows.reward = static_cast<const float*>(self.reward_reader.read(args[2], scratch));
-  rows.terminated = static_cast<const bool*>(self.terminated_reader.read(args[4], scratch));
-  rows.truncated = static_cast<const bool*>(self.truncated_reader.read(args[5], scratch));
-  if (!args[6].is_none()) rows.valid = static_cast<const bool*>(self.valid_reader.read(args[6], scratch));
-  const std::int64_t bad = alone_briefly(self, [&] { return self.ring->add(rows); });
+  const bool there = on_device(self, args[0]);
+  const AddArgs rows = there ? read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_there) { return reader.read_at(rows_there, self.place); })
+                             : read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_here) { return reader.read(rows_here, scratch); });
+  const CudaStream caller = self.caller_stream("add");
+  const std::int64_t bad = alone_briefly(self, [&] { return self.store(rows, there, caller); });
   if (bad >= 0) {
     py::set_error(py::module_::import("pyrl.errors").attr("NonFiniteError"),
                   concat("add: reward of environment ", bad, " is ", rows.reward[bad], ", expected a finite number").c_str());
@@ -101,7 +113,10 @@ py::object add(ReplayCore& self, FastArgs args) {
   return py::none();
 }
 
-Kind kind_arg(py::handle torch) { return torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy; }
+// Where a batch goes, and as what: tensors, if `torch` or if they lie on a GPU.
+Place batch_place(const ReplayCore& self, py::handle torch) {
+  return self.place.device.is_cuda() ? self.place : Place(torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy);
+}
 
 void check_batch_size(std::int64_t count, std::int64_t stored) {
   PYRL_CHECK(count >= 1, ArgumentError, "sample: batch_size is ", count, ", expected at least 1");
@@ -113,12 +128,25 @@ py::object sample(ReplayCore& self, FastArgs args) {
   const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
   const int replacement = PyObject_IsTrue(args[1].ptr());
   if (replacement < 0) throw py::error_already_set();
-  check_batch_size(count, self.ring->size());
-  Outputs out(self, count, kind_arg(args[2]), args[3], "sample");
+  const CudaStream caller = self.caller_stream("sample");
+  check_batch_size(count, self.device ? count : self.ring->size());
+  Outputs out(self, count, batch_place(self, args[2]), args[3], "sample");
+  void* space = nullptr;
+  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
-    check_batch_size(count, self.ring->size());  // another thread may have cleared it
+    check_batch_size(count, self.size(caller, count));  // another thread may have cleared it
+    if (self.device && replacement) return self.device->sample(out.gather, out.index, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
-    const RandomStream stream{self.stream.key, self.stream.next_draw()};
+    if (self.device) {
+      std::vector<std::int64_t> names(static_cast<std::size_t>(count));
+      self.books(caller).draw_distinct(self.next_draw(caller), count, names.data(), self.slots.data(), self.scratch);
+      self.device->copy(out.index, names.data(), 8 * count, caller);
+      std::int64_t* const found = DeviceRing::slots_in(space, count);
+      self.device->find(out.index, count, found, caller);
+      out.gather.slots = found;
+      return self.device->gather(out.gather, space, caller);
+    }
+    const RandomStream stream = self.next_draw(caller);
     if (replacement) {
       self.ring->draw(stream, count, out.index, self.slots.data());
     } else {
@@ -135,14 +163,19 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
   const double beta = number_in(args[1], 0, 1, "sample", "beta");
   const bool by_buffer = args[2].ptr() == Py_True;
-  check_batch_size(count, self.ring->size());
-  Outputs out(self, count, kind_arg(args[3]), args[4], "sample");
+  const CudaStream caller = self.caller_stream("sample");
+  const Place place = batch_place(self, args[3]);
+  check_batch_size(count, self.device ? count : self.ring->size());
+  Outputs out(self, count, place, args[4], "sample");
   py::object weight;
-  const auto weights = output<float, 1>(weight, args[5], kind_arg(args[3]), {count}, "sample", "out.weight", "[B]");
+  const auto weights = output<float, 1>(weight, args[5], place, {count}, "sample", "out.weight", "[B]");
+  void* space = nullptr;
+  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
-    check_batch_size(count, self.ring->size());
+    check_batch_size(count, self.size(caller, count));
+    if (self.device) return self.device->sample_prioritized(out.gather, out.index, beta, by_buffer, weights.data, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
-    self.priorities->draw({self.stream.key, self.stream.next_draw()}, count, beta, by_buffer, self.slots.data(), weights.data);
+    self.priorities->draw(self.next_draw(caller), count, beta, by_buffer, self.slots.data(), weights.data);
     for (std::int64_t i = 0; i < count; ++i) out.index[i] = self.ring->name_of(self.slots[static_cast<std::size_t>(i)]);
     out.gather.slots = self.slots.data();
     gather(*self.ring, out.gather);
@@ -150,77 +183,57 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   return py::make_tuple(std::move(out.arrays), std::move(weight));
 }
 
-// (index, priority): nothing is changed if any priority is negative or not finite.
-py::object update_priorities(ReplayCore& self, FastArgs args) {
-  const char* function = "update_priorities";
-  const auto index = read_array(args[0], function, "index").as<const std::int64_t, 1>("[B]");
-  const ArrayArg priority = read_array(args[1], function, "priority");
-  const std::int64_t count = index.extent[0];
-  const auto update = [&]<class Real>(Real) {
-    const auto values = priority.as<const Real, 1>({count}, "[B]");
-    for (std::int64_t i = 0; i < count; ++i) {
-      PYRL_CHECK(std::isfinite(values(i)), NonFiniteError, function, ": priority of element ", i, " is ", values(i), ", expected a finite number");
-      PYRL_CHECK(values(i) >= 0, ArgumentError, function, ": priority of element ", i, " is ", values(i), ", expected at least 0");
-    }
-    alone(self, [&] {
-      self.slots.resize(static_cast<std::size_t>(count));
-      self.stale_updates += self.ring->find(index.data, count, self.slots.data());
-      self.priorities->update(self.slots.data(), values.data, count);
-    });
-  };
-  priority.dtype == DType::Float64 ? update(double{}) : update(float{});
-  return py::none();
-}
-
-// float64 [B]: the leaves of named records, 0 where they cannot be drawn.
-py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
-  const auto index = read_array(index_arg, "priorities", "index").as<const std::int64_t, 1>("[B]");
-  py::array_t<double> leaves(index.extent[0]);
-  double* to = leaves.mutable_data();
-  alone(self, [&] {
-    self.slots.resize(static_cast<std::size_t>(index.extent[0]));
-    self.ring->find(index.data, index.extent[0], self.slots.data());
-    std::transform(self.slots.begin(), self.slots.end(), to, [&](std::int64_t slot) { return slot < 0 ? 0.0 : self.priorities->tree().get(slot); });
-  });
-  return leaves;
-}
-
 // (index, torch, out) -> tuple of arrays
 py::object get(ReplayCore& self, FastArgs args) {
-  const auto index = read_array(args[0], "get", "index").as<const std::int64_t, 1>("[B]");
-  const std::int64_t count = index.extent[0];
-  Outputs out(self, count, kind_arg(args[1]), args[2], "get");
+  const CudaStream caller = self.caller_stream("get");
+  const ArrayThere<std::int64_t> index(self, args[0], "get", "index");
+  Outputs out(self, index.count(), batch_place(self, args[1]), args[2], "get");
+  void* space = nullptr;
+  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(index.count()), &space) : py::object();
   const std::int64_t stale = alone(self, [&] {
-    self.slots.resize(static_cast<std::size_t>(count));
-    const std::int64_t missing = self.ring->find(index.data, count, self.slots.data());
+    if (self.device) {
+      const std::int64_t* const names = index.bring(self, caller);
+      std::int64_t* const slots = DeviceRing::slots_in(space, index.count());
+      self.device->find(names, index.count(), slots, caller);
+      if (const std::int64_t missing = self.device->stale(caller); missing != 0) return missing;
+      self.device->copy(out.index, names, 8 * index.count(), caller);
+      out.gather.slots = slots;
+      self.device->gather(out.gather, space, caller);
+      return std::int64_t{0};
+    }
+    self.slots.resize(static_cast<std::size_t>(index.count()));
+    const std::int64_t missing = self.ring->find(index.data(), index.count(), self.slots.data());
     if (missing != 0) return missing;
-    std::copy_n(index.data, count, out.index);
+    std::copy_n(index.data(), index.count(), out.index);
     out.gather.slots = self.slots.data();
     gather(*self.ring, out.gather);
     return missing;
   });
-  PYRL_CHECK(stale == 0, ArgumentError, "get: ", stale, " of ", count, " records are no longer (or not) drawable");
+  PYRL_CHECK(stale == 0, ArgumentError, "get: ", stale, " of ", index.count(), " records are no longer (or not) drawable");
   return out.arrays;
 }
 
 // bool [B]
 py::array_t<bool> drawable(ReplayCore& self, py::handle index_arg) {
   const auto index = read_array(index_arg, "is_drawable", "index").as<const std::int64_t, 1>("[B]");
+  const CudaStream caller = self.caller_stream("is_drawable");
   py::array_t<bool> found(index.extent[0]);
   bool* to = found.mutable_data();
   alone(self, [&] {
     self.slots.resize(static_cast<std::size_t>(index.extent[0]));
-    self.ring->find(index.data, index.extent[0], self.slots.data());
+    self.books(caller).find(index.data, index.extent[0], self.slots.data());
     std::transform(self.slots.begin(), self.slots.end(), to, [](std::int64_t slot) { return slot >= 0; });
   });
   return found;
 }
 
 py::array_t<std::int64_t> shuffled(ReplayCore& self) {
+  const CudaStream caller = self.caller_stream("epoch");
   const auto index = alone(self, [&] {
-    std::vector<std::int64_t> names(static_cast<std::size_t>(self.ring->size()));
+    const LaneRing& ring = self.books(caller);
+    std::vector<std::int64_t> names(static_cast<std::size_t>(ring.size()));
     self.slots.resize(names.size());
-    self.ring->draw_distinct({self.stream.key, self.stream.next_draw()}, self.ring->size(), names.data(), self.slots.data(), self.scratch);
+    ring.draw_distinct(self.next_draw(caller), ring.size(), names.data(), self.slots.data(), self.scratch);
     return names;
   });
   return py::array_t<std::int64_t>(static_cast<py::ssize_t>(index.size()), index.data());
@@ -228,7 +241,8 @@ py::array_t<std::int64_t> shuffled(ReplayCore& self) {
 
 // Columns [env, start, end, begins, ended]: `ended` holds the end flags of the last transition, 0 while the episode goes on.
 py::array_t<std::int64_t> episodes(ReplayCore& self) {
-  const auto spans = alone(self, [&] { return self.ring->episodes(); });
+  const CudaStream caller = self.caller_stream("episodes");
+  const auto spans = alone(self, [&] { return self.books(caller).episodes(); });
   py::array_t<std::int64_t> table({static_cast<py::ssize_t>(spans.size()), py::ssize_t{5}});
   auto rows = table.mutable_unchecked<2>();
   for (std::size_t i = 0; i < spans.size(); ++i) {
@@ -239,96 +253,34 @@ py::array_t<std::int64_t> episodes(ReplayCore& self) {
   return table;
 }
 
-// The written slots of every column, hot or cold: [num_lanes, used, row_bytes] each.
-template <class Move>
-void move_rows(const LaneRing& ring, std::int64_t used, const std::vector<Column>& columns, const Move& move) {
-  for (std::size_t c = 0; c < columns.size(); ++c)
-    for (std::int64_t lane = 0; lane < ring.options().num_lanes; ++lane)
-      for (std::int64_t offset = 0; offset < used; ++offset)
-        move(c, (lane * used + offset) * columns[c].row_bytes, ring.row(columns[c], lane * ring.lane_capacity() + offset));
+std::int64_t length(ReplayCore& self) {
+  if (!self.is_resident()) return self.ring->size();
+  const CudaStream caller = self.caller_stream("len");
+  return alone(self, [&] { return self.size(caller); });
 }
 
-py::dict state(ReplayCore& self) {
-  const LaneRing& ring = *self.ring;
-  const auto names = self.stored_names();
-  const auto columns = self.stored_columns();
-  const std::int64_t lanes = ring.options().num_lanes;
-  for (;;) {
-    const std::int64_t used = std::max<std::int64_t>(1, alone(self, [&] { return ring.filled(); }));
-    std::vector<py::array_t<std::uint8_t>> rows;
-    std::vector<std::uint8_t*> to;
-    for (const Column& column : columns) {
-      rows.emplace_back(std::vector<py::ssize_t>{lanes, used, column.row_bytes});
-      to.push_back(rows.back().mutable_data());
-    }
-    RingState saved;
-    RandomStream stream;
-    py::array_t<double> leaves({lanes, self.priorities ? used : 0});
-    double* const leaf = leaves.mutable_data();
-    const bool fits = alone(self, [&] {
-      if (ring.filled() > used) return false;  // another thread has added meanwhile
-      saved = ring.state(used);
-      stream = self.stream;
-      for (std::int64_t i = 0; self.priorities && i < lanes * used; ++i) leaf[i] = self.priorities->tree().get(i / used * ring.lane_capacity() + i % used);
-      move_rows(ring, used, columns, [&](std::size_t c, std::int64_t at, const std::uint8_t* row) { std::memcpy(to[c] + at, row, static_cast<std::size_t>(columns[c].row_bytes)); });
-      return true;
-    });
-    if (!fits) continue;
-    py::dict result;
-    const auto copy = [](const auto& values) { return py::array_t<typename std::decay_t<decltype(values)>::value_type>(static_cast<py::ssize_t>(values.size()), values.data()); };
-    result["origins"] = copy(saved.origins);
-    result["heads"] = copy(saved.heads);
-    result["pending"] = copy(saved.pending);
-    result["flags"] = copy(saved.flags).reshape({lanes, used});
-    for (std::size_t c = 0; c < columns.size(); ++c) result[py::str("column." + names[c])] = rows[c];
-    if (self.priorities) result["priorities"] = leaves;
-    result["random"] = py::make_tuple(stream.key, std::uint64_t{0}, stream.draw);
-    return result;
-  }
+std::int64_t nbytes(const ReplayCore& self) {
+  return (self.is_resident() ? 0 : self.ring->nbytes()) + (self.device ? self.device->nbytes() : 0) + (self.priorities ? self.priorities->tree().nbytes() : 0);
 }
 
-// Everything is read and checked before anything is written.
-void set_state(ReplayCore& self, const py::dict& saved) {
-  LaneRing& ring = *self.ring;
-  const auto names = self.stored_names();
-  const auto columns = self.stored_columns();
-  const std::int64_t lanes = ring.options().num_lanes;
-  const auto item = [&](const std::string& name) {
-    PYRL_CHECK(saved.contains(name), ArgumentError, "load_state_dict: ", name, " is missing");
-    return py::object(saved[py::str(name)]);
-  };
-  std::vector<py::object> alive;
-  const auto read = [&](const std::string& name) {
-    alive.push_back(item(name));
-    return read_array(alive.back(), "load_state_dict", name.c_str());
-  };
-  const auto copy = [](const auto& view) { return std::vector<std::decay_t<decltype(view.data[0])>>(view.data, view.data + view.size()); };
-  RingState state;
-  state.origins = copy(read("origins").as<const std::int64_t, 1>({lanes}, "[N]"));
-  state.heads = copy(read("heads").as<const std::int64_t, 1>({lanes}, "[N]"));
-  state.pending = copy(read("pending").as<const std::uint8_t, 1>({lanes}, "[N]"));
-  const ArrayArg flags = read("flags");
-  flags.require_shape(std::array<std::int64_t, 2>{lanes, -1}, "[N, written slots]");
-  state.flags = copy(flags.as<const std::uint8_t, 2>("[N, written slots]"));
-  state.used = flags.shape[1];
-  std::vector<const std::uint8_t*> from;
-  for (std::size_t c = 0; c < columns.size(); ++c)
-    from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
-  ArrayView<const double, 2> leaves;
-  if (self.priorities) {
-    leaves = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");
-    for (std::int64_t i = 0; i < leaves.size(); ++i)
-      PYRL_CHECK(std::isfinite(leaves.data[i]) && (leaves.data[i] > 0) == ((state.flags[static_cast<std::size_t>(i)] & flag::drawable) != 0), ArgumentError,
-                 "load_state_dict: priorities[", i / state.used, ", ", i % state.used, "] is ", leaves.data[i], ", expected a positive number where a record can be drawn, else 0");
-  }
-  const auto random = item("random").cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
+void clear(ReplayCore& self) {
+  const CudaStream caller = self.caller_stream("clear");
   alone(self, [&] {
-    ring.set_state(state);
-    move_rows(ring, state.used, columns, [&](std::size_t c, std::int64_t at, std::uint8_t* row) { std::memcpy(row, from[c] + at, static_cast<std::size_t>(columns[c].row_bytes)); });
-    if (self.priorities) self.priorities->cleared();
-    for (std::int64_t i = 0; i < leaves.size(); ++i) self.priorities->set(i / state.used * ring.lane_capacity() + i % state.used, leaves.data[i]);
-    self.stream = {std::get<0>(random), std::get<2>(random)};
+    self.ring->clear();
+    if (self.device) self.device->clear(caller);
   });
+}
+
+void flush(ReplayCore& self) {
+  const CudaStream caller = self.caller_stream("flush");
+  alone(self, [&] {
+    if (self.device) self.device->flush(caller);
+  });
+}
+
+std::int64_t skipped_rows(ReplayCore& self) {
+  const CudaStream caller = self.caller_stream("skipped_rows");
+  return alone(self, [&] { return self.device ? self.device->skipped(caller) : 0; });
 }
 
 }  // namespace
@@ -341,20 +293,24 @@ PYRL_BINDINGS(replay, m) {
            }),
            py::arg("observation"), py::arg("columns"), py::arg("capacity"), py::arg("num_envs"), py::arg("n_step"), py::arg("frame_stack"),
            py::arg("pad_with_zeros"), py::arg("linked"), py::arg("gamma"), py::arg("key"))
-      .def("__len__", [](const ReplayCore& self) { return self.ring->size(); })
+      .def("move_to", &ReplayCore::move_to, py::arg("device"), py::arg("host_copy"))
+      .def("__len__", &length)
       .def_property_readonly("capacity", [](const ReplayCore& self) { return self.ring->num_slots(); })
-      .def_property_readonly("nbytes", [](const ReplayCore& self) { return self.ring->nbytes() + (self.priorities ? self.priorities->tree().nbytes() : 0); })
+      .def_property_readonly("nbytes", &nbytes)
+      .def_property_readonly("bytes_copied", [](const ReplayCore& self) { return self.device ? self.device->bytes_copied() : 0; })
+      .def_property_readonly("skipped_rows", &skipped_rows)
       .def_property_readonly("record_bytes", [](const ReplayCore& self) { return self.ring->layout().stride(); })
-      .def("prioritize", [](ReplayCore& self, double alpha, double epsilon) { self.prioritize({alpha, epsilon}); }, py::arg("alpha"), py::arg("epsilon"))
+      .def("prioritize", &ReplayCore::prioritize, py::arg("alpha"), py::arg("epsilon"))
       .def("priorities", &priorities, py::arg("index"))
-      .def_property_readonly("total_priority", [](ReplayCore& self) { return alone(self, [&] { return self.priorities->tree().total(); }); })
-      .def_readonly("stale_updates", &ReplayCore::stale_updates)
-      .def("clear", [](ReplayCore& self) { alone(self, [&] { self.ring->clear(); }); })
+      .def_property_readonly("total_priority", &total_priority)
+      .def_property_readonly("unused_updates", &unused_updates)
+      .def("clear", &clear)
+      .def("flush", &flush)
       .def("drawable", &drawable, py::arg("index"))
       .def("shuffled", &shuffled)
       .def("episodes", &episodes)
-      .def("state", &state)
-      .def("set_state", &set_state, py::arg("state"));
+      .def("state", &replay_state)
+      .def("set_state", &set_replay_state, py::arg("state"));
   def_fast_method<ReplayCore, add, 7>(core, "add", "add(observation, columns, reward, next_observation, terminated, truncated, valid)");
   def_fast_method<ReplayCore, sample, 4>(core, "sample", "sample(batch_size, replacement, torch, out)");
   def_fast_method<ReplayCore, sample_prioritized, 6>(core, "sample_prioritized", "sample_prioritized(batch_size, beta, weight_by_buffer, torch, out, weight)");

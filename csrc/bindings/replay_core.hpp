@@ -1,15 +1,20 @@
-// What the replay's binding keeps: the ring, how rows come in, and what batches look like.
+// What the replay's binding keeps: the ring, on the CPU or a GPU, how rows come in, and what batches look like.
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
 #include "bindings/row_reader.hpp"
 #include "core/philox.hpp"
+#include "replay/device_ring.hpp"
 #include "replay/lane_ring.hpp"
 #include "replay/priorities.hpp"
 #include "replay/window_gather.hpp"
@@ -54,11 +59,35 @@ class ReplayCore {
     ring = std::make_unique<replay::LaneRing>(layout, options);
   }
 
-  // Draws may be prioritized from now on; for an empty ring.
-  void prioritize(const replay::PriorityOptions& priority_options) {
-    priorities = std::make_unique<replay::Priorities>(ring->num_slots(), priority_options);
-    ring->set_observer(priorities.get());
+  // The ring lies on a device from now on; for an empty ring. "cuda:0", or "simulated": the CPU in its place, for tests.
+  void move_to(const std::string& name, bool host_copy);
+  // Records lie on a device, and nowhere else.
+  bool is_resident() const { return device != nullptr && !host_copy; }
+  // The stream of the caller's work, where there is a device. With the interpreter lock.
+  CudaStream caller_stream(const char* function) const { return device == nullptr ? CudaStream{} : device_stream(function); }
+  // Working memory of a device, for the caller to hold until its work is on the stream.
+  py::object space(std::int64_t bytes, void** data) const;
+
+  // -- under the ring's mutex; with a device these wait for it, but for store() --------------------------------------------------------
+
+  // As LaneRing::add. Rows may lie on the device.
+  std::int64_t store(const replay::AddArgs& rows, bool on_device, const CudaStream& caller) {
+    return device == nullptr ? ring->add(rows) : store_there(rows, on_device, caller);
   }
+  // What is drawable; of more than `enough` only that it is enough.
+  std::int64_t size(const CudaStream& caller, std::int64_t enough = std::numeric_limits<std::int64_t>::max());
+  // The ring's books in host memory: all but the records' bytes.
+  const replay::LaneRing& books(const CudaStream& caller);
+  RandomStream random(const CudaStream& caller);
+  void set_random(const RandomStream& random, const CudaStream& caller);
+  RandomStream next_draw(const CudaStream& caller);
+  // Of all slots, of a prioritized ring.
+  std::vector<double> leaves(const CudaStream& caller);
+  void set_leaves(const std::vector<double>& leaves, const CudaStream& caller);
+
+  // Draws may be prioritized from now on; for an empty ring, on its device.
+  void prioritize(double alpha, double epsilon);
+  bool is_prioritized() const { return priorities != nullptr || (device != nullptr && device->is_prioritized()); }
 
   const std::vector<Leaf>& observation() const { return observation_; }
   const std::vector<Leaf>& columns() const { return columns_; }
@@ -68,7 +97,7 @@ class ReplayCore {
 
   // What a checkpoint holds of each slot, and under which names: the reward first.
   std::vector<replay::Column> stored_columns() const {
-    std::vector<replay::Column> stored{{sizeof(float), sizeof(float), false, true, 0}};
+    std::vector<replay::Column> stored{{sizeof(float), sizeof(float), false, true, 0, ring->layout().stride()}};
     stored.insert(stored.end(), ring->layout().columns().begin(), ring->layout().columns().end());
     return stored;
   }
@@ -81,16 +110,23 @@ class ReplayCore {
     return names;
   }
 
-  std::unique_ptr<replay::LaneRing> ring;
-  std::unique_ptr<replay::Priorities> priorities;  // null: none
+  std::unique_ptr<replay::LaneRing> ring;      // without its records' bytes where they lie on a device only: then books() brings it up to date
+  std::unique_ptr<replay::DeviceRing> device;  // null: none
+  bool host_copy = false;                      // the ring is the authority, and mirrored on the device
+  Place place{Kind::NumPy};                    // of batches and rows on a device
+  std::vector<replay::Outcome> outcome;        // of the rows of an add
+  std::unique_ptr<replay::Priorities> priorities;  // null: none, or on the device
   std::int64_t stale_updates = 0;                  // of priorities, for records that were gone
-  RandomStream stream;
+  RandomStream stream;  // of draws; where there is a device, it lies there
   std::vector<std::int64_t> slots, scratch;          // of draws, under the ring's mutex
   std::vector<std::unique_ptr<RowScratch>> idle_rows;  // of adds, under the interpreter lock
   std::vector<RowReader> observation_readers, next_observation_readers, column_readers;
   RowReader reward_reader{{}, 0}, terminated_reader{{}, 0}, truncated_reader{{}, 0}, valid_reader{{}, 0};
 
  private:
+  CudaStream device_stream(const char* function) const;
+  std::int64_t store_there(const replay::AddArgs& rows, bool on_device, const CudaStream& caller);
+
   static Leaf leaf_of(const LeafSpec& spec) {
     const auto& [name, dtype, shape] = spec;
     PYRL_CHECK(shape.size() + 2 <= ArrayArg::max_rank, ShapeError, "ReplayBuffer: ", name, " has ", shape.size(), " dimensions, at most ",
@@ -120,10 +156,59 @@ class ReplayCore {
   std::vector<Leaf> observation_, columns_, outputs_;
 };
 
+// Who waits for the ring's mutex has released the interpreter lock, and who holds the mutex never asks for that lock: so the two cannot
+// deadlock. `body` must not touch Python.
+template <class Body>
+auto alone(const ReplayCore& self, const Body& body) {
+  ReleaseGil released;
+  const std::lock_guard<std::mutex> lock(self.ring->mutex());
+  return body();
+}
+
+// replay_state.cpp: a checkpoint's arrays.
+py::dict replay_state(ReplayCore& self);
+void set_replay_state(ReplayCore& self, const py::dict& saved);
+
+// An array [B] that a kernel reads: where the records lie, or on the CPU, from where it is brought there.
+template <class T>
+class ArrayThere {
+ public:
+  ArrayThere(const ReplayCore& self, py::handle object, const char* function, const char* name, std::int64_t count = -1) {
+    ArrayArg arg = read_array(object, function, name);
+    is_there_ = self.device != nullptr && !arg.on_cpu();
+    if (is_there_) arg = read_array(object, function, name, self.place);
+    view_ = arg.as<const T, 1>({count}, "[B]");
+    view_.extent[0] = arg.shape[0];
+    if (self.device != nullptr && !is_there_) owner_ = self.space(static_cast<std::int64_t>(sizeof(T)) * this->count(), &space_);
+  }
+
+  bool is_there() const { return is_there_; }
+  std::int64_t count() const { return view_.extent[0]; }
+  const T* data() const { return view_.data; }
+  // On the device. Without the interpreter lock.
+  const T* bring(const ReplayCore& self, const CudaStream& caller) const {
+    if (is_there_) return view_.data;
+    self.device->copy(space_, view_.data, static_cast<std::int64_t>(sizeof(T)) * count(), caller);
+    return static_cast<const T*>(space_);
+  }
+
+ private:
+  ArrayView<const T, 1> view_;
+  bool is_there_ = false;
+  py::object owner_;
+  void* space_ = nullptr;
+};
+
+// replay_priorities.cpp
+py::object update_priorities(ReplayCore& self, FastArgs args);
+py::array_t<double> priorities(ReplayCore& self, py::handle index);
+double total_priority(ReplayCore& self);
+std::pair<std::int64_t, std::int64_t> unused_updates(ReplayCore& self);
+
 // The arrays of a batch, in the order of ReplayCore::outputs(): fresh, or those of `out`, a tuple.
 class Outputs {
  public:
-  Outputs(const ReplayCore& core, std::int64_t count, Kind kind, py::handle out, const char* function) : data_(core.outputs().size()) {
+  Outputs(const ReplayCore& core, std::int64_t count, const Place& place, py::handle out, const char* function) : data_(core.outputs().size()) {
     const std::size_t total = data_.size(), observations = core.observation().size();
     const bool given = !out.is_none();
     PYRL_CHECK(!given || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == static_cast<py::ssize_t>(total)), ArgumentError, function,
@@ -134,8 +219,8 @@ class Outputs {
       std::array<std::int64_t, ArrayArg::max_rank> extents{count};
       std::copy(leaf.shape.begin(), leaf.shape.end(), extents.begin() + 1);
       const std::span<const std::int64_t> shape(extents.data(), leaf.shape.size() + 1);
-      py::object array = given ? py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(out.ptr(), i)) : empty_like_kind(kind, leaf.dtype, shape, &data_[i]);
-      if (given) data_[i] = checked(array, leaf, shape, function);
+      py::object array = given ? py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(out.ptr(), i)) : empty_like_kind(place, leaf.dtype, shape, &data_[i]);
+      if (given) data_[i] = checked(array, leaf, shape, function, place);
       PyTuple_SET_ITEM(arrays.ptr(), i, array.release().ptr());
     }
     gather.count = count;
@@ -153,9 +238,9 @@ class Outputs {
   std::int64_t* index = nullptr;
 
  private:
-  static void* checked(py::handle array, const Leaf& leaf, std::span<const std::int64_t> shape, const char* function) {
-    const ArrayArg arg = read_array(array, function, leaf.name.c_str());
-    arg.require_cpu();
+  static void* checked(py::handle array, const Leaf& leaf, std::span<const std::int64_t> shape, const char* function, const Place& place) {
+    const ArrayArg arg = read_array(array, function, leaf.name.c_str(), place);
+    arg.require_device();
     arg.require_dtype(leaf.dtype);
     arg.require_shape(shape, "[B, ...]");
     arg.require_contiguous();

@@ -90,6 +90,15 @@ const void* RowReader::read_number(py::handle object, RowScratch& scratch) const
   return nullptr;
 }
 
+const void* RowReader::read_at(py::handle object, const Place& place) const {
+  const ArrayArg arg = read_array(object, "add", leaf_.name.c_str(), place);
+  check_shape(arg);
+  arg.require_device();
+  arg.require_dtype(leaf_.dtype);
+  arg.require_contiguous();
+  return arg.data;
+}
+
 void RowReader::check_shape(const ArrayArg& arg) const {
   const int rank = static_cast<int>(leaf_.shape.size());
   const auto tail_equals = [&](int from) { return std::equal(leaf_.shape.begin(), leaf_.shape.end(), arg.shape.begin() + from); };

@@ -50,6 +50,8 @@ class RowReader {
   // rounded to float32, integers become floats and other integers that hold their values; throws a typed error for anything else.
   // The result is valid until `scratch` is reset and as long as `object` lives.
   const void* read(py::handle object, RowScratch& scratch) const;
+  // A tensor on a GPU, [N, ...shape], exactly as it is stored: nothing is converted there.
+  const void* read_at(py::handle object, const Place& place) const;
 
  private:
   const void* read_number(py::handle object, RowScratch& scratch) const;

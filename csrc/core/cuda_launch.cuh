@@ -15,7 +15,26 @@ inline void check(cudaError_t status, const char* function, const char* what) {
              cudaGetErrorName(status), ")");
 }
 
-// Launches go to the current device; the caller finds the one it had again.
+// Whether this process has used the device: cudaSetDevice would make a context on one that it has not, some hundred MB. The driver knows,
+// which is not linked; where it cannot be asked, the answer is yes.
+inline bool has_context(int device) {
+  using GetState = int (*)(int, unsigned int*, int*);
+  static const auto get_state = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &function, 7000, cudaEnableDefault, &found);
+#else
+    const cudaError_t status = cudaGetDriverEntryPoint("cuDevicePrimaryCtxGetState", &function, cudaEnableDefault, &found);
+#endif
+    return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<GetState>(function) : nullptr;
+  }();
+  unsigned int flags = 0;
+  int active = 1;
+  return get_state == nullptr || get_state(device, &flags, &active) != 0 || active != 0;
+}
+
+// Launches go to the current device; the caller finds the one it had again, if that was ever used: torch's own guards do the same.
 class UseDevice {
  public:
   explicit UseDevice(const CudaStream& stream) {
@@ -24,7 +43,7 @@ class UseDevice {
     if (changed_) check(cudaSetDevice(stream.device), stream.function, "taking the arrays' device");
   }
   ~UseDevice() {
-    if (changed_) cudaSetDevice(before_);
+    if (changed_ && has_context(before_)) cudaSetDevice(before_);
   }
   UseDevice(const UseDevice&) = delete;
   UseDevice& operator=(const UseDevice&) = delete;
@@ -64,6 +83,19 @@ template <class Body>
 void launch_elements(const CudaStream& stream, std::int64_t count, const Body& body) {
   constexpr int threads = 256;
   if (count > 0) launch(stream, (count + threads - 1) / threads, threads, element_kernel<Body>, count, body);
+}
+
+template <int size, class Body>
+__global__ void __launch_bounds__(128) team_kernel(std::int64_t teams, const __grid_constant__ Body body) {
+  const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x, team = thread / size;
+  if (team < teams) body(team, static_cast<int>(thread % size), size);
+}
+
+// body(team, thread, size) for teams of `size` threads, a power of two up to 128, that need not wait for each other.
+template <int size, class Body>
+void launch_teams(const CudaStream& stream, std::int64_t teams, const Body& body) {
+  constexpr int threads = 128;
+  if (teams > 0) launch(stream, (teams * size + threads - 1) / threads, threads, team_kernel<size, Body>, teams, body);
 }
 
 }  // namespace pyrl::cuda

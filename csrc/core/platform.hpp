@@ -24,12 +24,16 @@
 #define PYRL_RESTRICT __restrict__
 #define PYRL_INLINE inline __attribute__((always_inline))
 #define PYRL_INLINE_LAMBDA __attribute__((always_inline))
-#define PYRL_PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
-#define PYRL_PREFETCH_WRITE(address) __builtin_prefetch(address, 1)
 #else
 #define PYRL_RESTRICT __restrict
 #define PYRL_INLINE inline
 #define PYRL_INLINE_LAMBDA
+#endif
+
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDA_ARCH__)
+#define PYRL_PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
+#define PYRL_PREFETCH_WRITE(address) __builtin_prefetch(address, 1)
+#else
 #define PYRL_PREFETCH_L2(address) ((void)(address))
 #define PYRL_PREFETCH_WRITE(address) ((void)(address))
 #endif

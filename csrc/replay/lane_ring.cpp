@@ -13,17 +13,25 @@
 
 namespace pyrl::replay {
 
+namespace {
+
+std::int64_t slots_of(const StreamOptions& options) {
+  const std::int64_t lanes = std::max<std::int64_t>(options.num_lanes, 1);
+  return options.capacity / lanes * lanes;
+}
+
+}  // namespace
+
 LaneRing::LaneRing(std::vector<Column> columns, const StreamOptions& options)
-    : options_(options),
-      num_observation_columns_(static_cast<int>(std::count_if(columns.begin(), columns.end(), [](const Column& c) { return c.is_observation; }))),
-      lane_capacity_(options.capacity / std::max<std::int64_t>(options.num_lanes, 1)),
-      layout_(std::move(columns), lane_capacity_ * options.num_lanes),
+    : layout_(std::move(columns), slots_of(options)),
       store_(map(layout_.store_bytes())),
-      flags_(static_cast<std::size_t>(num_slots()), 0),
+      flags_(static_cast<std::size_t>(slots_of(options)), 0),
+      pending_(static_cast<std::size_t>(options.num_lanes), 0),
       origins_(static_cast<std::size_t>(options.num_lanes), 0),
       heads_(static_cast<std::size_t>(options.num_lanes), 0),
       newest_(static_cast<std::size_t>(options.num_lanes), -1),
-      pending_(static_cast<std::size_t>(options.num_lanes), 0) {}
+      view_{store_.get(), flags_.data(), heads_.data(), origins_.data(), newest_.data(), pending_.data(), layout_.columns().data(),
+            layout_.num_observation_columns(), static_cast<int>(layout_.columns().size()), layout_.stride(), slots_of(options) / options.num_lanes, options} {}
 
 std::unique_ptr<std::uint8_t[], LaneRing::Unmap> LaneRing::map(std::int64_t bytes) {
   const auto size = static_cast<std::size_t>(bytes);
@@ -43,68 +51,32 @@ std::int64_t LaneRing::nbytes() const {
 
 void LaneRing::clear() {
   std::fill(flags_.begin(), flags_.end(), std::uint8_t{0});
-  // Names are never given twice: positions go on from the next multiple of the ring, so that every old name is stale.
-  for (auto& head : heads_) head = (head + lane_capacity_ - 1) / lane_capacity_ * lane_capacity_;
-  origins_ = heads_;
-  std::fill(newest_.begin(), newest_.end(), -1);
-  std::fill(pending_.begin(), pending_.end(), std::uint8_t{0});
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) view_.clear_lane(lane);
   size_.store(0, std::memory_order_relaxed);
   if (observer_ != nullptr) observer_->cleared();
 }
 
 // -- one row of one lane; inlined, since adding to many lanes is nothing but these ------------------------------------------------
 
-// Takes the next slot of the lane, emptied. The record that lay there is gone; those whose frame stack reached back to it are no
-// longer drawable.
-PYRL_INLINE std::int64_t LaneRing::push(std::int64_t lane) {
-  const std::int64_t position = heads_[lane]++;
-  newest_[lane] = newest_[lane] + 1 == lane_capacity_ ? 0 : newest_[lane] + 1;
-  const std::int64_t taken = lane * lane_capacity_ + newest_[lane];
-  // Many lanes write in many places: fetch what the next add of this lane will write.
-  const std::int64_t following = newest_[lane] + 1 == lane_capacity_ ? taken + 1 - lane_capacity_ : taken + 1;
-  PYRL_PREFETCH_WRITE(&flags_[following]);
-  PYRL_PREFETCH_WRITE(record(following));
-  PYRL_PREFETCH_WRITE(record(following) + layout_.stride() - 1);
-  make_undrawable(taken);
-  flags_[taken] = 0;
-  const std::int64_t oldest = position + 1 - lane_capacity_;
-  const std::int64_t edge = oldest > origins_[lane] ? std::min(oldest + options_.frame_stack - 1, position) : oldest;
-  for (std::int64_t p = oldest; p < edge; ++p) {
-    const std::int64_t at = slot(lane, p);
-    if (flags_[at] & flag::start) break;
-    make_undrawable(at);
-  }
-  return taken;
-}
-
-PYRL_INLINE bool LaneRing::history_is_whole(std::int64_t lane, std::int64_t position) const {
-  if (options_.frame_stack == 1) return true;
-  const std::int64_t oldest = std::max(origins_[lane], heads_[lane] - lane_capacity_);
-  for (std::int64_t p = position; p > position - options_.frame_stack; --p) {
-    if (p < oldest) return false;
-    if (flags_[slot(lane, p)] & flag::start) return true;
-  }
-  return position >= oldest;
-}
-
 PYRL_INLINE void LaneRing::write_observation(std::int64_t to, const void* const* observation, std::int64_t lane) {
-  for (int i = 0; i < num_observation_columns_; ++i) {
+  for (int i = 0; i < view_.num_observation_columns; ++i) {
     const Column& column = layout_.columns()[i];
     copy_row(row(column, to), static_cast<const std::uint8_t*>(observation[i]) + lane * column.row_bytes, column.row_bytes);
   }
 }
 
 PYRL_INLINE void LaneRing::write_rest(std::int64_t to, const AddArgs& args, std::int64_t lane) {
-  std::memcpy(record(to), &args.reward[lane], sizeof(float));
+  std::memcpy(view_.record(to), &args.reward[lane], sizeof(float));
   const auto& columns = layout_.columns();
-  for (std::size_t i = num_observation_columns_; i < columns.size(); ++i) {
-    const auto* source = static_cast<const std::uint8_t*>(args.columns[i - num_observation_columns_]);
+  const auto first = static_cast<std::size_t>(view_.num_observation_columns);
+  for (std::size_t i = first; i < columns.size(); ++i) {
+    const auto* source = static_cast<const std::uint8_t*>(args.columns[i - first]);
     copy_row(row(columns[i], to), source + lane * columns[i].row_bytes, columns[i].row_bytes);
   }
 }
 
 PYRL_INLINE bool LaneRing::pending_equals(std::int64_t at, const void* const* observation, std::int64_t lane) const {
-  for (int i = 0; i < num_observation_columns_; ++i) {
+  for (int i = 0; i < view_.num_observation_columns; ++i) {
     const Column& column = layout_.columns()[i];
     const auto* given = static_cast<const std::uint8_t*>(observation[i]) + lane * column.row_bytes;
     if (!rows_equal(row(column, at), given, column.row_bytes)) return false;
@@ -112,63 +84,40 @@ PYRL_INLINE bool LaneRing::pending_equals(std::int64_t at, const void* const* ob
   return true;
 }
 
-std::int64_t LaneRing::add(const AddArgs& args) {
-  const std::int64_t lanes = options_.num_lanes;
-  const auto stored = [&](std::int64_t lane) { return args.valid == nullptr || args.valid[lane]; };
-  for (std::int64_t lane = 0; lane < lanes; ++lane)
-    if (stored(lane) && !std::isfinite(args.reward[lane])) return lane;
-  if (observer_ != nullptr) observer_->adding();
-  for (std::int64_t lane = 0; lane < lanes; ++lane) {
-    if (!stored(lane)) continue;
-    options_.linked ? add_linked(lane, args) : add_unlinked(lane, args);
-  }
+PYRL_INLINE void LaneRing::add_lane(std::int64_t lane, const AddArgs& args) {
+  const bool follows = options().linked && view_.pending[lane] && pending_equals(lane * lane_capacity() + view_.newest[lane], args.observation, lane);
+  Changes changes{*this};
+  const Placed placed = view_.place(lane, follows, args.terminated[lane], args.truncated[lane], changes);
+  if (!follows) write_observation(placed.observation, args.observation, lane);
+  write_rest(placed.record, args, lane);
+  if (options().linked) write_observation(placed.next_observation, args.next_observation, lane);
+  if (args.outcome != nullptr) args.outcome[lane] = follows ? Outcome::follows : Outcome::begins;
+}
+
+std::int64_t AddArgs::first_bad_reward(std::int64_t num_lanes) const {
+  for (std::int64_t lane = 0; lane < num_lanes; ++lane)
+    if (stores(lane) && !std::isfinite(reward[lane])) return lane;
   return -1;
 }
 
-void LaneRing::add_linked(std::int64_t lane, const AddArgs& args) {
-  std::int64_t here = lane * lane_capacity_ + newest_[lane];
-  std::uint8_t flags = flag::transition;
-  if (!pending_[lane] || !pending_equals(here, args.observation, lane)) {
-    // Another stream begins: what was pending is a tail now, and the transition before it ends its windows.
-    if (pending_[lane]) flags_[previous_slot(here)] |= flag::cut;
-    here = push(lane);
-    flags |= flag::start;
-    write_observation(here, args.observation, lane);
+std::int64_t LaneRing::add(const AddArgs& args) {
+  const std::int64_t lanes = options().num_lanes, bad = args.first_bad_reward(lanes);
+  if (bad >= 0) return bad;
+  if (observer_ != nullptr) observer_->adding();
+  for (std::int64_t lane = 0; lane < lanes; ++lane) {
+    if (args.stores(lane)) {
+      add_lane(lane, args);
+    } else if (args.outcome != nullptr) {
+      args.outcome[lane] = Outcome::absent;
+    }
   }
-  const std::int64_t position = heads_[lane] - 1;
-  write_rest(here, args, lane);
-  if (args.terminated[lane]) flags |= flag::terminated;
-  if (args.truncated[lane]) flags |= flag::truncated;
-  flags_[here] = flags;
-  write_observation(push(lane), args.next_observation, lane);
-  pending_[lane] = (flags & flag::end) == 0;
-  if (history_is_whole(lane, position)) make_drawable(here);
-}
-
-void LaneRing::add_unlinked(std::int64_t lane, const AddArgs& args) {
-  const std::int64_t here = push(lane);
-  write_observation(here, args.observation, lane);
-  write_rest(here, args, lane);
-  flags_[here] = static_cast<std::uint8_t>(flag::transition | flag::start | (args.terminated[lane] ? flag::terminated : 0) |
-                                           (args.truncated[lane] ? flag::truncated : flag::cut));
-  make_drawable(here);
-}
-
-std::int64_t LaneRing::name_of(std::int64_t at) const {
-  const std::int64_t lane = options_.num_lanes == 1 ? 0 : at / lane_capacity_;
-  const std::int64_t back = newest_[lane] - (at - lane * lane_capacity_);
-  return (heads_[lane] - 1 - (back < 0 ? back + lane_capacity_ : back)) * options_.num_lanes + lane;
+  return -1;
 }
 
 std::int64_t LaneRing::find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const {
   std::int64_t stale = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    slots[i] = -1;
-    if (index[i] >= 0) {
-      const std::int64_t lane = index[i] % options_.num_lanes, position = index[i] / options_.num_lanes;
-      const bool in_ring = position < heads_[lane] && position >= heads_[lane] - lane_capacity_ && position >= origins_[lane];
-      if (in_ring && (flags_[slot(lane, position)] & flag::drawable)) slots[i] = slot(lane, position);
-    }
+    slots[i] = view_.find(index[i]);
     stale += slots[i] < 0;
   }
   return stale;
@@ -177,12 +126,7 @@ std::int64_t LaneRing::find(const std::int64_t* index, std::int64_t count, std::
 std::int64_t LaneRing::filled() const {
   std::int64_t most = 0;
   for (std::size_t lane = 0; lane < heads_.size(); ++lane) most = std::max(most, heads_[lane] - origins_[lane]);
-  return std::min(lane_capacity_, most);
-}
-
-LaneRing::Candidates LaneRing::candidates() const {
-  const std::int64_t used = filled();
-  return {used, lane_capacity_, used == lane_capacity_ || options_.num_lanes == 1, static_cast<std::uint64_t>(used * options_.num_lanes)};
+  return std::min(lane_capacity(), most);
 }
 
 void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const {
@@ -199,15 +143,13 @@ void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t
         }
       });
       for (std::int64_t i = 0; i < n; ++i) {
-        std::int64_t at = candidate(words[0][i], words[1][i]);
-        if (!is_drawable(at)) at = candidate(words[2][i], words[3][i]);
-        for (std::uint32_t j = 1; !is_drawable(at); ++j) {
+        std::int64_t at = view_.attempt(candidate, words[0][i], words[1][i], words[2][i], words[3][i]);
+        for (std::uint32_t j = 1; !view_.is_drawable(at); ++j) {
           const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(first + i), j);
-          at = candidate(block[0], block[1]);
-          if (!is_drawable(at)) at = candidate(block[2], block[3]);
+          at = view_.attempt(candidate, block[0], block[1], block[2], block[3]);
         }
         slots[first + i] = at;
-        index[first + i] = name_of(at);
+        index[first + i] = view_.name_of(at);
       }
     }
   });
@@ -223,7 +165,7 @@ void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std
   }
   scratch.clear();
   for (std::int64_t at = 0; at < num_slots(); ++at)
-    if (is_drawable(at)) scratch.push_back(at);
+    if (view_.is_drawable(at)) scratch.push_back(at);
   for (std::int64_t i = 0; i < count; ++i) {
     const PhiloxBlock words = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), 0);
     const auto other = i + static_cast<std::int64_t>(uniform_below(words[0], words[1], static_cast<std::uint64_t>(size() - i)));
@@ -249,17 +191,17 @@ void LaneRing::draw_repeats_again(const RandomStream& stream, std::int64_t count
     for (std::uint32_t j = std::uint32_t{1} << 31; !take(slots[i]); ++j) {
       const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), j);
       const std::int64_t at = candidate(block[0], block[1]);
-      if (is_drawable(at)) slots[i] = at;
+      if (view_.is_drawable(at)) slots[i] = at;
     }
   }
 }
 
 std::vector<EpisodeSpan> LaneRing::episodes() const {
   std::vector<EpisodeSpan> found;
-  for (std::int64_t lane = 0; lane < options_.num_lanes; ++lane) {
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
     bool open = false;
-    for (std::int64_t p = std::max(origins_[lane], heads_[lane] - lane_capacity_); p < heads_[lane]; ++p) {
-      const std::uint8_t flags = flags_[slot(lane, p)];
+    for (std::int64_t p = std::max(origins_[lane], heads_[lane] - lane_capacity()); p < heads_[lane]; ++p) {
+      const std::uint8_t flags = flags_[view_.slot(lane, p)];
       if (!(flags & flag::transition)) {
         open = false;
         continue;
@@ -276,43 +218,43 @@ std::vector<EpisodeSpan> LaneRing::episodes() const {
 
 RingState LaneRing::state(std::int64_t used) const {
   RingState saved{origins_, heads_, pending_, {}, used};
-  saved.flags.reserve(static_cast<std::size_t>(used * options_.num_lanes));
-  for (std::int64_t lane = 0; lane < options_.num_lanes; ++lane) {
-    const std::uint8_t* flags = flags_.data() + lane * lane_capacity_;
+  saved.flags.reserve(static_cast<std::size_t>(used * options().num_lanes));
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
+    const std::uint8_t* flags = flags_.data() + lane * lane_capacity();
     saved.flags.insert(saved.flags.end(), flags, flags + used);
   }
   return saved;
 }
 
 void LaneRing::check_lane(const RingState& state, std::int64_t lane) const {
-  const std::int64_t origin = state.origins[lane], head = state.heads[lane], written = std::min(head - origin, lane_capacity_);
+  const std::int64_t origin = state.origins[lane], head = state.heads[lane], written = std::min(head - origin, lane_capacity());
   const auto check = [&](bool holds, const char* what) { PYRL_CHECK(holds, ArgumentError, "load_state_dict: ", what, " of lane ", lane, " are impossible"); };
-  check(origin >= 0 && origin % lane_capacity_ == 0 && head >= origin && head < (std::int64_t{1} << 61) / options_.num_lanes, "origins and heads");
+  check(origin >= 0 && origin % lane_capacity() == 0 && head >= origin && head < (std::int64_t{1} << 61) / options().num_lanes, "origins and heads");
   check(written <= state.used, "heads and the number of written slots");
   const std::uint8_t* flags = state.flags.data() + lane * state.used;
   for (std::int64_t offset = 0; offset < state.used; ++offset) check(flags[offset] < 64 && (offset < written || flags[offset] == 0), "flags");
-  check(state.pending[lane] <= 1 && (state.pending[lane] == 0 || (options_.linked && written >= 2)), "pending marks");
-  if (!options_.linked || written == 0) return;
-  check(flags[(head - 1) % lane_capacity_] == 0, "flags of the newest slot");
-  check(written >= 2 && (flags[(head - 2) % lane_capacity_] & flag::transition) != 0, "flags of the newest transition");
-  check(state.pending[lane] == ((flags[(head - 2) % lane_capacity_] & flag::end) == 0), "pending marks");
+  check(state.pending[lane] <= 1 && (state.pending[lane] == 0 || (options().linked && written >= 2)), "pending marks");
+  if (!options().linked || written == 0) return;
+  check(flags[(head - 1) % lane_capacity()] == 0, "flags of the newest slot");
+  check(written >= 2 && (flags[(head - 2) % lane_capacity()] & flag::transition) != 0, "flags of the newest transition");
+  check(state.pending[lane] == ((flags[(head - 2) % lane_capacity()] & flag::end) == 0), "pending marks");
 }
 
 void LaneRing::set_state(const RingState& state) {
-  PYRL_CHECK(state.used >= 0 && state.used <= lane_capacity_, ArgumentError, "load_state_dict: ", state.used, " written slots in a lane of ", lane_capacity_);
-  for (std::int64_t lane = 0; lane < options_.num_lanes; ++lane) check_lane(state, lane);
+  PYRL_CHECK(state.used >= 0 && state.used <= lane_capacity(), ArgumentError, "load_state_dict: ", state.used, " written slots in a lane of ", lane_capacity());
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) check_lane(state, lane);
   origins_ = state.origins;
   heads_ = state.heads;
   pending_ = state.pending;
   std::fill(flags_.begin(), flags_.end(), std::uint8_t{0});
   std::int64_t drawables = 0;
-  for (std::int64_t lane = 0; lane < options_.num_lanes; ++lane) {
-    std::copy_n(state.flags.begin() + lane * state.used, state.used, flags_.begin() + lane * lane_capacity_);
-    newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity_;
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
+    std::copy_n(state.flags.begin() + lane * state.used, state.used, flags_.begin() + lane * lane_capacity());
+    newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity();
     // Drawable follows from the rest.
-    for (std::int64_t p = std::max(origins_[lane], heads_[lane] - lane_capacity_); p < heads_[lane]; ++p) {
-      std::uint8_t& flags = flags_[slot(lane, p)];
-      const bool whole = (flags & flag::transition) && history_is_whole(lane, p);
+    for (std::int64_t p = std::max(origins_[lane], heads_[lane] - lane_capacity()); p < heads_[lane]; ++p) {
+      std::uint8_t& flags = flags_[view_.slot(lane, p)];
+      const bool whole = (flags & flag::transition) && view_.history_is_whole(lane, p);
       flags = static_cast<std::uint8_t>(whole ? flags | flag::drawable : flags & ~flag::drawable);
       drawables += whole;
     }

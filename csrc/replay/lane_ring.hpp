@@ -20,28 +20,12 @@
 
 #include "core/philox.hpp"
 #include "replay/record_layout.hpp"
+#include "replay/ring_view.hpp"
 
 namespace pyrl::replay {
 
-namespace flag {
-constexpr std::uint8_t transition = 1;  // not pending, not a tail, not empty
-constexpr std::uint8_t drawable = 2;    // a transition whose frame stack is not overwritten
-constexpr std::uint8_t start = 4;       // first record of an episode (or after a cut)
-constexpr std::uint8_t terminated = 8;
-constexpr std::uint8_t truncated = 16;
-constexpr std::uint8_t cut = 32;  // the stream broke here (manual reset); bootstraps like a truncation
-constexpr std::uint8_t end = terminated | truncated | cut;
-}  // namespace flag
-
-struct StreamOptions {
-  std::int64_t capacity = 0;  // slots in total; rounded down to a multiple of num_lanes
-  std::int64_t num_lanes = 1;
-  int n_step = 1;
-  int frame_stack = 1;
-  bool pad_with_zeros = false;  // missing frames of a stack: zeros, or the episode's first frame
-  bool linked = true;           // false: rows have no order, both observations are stored in each
-  double gamma = 0.99;
-};
+// What became of a row: not stored, it follows the record before it, or another stream begins with it.
+enum class Outcome : std::uint8_t { absent, follows, begins };
 
 // One row a lane. `observation`, `next_observation` and `columns` hold a pointer a column (in the order given at construction,
 // observations first), to rows that lie one after the other.
@@ -53,6 +37,11 @@ struct AddArgs {
   const bool* terminated = nullptr;
   const bool* truncated = nullptr;
   const bool* valid = nullptr;  // null: all
+  Outcome* outcome = nullptr;   // written, a lane each; null: not wanted
+
+  bool stores(std::int64_t lane) const { return valid == nullptr || valid[lane]; }
+  // The first row whose reward is not finite, -1 if there is none; rows that are not stored may have any.
+  std::int64_t first_bad_reward(std::int64_t num_lanes) const;
 };
 
 struct EpisodeSpan {
@@ -101,29 +90,23 @@ class LaneRing {
   // `scratch` is the caller's, so that the steady state allocates nothing.
   void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
   // The name of the record in a written slot: position * num_lanes + lane.
-  std::int64_t name_of(std::int64_t slot) const;
+  std::int64_t name_of(std::int64_t slot) const { return view_.name_of(slot); }
   // Slots of names; returns how many are stale or were never given (their slot is -1).
   std::int64_t find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const;
   // Episodes in the ring, oldest first in each lane.
   std::vector<EpisodeSpan> episodes() const;
 
-  const StreamOptions& options() const { return options_; }
+  const StreamOptions& options() const { return view_.options; }
   const RecordLayout& layout() const { return layout_; }
-  int num_observation_columns() const { return num_observation_columns_; }
-  std::int64_t lane_capacity() const { return lane_capacity_; }
-  std::int64_t num_slots() const { return lane_capacity_ * options_.num_lanes; }
+  int num_observation_columns() const { return view_.num_observation_columns; }
+  std::int64_t lane_capacity() const { return view_.lane_capacity; }
+  std::int64_t num_slots() const { return view_.lane_capacity * view_.options.num_lanes; }
   std::int64_t nbytes() const;
   std::mutex& mutex() const { return mutex_; }
+  const RingView& view() const { return view_; }
 
-  const std::uint8_t* flags() const { return flags_.data(); }
   // Start of a column's row in a slot.
-  std::uint8_t* row(const Column& column, std::int64_t slot) const {
-    return store_.get() + column.offset + slot * (column.hot ? layout_.stride() : column.row_bytes);
-  }
-  std::uint8_t* record(std::int64_t slot) const { return store_.get() + slot * layout_.stride(); }
-  // The slot after / before in the lane's ring.
-  std::int64_t next_slot(std::int64_t slot) const { return offset(slot) + 1 == lane_capacity_ ? slot + 1 - lane_capacity_ : slot + 1; }
-  std::int64_t previous_slot(std::int64_t slot) const { return offset(slot) == 0 ? slot - 1 + lane_capacity_ : slot - 1; }
+  std::uint8_t* row(const Column& column, std::int64_t slot) const { return view_.row(column, slot); }
 
   // Slots that the fullest lane has written, from the first on: the space to draw from.
   std::int64_t filled() const;
@@ -139,52 +122,32 @@ class LaneRing {
   };
   static std::unique_ptr<std::uint8_t[], Unmap> map(std::int64_t bytes);
 
-  void add_linked(std::int64_t lane, const AddArgs& args);
-  void add_unlinked(std::int64_t lane, const AddArgs& args);
-  std::int64_t push(std::int64_t lane);
+  // The ring's changes of flag::drawable, all but those of clear and set_state.
+  struct Changes {
+    LaneRing& ring;
+    void became_drawable(std::int64_t slot) {
+      ring.size_.store(ring.size_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+      if (ring.observer_ != nullptr) ring.observer_->became_drawable(slot);
+    }
+    void became_undrawable(std::int64_t slot) {
+      ring.size_.store(ring.size_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+      if (ring.observer_ != nullptr) ring.observer_->became_undrawable(slot);
+    }
+  };
+
+  void add_lane(std::int64_t lane, const AddArgs& args);
   void write_observation(std::int64_t slot, const void* const* observation, std::int64_t lane);
   void write_rest(std::int64_t slot, const AddArgs& args, std::int64_t lane);
   bool pending_equals(std::int64_t slot, const void* const* observation, std::int64_t lane) const;
-  bool history_is_whole(std::int64_t lane, std::int64_t position) const;
-  // Of a slot in its lane; the division is worth avoiding.
-  std::int64_t offset(std::int64_t slot) const { return options_.num_lanes == 1 ? slot : slot % lane_capacity_; }
-  std::int64_t slot(std::int64_t lane, std::int64_t position) const { return lane * lane_capacity_ + position % lane_capacity_; }
   void check_lane(const RingState& state, std::int64_t lane) const;
   void draw_repeats_again(const RandomStream& stream, std::int64_t count, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
-  // Maps 64 random bits to a slot that may be written.
-  struct Candidates {
-    std::int64_t used, lane_capacity;
-    bool dense;
-    std::uint64_t space;
-    std::int64_t operator()(std::uint32_t high, std::uint32_t low) const {
-      const auto drawn = static_cast<std::int64_t>(uniform_below(high, low, space));
-      return dense ? drawn : drawn / used * lane_capacity + drawn % used;
-    }
-  };
-  Candidates candidates() const;
-  bool is_drawable(std::int64_t slot) const { return (flags_[slot] & flag::drawable) != 0; }
-  // Every change of flag::drawable but those of clear and set_state.
-  void make_drawable(std::int64_t slot) {
-    flags_[slot] |= flag::drawable;
-    size_.store(size_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    if (observer_ != nullptr) observer_->became_drawable(slot);
-  }
-  void make_undrawable(std::int64_t slot) {
-    if (!is_drawable(slot)) return;
-    flags_[slot] &= static_cast<std::uint8_t>(~flag::drawable);
-    size_.store(size_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
-    if (observer_ != nullptr) observer_->became_undrawable(slot);
-  }
+  Candidates candidates() const { return {filled(), view_.lane_capacity, view_.options.num_lanes}; }
 
-  StreamOptions options_;
-  int num_observation_columns_ = 0;
-  std::int64_t lane_capacity_ = 0;
   RecordLayout layout_;
   std::unique_ptr<std::uint8_t[], Unmap> store_;
-  std::vector<std::uint8_t> flags_;
-  std::vector<std::int64_t> origins_, heads_;
-  std::vector<std::int64_t> newest_;  // offset in the lane of its newest slot: (head - 1) % lane_capacity, kept to save the division
-  std::vector<std::uint8_t> pending_;
+  std::vector<std::uint8_t> flags_, pending_;
+  std::vector<std::int64_t> origins_, heads_, newest_;
+  RingView view_;  // of these
   DrawableObserver* observer_ = nullptr;
   std::atomic<std::int64_t> size_{0};  // written under the mutex, read by anyone
   mutable std::mutex mutex_;

@@ -29,6 +29,10 @@ double mean_cache_lines(std::int64_t stride, std::int64_t bytes) {
   return static_cast<double>(lines) / static_cast<double>(period);
 }
 
+int RecordLayout::num_observation_columns() const {
+  return static_cast<int>(std::count_if(columns_.begin(), columns_.end(), [](const Column& column) { return column.is_observation; }));
+}
+
 RecordLayout::RecordLayout(std::vector<Column> columns, std::int64_t num_slots) : columns_(std::move(columns)) {
   std::int64_t used = sizeof(float), alignment = alignof(float);
   const auto pack = [&](bool observation) {
@@ -60,6 +64,10 @@ RecordLayout::RecordLayout(std::vector<Column> columns, std::int64_t num_slots) 
 
   store_bytes_ = round_up(checked_product(num_slots, stride_), cache_line);
   for (Column& column : columns_) {
+    std::int64_t& packed = column.is_observation ? observation_bytes_ : rest_bytes_;
+    column.packed = packed;
+    packed += column.row_bytes;
+    column.stride = column.hot ? stride_ : column.row_bytes;
     if (column.hot) continue;
     column.offset = store_bytes_;
     store_bytes_ = round_up(store_bytes_ + checked_product(num_slots, column.row_bytes), cache_line);

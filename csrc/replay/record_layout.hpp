@@ -22,6 +22,8 @@ struct Column {
   // Set by RecordLayout.
   bool hot = false;
   std::int64_t offset = 0;  // hot: in the record; cold: of the column's array in the store
+  std::int64_t stride = 0;  // from slot to slot
+  std::int64_t packed = 0;  // where its row lies among those of its group (observations, the rest), one behind the other
 };
 
 class RecordLayout {
@@ -30,13 +32,16 @@ class RecordLayout {
   RecordLayout(std::vector<Column> columns, std::int64_t num_slots);
 
   const std::vector<Column>& columns() const { return columns_; }
+  int num_observation_columns() const;
   std::int64_t stride() const { return stride_; }                          // of the hot record
   std::int64_t observation_prefix() const { return observation_prefix_; }  // bytes of it that hold reward and observation
   std::int64_t store_bytes() const { return store_bytes_; }
+  std::int64_t observation_bytes() const { return observation_bytes_; }  // of one row of each observation column
+  std::int64_t rest_bytes() const { return rest_bytes_; }                // of one row of each other column
 
  private:
   std::vector<Column> columns_;
-  std::int64_t stride_ = 0, observation_prefix_ = 0, store_bytes_ = 0;
+  std::int64_t stride_ = 0, observation_prefix_ = 0, store_bytes_ = 0, observation_bytes_ = 0, rest_bytes_ = 0;
 };
 
 // Mean number of cache lines that [start, start + bytes) touches over the slots of an array with this stride.

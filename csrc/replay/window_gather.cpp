@@ -23,19 +23,16 @@ constexpr std::int64_t block = 8;                   // narrow records whose colu
 class Gatherer {
  public:
   Gatherer(const LaneRing& ring, const GatherArgs& args)
-      : ring_(&ring),
+      : ring_(&ring.view()),
         args_(&args),
-        flags_(ring.flags()),
         slots_(args.slots),
-        records_(ring.record(0)),
-        stride_(ring.layout().stride()),
-        touched_(stride_ + ring.layout().observation_prefix()),
-        frame_stack_(ring.options().frame_stack),
-        num_observations_(ring.num_observation_columns()),
-        linked_(ring.options().linked) {
+        touched_(ring_->stride + ring.layout().observation_prefix()),
+        frame_stack_(ring_->options.frame_stack),
+        num_observations_(ring_->num_observation_columns),
+        linked_(ring_->options.linked) {
     std::int64_t bytes = touched_;
     for (int c = 0; c < num_observations_; ++c) {
-      const Column& column = ring.layout().columns()[c];
+      const Column& column = ring_->columns[c];
       if (column.hot) continue;
       wide_ = true;
       bytes += 2 * std::min(column.row_bytes, prefetched_row_bytes);
@@ -56,30 +53,17 @@ class Gatherer {
     float* const reward = args_->reward + i;
     float* const discount = args_->discount + i;
     bool* const terminated = args_->terminated + i;
-    const std::int64_t n_step = ring_->options().n_step;
-    const double gamma = ring_->options().gamma;
+    const RingView ring = *ring_;
     for (std::int64_t j = 0; j < n; ++j) {
       if (i + j + distance_ < end) prefetch(i + j + distance_);
-      // Rewards up to the first end, or to the newest transition of the lane.
-      double sum = 0.0, power = 1.0;
-      std::int64_t last = slots_[i + j], next = ring_->next_slot(last);
-      for (std::int64_t k = 1;; ++k) {
-        float r = 0.0f;
-        std::memcpy(&r, records_ + last * stride_, sizeof r);
-        sum += power * r;
-        power *= gamma;
-        if (k == n_step || (flags_[last] & flag::end) || !(flags_[next] & flag::transition)) break;
-        last = next;
-        next = ring_->next_slot(next);
-      }
-      const bool ended = (flags_[last] & flag::terminated) != 0;
-      reward[j] = static_cast<float>(sum);
-      terminated[j] = ended;
-      discount[j] = ended ? 0.0f : static_cast<float>(power);
-      after[j] = next;
+      const Window window = ring.window(slots_[i + j]);
+      reward[j] = static_cast<float>(window.reward);
+      terminated[j] = window.terminated;
+      discount[j] = window.terminated ? 0.0f : static_cast<float>(window.discount);
+      after[j] = window.next;
     }
-    const Column* const columns = ring_->layout().columns().data();
-    const auto num_columns = static_cast<std::int64_t>(ring_->layout().columns().size());
+    const Column* const columns = ring.columns;
+    const std::int64_t num_columns = ring.num_columns;
     for (int c = 0; c < num_observations_; ++c) copy_observations(columns[c], slots_ + i, n, args_->observation[c], i);
     if (linked_) {
       for (int c = 0; c < num_observations_; ++c) copy_observations(columns[c], after, n, args_->next_observation[c], i);
@@ -96,7 +80,7 @@ class Gatherer {
   }
 
   PYRL_INLINE void copy_rows(const Column& column, const std::int64_t* slots, std::int64_t n, void* out, std::int64_t i) const {
-    const std::int64_t bytes = column.row_bytes, stride = column.hot ? stride_ : bytes;
+    const std::int64_t bytes = column.row_bytes, stride = column.stride;
     const std::uint8_t* const from = ring_->row(column, 0);
     std::uint8_t* const to = static_cast<std::uint8_t*>(out) + i * bytes;
     with_row_copy(bytes, [&](const auto& copy) PYRL_INLINE_LAMBDA {
@@ -107,11 +91,12 @@ class Gatherer {
   // The last frames of the episode up to `newest`, at most m; in front of them what pads.
   PYRL_INLINE void copy_stack(const Column& column, std::int64_t newest, void* out, std::int64_t i) const {
     const std::int64_t bytes = column.row_bytes;
-    std::int64_t oldest = newest, length = 1;
-    for (; length < frame_stack_ && !(flags_[oldest] & flag::start); ++length) oldest = ring_->previous_slot(oldest);
+    const std::int64_t length = ring_->stack_length(newest);
+    std::int64_t oldest = newest - (length - 1);
+    if (ring_->offset(newest) < length - 1) oldest += ring_->lane_capacity;
     std::uint8_t* to = static_cast<std::uint8_t*>(out) + i * frame_stack_ * bytes;
     for (std::int64_t missing = frame_stack_ - length; missing > 0; --missing, to += bytes) {
-      if (ring_->options().pad_with_zeros) {
+      if (ring_->options.pad_with_zeros) {
         std::memset(to, 0, static_cast<std::size_t>(bytes));
       } else {
         copy_row(to, ring_->row(column, oldest), bytes);
@@ -130,10 +115,10 @@ class Gatherer {
   // Inlined, because GCC takes a function of prefetches alone for one without effect and drops its calls.
   PYRL_INLINE void prefetch(std::int64_t i) const {
     const std::int64_t slot = slots_[i];
-    prefetch_bytes(records_ + slot * stride_, touched_);
+    prefetch_bytes(ring_->record(slot), touched_);
     if (!wide_) return;
     for (int c = 0; c < num_observations_; ++c) {
-      const Column& column = ring_->layout().columns()[c];
+      const Column& column = ring_->columns[c];
       if (column.hot) continue;
       prefetch_bytes(ring_->row(column, slot), std::min(column.row_bytes, prefetched_row_bytes));
       prefetch_bytes(ring_->row(column, ring_->next_slot(slot)), std::min(column.row_bytes, prefetched_row_bytes));
@@ -145,12 +130,10 @@ class Gatherer {
     PYRL_PREFETCH_L2(start + bytes - 1);
   }
 
-  const LaneRing* ring_;
+  const RingView* ring_;
   const GatherArgs* args_;
-  const std::uint8_t* flags_;
   const std::int64_t* slots_;
-  const std::uint8_t* records_;
-  std::int64_t stride_, touched_, frame_stack_;
+  std::int64_t touched_, frame_stack_;
   int num_observations_;
   bool linked_, wide_ = false;
   std::int64_t distance_ = 1;

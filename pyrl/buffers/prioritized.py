@@ -68,7 +68,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """Give the records ``index`` (``batch.index``, int64 [B]) new priorities [B], float32 or float64, finite and at least 0.
 
         Of a record named twice the last counts. Records that are gone are left out, and counted in ``stale_updates``.
-        NonFiniteError or ValueError for a bad priority; then nothing is changed.
+        NonFiniteError or ValueError for a bad priority; then nothing is changed. On a GPU both may be tensors there; then nothing waits,
+        and a bad priority is left out, and counted in ``refused_updates``.
         """
         self._core.update_priorities(index, priority)
 
@@ -84,4 +85,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     @property
     def stale_updates(self) -> int:
         """How many updates came too late for their record."""
-        return self._core.stale_updates
+        return self._core.unused_updates[0]
+
+    @property
+    def refused_updates(self) -> int:
+        """How many priorities that were given as tensors on a GPU were negative or not finite: they change nothing."""
+        return self._core.unused_updates[1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from pyrl.errors import DTypeError, SpaceError
+from pyrl.errors import DeviceError, DTypeError, SpaceError
+from pyrl.ops import cuda_built
 from pyrl.ops.replay import ReplayCore
 from pyrl.seeding import stream_key
 from pyrl.types import Array, Batch, Observation
@@ -34,6 +36,10 @@ class ReplayBuffer:
         linked: False for transitions without order (a shuffled data set): both observations are stored in each record.
         extra: further columns, ``{"log_prob": ((), "float32")}``: shape of one row and dtype.
         kind: what batches consist of, "numpy" or "torch" (CPU tensors).
+        device: "cpu", or "cuda" (or "cuda:1"): the ring lies in the GPU's memory, and batches consist of tensors there, on torch's current
+            stream. ``add`` takes rows from the CPU or tensors on that GPU (docs/cuda.md).
+        host_copy: with a GPU: the ring lies in host memory too, as the authority, and what is new is copied to the GPU, where batches are
+            drawn. Checkpoints then cost no download.
     """
 
     def __init__(
@@ -51,6 +57,8 @@ class ReplayBuffer:
         linked: bool = True,
         extra: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
         kind: Literal["numpy", "torch"] = "numpy",
+        device: Any = "cpu",
+        host_copy: bool = False,
     ) -> None:
         for name, value, allowed in (("stack_padding", stack_padding, ("repeat", "zero")), ("kind", kind, ("numpy", "torch"))):
             if value not in allowed:
@@ -61,6 +69,9 @@ class ReplayBuffer:
             _integer(name, value)
             for name, value in (("capacity", capacity), ("num_envs", num_envs), ("n_step", n_step), ("frame_stack", frame_stack))
         )
+        self.device, self.host_copy = _device(device), bool(host_copy)
+        if host_copy and self.device == "cpu":
+            raise ValueError("ReplayBuffer: host_copy is True, and device is 'cpu', expected a GPU")
         if kind == "torch":
             import torch  # noqa: F401  (the core makes tensors only where torch is loaded)
         self.observation_space, self.action_space = observation_space, action_space
@@ -76,6 +87,8 @@ class ReplayBuffer:
             self._leaves, columns, capacity=capacity, num_envs=num_envs, n_step=n_step, frame_stack=frame_stack,
             pad_with_zeros=stack_padding == "zero", linked=linked, gamma=gamma, key=stream_key(seed, "replay"),
         )  # fmt: skip
+        if self.device != "cpu":
+            self._core.move_to(self.device, self.host_copy)
         self._options = {
             "capacity": self.capacity, "num_envs": num_envs, "n_step": n_step, "gamma": float(gamma), "frame_stack": frame_stack,
             "stack_padding": stack_padding, "linked": bool(linked),
@@ -93,8 +106,18 @@ class ReplayBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole store, exact, reserved at construction."""
+        """Bytes of the whole store, exact, reserved at construction; with ``host_copy`` those of both places."""
         return self._core.nbytes
+
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes of rows that were sent to the GPU so far, their headers of 4 bytes a row included."""
+        return self._core.bytes_copied
+
+    @property
+    def skipped_rows(self) -> int:
+        """Rows on the GPU that were not stored, because their reward was not finite. Waits for the GPU."""
+        return self._core.skipped_rows
 
     def add(
         self,
@@ -115,6 +138,10 @@ class ReplayBuffer:
         holds their values. Observations and actions are stored raw, unseen: NaN or an action outside of its space is an error where it
         is learned from, not here (docs/replay.md).
 
+        On a GPU, rows may be tensors there, all of them, of exactly the dtypes that are stored; nothing waits. Of these a row whose reward
+        is not finite is not stored, which cuts its lane, and counted in ``skipped_rows``. Rows from the CPU are packed, and copied
+        when a batch is drawn.
+
         Raises ShapeError, DTypeError, NonFiniteError (reward) or ValueError, naming the argument; then nothing is stored.
         """
         if len(self._leaves) > 1:
@@ -131,6 +158,9 @@ class ReplayBuffer:
 
         ``out``: a batch of this size from this buffer, or one of torch CPU tensors; it is filled and returned.
         Raises ValueError if more is asked for than is stored.
+
+        On a GPU nothing waits, unless ``batch_size`` is above what the host can be sure of without a look (all that was added, or about
+        half of the slots), or ``replacement`` is False. The call can be captured in a CUDA graph, each replay of which draws anew (`flush`).
         """
         if out is None:
             return self._batch(self._core.sample(batch_size, replacement, self._torch, None))
@@ -175,6 +205,12 @@ class ReplayBuffer:
         """Forget everything; old names stay stale for ever."""
         self._core.clear()
 
+    def flush(self) -> None:
+        """Put what was added since the last draw onto the GPU, before all that comes on torch's current stream.
+
+        ``sample`` does so itself; who replays a captured one does it here, before the capture and between replays."""
+        self._core.flush()
+
     def state_dict(self) -> dict[str, Any]:
         """Arrays, numbers and strings; restoring gives the same contents and the same next draws, bit for bit.
 
@@ -216,6 +252,24 @@ def _integer(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise DTypeError(f"ReplayBuffer: {name} is {value!r}, expected an integer") from None
+
+
+def _device(device: Any) -> str:
+    """"cpu", or a GPU by its number: "cuda:0"."""
+    name = str(device)
+    if name == "cpu":
+        return name
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise DeviceError(f"ReplayBuffer: device is {device!r}, expected 'cpu' or 'cuda'")
+    if not cuda_built():
+        raise DeviceError(
+            f"ReplayBuffer: device is {name!r}, and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md), or use 'cpu'"
+        )
+    import torch
+
+    if not torch.cuda.is_available():
+        raise DeviceError(f"ReplayBuffer: device is {name!r}, and torch finds no GPU (docs/cuda.md)")
+    return name if ":" in name else f"cuda:{torch.cuda.current_device()}"
 
 
 def _leaves(space: Any, name: str) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -1,4 +1,4 @@
-"""The replay equals the plain model, whatever is done to it, in whatever order.
+"""The replay equals the plain model, whatever is done to it, in whatever order: on the CPU, and on a device that the CPU simulates.
 
 Fast tier: 200 examples of 50 steps. `PYRL_EXAMPLES=5000 pytest tests/buffers/test_replay_machine.py` for the long run.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from replay_model import Lane
 
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
+from pyrl.types import Batch
 
 ALPHA, EPSILON = 0.7, 1e-3
 EXAMPLES = int(os.environ.get("PYRL_EXAMPLES", "200"))
@@ -30,6 +33,24 @@ SPACES: dict[str, spaces.Space] = {
     "discrete": spaces.Discrete(4),
     "dict": spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(3)))}),
 }
+
+
+PLACES: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "device": {"device": "simulated"},
+    "both": {"device": "simulated", "host_copy": True},
+}
+
+
+def on_host(value: Any) -> Any:
+    """A batch, or a part of one, without tensors."""
+    if isinstance(value, Batch):
+        return replace(value, **{f.name: on_host(getattr(value, f.name)) for f in fields(value)})
+    if isinstance(value, dict):
+        return {k: on_host(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(on_host(v) for v in value)
+    return value.cpu().numpy() if hasattr(value, "cpu") else value
 
 
 def leaves(value: Any) -> tuple[np.ndarray, ...]:
@@ -48,6 +69,12 @@ def batched(space: spaces.Space, values: list[Any]) -> Any:
     return np.stack([np.asarray(v, space.dtype) for v in values])
 
 
+def simulated(made: Any, *arguments: Any, **options: Any) -> ReplayBuffer:
+    """A buffer whose device may be "simulated": the GPU's code runs on the CPU, thread by thread."""
+    with patch("pyrl.buffers.replay._device", str):
+        return made(*arguments, **options)
+
+
 class ReplayMachine(RuleBasedStateMachine):
     """Environments with random episode ends in any autoreset mode, manual resets, clears, checkpoints."""
 
@@ -62,6 +89,7 @@ class ReplayMachine(RuleBasedStateMachine):
         column=st.booleans(),
         prioritized=st.booleans(),
         mode=st.sampled_from(["same_step", "next_step", "disabled"]),
+        place=st.sampled_from(sorted(PLACES)),
         seed=st.integers(0, 2**16),
     )
     def build(
@@ -76,6 +104,7 @@ class ReplayMachine(RuleBasedStateMachine):
         column: bool,
         prioritized: bool,
         mode: str,
+        place: str,
         seed: int,
     ) -> None:
         if not linked:
@@ -86,12 +115,12 @@ class ReplayMachine(RuleBasedStateMachine):
         options: dict[str, Any] = {"n_step": n_step, "frame_stack": frame_stack, "gamma": 0.9}
         capacity = lanes * (n_step + frame_stack + extra_slots) + int(self.rng.integers(lanes))
         made = partial(PrioritizedReplayBuffer, alpha=ALPHA, epsilon=EPSILON) if prioritized else ReplayBuffer
-        self.make = lambda: made(
-            capacity, self.space, spaces.Box(-1, 1, (2,)), num_envs=lanes, seed=seed, stack_padding=padding, linked=linked,
-            extra={"log_prob": ((), "float32")} if column else None, **options,
+        self.make = lambda place: simulated(
+            made, capacity, self.space, spaces.Box(-1, 1, (2,)), num_envs=lanes, seed=seed, stack_padding=padding, linked=linked,
+            extra={"log_prob": ((), "float32")} if column else None, **PLACES[place], **options,
         )  # fmt: skip
         self.priority: dict[int, float] | None = {} if prioritized else None  # leaves by name
-        self.buffer = self.make()
+        self.buffer = self.make(place)
         self.model = [Lane(capacity // lanes, padding=padding, linked=linked, **options) for _ in range(lanes)]
         self.observation = [self.draw() for _ in range(lanes)]
         self.ended = np.zeros(lanes, bool)
@@ -177,13 +206,14 @@ class ReplayMachine(RuleBasedStateMachine):
             lane.clear()
         self.follow()
 
-    @rule()
-    def save_and_load(self) -> None:
+    @rule(place=st.sampled_from(sorted(PLACES)))
+    def save_and_load(self, place: str) -> None:
+        """Into a buffer that may lie elsewhere."""
         state = self.buffer.state_dict()
-        fresh = self.make()
+        fresh = self.make(place)
         fresh.load_state_dict(state)
         if len(fresh):
-            np.testing.assert_array_equal(fresh.sample(1).index, self.buffer.sample(1).index)
+            np.testing.assert_array_equal(on_host(fresh.sample(1).index), on_host(self.buffer.sample(1).index))
         self.buffer = fresh
 
     @precondition(lambda self: len(self.buffer))
@@ -191,7 +221,7 @@ class ReplayMachine(RuleBasedStateMachine):
     def draw_a_batch(self, replacement: bool) -> None:
         names = set(self.names())
         if self.priority is not None:
-            batch = self.buffer.sample(len(names))
+            batch = on_host(self.buffer.sample(len(names)))
             assert set(batch.index.tolist()) <= names
             leaves_ = np.array([self.priority[name] for name in batch.index.tolist()])
             weight = (len(names) * leaves_ / sum(self.priority.values())) ** -self.buffer.beta
@@ -218,7 +248,7 @@ class ReplayMachine(RuleBasedStateMachine):
             assert self.buffer.total_priority == pytest.approx(math.fsum(self.priority.values()), rel=1e-12)
         if not len(names):
             return
-        batch = self.buffer.get(names)
+        batch = on_host(self.buffer.get(names))
         windows = [self.model[name % self.lanes].window(name // self.lanes) for name in names]
         for got, field in ((batch.observation, "observation"), (batch.next_observation, "next_observation")):
             for i, leaf in enumerate(leaves(got)):

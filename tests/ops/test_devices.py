@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from unittest.mock import patch
 
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 
+from pyrl.buffers import ReplayBuffer
 from pyrl.errors import DeviceError
 from pyrl.ops import RandomStream, cuda_built, dueling, gae, permutation, sample_categorical, take_rows
 
@@ -147,3 +150,32 @@ def test_a_launch_that_fails_draws_nothing(monkeypatch):
         with pytest.raises(DeviceError, match=r"^sample_categorical: .* failed: .*(driver|device)"):
             sample_categorical(torch.zeros(2, 3).as_subclass(OnGpu), random, out=out)
         assert random.state == state
+
+
+def buffer(**where) -> ReplayBuffer:
+    return ReplayBuffer(16, Box(-1, 1, (3,)), Discrete(2), **where)
+
+
+def test_a_buffer_says_where_its_rows_should_lie():
+    here, rows = buffer(), torch.zeros(1, 3)
+    with pytest.raises(DeviceError, match=r"^add: observation is on cuda:0, expected the CPU \(this function has no other kernel\)"):
+        here.add(rows.as_subclass(OnGpu), 0, 0.0, rows, False, False)
+    with patch("pyrl.buffers.replay._device", str):
+        mirrored = buffer(device="simulated", host_copy=True)
+    with pytest.raises(
+        DeviceError, match=r"^add: observation is on cuda:0, expected the CPU \(a buffer with host_copy=True keeps its records there\)"
+    ):
+        mirrored.add(rows.as_subclass(OnGpu), 0, 0.0, rows, False, False)
+    assert len(here) == len(mirrored) == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_buffer_finds_no_gpu():
+    here, rows = buffer(), torch.zeros(1, 3)
+    message = (
+        r"^ReplayBuffer: .* failed: .*(driver|device)" if cuda_built() else "this build of pyrl has no CUDA; build it with PYRL_CUDA=ON"
+    )
+    with pytest.raises(DeviceError, match=message):
+        here._core.move_to("cuda:0", False)
+    here.add(rows, 0, 0.0, rows, False, False)
+    assert len(here.sample(1).index) == 1

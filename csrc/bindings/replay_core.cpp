@@ -1,0 +1,95 @@
+#include "bindings/replay_core.hpp"
+
+#include "bindings/cuda_arg.hpp"
+#include "replay/host_ring_device.hpp"
+
+namespace pyrl::bindings {
+
+using namespace pyrl::replay;
+
+void ReplayCore::move_to(const std::string& name, bool copied) {
+  std::unique_ptr<RingDevice> made;
+  Place there = place;
+  CudaStream caller{"ReplayBuffer"};
+  if (name == "simulated") {
+    made = std::make_unique<HostRingDevice>();
+  } else {
+    caller.device = std::stoi(name.substr(name.find(':') + 1));
+    there = Place(Kind::Torch, Device{caller.device}, "this buffer");
+    if constexpr (cuda_built) made = cuda_ring_device(caller.device);
+    PYRL_CHECK(made != nullptr, DeviceError, "ReplayBuffer: device is ", name, ", and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md)");
+    caller.handle = current_stream(there.device);
+  }
+  auto moved = std::make_unique<DeviceRing>(*ring, std::move(made), caller);
+  moved->set_random(stream, caller);
+  device = std::move(moved);
+  place = there;
+  host_copy = copied;
+  outcome.resize(static_cast<std::size_t>(ring->options().num_lanes));
+}
+
+void ReplayCore::prioritize(double alpha, double epsilon) {
+  if (device != nullptr) return device->prioritize({alpha, epsilon}, caller_stream("PrioritizedReplayBuffer"));
+  priorities = std::make_unique<Priorities>(ring->num_slots(), PriorityOptions{alpha, epsilon});
+  ring->set_observer(priorities.get());
+}
+
+CudaStream ReplayCore::device_stream(const char* function) const {
+  return {function, place.device.number, place.device.is_cuda() ? current_stream(place.device) : nullptr};
+}
+
+py::object ReplayCore::space(std::int64_t bytes, void** data) const {
+  if (place.device.is_cuda()) return device_space(place, bytes, data);
+  return empty_like_kind(Kind::NumPy, DType::UInt8, std::array<std::int64_t, 1>{bytes}, data);
+}
+
+std::int64_t ReplayCore::store_there(const AddArgs& rows, bool on_device, const CudaStream& caller) {
+  if (on_device) {
+    device->add_arrays(rows, caller);
+    return -1;
+  }
+  AddArgs given = rows;
+  given.outcome = host_copy ? outcome.data() : nullptr;
+  const std::int64_t bad = host_copy ? ring->add(given) : given.first_bad_reward(ring->options().num_lanes);
+  if (bad < 0) device->add(given, given.outcome, caller);
+  return bad;
+}
+
+std::int64_t ReplayCore::size(const CudaStream& caller, std::int64_t enough) {
+  if (!is_resident()) return ring->size();
+  return device->least_size() >= enough ? device->least_size() : device->size(caller);
+}
+
+const LaneRing& ReplayCore::books(const CudaStream& caller) {
+  if (is_resident()) device->download(*ring, false, caller);
+  return *ring;
+}
+
+RandomStream ReplayCore::random(const CudaStream& caller) { return device == nullptr ? stream : device->random(caller); }
+
+void ReplayCore::set_random(const RandomStream& random, const CudaStream& caller) {
+  stream = random;
+  if (device != nullptr) device->set_random(random, caller);
+}
+
+RandomStream ReplayCore::next_draw(const CudaStream& caller) {
+  RandomStream following = random(caller);
+  const RandomStream drawn{following.key, following.next_draw()};
+  set_random(following, caller);
+  return drawn;
+}
+
+std::vector<double> ReplayCore::leaves(const CudaStream& caller) {
+  if (device != nullptr) return device->leaves(caller);
+  std::vector<double> leaves(static_cast<std::size_t>(ring->num_slots()));
+  for (std::int64_t slot = 0; slot < ring->num_slots(); ++slot) leaves[static_cast<std::size_t>(slot)] = priorities->tree().get(slot);
+  return leaves;
+}
+
+void ReplayCore::set_leaves(const std::vector<double>& leaves, const CudaStream& caller) {
+  if (device != nullptr) return device->set_leaves(leaves, caller);
+  priorities->cleared();
+  for (std::int64_t slot = 0; slot < ring->num_slots(); ++slot) priorities->set(slot, leaves[static_cast<std::size_t>(slot)]);
+}
+
+}  // namespace pyrl::bindings

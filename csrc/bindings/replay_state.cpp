@@ -1,0 +1,135 @@
+// A replay in a checkpoint: its books, and the written rows of every column.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/replay_core.hpp"
+
+namespace pyrl::bindings {
+namespace {
+
+using namespace pyrl::replay;
+
+// The written slots of every column, hot or cold: [num_lanes, used, row_bytes] each.
+template <class Move>
+void move_rows(const LaneRing& ring, std::int64_t used, const std::vector<Column>& columns, const Move& move) {
+  for (std::size_t c = 0; c < columns.size(); ++c)
+    for (std::int64_t lane = 0; lane < ring.options().num_lanes; ++lane)
+      for (std::int64_t offset = 0; offset < used; ++offset)
+        move(c, (lane * used + offset) * columns[c].row_bytes, ring.row(columns[c], lane * ring.lane_capacity() + offset));
+}
+
+// Where records lie on a device only: a ring in host memory that takes them for a while.
+std::unique_ptr<LaneRing> host_ring(const ReplayCore& self) {
+  return self.is_resident() ? std::make_unique<LaneRing>(self.ring->layout().columns(), self.ring->options()) : nullptr;
+}
+
+}  // namespace
+
+py::dict replay_state(ReplayCore& self) {
+  const CudaStream caller = self.caller_stream("state_dict");
+  RandomStream stream;
+  std::vector<double> priorities;  // of all slots
+  const auto take_rest = [&] {
+    stream = self.random(caller);
+    if (self.is_prioritized()) priorities = self.leaves(caller);
+  };
+  const auto fetched = host_ring(self);
+  if (fetched) {
+    alone(self, [&] {
+      self.device->download(*fetched, true, caller);
+      take_rest();
+    });
+  }
+  const LaneRing& ring = fetched ? *fetched : *self.ring;
+  const auto names = self.stored_names();
+  const auto columns = self.stored_columns();
+  const std::int64_t lanes = ring.options().num_lanes;
+  for (;;) {
+    const std::int64_t used = std::max<std::int64_t>(1, alone(self, [&] { return ring.filled(); }));
+    std::vector<py::array_t<std::uint8_t>> rows;
+    std::vector<std::uint8_t*> to;
+    for (const Column& column : columns) {
+      rows.emplace_back(std::vector<py::ssize_t>{lanes, used, column.row_bytes});
+      to.push_back(rows.back().mutable_data());
+    }
+    RingState saved;
+    py::array_t<double> leaves({lanes, self.is_prioritized() ? used : 0});
+    double* const leaf = leaves.mutable_data();
+    const bool fits = alone(self, [&] {
+      if (ring.filled() > used) return false;  // another thread has added meanwhile
+      saved = ring.state(used);
+      if (!fetched) take_rest();
+      for (std::int64_t lane = 0; self.is_prioritized() && lane < lanes; ++lane)
+        std::copy_n(priorities.begin() + lane * ring.lane_capacity(), used, leaf + lane * used);
+      move_rows(ring, used, columns, [&](std::size_t c, std::int64_t at, const std::uint8_t* row) { std::memcpy(to[c] + at, row, static_cast<std::size_t>(columns[c].row_bytes)); });
+      return true;
+    });
+    if (!fits) continue;
+    py::dict result;
+    const auto copy = [](const auto& values) { return py::array_t<typename std::decay_t<decltype(values)>::value_type>(static_cast<py::ssize_t>(values.size()), values.data()); };
+    result["origins"] = copy(saved.origins);
+    result["heads"] = copy(saved.heads);
+    result["pending"] = copy(saved.pending);
+    result["flags"] = copy(saved.flags).reshape({lanes, used});
+    for (std::size_t c = 0; c < columns.size(); ++c) result[py::str("column." + names[c])] = rows[c];
+    if (self.is_prioritized()) result["priorities"] = leaves;
+    result["random"] = py::make_tuple(stream.key, std::uint64_t{0}, stream.draw);
+    return result;
+  }
+}
+
+// Everything is read and checked before anything is written.
+void set_replay_state(ReplayCore& self, const py::dict& saved) {
+  const CudaStream caller = self.caller_stream("load_state_dict");
+  const auto taken = host_ring(self);
+  LaneRing& ring = taken ? *taken : *self.ring;
+  const auto names = self.stored_names();
+  const auto columns = self.stored_columns();
+  const std::int64_t lanes = ring.options().num_lanes;
+  const auto item = [&](const std::string& name) {
+    PYRL_CHECK(saved.contains(name), ArgumentError, "load_state_dict: ", name, " is missing");
+    return py::object(saved[py::str(name)]);
+  };
+  std::vector<py::object> alive;
+  const auto read = [&](const std::string& name) {
+    alive.push_back(item(name));
+    return read_array(alive.back(), "load_state_dict", name.c_str());
+  };
+  const auto copy = [](const auto& view) { return std::vector<std::decay_t<decltype(view.data[0])>>(view.data, view.data + view.size()); };
+  RingState state;
+  state.origins = copy(read("origins").as<const std::int64_t, 1>({lanes}, "[N]"));
+  state.heads = copy(read("heads").as<const std::int64_t, 1>({lanes}, "[N]"));
+  state.pending = copy(read("pending").as<const std::uint8_t, 1>({lanes}, "[N]"));
+  const ArrayArg flags = read("flags");
+  flags.require_shape(std::array<std::int64_t, 2>{lanes, -1}, "[N, written slots]");
+  state.flags = copy(flags.as<const std::uint8_t, 2>("[N, written slots]"));
+  state.used = flags.shape[1];
+  std::vector<const std::uint8_t*> from;
+  for (std::size_t c = 0; c < columns.size(); ++c)
+    from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
+  ArrayView<const double, 2> leaves;
+  if (self.is_prioritized()) {
+    leaves = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");
+    for (std::int64_t i = 0; i < leaves.size(); ++i)
+      PYRL_CHECK(std::isfinite(leaves.data[i]) && (leaves.data[i] > 0) == ((state.flags[static_cast<std::size_t>(i)] & flag::drawable) != 0), ArgumentError,
+                 "load_state_dict: priorities[", i / state.used, ", ", i % state.used, "] is ", leaves.data[i], ", expected a positive number where a record can be drawn, else 0");
+  }
+  const auto random = item("random").cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
+  alone(self, [&] {
+    ring.set_state(state);
+    move_rows(ring, state.used, columns, [&](std::size_t c, std::int64_t at, std::uint8_t* row) { std::memcpy(row, from[c] + at, static_cast<std::size_t>(columns[c].row_bytes)); });
+    if (self.device) self.device->upload(ring, caller);
+    if (self.is_prioritized()) {
+      std::vector<double> all(static_cast<std::size_t>(ring.num_slots()));
+      for (std::int64_t lane = 0; lane < lanes; ++lane) std::copy_n(leaves.row(lane), state.used, all.begin() + lane * ring.lane_capacity());
+      self.set_leaves(all, caller);
+    }
+    self.set_random({std::get<0>(random), std::get<2>(random)}, caller);
+  });
+}
+
+}  // namespace pyrl::bindings
