@@ -86,7 +86,8 @@ def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray
     """1 - Var(R - V) / Var(R) of the valid steps. R and V [M], valid [T, N]."""
     if not valid.all():
         return_, value = return_[valid.ravel()], value[valid.ravel()]
-    return 1.0 - float((return_ - value).var() / max(float(return_.var()), 1e-8))
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN of returns that are not finite; the update names them
+        return 1.0 - float((return_ - value).var() / max(float(return_.var()), 1e-8))
 
 
 class ActorCriticAgent(Agent):

@@ -104,13 +104,12 @@ def _learned(**options: Any) -> np.ndarray:
     from gymnasium import spaces
 
     from pyrl.agents.base import make_agent
-    from pyrl.nets.captured import WARM_UP
     from pyrl.types import Batch
 
     random, size = np.random.default_rng(0), 32
     config = {"batch_size": size, "net_arch": (16, 16), "learning_rate": 1e-2, **options}
     agent = make_agent("dqn", spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(3), **config)
-    for _ in range(WARM_UP + 4):
+    for _ in range(20):
         observation, next_observation = random.normal(size=(2, size, 4)).astype(np.float32)
         reward, discount = random.normal(size=(2, size)).astype(np.float32)
         action, terminated = random.integers(0, 3, size), np.zeros(size, bool)
