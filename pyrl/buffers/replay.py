@@ -256,7 +256,7 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _device(device: Any) -> str:
-    """ "cpu", or a GPU by its number: "cuda:0"."""
+    """What the core calls it: "cpu", "cuda:0"."""
     name = str(device)
     if name == "cpu":
         return name
