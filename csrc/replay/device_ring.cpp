@@ -206,8 +206,9 @@ RingCounters DeviceRing::counters(const CudaStream& stream) {
 
 std::int64_t DeviceRing::size(const CudaStream& stream) {
   const std::int64_t size = counters(stream).size;
-  // A lane loses records only when it is full, and then it keeps half: so this many will stay, wherever they are.
-  seen_ = std::min(size, most_certain());
+  // A lane loses records only when it is full, and then it keeps half: so this many will stay, whichever lanes they are in.
+  const std::int64_t most = most_certain();
+  seen_ = std::max(std::min(size, most), size * most / view_.lane_capacity);
   return size;
 }
 

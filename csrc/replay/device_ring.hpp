@@ -45,7 +45,7 @@ class DeviceRing {
   void clear(const CudaStream& stream);
 
   // Transitions that are certainly drawable, as far as the host knows without a look: a lane that was given k records holds k, or at
-  // least half of its slots but for the frames of one stack.
+  // least half of its slots but for the frames of one stack. Rows on the device count whatever their rewards are.
   std::int64_t least_size() const { return std::max(counted_, seen_); }
   // These wait for the device.
   std::int64_t size(const CudaStream& stream);

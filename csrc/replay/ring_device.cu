@@ -12,11 +12,11 @@ __global__ void __launch_bounds__(256) add_kernel(const __grid_constant__ AddLan
   const std::int64_t lane = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   for (std::int64_t k = 0; k < add.rows.adds; ++k) {
-    // Whoever is here has read `placed` and written its part of the record before.
     const bool differs = __syncthreads_or(add.differs(k, lane, thread, threads)) != 0;
     if (thread == 0) placed = add.place(k, lane, differs);
     __syncthreads();
     add.copy(k, lane, placed, thread, threads);
+    __syncthreads();  // the next record may be compared with what this one's threads wrote
   }
 }
 

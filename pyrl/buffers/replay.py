@@ -159,9 +159,9 @@ class ReplayBuffer:
         ``out``: a batch of this size from this buffer, or one of torch CPU tensors; it is filled and returned.
         Raises ValueError if more is asked for than is stored.
 
-        On a GPU nothing waits, unless ``batch_size`` is above what the host can be sure of without a look (all that was added, or
-        about half of the slots), or ``replacement`` is False. The call can be captured in a CUDA graph, each replay of which draws
-        anew (`flush`).
+        On a GPU nothing waits, unless ``batch_size`` is above what the host can be sure of without a look (all that was added,
+        or about half of the slots), or ``replacement`` is False. The call can be captured in a CUDA graph, each replay of which
+        draws anew (`flush`).
         """
         if out is None:
             return self._batch(self._core.sample(batch_size, replacement, self._torch, None))
@@ -256,7 +256,7 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _device(device: Any) -> str:
-    """The CPU as "cpu", a GPU with its number: "cuda:0"."""
+    """What the core calls it: "cpu", "cuda:0"."""
     name = str(device)
     if name == "cpu":
         return name
