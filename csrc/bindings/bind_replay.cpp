@@ -138,8 +138,10 @@ py::object sample(ReplayCore& self, FastArgs args) {
     if (self.device && replacement) return self.device->sample(out.gather, out.index, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
     if (self.device) {
+      const LaneRing& books = self.books(caller);
+      check_batch_size(count, books.size());  // the size before was perhaps believed, not seen
       std::vector<std::int64_t> names(static_cast<std::size_t>(count));
-      self.books(caller).draw_distinct(self.next_draw(caller), count, names.data(), self.slots.data(), self.scratch);
+      books.draw_distinct(self.next_draw(caller), count, names.data(), self.slots.data(), self.scratch);
       self.device->copy(out.index, names.data(), 8 * count, caller);
       std::int64_t* const found = DeviceRing::slots_in(space, count);
       self.device->find(out.index, count, found, caller);
@@ -266,8 +268,8 @@ std::int64_t nbytes(const ReplayCore& self) {
 void clear(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("clear");
   alone(self, [&] {
+    if (self.device) self.device->clear(caller);  // first, as it may refuse
     self.ring->clear();
-    if (self.device) self.device->clear(caller);
   });
 }
 

@@ -48,6 +48,7 @@ std::int64_t ReplayCore::store_there(const AddArgs& rows, bool on_device, const 
     device->add_arrays(rows, caller);
     return -1;
   }
+  if (host_copy) device->make_room(caller);  // before the ring changes
   AddArgs given = rows;
   given.outcome = host_copy ? outcome.data() : nullptr;
   const std::int64_t bad = host_copy ? ring->add(given) : given.first_bad_reward(ring->options().num_lanes);

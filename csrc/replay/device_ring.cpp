@@ -85,6 +85,7 @@ DeviceRing::DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device,
   journal_.start(blocks_[0].pinned.get(), block_bytes_);
 }
 
+// Copies on the side stream may still be going on. Work on the caller's is waited for as the memory is freed: cudaFree does that.
 DeviceRing::~DeviceRing() {
   try {
     device_->wait(side_);
@@ -137,8 +138,23 @@ void DeviceRing::count_records(const AddArgs& rows) {
   }
 }
 
+void DeviceRing::recount(const std::uint8_t* flags) {
+  const std::int64_t C = view_.lane_capacity;
+  counted_ = seen_ = 0;
+  for (std::int64_t lane = 0; lane < view_.options.num_lanes; ++lane) {
+    const std::int64_t drawables = std::count_if(flags + lane * C, flags + (lane + 1) * C, [](std::uint8_t f) { return (f & flag::drawable) != 0; });
+    counted_ += certain_[static_cast<std::size_t>(lane)] = std::min(drawables, most_certain());
+  }
+}
+
+void DeviceRing::make_room(const CudaStream& stream) {
+  if (is_prioritized() || !journal_.fits()) flush(stream);
+  PYRL_CHECK(!is_prioritized() || !device_->is_capturing(stream), ArgumentError, stream.function,
+             ": rows from the CPU are copied at once for their priorities, which a graph cannot do");
+}
+
 void DeviceRing::add(const AddArgs& rows, const Outcome* outcome, const CudaStream& stream) {
-  if (!journal_.fits()) flush(stream);
+  make_room(stream);
   journal_.append(rows, outcome);
   count_records(rows);
   if (is_prioritized()) flush(stream);  // new records get the largest leaf from before their add
@@ -192,7 +208,12 @@ void DeviceRing::clear(const CudaStream& stream) {
 
 // -- what the host asks -------------------------------------------------------------------------------------------------------------
 
+void DeviceRing::check_wait(const CudaStream& stream) {
+  PYRL_CHECK(!device_->is_capturing(stream), ArgumentError, stream.function, ": waits for the GPU, which a graph cannot do");
+}
+
 void DeviceRing::copy(void* to, const void* from, std::int64_t bytes, const CudaStream& stream) {
+  check_wait(stream);
   device_->copy(to, from, bytes, stream);
   device_->wait(stream);
 }
@@ -206,6 +227,10 @@ RingCounters DeviceRing::counters(const CudaStream& stream) {
 
 std::int64_t DeviceRing::size(const CudaStream& stream) {
   const std::int64_t size = counters(stream).size;
+  if (size < counted_) {  // rows were left out that had been counted, or a graph has cleared it
+    std::fill(certain_.begin(), certain_.end(), 0);
+    counted_ = 0;
+  }
   // A lane loses records only when it is full, and then it keeps half: so this many will stay, whichever lanes they are in.
   const std::int64_t most = most_certain();
   seen_ = std::max(std::min(size, most), size * most / view_.lane_capacity);
@@ -221,6 +246,7 @@ RandomStream DeviceRing::random(const CudaStream& stream) {
 }
 
 void DeviceRing::download(LaneRing& host, bool records, const CudaStream& stream) {
+  check_wait(stream);
   flush(stream);
   const std::int64_t lanes = view_.options.num_lanes, C = view_.lane_capacity;
   RingState state;
@@ -235,12 +261,14 @@ void DeviceRing::download(LaneRing& host, bool records, const CudaStream& stream
   fetch(state.flags, view_.flags, lanes * C);
   device_->wait(stream);
   host.set_state(state);
+  recount(state.flags.data());
   if (!records) return;
   for_written_rows(host, [&](std::int64_t at, std::int64_t bytes) { device_->copy(host.view().store + at, view_.store + at, bytes, stream); });
   device_->wait(stream);
 }
 
 void DeviceRing::upload(const LaneRing& host, const CudaStream& stream) {
+  check_wait(stream);
   flush(stream);
   const RingView& from = host.view();
   const std::int64_t lanes = view_.options.num_lanes, C = view_.lane_capacity;
@@ -254,12 +282,7 @@ void DeviceRing::upload(const LaneRing& host, const CudaStream& stream) {
   send(counters_, &counters, 1);
   for_written_rows(host, [&](std::int64_t at, std::int64_t bytes) { device_->copy(view_.store + at, from.store + at, bytes, stream); });
   device_->wait(stream);
-  const std::int64_t most = most_certain();
-  counted_ = seen_ = 0;
-  for (std::int64_t lane = 0; lane < lanes; ++lane) {
-    const std::int64_t drawables = std::count_if(from.flags + lane * C, from.flags + (lane + 1) * C, [](std::uint8_t flags) { return (flags & flag::drawable) != 0; });
-    counted_ += certain_[static_cast<std::size_t>(lane)] = std::min(drawables, most);
-  }
+  recount(from.flags);
 }
 
 // -- drawing ------------------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ class DeviceRing {
   DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device, const CudaStream& stream, std::int64_t block_bytes = 1 << 20);
   ~DeviceRing();
 
+  // Whatever the next add() may have to refuse is refused here, before anything has changed: an ArgumentError if it would have to send
+  // rows and the stream is captured. Who keeps a LaneRing asks before the row goes into that.
+  void make_room(const CudaStream& stream);
   // Rows in host memory, of which none has a bad reward. `outcome`: what the LaneRing made of each; null: this ring finds out itself.
   void add(const AddArgs& rows, const Outcome* outcome, const CudaStream& stream);
   // Rows on the device. One whose reward is not finite is not stored, and counted.
@@ -45,9 +48,10 @@ class DeviceRing {
   void clear(const CudaStream& stream);
 
   // Transitions that are certainly drawable, as far as the host knows without a look: a lane that was given k records holds k, or at
-  // least half of its slots but for the frames of one stack. Rows on the device count whatever their rewards are.
+  // least half of its slots but for the frames of one stack. Rows on the device count whatever their rewards are, and a graph's replays
+  // not at all, until the next look: so this is a reason not to look, never a bound for the safety of memory.
   std::int64_t least_size() const { return std::max(counted_, seen_); }
-  // These wait for the device.
+  // These wait for the device. ArgumentError, as from all that wait, if the stream is captured.
   std::int64_t size(const CudaStream& stream);
   std::int64_t skipped(const CudaStream& stream);
 
@@ -108,6 +112,8 @@ class DeviceRing {
   std::int64_t num_slots() const { return view_.options.num_lanes * view_.lane_capacity; }
   TreeView tree() const { return {tree_memory_.get(), num_slots()}; }
   void count_records(const AddArgs& rows);
+  void recount(const std::uint8_t* flags);
+  void check_wait(const CudaStream& stream);
   std::int64_t most_certain() const;
   template <class Rows>
   void run_add(const Rows& rows, const CudaStream& stream);

@@ -224,7 +224,7 @@ void follow(const Case& wanted, Way way, bool lazy, unsigned seed) {
   };
   for (int step = 0; step < 60; ++step) {
     for (int times = step % 4 * 5; times >= 0; --times) add(step % 3 == 0, way == Way::arrays && step % 5 == 0);
-    CHECK(ring.least_size() <= host.size());
+    if (way != Way::arrays) CHECK(ring.least_size() <= host.size());  // of those it believes in too many, until it looks
     if (step % 7 == 3) {
       LaneRing copy(host.layout().columns(), host.options());
       ring.download(copy, true, stream);
@@ -426,6 +426,87 @@ TEST_CASE("CUDA: what waits to be sent cannot be sent in a capture") {
   ring.flush(stream);
   device.capturing = true;
   ring.flush(stream);
+}
+
+TEST_CASE("CUDA: rows on the device that were counted and then left out are believed until the next look") {
+  StreamOptions options;
+  options.capacity = 64;
+  LaneRing host(columns_of({8}, {2}, true), options);
+  for (const bool by_size : {true, false}) {
+    DeviceRing ring(host, std::make_unique<HostRingDevice>(), stream);
+    Feed feed(host, 4);
+    const auto add = [&](float reward) {
+      AddArgs args = feed.next(0.1, 0.1, false);
+      args.reward = &reward;
+      ring.add_arrays(args, stream);
+    };
+    for (int t = 0; t < 20; ++t) add(std::numeric_limits<float>::quiet_NaN());
+    CHECK(ring.least_size() == 20);
+    LaneRing copy(host.layout().columns(), options);
+    if (by_size) CHECK(ring.size(stream) == 0);
+    else ring.download(copy, false, stream);
+    CHECK(ring.least_size() == 0);
+    for (int t = 0; t < 3; ++t) add(1);
+    CHECK(ring.least_size() == 3);
+    CHECK(ring.size(stream) == 3);
+  }
+}
+
+TEST_CASE("CUDA: what is refused in a capture has changed nothing, so that the ring and its mirror stay equal") {
+  StreamOptions options;
+  options.capacity = 40;
+  for (const bool prioritized : {true, false})
+    for (const bool mirrored : {true, false}) {
+      LaneRing host(columns_of({100}, {2}, true), options);
+      Priorities priorities(host.num_slots(), {0.7, 1e-3});
+      auto owned = std::make_unique<HostRingDevice>();
+      HostRingDevice& device = *owned;
+      DeviceRing ring(host, std::move(owned), stream, 1 << 10);
+      if (prioritized) {
+        host.set_observer(&priorities);
+        ring.prioritize({0.7, 1e-3}, stream);
+      }
+      Feed feed(host, 4);
+      Outcome outcome;
+      int refused = 0;
+      for (int t = 0; t < 200; ++t) {
+        device.capturing = t % 20 < 10;
+        AddArgs args = feed.next(0.1, 0.1, false);
+        args.outcome = &outcome;
+        try {
+          if (mirrored) ring.make_room(stream);
+          else ring.add(args, nullptr, stream);
+        } catch (const ArgumentError&) {
+          ++refused;
+          continue;
+        }
+        REQUIRE(host.add(args) == -1);
+        if (mirrored) CHECK_NOTHROW(ring.add(args, &outcome, stream));
+      }
+      CHECK(refused > 0);
+      device.capturing = false;
+      LaneRing copy(host.layout().columns(), options);
+      ring.download(copy, true, stream);
+      CHECK(same(host, copy));
+      if (!prioritized) continue;
+      const std::vector<double> leaves = ring.leaves(stream);
+      for (std::int64_t slot = 0; slot < host.num_slots(); ++slot) CHECK(leaves[static_cast<std::size_t>(slot)] == priorities.tree().get(slot));
+    }
+}
+
+TEST_CASE("CUDA: nothing waits in a capture, which would end it") {
+  StreamOptions options;
+  options.capacity = 30;
+  LaneRing host(columns_of({8}, {2}, true), options);
+  auto owned = std::make_unique<HostRingDevice>();
+  HostRingDevice& device = *owned;
+  DeviceRing ring(host, std::move(owned), stream);
+  device.capturing = true;
+  const char* const message = "test: waits for the GPU, which a graph cannot do";
+  CHECK_THROWS_WITH_AS(ring.size(stream), message, ArgumentError);
+  CHECK_THROWS_WITH_AS(ring.random(stream), message, ArgumentError);
+  CHECK_THROWS_WITH_AS(ring.download(host, true, stream), message, ArgumentError);
+  CHECK_THROWS_WITH_AS(ring.upload(host, stream), message, ArgumentError);
 }
 
 TEST_CASE("CUDA: more arrays or bytes than a call can carry are refused") {
