@@ -41,12 +41,10 @@ class Feed:
         self.observation = self.draw()
 
     def draw(self) -> Any:
-        N = self.num_envs
-        rows = {
-            "image": self.rng.integers(0, 255, (N, 84, 84)).astype(np.uint8),
-            "vector": self.rng.standard_normal((N, 5)).astype(np.float32),
-        }
-        return rows if isinstance(self.space, Dict) else rows["vector"]
+        vector = self.rng.standard_normal((self.num_envs, 5)).astype(np.float32)
+        if not isinstance(self.space, Dict):
+            return vector
+        return {"image": self.rng.integers(0, 255, (self.num_envs, 84, 84), np.uint8), "vector": vector}
 
     def step(self) -> tuple[Any, ...]:
         N, here = self.num_envs, self.observation
@@ -150,6 +148,7 @@ def test_nothing_waits_for_the_current_stream(way: str) -> None:
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
+        torch.empty(1, device="cuda"), torch.empty(1 << 20, device="cuda")  # memory for this stream, which torch may wait for
         torch.cuda._sleep(200_000_000)  # about 0.1 s
         there.add(*steps[0])
         first = there.sample(16)
@@ -203,6 +202,29 @@ def test_what_waits_to_be_copied_stops_a_capture() -> None:
     there.sample(4, out=batch)
 
 
+def test_what_waits_is_refused_in_a_capture_which_goes_on() -> None:
+    here, there = pair("rows", SPACE["vector"], made=PrioritizedReplayBuffer)
+    feed = Feed(3, SPACE["vector"])
+    for _ in range(40):
+        step = feed.step()
+        here.add(*step)
+        there.add(*step)
+    batch = there.sample(4)
+    here.sample(4)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for waiting in (lambda: len(there), lambda: there.sample(10_000), there.state_dict, lambda: there.get(np.arange(2))):
+            with pytest.raises(ValueError, match="waits for the GPU, which a graph cannot do"):
+                waiting()
+        with pytest.raises(ValueError, match="add: rows from the CPU are copied at once for their priorities, which a graph cannot do"):
+            there.add(*feed.step())
+        there.sample(4, out=batch)
+    graph.replay()
+    same(batch, here.sample(4))
+    assert len(there) == len(here)
+
+
 @WAYS
 def test_priorities_equal_the_cpus(way: str) -> None:
     here, there = pair(way, SPACE["vector"], made=PrioritizedReplayBuffer)
@@ -235,6 +257,9 @@ def test_rows_of_tensors_that_are_not_finite_are_left_out() -> None:
             step[2][1] = np.nan
         here.add(*step, valid=np.isfinite(step[2]))
         add(there, step, "tensors")
+    for buffer in (here, there):  # the second was sure of 90 until it looked
+        with pytest.raises(ValueError, match="batch_size is 85, but only 84 transitions are stored"):
+            buffer.sample(85, replacement=False)
     assert there.skipped_rows == 6
     same(there.sample(10), here.sample(10))
 

@@ -69,6 +69,7 @@ def test_the_current_stream_is_used_and_not_waited_for(name, shape):
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
+        torch.empty(1, device="cuda"), torch.empty(1 << 20, device="cuda")  # memory for this stream, which torch may wait for
         torch.cuda._sleep(200_000_000)  # about 0.1 s
         r.reward.copy_(reward)
         got = call(name, r, 0.9, 0.8)

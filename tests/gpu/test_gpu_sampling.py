@@ -168,6 +168,7 @@ def test_a_stream_and_a_graph():
 
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
+        torch.empty(1, device="cuda"), torch.empty(1 << 20, device="cuda")  # memory for this stream, which torch may wait for
         torch.cuda._sleep(200_000_000)  # about 0.1 s
         action, _ = sample_categorical(static, stream(5, 6))
         assert not side.query()
