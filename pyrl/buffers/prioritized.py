@@ -19,7 +19,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     Args:
         alpha: how much priorities matter, in [0, 1]; 0 draws uniformly.
-        beta: how much the weights make up for it, in [0, 1]; may be set at any time, and is usually raised to 1 over a run.
+        beta: how much the weights make up for it, in [0, 1]; may be set at any time, and is usually raised to 1 over a run. A CUDA graph
+            keeps the one it was captured with.
         epsilon: added to every priority, positive: nothing becomes impossible to draw.
         weights_over: weights are divided by the largest of the "batch", or of the whole "buffer".
         others: those of `ReplayBuffer`.

@@ -161,7 +161,7 @@ class ReplayBuffer:
 
         On a GPU nothing waits, unless ``batch_size`` is above what the host can be sure of without a look (all that was added,
         or about half of the slots), or ``replacement`` is False. The call can be captured in a CUDA graph, each replay of which
-        draws anew (`flush`).
+        draws anew (`flush`). Keep the buffer as long as the graph.
         """
         if out is None:
             return self._batch(self._core.sample(batch_size, replacement, self._torch, None))
