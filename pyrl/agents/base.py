@@ -61,8 +61,7 @@ class AgentConfig:
         check_choice(self, "features_extractor", get_args(FeaturesExtractor))
         check_choice(self, "precision", get_args(Precision))
         check_choice(self, "engine", get_args(Engine))
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ValueError(f"{type(self).__name__}: device is {self.device!r}, expected auto, cpu, cuda or cuda:<index>")
+        check_device(self, "device", "auto", "cpu")
         for name in ("clip_observation", "clip_reward"):
             if getattr(self, name) is not None:
                 check_range(self, name, 0.0, None, open_low=True)
@@ -325,6 +324,13 @@ def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in choices:
         raise ValueError(f"{type(config).__name__}: {name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def check_device(config: Any, name: str, *others: str) -> None:
+    """Raise ValueError unless the field is one of ``others``, or names a GPU."""
+    value = getattr(config, name)
+    if value not in others and not re.fullmatch(r"cuda(:\d+)?", str(value)):
+        raise ValueError(f"{type(config).__name__}: {name} is {value!r}, expected {', '.join(others)}, cuda or cuda:<index>")
 
 
 def check_spaces(name: str, action_space: spaces.Space, allowed: tuple[type, ...]) -> None:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, check_choice, check_layers, check_range, tensors
+from pyrl.agents.base import Agent, AgentConfig, check_choice, check_device, check_layers, check_range, tensors
 from pyrl.agents.random import uniform_actions
 from pyrl.nets.arena import Arena
 from pyrl.nets.atomic import Atomic
@@ -31,6 +31,7 @@ class ContinuousConfig(AgentConfig):
 
     learning_rate: Schedule = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
     buffer_size: int = 1_000_000  # slots of the replay, all environments together
+    buffer_device: str = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
     learning_starts: int = 100  # transitions stored before the first update
     random_steps: int | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
     batch_size: int = 256
@@ -55,6 +56,7 @@ class ContinuousConfig(AgentConfig):
         if self.random_steps is not None:
             check_range(self, "random_steps", 0, None)
         check_choice(self, "noise_type", get_args(NoiseType))
+        check_device(self, "buffer_device", "cpu")
         check_range(self, "noise_std", 0.0, None)
         check_schedule(f"{type(self).__name__}: learning_rate", self.learning_rate)
 

@@ -24,7 +24,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, check_choice, check_layers, check_range, check_spaces, register, seeded_network, tensors
+from pyrl.agents.base import (
+    Agent,
+    AgentConfig,
+    check_choice,
+    check_device,
+    check_layers,
+    check_range,
+    check_spaces,
+    register,
+    seeded_network,
+    tensors,
+)
 from pyrl.nets.arena import Arena, polyak
 from pyrl.nets.heads import QNetwork, native_q, native_q_backward
 from pyrl.nets.mlp import Activation
@@ -40,6 +51,7 @@ class DQNConfig(AgentConfig):
 
     learning_rate: Schedule = 1e-4  # of Adam; "linear_1e-4" falls to zero over the run
     buffer_size: int = 1_000_000  # slots of the replay, all environments together
+    buffer_device: str = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
     learning_starts: int = 100  # transitions stored before the first update
     batch_size: int = 32
     tau: float = 1.0  # Polyak factor of the target update; 1 copies (hard update)
@@ -75,6 +87,7 @@ class DQNConfig(AgentConfig):
         check_range(self, "learning_starts", 0, None)
         check_range(self, "batch_size", 1, self.buffer_size)
         check_choice(self, "loss", ("huber", "mse"))
+        check_device(self, "buffer_device", "cpu")
         check_schedule("DQNConfig: learning_rate", self.learning_rate)
 
 

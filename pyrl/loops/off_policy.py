@@ -11,6 +11,7 @@ from gymnasium import spaces
 from pyrl.agents.base import Agent
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
+from pyrl.errors import DeviceError
 from pyrl.loops.base import Limits, Loop
 from pyrl.schedules import linear
 from pyrl.seeding import stream_key
@@ -20,6 +21,16 @@ from pyrl.types import Batch
 def newest_of(stack: Any) -> spaces.Box:
     """The space of one picture of a stack."""
     return spaces.Box(stack.low[-1], stack.high[-1], stack.shape[1:], stack.dtype)
+
+
+def buffer_device(agent: Agent) -> str:
+    """Where the replay of ``agent`` lies. DeviceError if it could not learn from there."""
+    device: str = agent.config.buffer_device
+    if device != "cpu" and agent.device.type == "cpu":
+        raise DeviceError(f"{agent.name}: buffer_device is {device!r}, but the networks lie on the CPU; set device too")
+    if device != "cpu" and (agent.config.normalize_observation or agent.config.normalize_reward):
+        raise DeviceError(f"{agent.name}: buffer_device is {device!r}, but the moments of observations or rewards lie on the CPU")
+    return device
 
 
 class OffPolicyLoop(Loop):
@@ -34,6 +45,7 @@ class OffPolicyLoop(Loop):
             "n_step": config.n_step,
             "gamma": config.gamma,
             "seed": stream_key(agent.seed, "replay") >> 1,
+            "device": buffer_device(agent),
         }
         self._single = stepper.frames is not None  # of a stack of pictures the replay stores the newest, and stacks them again
         if stepper.frames is not None:

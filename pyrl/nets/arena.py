@@ -108,12 +108,12 @@ class Arena:
             if max_grad_norm is not None and (shrink := max_grad_norm / (size + 1e-6)) < 1.0:
                 self.gradients.mul_(shrink)
         else:
-            scale = self._one
+            scale, norm = self._one, torch.linalg.vector_norm(self.gradients)
             if max_grad_norm is not None:
-                norm = torch.linalg.vector_norm(self.gradients)
                 scale = (max_grad_norm / (norm + 1e-6).clamp(min=max_grad_norm)).nan_to_num(1.0).float()
-            # What torch's gradient scaler is made of: multiplies, and sets the flag at a number that is none.
-            torch._amp_foreach_non_finite_check_and_unscale_([self.gradients], self.refused, scale)
+            # What torch's gradient scaler is made of: multiplies, and sets the flag at a number that is none, the norm's too, for squares
+            # of finite numbers may be too large.
+            torch._amp_foreach_non_finite_check_and_unscale_([self.gradients, norm], self.refused, scale)
             if self.values.is_cuda:  # torch wants it inside a graph, and warns of it outside
                 self.optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from types import TracebackType
 
 import torch
@@ -15,7 +16,7 @@ class Atomic:
     """Puts back the weights and the optimisers' states of ``arenas`` where its body raises.
 
     An update that makes more than one step (a critic's, then an actor's) finds out at the last of them that a gradient is not
-    finite; the earlier ones are undone then. Costs one copy of both, about a hundredth of an update.
+    finite; the earlier ones are undone then. Costs one copy of both.
 
     >>> with atomic:
     ...     critic_step()
@@ -38,14 +39,16 @@ class Atomic:
         for arena in self.arenas:
             arena.sync()  # weights that were loaded since are what to go back to
         live = self._tensors()
-        alike = len(self._saved) == len(live) and all(s.dtype == t.dtype and s.device == t.device for s, t in zip(self._saved, live))
+        alike = len(self._saved) == len(live) and all(
+            s.dtype == t.dtype and s.device == t.device and s.numel() == t.numel() for s, t in zip(self._saved, live)
+        )
         if not alike:  # the first time, or after a cast
             self._saved = [torch.empty_like(tensor) for tensor in live]
-        torch._foreach_copy_(self._saved, live)
+        _copy(self._saved, live)
 
     @torch.no_grad()
     def restore(self) -> None:
-        torch._foreach_copy_(self._tensors(), self._saved)
+        _copy(self._tensors(), self._saved)
 
     def __enter__(self) -> None:
         self.save()
@@ -53,3 +56,13 @@ class Atomic:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self.restore()
+
+
+def _copy(to: list[Tensor], source: list[Tensor]) -> None:
+    if not to[0].is_cpu:
+        torch._foreach_copy_(to, source)
+        return
+    # Not by torch: its threads would look out for more work while those of the native engine begin theirs.
+    for a, b in zip(to, source):
+        assert all(x.is_contiguous() for x in (a, b))  # whole arenas are
+        ctypes.memmove(a.data_ptr(), b.data_ptr(), a.nbytes)

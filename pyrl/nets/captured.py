@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,13 @@ from torch import Tensor
 WARM_UP = 11  # calls made before one is captured: 3 for libraries to choose and load kernels, more for shapes that soon are gone
 KEPT = 8  # graphs; each holds the memory of all that is computed in it
 ALIGNMENT = 64  # bytes
+
+
+@cache
+def side_stream(device: int) -> torch.cuda.Stream:
+    """The one on which calls are made and captured there: torch's own lies on the device of the first capture for ever, and each new
+    stream has memory of its own."""
+    return torch.cuda.Stream(device)
 
 
 class CudaGraph:
@@ -26,7 +34,7 @@ class CudaGraph:
         except TypeError:  # torch < 2.8
             self.graph = torch.cuda.CUDAGraph()
         # thread_local: environments or loggers may use the GPU in threads of their own meanwhile.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, stream=side_stream(torch.cuda.current_device()), capture_error_mode="thread_local"):
             self.output = call()
 
     def replay(self) -> None:
@@ -46,7 +54,7 @@ class CudaGraph:
     @staticmethod
     def warm_up(call: Callable[[], Any]) -> Any:
         """A call on a stream that is not the default one, where torch wants those before a capture."""
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, side = torch.cuda.current_stream(), side_stream(torch.cuda.current_device())
         side.wait_stream(current)
         with torch.cuda.stream(side):
             output = call()

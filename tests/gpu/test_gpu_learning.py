@@ -150,6 +150,7 @@ def test_the_rate_is_read_by_replays() -> None:
     assert graphs(agent)[-1].output.values[0] == 0
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("case", ["sac", "dqn", "ppo gaussian"])
 def test_beginning_an_update_waits_for_nothing(case: str) -> None:
     agent = on_gpu(case)
@@ -159,8 +160,8 @@ def test_beginning_an_update_waits_for_nothing(case: str) -> None:
     begin = run._begin
 
     def watched(*args: Any) -> Any:
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            torch.cuda.set_sync_debug_mode("error")
             begun.append(begin(*args))
         finally:
             torch.cuda.set_sync_debug_mode("default")

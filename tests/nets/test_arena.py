@@ -195,3 +195,20 @@ def test_a_gradient_that_is_not_finite_is_refused(value: float) -> None:
         arena.step()
     assert torch.equal(arena.values, before)
     assert arena.optimizer.state[arena.values]["step"].item() == 3
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_norm_that_overflows_is_refused(deferred: bool, max_grad_norm: float | None) -> None:
+    """Every number is finite, their squares are not: scaled by 0.5 / inf they would be a step of zeros."""
+    arena = Arena(nn.Linear(30, 30))
+    arena.optimizer = torch.optim.Adam([arena.values], fused=True)
+    refused = torch.zeros(())
+    arena.gradients.fill_(1e30)
+    if deferred:
+        arena.defer(refused)
+        arena.step(max_grad_norm)
+        assert refused == 1
+    else:
+        with pytest.raises(NonFiniteError, match="the gradient of its norm is not finite"):
+            arena.step(max_grad_norm)
