@@ -116,7 +116,8 @@ def test_an_environment_that_raises_ends_the_run_with_its_traceback() -> None:
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
 sys.path.insert(0, {tests!r})
 from agent_envs import TwoStates
 import pyrl
