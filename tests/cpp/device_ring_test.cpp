@@ -271,30 +271,26 @@ void follow(const Case& wanted, Way way, bool lazy, unsigned seed) {
   CHECK(ring.random(stream).draw == random.draw);
 }
 
+void follow_all(Way way) {
+  unsigned seed = 1;
+  for (const Case& wanted : cases()) {
+    follow(wanted, way, seed % 2 == 0, seed);
+    ++seed;
+  }
+}
+
 }  // namespace
 
 TEST_CASE("CUDA: a ring on a device that compares rows itself is the CPU's") {
-  unsigned seed = 1;
-  for (const Case& wanted : cases()) {
-    follow(wanted, Way::journal, seed % 2 == 0, seed);
-    ++seed;
-  }
+  follow_all(Way::journal);
 }
 
 TEST_CASE("CUDA: a mirror that is told what became of each row is the ring it mirrors, and only new records are sent") {
-  unsigned seed = 1;
-  for (const Case& wanted : cases()) {
-    follow(wanted, Way::mirror, seed % 2 == 0, seed);
-    ++seed;
-  }
+  follow_all(Way::mirror);
 }
 
 TEST_CASE("CUDA: rows on the device go into the ring there; those whose reward is not finite do not") {
-  unsigned seed = 1;
-  for (const Case& wanted : cases()) {
-    follow(wanted, Way::arrays, seed % 2 == 0, seed);
-    ++seed;
-  }
+  follow_all(Way::arrays);
 }
 
 TEST_CASE("CUDA: draws by priority, their weights and new records' leaves are the CPU's") {
