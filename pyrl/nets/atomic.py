@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrl.nets.arena import Arena
-from pyrl.nets.native import optimizer_state
+from pyrl.nets.optimizers import optimizer_state
 
 
 class Atomic:

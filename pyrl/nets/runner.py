@@ -58,12 +58,10 @@ class Runner:
         self._rate = math.nan
         if self.deferred:
             self.refused, self.learning_rate = (torch.zeros((), device=device) for _ in range(2))
-            skipping = atomic is None and all(isinstance(arena.optimizer, torch.optim.Adam) for arena in self._learning())
+            skipping = atomic is None and all(type(arena.optimizer) is torch.optim.Adam for arena in self._learning())
             self.atomic = None if skipping else Atomic(*arenas)
             for arena in self._learning():
-                arena.defer(self.refused)
-                if skipping:  # fused Adam leaves out its steps then, as torch's gradient scaler lets it
-                    arena.optimizer.found_inf = self.refused  # type: ignore[union-attr]
+                arena.defer(self.refused, skipping)
 
     def __call__(self, update: Function, *data: Any) -> dict[str, Any]:
         """The numbers of the report as floats, other tensors as they are: valid until the next call, if captured."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import pyrl
 from pyrl.agents import ddpg, dqn, sac, svg
 from pyrl.errors import DeviceError, NonFiniteError
 from pyrl.nets import captured as captured_module
+from pyrl.nets import stacked
 from pyrl.nets.arena import Arena
 from pyrl.nets.captured import KEPT, Block, Captured, Inputs
 from pyrl.nets.runner import Report, Runner
@@ -81,14 +83,14 @@ def pure(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise AssertionError("an update moves data between host and device")
 
     def unseen(function: Any) -> Any:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             with _disable_current_modes():
-                return function(*args)
+                return function(*args, **kwargs)
 
         return call
 
     with monkeypatch.context() as patch, Pure():
-        patch.setattr(torch.optim.Adam, "step", unseen(torch.optim.Adam.step))  # reads the rate on the CPU only
+        patch.setattr(torch, "_fused_adam_", unseen(torch._fused_adam_))  # reads the rate on the CPU only
         patch.setattr(F, "one_hot", unseen(F.one_hot))  # checks its argument on the CPU only
         for name in ("as_tensor", "tensor", "from_numpy"):
             patch.setattr(torch, name, refuse)
@@ -186,8 +188,16 @@ def captured(case: str, **options: Any) -> Any:
     return as_on_a_gpu(agent)
 
 
+class OnGPU(Runner):
+    """Whose networks of one shape are computed side by side."""
+
+    def _whole(self, update: Any, data: Any) -> Report:
+        with mock.patch.object(stacked, "pays_off", lambda x: True):
+            return super()._whole(update, data)
+
+
 def as_on_a_gpu(agent: Any) -> Any:
-    agent.run = Runner(agent.device, *agent.run.arenas, atomic=agent.run.atomic, captured=True, graph=StandIn)
+    agent.run = OnGPU(agent.device, *agent.run.arenas, atomic=agent.run.atomic, captured=True, graph=StandIn)
     return agent
 
 
