@@ -38,7 +38,7 @@ class Arena:
         self.modules = modules
         self.optimizer: torch.optim.Optimizer | None = None
         self.refused: Tensor | None = None  # see `defer`
-        self.skips = False
+        self.norms: list[Tensor] | None = None
         parameters = [parameter for _, _, parameter in self._entries()]
         self._offsets, size = _layout(parameters)
         self._shapes = [parameter.shape for parameter in parameters]
@@ -76,14 +76,23 @@ class Arena:
         return self._views is not None and self._views.trainable()
 
     def differentiate(self, loss: Tensor) -> None:
-        """Writes the gradient of ``loss`` [] into the buffer: one kernel on a GPU, where accumulating takes one a parameter."""
+        """Writes the gradient of ``loss`` [] into the buffer, where accumulating would take a kernel for each parameter."""
         entries = list(self._entries())
-        found = iter(torch.autograd.grad(loss, [p for _, _, p in entries if p.requires_grad], self._one, materialize_grads=True))
-        pieces = []
-        for module, _, p in entries:
-            pieces.append(_flat(next(found), module) if p.requires_grad else p.new_zeros(p.numel()))
-            pieces.append(self._padding[: -p.numel() % ALIGNMENT])
-        torch.cat(pieces, out=self.gradients)
+        trained = [p for _, _, p in entries if p.requires_grad]
+        found = torch.autograd.grad(loss, trained, self._one, materialize_grads=True)
+        if self.refused is None:
+            if len(trained) < len(entries):
+                self.gradients.zero_()  # that of frozen parameters
+            torch._foreach_copy_([place for (_, _, p), place in zip(entries, self._gradient_views) if p.requires_grad], found)
+        else:  # as a GPU likes it: one block of threads would copy each parameter
+            torch.cat(list(self._pieces(entries, iter(found))), out=self.gradients)
+
+    def _pieces(self, entries: list[tuple[nn.Module, str, nn.Parameter]], gradients: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The buffer's parts in their order."""
+        for module, _, parameter in entries:
+            yield _flat(next(gradients), module) if parameter.requires_grad else parameter.new_zeros(parameter.numel())
+            if gap := -parameter.numel() % ALIGNMENT:
+                yield self._padding[:gap]
 
     def zero_grad(self) -> None:
         """Zero gradients, in the buffer: ``module.zero_grad()`` sets them to None, and autograd would then make new ones."""
@@ -93,17 +102,18 @@ class Arena:
             if parameter.requires_grad and parameter.grad is not gradient:
                 parameter.grad = gradient
 
-    def defer(self, refused: Tensor, skips: bool = False) -> None:
-        """From now on `step` writes 1 to the flag ``refused`` [] where it would raise an error; ``skips``: and then leaves out the
-        optimiser's step, and those after it. The optimiser must be an Adam for that."""
-        self.refused, self.skips = refused, skips
+    def defer(self, refused: Tensor, norms: list[Tensor] | None = None) -> None:
+        """From now on `step` waits for nothing. Where it would raise an error it writes 1 to the flag ``refused`` [], and makes no step
+        as long as that is 1; only an Adam can do so. With a list ``norms`` it makes each step, and adds the gradient's norm [] to the
+        list, for its owner to look at (`mark`) and to undo the step."""
+        self.refused, self.norms = refused, norms
 
     @torch.no_grad()
     def step(self, max_grad_norm: float | None = None) -> None:
         """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``. Frozen parameters stay.
 
         NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. After `defer` nobody waits to see
-        that: the flag becomes 1, and the step is left out, or for its owner to undo.
+        that: the step is left out, or for its owner to undo.
         """
         assert self.optimizer is not None
         norm = torch.linalg.vector_norm(self.gradients)
@@ -114,14 +124,16 @@ class Arena:
             if max_grad_norm is not None and (shrink := max_grad_norm / (size + 1e-6)) < 1.0:
                 self.gradients.mul_(shrink)
         else:
-            # What torch's gradient scaler is made of: sets the flag at a number that is none.
-            torch._amp_foreach_non_finite_check_and_unscale_([norm], self.refused, self._one)
+            if self.norms is None:
+                mark(self.refused, [norm], self._one)
+            else:
+                self.norms.append(norm)
             if max_grad_norm is not None:  # fmax: a gradient that is refused stays as it is, for `refusal`
-                self.gradients.div_(torch.fmax((norm + 1e-6) / max_grad_norm, self._one))
+                self.gradients.mul_(torch.fmin(max_grad_norm / (norm + 1e-6), self._one))
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
         if self.refused is not None and type(self.optimizer) is torch.optim.Adam:
-            adam_step(self.optimizer, self.refused if self.skips else None)
+            adam_step(self.optimizer, self.refused if self.norms is None else None)
         else:
             self.optimizer.step()
         for parameter, value in frozen:
@@ -177,6 +189,11 @@ class Arena:
         places = [(module._parameters, name, at * unit) for at, (module, name, _) in zip(self._offsets, entries)]
         self._views: ArenaViews | None = ArenaViews(places)
         self.version += 1
+
+
+def mark(refused: Tensor, norms: list[Tensor], one: Tensor) -> None:
+    """Writes 1 to the flag ``refused`` [] if one of ``norms`` [] is not finite, and leaves it alone otherwise; ``one`` [] is 1."""
+    torch._amp_foreach_non_finite_check_and_unscale_(norms, refused, one)  # what torch's gradient scaler is made of
 
 
 def polyak(target: Arena, online: Arena, tau: float) -> None:

@@ -59,7 +59,7 @@ def adam_step(optimizer: torch.optim.Adam, refused: Tensor | None) -> None:
     """
     group, state = optimizer.param_groups[0], optimizer_state(optimizer)
     values = group["params"][0]
-    size = max(-(-len(values) // PIECES), 1024)
+    size = -(-len(values) // (1024 * PIECES)) * 1024
     values, gradients, averages, squares = (x.split(size) for x in (values, values.grad, state["exp_avg"], state["exp_avg_sq"]))
     state["step"] += 1
     if refused is not None:
