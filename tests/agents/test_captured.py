@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -173,6 +174,52 @@ def assert_elsewhere(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> 
         agent.learn(data)
     assert agent.run.reports
     assert all(value.is_meta for report in agent.run.reports for value in report.values())
+
+
+class Count(TorchDispatchMode):
+    """The operations dispatched, but for views and memory that is only made: what becomes nodes of a graph."""
+
+    free = ("_unsafe_view", "empty", "empty_like", "new_empty", "empty_strided", "_record_function_enter_new", "_record_function_exit")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operation.overloadpacket.__name__
+        if not operation.is_view and name not in self.free:
+            self.operations[name] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+# Operations of an update and, of them, products of matrices. On a GPU a few are two nodes (baddbmm, norms), and the copies of polyak and
+# Atomic come in addition.
+OPERATIONS = {
+    "ppo categorical": (94, 16), "ppo gaussian": (105, 16), "a2c categorical": (90, 16), "dqn": (48, 11), "dqn dueling": (73, 19),
+    "ddpg": (77, 28), "td3": (82, 28), "sac": (130, 28), "sac fixed temperature": (123, 28), "svg": (89, 28),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OPERATIONS)
+def test_updates_have_no_more_operations_than_they_had(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a kernel of a graph, and kernels so small cost the same whatever they do."""
+    agent, counted = captured(case), []
+    data = batches(agent)
+    learn(agent, data, 2)
+    whole = agent.run._whole
+
+    def watched(update: Any, placed: Any) -> Report:
+        with Count() as count:
+            report = whole(update, placed)
+        counted.append(count.operations)
+        return report
+
+    monkeypatch.setattr(agent.run, "_whole", watched)
+    learn(agent, data, 2)
+    most = max(counted, key=Counter.total)
+    products = sum(most[name] for name in ("mm", "addmm", "bmm", "baddbmm"))
+    assert most.total() <= OPERATIONS[case][0], most.most_common()
+    assert products <= OPERATIONS[case][1], most.most_common()
 
 
 @pytest.mark.parametrize("case", LEARNING)
