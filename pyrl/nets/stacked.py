@@ -1,8 +1,8 @@
 """Networks of one shape, computed side by side on a GPU: a product of matrices a layer for all of them, instead of one for each.
 
 Nothing is copied for it. The parameters of twins lie in one arena at a constant distance, so those of a layer are one strided view
-[count, ...]. Where they do not (no arena, other shapes), under torch.compile, and on the CPU, whose batched products of thin matrices
-are slow, each network is computed by itself.
+[count, ...]. Where they do not (no arena, other shapes), and on the CPU, whose batched products of thin matrices are slow, each network
+is computed by itself. What torch compiles cannot look at addresses: there, the parameters are copied together.
 """
 
 from __future__ import annotations
@@ -18,30 +18,37 @@ from pyrl.nets.mlp import ACTIVATIONS
 _ELEMENTWISE = tuple(ACTIVATIONS.values())
 
 
-def side_by_side(networks: Sequence[nn.Module], x: Tensor) -> Tensor:
+def side_by_side(networks: nn.ModuleList, x: Tensor) -> Tensor:
     """What each of ``networks`` makes of ``x`` [B, in]: [count, B, out]."""
     if len(networks) == 1:
         return networks[0](x).unsqueeze(0)
-    parameters = [_parameters(network) for network in networks] if pays_off(x) else []
-    distance = _distance(parameters)
-    if distance is None:
+    stacks = _stacks(networks) if pays_off(x) else []
+    if not stacks:
         return torch.stack([network(x) for network in networks])
-    stacks = iter(_Stacks.apply(len(networks), distance, *(p for own in parameters for p in own)))
-    x = x.expand(len(networks), *x.shape)
-    for layer in networks[0]:  # type: ignore[attr-defined]
-        if isinstance(layer, nn.Linear):
-            weight, bias = next(stacks), next(stacks)
-            x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-        else:
-            x = layer(x)
+    x, remaining = x.expand(len(networks), *x.shape), iter(stacks)
+    for layer in networks[0].children():
+        x = torch.baddbmm(next(remaining).unsqueeze(1), x, next(remaining)) if isinstance(layer, nn.Linear) else layer(x)
     return x
 
 
 def pays_off(x: Tensor) -> bool:
-    return x.is_cuda and not torch.compiler.is_compiling()
+    return x.is_cuda
 
 
-class _Stacks(torch.autograd.Function):
+def _stacks(networks: nn.ModuleList) -> Sequence[Tensor]:
+    """Bias [count, out] and weight [count, in, out] of each layer; nothing where the networks are not alike or do not lie alike."""
+    parameters = [_parameters(network) for network in networks]
+    shapes = [[p.shape for p in own] for own in parameters]
+    kinds = [[type(layer) for layer in network.children()] for network in networks]
+    if not shapes[0] or any(shape != shapes[0] for shape in shapes) or any(kind != kinds[0] for kind in kinds):
+        return []
+    if torch.compiler.is_compiling():
+        return [torch.stack(group) for group in zip(*parameters)]
+    distance = _distance(parameters)
+    return [] if distance is None else _Views.apply(len(networks), distance, *(p for own in parameters for p in own))
+
+
+class _Views(torch.autograd.Function):
     """From the parameters of one network after the other to those of all, [count, ...] each; gradients go back to each network's."""
 
     @staticmethod
@@ -55,11 +62,11 @@ class _Stacks(torch.autograd.Function):
 
 
 def _parameters(network: nn.Module) -> list[Tensor]:
-    """Weight and bias of each layer of an `mlp`; none of any other network."""
+    """Bias [out] and weight [in, out] of each layer of an `mlp`; none of any other network."""
     found: list[Tensor] = []
-    for layer in network if type(network) is nn.Sequential else ():
+    for layer in network.children() if type(network) is nn.Sequential else ():
         if type(layer) is nn.Linear and layer.bias is not None:
-            found += layer.weight, layer.bias
+            found += layer.bias, layer.weight.t()
         elif not isinstance(layer, _ELEMENTWISE):
             return []
     return found
@@ -67,13 +74,11 @@ def _parameters(network: nn.Module) -> list[Tensor]:
 
 def _distance(parameters: Sequence[Sequence[Tensor]]) -> int | None:
     """How many elements the parameters of each network lie behind those of the one before, in one memory; None where they do not."""
-    if not parameters or not parameters[0] or any(len(own) != len(parameters[0]) for own in parameters):
-        return None
     first, second = parameters[:2]
     apart, memory = second[0].data_ptr() - first[0].data_ptr(), first[0].untyped_storage().data_ptr()
     for i, own in enumerate(parameters):
         for p, q in zip(first, own):
-            alike = q.shape == p.shape and q.stride() == p.stride() and q.untyped_storage().data_ptr() == memory
+            alike = q.stride() == p.stride() and q.untyped_storage().data_ptr() == memory
             if not alike or q.data_ptr() != p.data_ptr() + i * apart:
                 return None
     return apart // first[0].element_size() if apart > 0 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,13 +15,15 @@ from pyrl.nets.arena import Arena
 from pyrl.nets.continuous import Critics
 from pyrl.nets.mlp import mlp
 from pyrl.nets.stacked import side_by_side
+from pyrl.nets.update import Update
 
 ACTIVATIONS = ("relu", "tanh", "silu", "gelu")
 FALLBACKS: dict[str, Callable[[nn.ModuleList], object]] = {
     "no arena": lambda networks: None,
     "another shape": lambda networks: (networks.__setitem__(1, mlp((5, 7, 3), "relu")), Arena(networks)),
     "another layer": lambda networks: (networks[1].insert(1, nn.LayerNorm(8)), Arena(networks)),
-    "layers in another order": lambda networks: Arena(*reversed(networks)),
+    "another activation": lambda networks: (networks[1].__setitem__(1, nn.Tanh()), Arena(networks)),
+    "networks in another order": lambda networks: Arena(*reversed(networks)),
     "no bias": lambda networks: ([setattr(n[0], "bias", None) for n in networks], Arena(networks)),
     "one parameter elsewhere": lambda networks: (Arena(networks), setattr(networks[1][2], "bias", nn.Parameter(torch.ones(3)))),
     "one network twice": lambda networks: (networks.__setitem__(1, networks[0]), Arena(networks)),
@@ -34,7 +36,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of networks in each batched product."""
     seen: list[int] = []
     product = torch.baddbmm
@@ -44,7 +46,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return product(bias, x, weight)
 
     monkeypatch.setattr(torch, "baddbmm", counted)
-    yield seen
+    return seen
 
 
 def networks_of(count: int, sizes: tuple[int, ...], activation: str = "relu") -> nn.ModuleList:
@@ -129,3 +131,20 @@ def test_critics_of_pictures(products: list[int]) -> None:
     x = torch.cat([critics.encoder(image), action], dim=1)
     torch.testing.assert_close(q, torch.cat([network(x) for network in critics.networks], dim=1).t())
     assert products == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own, at the first compilation
+def test_compiled() -> None:
+    """What is compiled has the gradients of what is not."""
+    networks, x = networks_of(2, (5, 8, 3)), torch.randn(6, 5)
+    arena = Arena(networks)
+
+    def loss() -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = side_by_side(networks, x)
+        return y.square().sum(), (y,)
+
+    (expected,), gradient = Update(arena, loss).gradient(), arena.gradients.clone()
+    (y,) = Update(arena, loss, compiled=True).gradient()
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(arena.gradients, gradient)
