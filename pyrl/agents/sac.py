@@ -72,7 +72,8 @@ def squashed_sample(mean: Tensor, log_std: Tensor, xi: Tensor) -> tuple[Tensor, 
     """
     u = torch.addcmul(mean, log_std.exp(), xi)
     log_prob = torch.addcmul(2.0 * (u + F.softplus(-2.0 * u)) - log_std, xi, xi, value=-0.5)
-    return torch.tanh(u), log_prob.sum(1) - mean.shape[1] * (LOG_SQRT_2PI + 2.0 * math.log(2.0))
+    constant = mean.shape[1] * (LOG_SQRT_2PI + 2.0 * math.log(2.0))
+    return torch.tanh(u), log_prob.sum(1) - constant
 
 
 def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:

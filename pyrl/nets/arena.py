@@ -84,7 +84,7 @@ class Arena:
             if len(trained) < len(entries):
                 self.gradients.zero_()  # that of frozen parameters
             torch._foreach_copy_([place for (_, _, p), place in zip(entries, self._gradient_views) if p.requires_grad], found)
-        else:  # as a GPU likes it: one block of threads would copy each parameter
+        else:  # spread over a GPU, where a copy to each place would be the work of one block of threads
             torch.cat(list(self._pieces(entries, iter(found))), out=self.gradients)
 
     def _pieces(self, entries: list[tuple[nn.Module, str, nn.Parameter]], gradients: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -103,9 +103,9 @@ class Arena:
                 parameter.grad = gradient
 
     def defer(self, refused: Tensor, norms: list[Tensor] | None = None) -> None:
-        """From now on `step` waits for nothing. Where it would raise an error it writes 1 to the flag ``refused`` [], and makes no step
-        as long as that is 1; only an Adam can do so. With a list ``norms`` it makes each step, and adds the gradient's norm [] to the
-        list, for its owner to look at (`mark`) and to undo the step."""
+        """From now on `step` waits for nothing. Where it would raise an error it writes 1 to the flag ``refused`` [], and leaves out
+        that step and those after it, as long as the flag is 1; only an Adam can. With a list ``norms`` it makes every step, and appends
+        the gradient's norm [], for the list's owner to look at (`mark`), and to undo the step."""
         self.refused, self.norms = refused, norms
 
     @torch.no_grad()
@@ -128,7 +128,7 @@ class Arena:
                 mark(self.refused, [norm], self._one)
             else:
                 self.norms.append(norm)
-            if max_grad_norm is not None:  # fmax: a gradient that is refused stays as it is, for `refusal`
+            if max_grad_norm is not None:  # fmin is no NaN: a gradient that is refused stays as it is, for `refusal`
                 self.gradients.mul_(torch.fmin(max_grad_norm / (norm + 1e-6), self._one))
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]

@@ -53,9 +53,9 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def adam_step(optimizer: torch.optim.Adam, refused: Tensor | None) -> None:
-    """``optimizer.step()`` over one flat parameter as a GPU likes it, without a look at a value; left out where ``refused`` [] is 1.
+    """``optimizer.step()`` over one flat parameter, without a look at a value; left out where ``refused`` [] is 1.
 
-    torch's fused Adam gives each tensor a block of threads for every 65536 numbers, so that one large tensor leaves most of a GPU idle.
+    In pieces, as a block of threads gets up to 65536 numbers of one tensor: a whole arena would leave most of a GPU idle.
     """
     group, state = optimizer.param_groups[0], optimizer_state(optimizer)
     values = group["params"][0]

@@ -195,7 +195,7 @@ class Count(TorchDispatchMode):
 # Operations of an update and, of them, products of matrices. On a GPU a few are two nodes (baddbmm, norms), and the copies of polyak and
 # Atomic come in addition.
 OPERATIONS = {
-    "ppo categorical": (94, 16), "ppo gaussian": (105, 16), "a2c categorical": (90, 16), "dqn": (48, 11), "dqn dueling": (73, 19),
+    "ppo categorical": (94, 16), "ppo gaussian": (105, 16), "a2c categorical": (83, 16), "dqn": (48, 11), "dqn dueling": (73, 19),
     "ddpg": (77, 28), "td3": (82, 28), "sac": (130, 28), "sac fixed temperature": (123, 28), "svg": (89, 28),
 }  # fmt: skip
 
