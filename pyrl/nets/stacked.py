@@ -8,7 +8,7 @@ is computed by itself. What torch compiles cannot look at addresses: there, the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ def side_by_side(networks: nn.ModuleList, x: Tensor) -> Tensor:
     if not stacks:
         return torch.stack([network(x) for network in networks])
     x, remaining = x.expand(len(networks), *x.shape), iter(stacks)
-    for layer in networks[0].children():
+    for layer in cast(nn.Sequential, networks[0]):
         x = torch.baddbmm(next(remaining).unsqueeze(1), x, next(remaining)) if isinstance(layer, nn.Linear) else layer(x)
     return x
 
@@ -39,8 +39,10 @@ def _stacks(networks: nn.ModuleList) -> Sequence[Tensor]:
     """Bias [count, out] and weight [count, in, out] of each layer; nothing where the networks are not alike or do not lie alike."""
     parameters = [_parameters(network) for network in networks]
     shapes = [[p.shape for p in own] for own in parameters]
-    kinds = [[type(layer) for layer in network.children()] for network in networks]
-    if not shapes[0] or any(shape != shapes[0] for shape in shapes) or any(kind != kinds[0] for kind in kinds):
+    if not shapes[0] or any(shape != shapes[0] for shape in shapes):
+        return []
+    kinds = [[type(layer) for layer in cast(nn.Sequential, network)] for network in networks]
+    if any(kind != kinds[0] for kind in kinds):
         return []
     if torch.compiler.is_compiling():
         return [torch.stack(group) for group in zip(*parameters)]
@@ -64,7 +66,7 @@ class _Views(torch.autograd.Function):
 def _parameters(network: nn.Module) -> list[Tensor]:
     """Bias [out] and weight [in, out] of each layer of an `mlp`; none of any other network."""
     found: list[Tensor] = []
-    for layer in network.children() if type(network) is nn.Sequential else ():
+    for layer in network if type(network) is nn.Sequential else ():
         if type(layer) is nn.Linear and layer.bias is not None:
             found += layer.bias, layer.weight.t()
         elif not isinstance(layer, _ELEMENTWISE):

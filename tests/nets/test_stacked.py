@@ -99,6 +99,15 @@ def test_one_network_is_itself(products: list[int]) -> None:
     assert products == []
 
 
+def test_one_activation_in_two_places(products: list[int]) -> None:
+    networks = networks_of(2, (5, 8, 8, 3), "tanh")
+    for network in networks:
+        network[3] = network[1]
+    Arena(networks)
+    assert_alike(networks)
+    assert products == [2, 2, 2]
+
+
 def test_copies_and_loaded_weights(products: list[int]) -> None:
     networks = networks_of(2, (5, 8, 3))
     Arena(networks)
