@@ -27,7 +27,8 @@ def side_by_side(networks: nn.ModuleList, x: Tensor) -> Tensor:
         return torch.stack([network(x) for network in networks])
     x, remaining = x.expand(len(networks), *x.shape), iter(stacks)
     for layer in cast(nn.Sequential, networks[0]):
-        x = torch.baddbmm(next(remaining).unsqueeze(1), x, next(remaining)) if isinstance(layer, nn.Linear) else layer(x)
+        # Not baddbmm: on a GPU it copies the bias first, and what compiles cannot join that copy with the activation.
+        x = torch.bmm(x, next(remaining)) + next(remaining).unsqueeze(1) if isinstance(layer, nn.Linear) else layer(x)
     return x
 
 
@@ -36,7 +37,7 @@ def pays_off(x: Tensor) -> bool:
 
 
 def _stacks(networks: nn.ModuleList) -> Sequence[Tensor]:
-    """Bias [count, out] and weight [count, in, out] of each layer; nothing where the networks are not alike or do not lie alike."""
+    """Weight [count, in, out] and bias [count, out] of each layer; nothing where the networks are not alike or do not lie alike."""
     parameters = [_parameters(network) for network in networks]
     shapes = [[p.shape for p in own] for own in parameters]
     if not shapes[0] or any(shape != shapes[0] for shape in shapes):
@@ -64,11 +65,11 @@ class _Views(torch.autograd.Function):
 
 
 def _parameters(network: nn.Module) -> list[Tensor]:
-    """Bias [out] and weight [in, out] of each layer of an `mlp`; none of any other network."""
+    """Weight [in, out] and bias [out] of each layer of an `mlp`; none of any other network."""
     found: list[Tensor] = []
     for layer in network if type(network) is nn.Sequential else ():
         if type(layer) is nn.Linear and layer.bias is not None:
-            found += layer.bias, layer.weight.t()
+            found += layer.weight.t(), layer.bias
         elif not isinstance(layer, _ELEMENTWISE):
             return []
     return found
