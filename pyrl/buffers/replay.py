@@ -16,6 +16,10 @@ from pyrl.seeding import stream_key
 from pyrl.types import Array, Batch, Observation
 
 _RESERVED = {"observation", "action", "reward", "next_observation", "terminated", "truncated", "valid"}  # arguments of add
+_SPACES = {
+    "observation": "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple",
+    "action": "Box, Discrete, MultiDiscrete or MultiBinary",
+}
 _ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # flags of csrc/replay/lane_ring.hpp
 
 
@@ -80,8 +84,6 @@ class ReplayBuffer:
         self._extra = tuple(extra or ())
         self._leaves = _leaves(observation_space, "observation")
         columns = _leaves(action_space, "action")
-        if len(columns) != 1:
-            raise SpaceError(f"ReplayBuffer: action_space is {action_space}, expected Box, Discrete, MultiDiscrete or MultiBinary")
         columns += [(name, np.dtype(dtype).name, tuple(shape)) for name, (shape, dtype) in (extra or {}).items()]
         self._core = ReplayCore(
             self._leaves, columns, capacity=capacity, num_envs=num_envs, n_step=n_step, frame_stack=frame_stack,
@@ -273,14 +275,15 @@ def _device(device: Any) -> str:
     return name if ":" in name else f"cuda:{torch.cuda.current_device()}"
 
 
-def _leaves(space: Any, name: str) -> list[tuple[str, str, tuple[int, ...]]]:
+def _leaves(space: Any, name: str, path: str = "") -> list[tuple[str, str, tuple[int, ...]]]:
     """(name, dtype, shape) of every array in a space, in the space's order."""
-    if hasattr(space, "spaces"):
+    if hasattr(space, "spaces") and name == "observation":
         children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
-        return [leaf for key, child in children for leaf in _leaves(child, f"{name}[{key!r}]")]
-    if space.shape is None or space.dtype is None:
-        raise SpaceError(f"ReplayBuffer: {name} is in {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
-    return [(name, np.dtype(space.dtype).name, tuple(int(n) for n in space.shape))]
+        return [leaf for key, child in children for leaf in _leaves(child, name, f"{path}[{key!r}]")]
+    shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
+    if shape is None or dtype is None or not hasattr(space, "contains"):
+        raise SpaceError(f"ReplayBuffer: {name}_space{path} is {space!r}, expected {_SPACES[name]}")
+    return [(name + path, np.dtype(dtype).name, tuple(int(n) for n in shape))]
 
 
 def _flat(space: Any, value: Any) -> Iterator[Array]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text
 from scipy import stats
 
 from pyrl import _core
@@ -243,8 +245,22 @@ def test_bad_draws() -> None:
         buffer.sample(2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="but only 0 transitions are stored"):
         ReplayBuffer(64, OBSERVATION, ACTION).sample(1)
-    with pytest.raises(SpaceError, match="action_space is"):
-        ReplayBuffer(64, OBSERVATION, Dict({"a": ACTION, "b": ACTION}))
+
+
+@pytest.mark.parametrize("space", [2, 2.0, "Discrete(2)", None, np.zeros(2, np.float32), Discrete, Text(3)])
+def test_what_is_no_space_is_named(space: Any) -> None:
+    said = re.escape(repr(space))
+    actions = "Box, Discrete, MultiDiscrete or MultiBinary"
+    observations = "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
+    with pytest.raises(SpaceError, match=f"^ReplayBuffer: action_space is {said}, expected {actions}$"):
+        ReplayBuffer(64, OBSERVATION, space)
+    with pytest.raises(SpaceError, match=f"^ReplayBuffer: observation_space is {said}, expected {observations}$"):
+        ReplayBuffer(64, space, ACTION)
+    with pytest.raises(SpaceError, match=r"^ReplayBuffer: action_space is Dict"):
+        ReplayBuffer(64, OBSERVATION, Dict({"a": ACTION}))
+    nested = SimpleNamespace(spaces={"a": OBSERVATION, "b": SimpleNamespace(spaces=(ACTION, space))})
+    with pytest.raises(SpaceError, match=rf"^ReplayBuffer: observation_space\['b'\]\[1\] is {said}, expected"):
+        ReplayBuffer(64, nested, ACTION)
 
 
 def test_state_round_trip_and_refusals() -> None:
