@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from gymnasium import spaces
 
 from pyrl import ops
 from pyrl.agents import check_algorithm, registered
-from pyrl.errors import DeviceError, ShapeError, SpaceError, UnknownNameError, closest_names
+from pyrl.errors import DeviceError, NonFiniteError, ShapeError, SpaceError, UnknownNameError, closest_names
 from pyrl.nets.arena import Arena
 from pyrl.nets.atomic import Atomic
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
@@ -77,6 +78,8 @@ class Agent(ABC):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
+        start: Any = getattr(action_space, "start", 0)
+        self._start = start if np.any(start) else None  # of discrete actions, which policies count from zero
         self.config: Any = config
         self.seed = seed
         self.num_envs = num_envs
@@ -166,24 +169,20 @@ class Agent(ABC):
         """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out."""
         observation, single = self._batched(observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
-        if isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete):
-            action = action + self.action_space.start
-        elif isinstance(self.action_space, spaces.Box):
-            action = np.clip(action, self.action_space.low, self.action_space.high)
+        if isinstance(self.action_space, spaces.Box):
+            action = np.minimum(np.maximum(action, self.action_space.low), self.action_space.high)
+        elif self._start is not None:
+            action = action + self._start
         return action[0] if single else action
 
     def _batched(self, observation: Observation) -> tuple[Observation, bool]:
-        space: Any = self.observation_space
-        leaf = observation
-        while isinstance(space, spaces.Dict | spaces.Tuple):
-            key: Any = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
-            space, leaf = space[key], leaf[key]
-        shape = np.shape(leaf)
-        if shape == space.shape:
-            return map_observation(lambda x: np.asarray(x)[None], observation), True
-        if shape[1:] != space.shape:
-            raise ShapeError(f"act: observation has shape {list(shape)}, expected {list(space.shape or ())} or [N, ...] of them")
-        return map_observation(np.asarray, observation), False
+        leading: list[tuple[int, ...]] = []
+        observation = _read(self.observation_space, observation, "observation", leading)
+        if leading.count(leading[0]) < len(leading):
+            raise ShapeError(f"act: the entries of observation lead with {sorted(map(list, set(leading)))}, expected the same [N] or none")
+        if leading[0]:
+            return observation, False
+        return observation[None] if isinstance(observation, np.ndarray) else map_observation(lambda x: x[None], observation), True
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
@@ -211,6 +210,31 @@ class Agent(ABC):
         from pyrl import checkpoint
 
         return checkpoint.save_agent(Path(path), self)
+
+
+def _read(space: Any, value: Any, name: str, leading: list[tuple[int, ...]]) -> Observation:
+    """One observation or a batch of them as finite arrays of the space's shapes, whose ``leading`` dimensions are collected."""
+    if isinstance(space, spaces.Dict):
+        return {key: _read(entry, _entry(value, key, name), f"{name}[{key!r}]", leading) for key, entry in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_read(entry, _entry(value, i, name), f"{name}[{i}]", leading) for i, entry in enumerate(space.spaces))
+    array = np.asarray(value)
+    count = array.ndim - len(space.shape)
+    if count not in (0, 1) or array.shape[count:] != space.shape:
+        raise ShapeError(f"act: {name} has shape {list(array.shape)}, expected {list(space.shape)} or [N, ...] of them")
+    # A sum of squares costs less than half of a look at each number, which decides if the sum overflows.
+    if array.dtype.kind == "f" and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
+        at = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise NonFiniteError(f"act: {name} holds {array[tuple(at)]} at {at}, expected finite numbers")
+    leading.append(array.shape[:count])
+    return array
+
+
+def _entry(value: Any, key: Any, name: str) -> Any:
+    try:
+        return value[key]
+    except (LookupError, TypeError):
+        raise ValueError(f"act: {name} is a {type(value).__name__} without the entry {key!r}, which its space has") from None
 
 
 def seeded_network(
