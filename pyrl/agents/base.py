@@ -13,7 +13,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from numbers import Integral, Real
@@ -26,7 +26,7 @@ from gymnasium import spaces
 
 from pyrl import ops
 from pyrl.agents import check_algorithm, registered
-from pyrl.errors import DeviceError, NonFiniteError, ShapeError, SpaceError, UnknownNameError, closest_names
+from pyrl.errors import DeviceError, DTypeError, NonFiniteError, ShapeError, SpaceError, UnknownNameError, closest_names
 from pyrl.nets.arena import Arena
 from pyrl.nets.atomic import Atomic
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
@@ -76,6 +76,7 @@ class Agent(ABC):
     Config: ClassVar[type[AgentConfig]]
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
+        check_count(f"{self.name}: num_envs", num_envs)
         self.observation_space = observation_space
         self.action_space = action_space
         start: Any = getattr(action_space, "start", 0)
@@ -218,7 +219,12 @@ def _read(space: Any, value: Any, name: str, leading: list[tuple[int, ...]]) -> 
         return {key: _read(entry, _entry(value, key, name), f"{name}[{key!r}]", leading) for key, entry in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(_read(entry, _entry(value, i, name), f"{name}[{i}]", leading) for i, entry in enumerate(space.spaces))
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        raise ShapeError(f"act: {name} is a {type(value).__name__} that makes no array, expected {list(space.shape)} or [N, ...]") from None
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"act: {name} has dtype {array.dtype}, expected numbers")
     count = array.ndim - len(space.shape)
     if count not in (0, 1) or array.shape[count:] != space.shape:
         raise ShapeError(f"act: {name} has shape {list(array.shape)}, expected {list(space.shape)} or [N, ...] of them")
@@ -293,13 +299,15 @@ def agent_class(name: str) -> type[Agent]:
     return registered[name]
 
 
-def make_config(name: str, options: Mapping[str, Any]) -> AgentConfig:
-    """The config of algorithm ``name`` with ``options`` set; ValueError for a field it does not have."""
+def make_config(name: str, options: Mapping[str, Any], others: Iterable[str] = ()) -> AgentConfig:
+    """The config of algorithm ``name`` with ``options`` set; ValueError for a field it does not have, with the closest names of
+    those and of ``others``, which the caller takes beside them."""
     config_type = agent_class(name).Config
     known = [f.name for f in dataclasses.fields(config_type)]
     for option in options:
         if option not in known:
-            raise UnknownNameError(f"{name} has no option {option!r}{closest_names(option, known)} (options: {', '.join(known)})")
+            near = closest_names(option, [*known, *others])
+            raise UnknownNameError(f"{name} has no option {option!r}{near} (options: {', '.join(known)})")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     return config_type(**values)
 
@@ -329,6 +337,12 @@ def check_numbers(config: Any) -> None:
             raise TypeError(f"{type(config).__name__}: {field.name} is {value!r}, expected {kind}")
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+
+
 def check_range(config: Any, name: str, low: float | None, high: float | None, *, open_low: bool = False) -> None:
     """Raise ValueError unless ``low <= config.name <= high`` (``<`` below if ``open_low``)."""
     value = getattr(config, name)
@@ -340,8 +354,9 @@ def check_range(config: Any, name: str, low: float | None, high: float | None, *
 
 def check_layers(config: Any) -> None:
     """Raise ValueError unless every hidden layer of ``config.net_arch`` has a width."""
-    if any(width < 1 for width in config.net_arch):
-        raise ValueError(f"{type(config).__name__}: net_arch is {config.net_arch}, expected widths of at least 1")
+    widths = config.net_arch
+    if not isinstance(widths, tuple) or not all(isinstance(width, int | np.integer) and width >= 1 for width in widths):
+        raise ValueError(f"{type(config).__name__}: net_arch is {widths!r}, expected widths of at least 1, such as (64, 64)")
 
 
 def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:

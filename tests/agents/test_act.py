@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from pyrl.agents import available_agents
 from pyrl.agents.base import Agent, make_agent
-from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.errors import DTypeError, NonFiniteError, ShapeError
 
 PLAIN = Box(-9, 9, (3,), np.float32)
 NESTED = Dict({"a": Discrete(4), "b": Tuple((PLAIN, Box(-9, 9, (2, 2), np.float64)))})
@@ -62,8 +62,13 @@ def test_each_leaf_is_read() -> None:
         ({**nested(5), "a": 0}, ShapeError, "the entries of observation lead with [[], [5]], expected the same [N] or none"),
         ({"a": 0}, ValueError, "observation is a dict without the entry 'b', which its space has"),
         ({"a": 0, "b": (np.ones(3),)}, ValueError, "observation['b'] is a tuple without the entry 1, which its space has"),
+        ({**nested(), "b": (np.array(["x"] * 3), np.ones((2, 2)))}, DTypeError, "observation['b'][0] has dtype <U1, expected numbers"),
         (np.zeros(8), ValueError, "observation is a ndarray without the entry 'a', which its space has"),
     ]
     for value, error, text in wrong:
         with pytest.raises(error, match=f"^act: {re.escape(text)}"):
             actor.act(value)
+    with pytest.raises(ShapeError, match=r"^act: observation is a tuple that makes no array, expected \[3\]"):
+        agent("dqn", PLAIN).act((np.zeros(3, np.float32), {}))  # what Gymnasium's reset returns
+    with pytest.raises(DTypeError, match=r"^act: observation has dtype object, expected numbers"):
+        agent("dqn", PLAIN).act(None)
