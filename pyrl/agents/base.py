@@ -76,7 +76,7 @@ class Agent(ABC):
     Config: ClassVar[type[AgentConfig]]
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
-        check_count(f"{self.name}: num_envs", num_envs)
+        check_count("num_envs", num_envs)
         self.observation_space = observation_space
         self.action_space = action_space
         start: Any = getattr(action_space, "start", 0)
@@ -167,7 +167,10 @@ class Agent(ABC):
         return {"env_steps": self.env_steps, "updates": self.updates}
 
     def act(self, observation: Observation, deterministic: bool = True) -> Any:
-        """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out."""
+        """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out.
+
+        ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
+        """
         observation, single = self._batched(observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
         if isinstance(self.action_space, spaces.Box):
