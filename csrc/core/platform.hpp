@@ -5,19 +5,11 @@
 // build forbids contraction (-ffp-contract=off) the three versions of a recursion agree to the bit.
 #pragma once
 
-#include <utility>
 
 #if defined(__CUDACC__)
 #define PYRL_HD __host__ __device__
 #else
 #define PYRL_HD
-#endif
-
-// *address = value, and what was there before; threads of a GPU do it one after the other.
-#if defined(__CUDA_ARCH__)
-#define PYRL_EXCHANGE(address, value) ::atomicExch(address, value)
-#else
-#define PYRL_EXCHANGE(address, value) ::std::exchange(*(address), value)
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)

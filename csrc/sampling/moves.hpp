@@ -11,7 +11,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "core/platform.hpp"
+#include "core/atomic.hpp"
 
 namespace pyrl::sampling {
 
@@ -35,7 +35,7 @@ class Moves {
 
   PYRL_HD void link(std::int64_t step, std::int64_t target) const {
     target_[step] = target;
-    next_[step] = PYRL_EXCHANGE(head_ + slot(target), static_cast<std::uint32_t>(step));
+    next_[step] = atomic_exchange(head_ + slot(target), static_cast<std::uint32_t>(step));
   }
   // The latest step below `before` with this target, or none.
   PYRL_HD std::uint32_t latest(std::int64_t target, std::int64_t before) const {

@@ -31,7 +31,7 @@ class Fiber {
   // Called outside: runs the fiber until it pauses.
   void resume() {
     before_switch(stack_.get(), stack_bytes);
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(PYRL_TSAN)
     swapcontext(&outside_, &start_);
 #else
     if (_setjmp(outside_) != 0) return;  // swapcontext asks the kernel for the signal mask each time, which takes longer than all else
@@ -44,7 +44,7 @@ class Fiber {
   // Called inside: goes back to whoever resumed it.
   void pause() {
     before_switch(outside_stack_, outside_bytes_);
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(PYRL_TSAN)
     swapcontext(&start_, &outside_);
 #else
     if (_setjmp(inside_) == 0) _longjmp(outside_, 1);
@@ -80,7 +80,7 @@ class Fiber {
   std::unique_ptr<std::byte[]> stack_;
   std::function<void()> body_;
   ucontext_t start_;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(PYRL_TSAN)
   ucontext_t outside_;
 #else
   std::jmp_buf outside_, inside_;

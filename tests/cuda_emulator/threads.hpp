@@ -10,11 +10,10 @@
 #include "cuda_runtime.h"
 #include "fibers.hpp"
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(PYRL_TSAN)
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
@@ -41,11 +40,10 @@ class Random {
 // To ThreadSanitizer each CUDA thread is one, which only barriers and the kernel's beginning and end put in an order with others. So a race
 // of a kernel is found, in global memory as well.
 class Identity {
-#if defined(__SANITIZE_THREAD__)
+#if defined(PYRL_TSAN)
  public:
   static void* host() { return __tsan_get_current_fiber(); }
   static void* make() { return __tsan_create_fiber(0); }
-  static void destroy(void* self) { __tsan_destroy_fiber(self); }
   static void become(void* self) { __tsan_switch_to_fiber(self, 1); }
   static void tell(void* place) { __tsan_release(place); }
   static void hear(void* place) { __tsan_acquire(place); }
@@ -53,7 +51,6 @@ class Identity {
  public:
   static void* host() { return nullptr; }
   static void* make() { return nullptr; }
-  static void destroy(void*) {}
   static void become(void*) {}
   static void tell(void*) {}
   static void hear(void*) {}
@@ -72,7 +69,7 @@ class Threads {
     body_ = &thread;
     random_ = &random;
     host_ = Identity::host();
-    Identity::tell(this);
+    Identity::tell(&begin_);
     std::vector<unsigned> blocks(grid.x);
     for (unsigned i = 0; i < grid.x; ++i) blocks[i] = i;
     random.shuffle(blocks);
@@ -80,18 +77,22 @@ class Threads {
       blockIdx = {i, 0, 0};
       run_block();
     }
-    Identity::hear(this);
+    Identity::hear(&end_);
   }
 
   // Called by a thread: goes on when all of its block that have not ended have called it. Whether any of them voted.
   bool barrier(bool vote) {
     Worker& self = *current_;
+    char* const place = &barrier_[generation_ % 2];  // who has gone on may be at the next one already
+    Identity::tell(place);
+    Identity::become(host_);
     votes_ |= vote;
     waiting_.push_back(&self);
-    Identity::tell(&votes_);
-    leave(self);
-    Identity::hear(&votes_);
-    return decision_;
+    self.fiber->pause();
+    const bool decision = decision_;
+    Identity::become(self.identity);
+    Identity::hear(place);
+    return decision;
   }
 
  private:
@@ -112,9 +113,14 @@ class Threads {
       going.swap(waiting_);
       decision_ = votes_;
       votes_ = false;
+      ++generation_;
       random_->shuffle(going);
       for (Worker* worker : going) enter(*worker);
     }
+    if (generation_ == 0) return;
+    generation_ = 0;
+    Identity::hear(&end_);  // the next block's shared memory is the same
+    Identity::tell(&begin_);
   }
 
   Worker& idle_worker() {
@@ -135,14 +141,13 @@ class Threads {
       while (next_ < order_.size()) {
         self.thread = order_[next_++];
         threadIdx = {self.thread, 0, 0};
-        self.identity = Identity::make();
+        self.identity = identity();
         Identity::become(self.identity);
-        Identity::hear(this);
+        Identity::hear(&begin_);
         (*body_)();
-        Identity::tell(this);
+        Identity::tell(&end_);
         Identity::become(host_);
-        Identity::destroy(self.identity);
-        self.identity = nullptr;
+        identities_.push_back(self.identity);
       }
       idle_.push_back(&self);
       self.fiber->pause();
@@ -152,20 +157,27 @@ class Threads {
   void enter(Worker& worker) {
     current_ = &worker;
     threadIdx = {worker.thread, 0, 0};
-    if (worker.identity != nullptr) Identity::become(worker.identity);
     worker.fiber->resume();
   }
-  void leave(Worker& worker) {
-    Identity::become(host_);
-    worker.fiber->pause();
+
+  // Any of those that no thread has: making one for each thread would take too long.
+  void* identity() {
+    while (identities_.size() < 64) identities_.push_back(Identity::make());
+    std::swap(identities_.back(), identities_[random_->below(identities_.size())]);
+    void* const taken = identities_.back();
+    identities_.pop_back();
+    return taken;
   }
 
   std::vector<std::unique_ptr<Worker>> workers_;  // kept: stacks are used again
   std::vector<Worker*> idle_, waiting_;
+  std::vector<void*> identities_;
   Worker* current_ = nullptr;
   std::vector<unsigned> order_;
   std::size_t next_ = 0;
   bool votes_ = false, decision_ = false;
+  unsigned generation_ = 0;            // of barriers
+  char begin_ = 0, end_ = 0, barrier_[2] = {};  // addresses by which the sanitizer knows what is ordered
   const std::function<void()>* body_ = nullptr;
   Random* random_ = nullptr;
   void* host_ = nullptr;

@@ -50,7 +50,7 @@ void follow(const Case& wanted, Way way, bool lazy, unsigned seed) {
       sent += others + (with_observation ? observation_bytes : 0) + (wanted.options.linked ? observation_bytes : 0);
     }
   };
-  for (int step = 0; step < 60; ++step) {
+  for (int step = 0; step < 30; ++step) {
     for (int times = step % 4 * 5; times >= 0; --times) add(step % 3 == 0, way == Way::arrays && step % 5 == 0);
     if (way != Way::arrays) CHECK(ring.least_size() <= host.size());  // of those it believes in too many, until it looks
     if (step % 7 == 3) {
