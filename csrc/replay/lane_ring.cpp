@@ -10,6 +10,7 @@
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
+#include "core/streaming_copy.hpp"
 #include "replay/row.hpp"
 
 namespace pyrl::replay {
@@ -64,6 +65,8 @@ void LaneRing::clear() {
 namespace {
 
 constexpr int block = 16;
+// An add of many images: rows are gone from the caches when they are compared, and memory gives rows of this width back at full speed.
+constexpr std::int64_t streamed_row_bytes = 16 * 1024, streamed_add_bytes = 1024 * 1024;
 
 // The ring's changes of flag::drawable in an add.
 struct Changes {
@@ -85,6 +88,10 @@ PYRL_INLINE void copy_rows(const RingView& ring, const Column& column, const std
   const std::int64_t bytes = column.row_bytes, stride = column.stride;
   std::uint8_t* const to = ring.row(column, 0);
   const auto* const from = static_cast<const std::uint8_t*>(source);
+  if (bytes >= streamed_row_bytes && bytes * ring.options.num_lanes >= streamed_add_bytes) {
+    for (std::int64_t i = 0; i < n; ++i) streaming_copy(to + slots[i] * stride, from + lanes[i] * bytes, bytes);
+    return;
+  }
   with_row_copy(bytes, [&](const auto& copy) PYRL_INLINE_LAMBDA {
     for (std::int64_t i = 0; i < n; ++i) copy(to + slots[i] * stride, from + lanes[i] * bytes);
   });
