@@ -28,7 +28,7 @@ def check_schedule(name: str, schedule: Schedule) -> None:
     """Raise ValueError unless ``schedule`` is a positive number or ``"linear_<positive number>"``."""
     try:
         start = _start(schedule) if isinstance(schedule, str) else float(schedule)
-    except ValueError:
+    except (TypeError, ValueError):
         start = 0.0
     if not start > 0:
         raise ValueError(f"{name} is {schedule!r}, expected a positive number or 'linear_<number>'")

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import operator
+
+from pyrl.errors import DTypeError
 
 
 def stream_key(seed: int, *name: str | int) -> int:
     """A 64-bit key for the stream ``name`` of ``seed``: the same on every platform, unrelated for different names."""
-    text = "/".join(("pyrl", str(int(seed)), *map(str, name)))
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise DTypeError(f"seed is {seed!r}, expected an integer") from None
+    text = "/".join(("pyrl", str(number), *map(str, name)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

@@ -184,13 +184,14 @@ void ArrayArg::require_cpu() const {
 }
 
 void ArrayArg::require_device() const {
-  if (like[0] == '\0') return require_cpu();
+  if (!has_twin) return require_cpu();
   PYRL_CHECK(device == expected_device, DeviceError, function, ": ", name, " is on ", device.text(), ", expected ", expected_device.text(),
              " (as ", like, " is)");
 }
 
 void ArrayArg::require_dtype(DType wanted) const {
-  PYRL_CHECK(dtype == wanted, DTypeError, function, ": ", name, " has dtype ", name_of(dtype), ", expected ", name_of(wanted));
+  PYRL_CHECK(dtype == wanted, DTypeError, function, ": ", name, " has dtype ", name_of(dtype), ", expected ", name_of(wanted),
+             wanted == decided_dtype ? concat(" (from ", like, ")") : std::string());
 }
 
 void ArrayArg::require_contiguous() const {
@@ -249,6 +250,8 @@ ArrayArg read_array(py::handle object, const char* function, const char* name, c
   ArrayArg arg = read_array(object, function, name);
   arg.expected_device = place.device;
   arg.like = place.like;
+  arg.decided_dtype = place.dtype;
+  arg.has_twin = place.has_twin;
   return arg;
 }
 

@@ -56,9 +56,11 @@ struct Place {
   Kind kind;
   Device device{};
   const char* like = "";
+  DType dtype = DType::Other;  // the first array's, where it decides that too (real_arg.hpp)
+  bool has_twin = false;       // whether the device is the first array's, or can only be the CPU
 
   Place(Kind kind_) : kind(kind_) {}
-  Place(Kind kind_, Device device_, const char* like_) : kind(kind_), device(device_), like(like_) {}
+  Place(Kind kind_, Device device_, const char* like_) : kind(kind_), device(device_), like(like_), has_twin(true) {}
 };
 
 struct ArrayArg {
@@ -70,10 +72,12 @@ struct ArrayArg {
   int rank = 0;
   std::array<std::int64_t, max_rank> shape{};
   DType dtype = DType::Other;
+  DType decided_dtype = DType::Other;  // what `like` decided
   Kind kind = Kind::NumPy;
+  bool has_twin = false;
   Device device;
-  Device expected_device;     // a CPU kernel's, unless the caller knows a twin
-  const char* like = "";      // the argument that decided so
+  Device expected_device;  // a CPU kernel's, unless the caller knows a twin
+  const char* like = "";   // the argument that decided so
   bool contiguous = true;  // row-major
   bool writable = true;
 

@@ -26,8 +26,8 @@ struct Optional {
   ArrayArg array;
   bool given = false;
 
-  Optional(py::handle object, const char* function, const char* name) : given(!object.is_none()) {
-    if (given) array = read_array(object, function, name);
+  Optional(py::handle object, const char* function, const char* name, const Place& place) : given(!object.is_none()) {
+    if (given) array = read_array(object, function, name, place);
   }
   template <class T, int Rank>
   ArrayView<T, Rank> as(const std::array<std::int64_t, Rank>& shape, const char* meaning) const {
@@ -48,9 +48,10 @@ void require_choices(const ArrayView<const std::int64_t, 2>& choice, const std::
 //   -> (loss, entropy, kl, clip_fraction, d_output)
 py::object policy_loss(FastArgs args) {
   const char* function = "policy_loss";
-  const ArrayArg output = read_array(args[0], function, "output"), action = read_array(args[3], function, "action");
-  const Optional log_std(args[2], function, "log_std"), log_prob_old(args[4], function, "log_prob_old");
-  const ArrayArg advantage = read_array(args[5], function, "advantage");
+  const ArrayArg output = read_array(args[0], function, "output");
+  const Place place = real_place(output.kind, output);
+  const ArrayArg action = read_array(args[3], function, "action", place), advantage = read_array(args[5], function, "advantage", place);
+  const Optional log_std(args[2], function, "log_std", place), log_prob_old(args[4], function, "log_prob_old", place);
   output.require_rank(2, "[B, K]");
   const std::int64_t batch = output.shape[0], width = output.shape[1];
   std::vector<std::int64_t> nvec;
@@ -85,13 +86,13 @@ py::object policy_loss(FastArgs args) {
     } else {
       call.log_std = log_std.as<const Real, 1>({width}, "[A]");
       call.action = action.as<const Real, 2>({batch, width}, "[B, A]");
-      call.d_log_std = read_array(args[10], function, "d_log_std").template as<Real, 1>({width}, "[A]");
+      call.d_log_std = read_array(args[10], function, "d_log_std", place).template as<Real, 1>({width}, "[A]");
     }
     call.normalize_advantage = normalize;
     call.clip_range = clip_range;
     call.ent_coef = ent_coef;
     py::object d_output;
-    call.d_output = bindings::output<Real, 2>(d_output, args[9], output.kind, {batch, width}, function, "d_output", "[B, K]");
+    call.d_output = bindings::output<Real, 2>(d_output, args[9], place, {batch, width}, function, "d_output", "[B, K]");
     nn::PolicyLossReport report;
     {
       ReleaseGil released;
@@ -106,8 +107,10 @@ py::object policy_loss(FastArgs args) {
 // (value, return, value_old or None, clip_range, coefficient, huber, d_value) -> (loss, d_value)
 py::object value_loss(FastArgs args) {
   const char* function = "value_loss";
-  const ArrayArg value = read_array(args[0], function, "value"), return_ = read_array(args[1], function, "return_");
-  const Optional value_old(args[2], function, "value_old");
+  const ArrayArg value = read_array(args[0], function, "value");
+  const Place place = real_place(value.kind, value);
+  const ArrayArg return_ = read_array(args[1], function, "return_", place);
+  const Optional value_old(args[2], function, "value_old", place);
   const double clip_range = number_in(args[3], 0, infinity, function, "clip_range");
   const double coefficient = finite_arg(args[4], function, "coefficient");
   const bool huber = flag_arg(args[5], function, "huber");
@@ -122,7 +125,7 @@ py::object value_loss(FastArgs args) {
     call.coefficient = coefficient;
     call.huber = huber;
     py::object d_value;
-    call.d_value = {output<Real, 2>(d_value, args[6], value.kind, {batch, 1}, function, "d_value", "[B, 1]").data, {batch}};
+    call.d_value = {output<Real, 2>(d_value, args[6], place, {batch, 1}, function, "d_value", "[B, 1]").data, {batch}};
     double loss = 0;
     {
       ReleaseGil released;
@@ -136,9 +139,11 @@ py::object value_loss(FastArgs args) {
 // (q, action, reward, discount, next_q_target, next_q_online or None, weight or None, huber, d_q, td_error) -> (loss, q_mean, d_q, td_error)
 py::object q_loss(FastArgs args) {
   const char* function = "q_loss";
-  const ArrayArg q = read_array(args[0], function, "q"), action = read_array(args[1], function, "action"), reward = read_array(args[2], function, "reward");
-  const ArrayArg discount = read_array(args[3], function, "discount"), next_q_target = read_array(args[4], function, "next_q_target");
-  const Optional next_q_online(args[5], function, "next_q_online"), weight(args[6], function, "weight");
+  const ArrayArg q = read_array(args[0], function, "q");
+  const Place place = real_place(q.kind, q);
+  const ArrayArg action = read_array(args[1], function, "action", place), reward = read_array(args[2], function, "reward", place);
+  const ArrayArg discount = read_array(args[3], function, "discount", place), next_q_target = read_array(args[4], function, "next_q_target", place);
+  const Optional next_q_online(args[5], function, "next_q_online", place), weight(args[6], function, "weight", place);
   const bool huber = flag_arg(args[7], function, "huber");
   q.require_rank(2, "[B, A]");
   const std::int64_t batch = q.shape[0], actions = q.shape[1];
@@ -154,8 +159,8 @@ py::object q_loss(FastArgs args) {
     call.weight = weight.as<const Real, 1>({batch}, "[B]");
     call.huber = huber;
     py::object d_q, td_error;
-    call.d_q = output<Real, 2>(d_q, args[8], q.kind, {batch, actions}, function, "d_q", "[B, A]");
-    call.td_error = output<Real, 1>(td_error, args[9], q.kind, {batch}, function, "td_error", "[B]");
+    call.d_q = output<Real, 2>(d_q, args[8], place, {batch, actions}, function, "d_q", "[B, A]");
+    call.td_error = output<Real, 1>(td_error, args[9], place, {batch}, function, "td_error", "[B]");
     nn::QLossReport report;
     {
       ReleaseGil released;
@@ -169,14 +174,16 @@ py::object q_loss(FastArgs args) {
 // (value, advantage, out) -> q
 py::object dueling(FastArgs args) {
   const char* function = "dueling";
-  const ArrayArg value = read_array(args[0], function, "value"), advantage = read_array(args[1], function, "advantage");
+  const ArrayArg advantage = read_array(args[1], function, "advantage");
+  const Place place = real_place(advantage.kind, advantage);
+  const ArrayArg value = read_array(args[0], function, "value", place);
   advantage.require_rank(2, "[B, A]");
   const std::int64_t batch = advantage.shape[0], actions = advantage.shape[1];
   return with_real(advantage, [&]<class Real>(Real) -> py::object {
     const auto v = value.as<const Real, 2>({batch, 1}, "[B, 1]");
     const auto a = advantage.as<const Real, 2>("[B, A]");
     py::object q;
-    const auto out = output<Real, 2>(q, args[2], advantage.kind, {batch, actions}, function, "out", "[B, A]");
+    const auto out = output<Real, 2>(q, args[2], place, {batch, actions}, function, "out", "[B, A]");
     ReleaseGil released;
     nn::dueling<Real>(v, a, out);
     return q;
@@ -187,13 +194,14 @@ py::object dueling(FastArgs args) {
 py::object dueling_backward(FastArgs args) {
   const char* function = "dueling_backward";
   const ArrayArg d_q = read_array(args[0], function, "d_q");
+  const Place place = real_place(d_q.kind, d_q);
   d_q.require_rank(2, "[B, A]");
   const std::int64_t batch = d_q.shape[0], actions = d_q.shape[1];
   return with_real(d_q, [&]<class Real>(Real) -> py::object {
     const auto from = d_q.as<const Real, 2>("[B, A]");
     py::object d_value, d_advantage;
-    const auto v = output<Real, 2>(d_value, args[1], d_q.kind, {batch, 1}, function, "d_value", "[B, 1]");
-    const auto a = output<Real, 2>(d_advantage, args[2], d_q.kind, {batch, actions}, function, "d_advantage", "[B, A]");
+    const auto v = output<Real, 2>(d_value, args[1], place, {batch, 1}, function, "d_value", "[B, 1]");
+    const auto a = output<Real, 2>(d_advantage, args[2], place, {batch, actions}, function, "d_advantage", "[B, A]");
     {
       ReleaseGil released;
       nn::dueling_backward<Real>(from, v, a);
@@ -213,14 +221,16 @@ nn::SquashedGaussian<Real> squashed_args(const ArrayArg& output, const ArrayArg&
 // (output, noise, low, high, action, log_prob) -> (action, log_prob)
 py::object squashed_gaussian(FastArgs args) {
   const char* function = "squashed_gaussian";
-  const ArrayArg output = read_array(args[0], function, "output"), noise = read_array(args[1], function, "noise");
+  const ArrayArg output = read_array(args[0], function, "output");
+  const Place place = real_place(output.kind, output);
+  const ArrayArg noise = read_array(args[1], function, "noise", place);
   output.require_rank(2, "[B, 2 A]");
   const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     py::object action, log_prob;
-    const auto a = bindings::output<Real, 2>(action, args[4], output.kind, call.noise.extent, function, "action", "[B, A]");
-    const auto l = bindings::output<Real, 1>(log_prob, args[5], output.kind, {output.shape[0]}, function, "log_prob", "[B]");
+    const auto a = bindings::output<Real, 2>(action, args[4], place, call.noise.extent, function, "action", "[B, A]");
+    const auto l = bindings::output<Real, 1>(log_prob, args[5], place, {output.shape[0]}, function, "log_prob", "[B]");
     double sum = 0;
     {
       ReleaseGil released;
@@ -234,9 +244,10 @@ py::object squashed_gaussian(FastArgs args) {
 // (output, noise, low, high, action, d_action or None, d_log_prob, d_output) -> d_output
 py::object squashed_gaussian_backward(FastArgs args) {
   const char* function = "squashed_gaussian_backward";
-  const ArrayArg output = read_array(args[0], function, "output"), noise = read_array(args[1], function, "noise");
-  const ArrayArg action = read_array(args[4], function, "action");
-  const Optional d_action(args[5], function, "d_action");
+  const ArrayArg output = read_array(args[0], function, "output");
+  const Place place = real_place(output.kind, output);
+  const ArrayArg noise = read_array(args[1], function, "noise", place), action = read_array(args[4], function, "action", place);
+  const Optional d_action(args[5], function, "d_action", place);
   output.require_rank(2, "[B, 2 A]");
   const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
   const double d_log_prob = finite_arg(args[6], function, "d_log_prob");
@@ -245,7 +256,7 @@ py::object squashed_gaussian_backward(FastArgs args) {
     const auto a = action.as<const Real, 2>(call.noise.extent, "[B, A]");
     const auto da = d_action.as<const Real, 2>(call.noise.extent, "[B, A]");
     py::object d_output;
-    const auto out = bindings::output<Real, 2>(d_output, args[7], output.kind, call.output.extent, function, "d_output", "[B, 2 A]");
+    const auto out = bindings::output<Real, 2>(d_output, args[7], place, call.output.extent, function, "d_output", "[B, 2 A]");
     double sum = 0;
     {
       ReleaseGil released;

@@ -39,8 +39,10 @@ double clipped_step(const ArrayArg& gradients, double max_norm, const Step& step
 // (parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm) -> norm
 py::object adam(FastArgs args) {
   const char* function = "adam";
-  const ArrayArg parameters = read_array(args[0], function, "parameters"), gradients = read_array(args[1], function, "gradients");
-  const ArrayArg exp_avg = read_array(args[2], function, "exp_avg"), exp_avg_sq = read_array(args[3], function, "exp_avg_sq");
+  const ArrayArg gradients = read_array(args[1], function, "gradients");
+  const Place place = real_place(gradients.kind, gradients);
+  const ArrayArg parameters = read_array(args[0], function, "parameters", place);
+  const ArrayArg exp_avg = read_array(args[2], function, "exp_avg", place), exp_avg_sq = read_array(args[3], function, "exp_avg_sq", place);
   const auto count = read_array(args[4], function, "step").as<float, 0>("[]");
   const double lr = number_below(args[5], 0, infinity, function, "lr"), beta1 = number_below(args[6], 0, 1, function, "beta1");
   const double beta2 = number_below(args[7], 0, 1, function, "beta2"), epsilon = number_below(args[8], 0, infinity, function, "eps");
@@ -59,8 +61,9 @@ py::object adam(FastArgs args) {
 // (parameters, gradients, square_avg, step, lr, alpha, eps, weight_decay, epsilon_inside, max_grad_norm) -> norm
 py::object rmsprop(FastArgs args) {
   const char* function = "rmsprop";
-  const ArrayArg parameters = read_array(args[0], function, "parameters"), gradients = read_array(args[1], function, "gradients");
-  const ArrayArg square_avg = read_array(args[2], function, "square_avg");
+  const ArrayArg gradients = read_array(args[1], function, "gradients");
+  const Place place = real_place(gradients.kind, gradients);
+  const ArrayArg parameters = read_array(args[0], function, "parameters", place), square_avg = read_array(args[2], function, "square_avg", place);
   const auto count = read_array(args[3], function, "step").as<float, 0>("[]");
   const double lr = number_below(args[4], 0, infinity, function, "lr"), alpha = number_in(args[5], 0, 1, function, "alpha");
   const double epsilon = number_below(args[6], 0, infinity, function, "eps");
@@ -79,7 +82,8 @@ py::object rmsprop(FastArgs args) {
 // (target, online, tau)
 py::object polyak(FastArgs args) {
   const char* function = "polyak";
-  const ArrayArg target = read_array(args[0], function, "target"), online = read_array(args[1], function, "online");
+  const ArrayArg target = read_array(args[0], function, "target");
+  const ArrayArg online = read_array(args[1], function, "online", real_place(target.kind, target));
   const double tau = number_in(args[2], 0, 1, function, "tau");
   with_real(target, [&]<class Real>(Real) {
     const auto to = target.as<Real, 1>("[size]");

@@ -5,6 +5,7 @@
 #include "bindings/array_arg.hpp"
 #include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
+#include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
 #include "returns/gae.hpp"
 #include "returns/lambda_return.hpp"
@@ -40,7 +41,7 @@ class RolloutArg {
 
   // `value_needed`: the function reads value[t] itself, not only as the value after the step before.
   RolloutArg(const FastArgs& args, const char* name, bool value_needed)
-      : function(name), reward(read_array(args[0], function, "reward")), place(place_of(reward)) {
+      : function(name), reward(read_array(args[0], function, "reward")), place(real_place(place_of(reward), reward)) {
     value = read_optional(args[1], function, "value", place);
     next_value = read_optional(args[2], function, "next_value", place);
     terminated = read_array(args[3], function, "terminated", place);
@@ -48,8 +49,6 @@ class RolloutArg {
     final_value = read_optional(args[5], function, "final_value", place);
     valid = read_optional(args[6], function, "valid", place);
     reward.require_rank(2, "[T, N]");
-    PYRL_CHECK(reward.dtype == DType::Float32 || reward.dtype == DType::Float64, DTypeError, function, ": reward has dtype ", name_of(reward.dtype),
-               ", expected float32 or float64");
     PYRL_CHECK(given(value) || !value_needed, DTypeError, function, ": value is None, expected [T, N], or [T+1, N] without next_value");
     PYRL_CHECK(!given(final_value) || (given(value) && !given(next_value)), ArgumentError, function,
                ": final_value belongs to the form without next_value, where value is [T+1, N]; pass next_value or final_value, not both");
@@ -131,17 +130,11 @@ py::tuple two_outputs(ArrayView<T, 2>& first, ArrayView<T, 2>& second, py::handl
   return pair;
 }
 
-// body(T{}) for the dtype of reward.
-template <class Body>
-py::object for_dtype(const RolloutArg& rollout, const Body& body) {
-  return rollout.reward.dtype == DType::Float32 ? body(float{}) : body(double{});
-}
-
 // (rollout.., gamma, gae_lambda, out)
 py::object gae(FastArgs args) {
   const RolloutArg rollout(args, "gae", true);
   const double gamma = number_in(args[7], 0, 1, "gae", "gamma"), gae_lambda = number_in(args[8], 0, 1, "gae", "gae_lambda");
-  return for_dtype(rollout, [&]<class T>(T) -> py::object {
+  return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::GaeArgs<T> call{rollout.view<T>(), {}, {}, gamma, gae_lambda};
     py::tuple result = two_outputs<T>(call.advantage, call.return_, args[9], rollout);
     run_at(rollout.place, "gae", [&] { returns::gae(call); }, [&](const auto& stream) { returns::gae_cuda(call, stream); });
@@ -152,7 +145,7 @@ py::object gae(FastArgs args) {
 py::object lambda_return_as(const char* function, const FastArgs& args, double lambda, py::handle out) {
   const RolloutArg rollout(args, function, false);
   const double gamma = number_in(args[7], 0, 1, function, "gamma");
-  return for_dtype(rollout, [&]<class T>(T) -> py::object {
+  return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::LambdaReturnArgs<T> call{rollout.view<T>(), {}, gamma, lambda};
     py::object result;
     call.return_ = one_output<T>(result, out, "out", rollout);
@@ -178,7 +171,7 @@ py::object n_step_return(FastArgs args) {
   const double gamma = number_in(args[7], 0, 1, function, "gamma");
   const std::int64_t n = integer_arg(args[8], function, "n");
   PYRL_CHECK(n >= 1, ArgumentError, function, ": n is ", n, ", expected at least 1");
-  return for_dtype(rollout, [&]<class T>(T) -> py::object {
+  return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::NStepReturnArgs<T> call{rollout.view<T>(), {}, n, gamma};
     py::object result;
     call.return_ = one_output<T>(result, args[9], "out", rollout);
@@ -197,7 +190,7 @@ py::object vtrace(FastArgs args) {
   for (const ArrayArg* arg : {&log_prob, &behaviour_log_prob}) require_shape_of_reward(*arg, rollout.shape(), "[T, N]");
   const double gamma = number_in(args[9], 0, 1, function, "gamma"), lambda = number_in(args[10], 0, 1, function, "lambda_");
   const double rho_bar = number_in(args[11], 0, infinity, function, "rho_bar"), c_bar = number_in(args[12], 0, infinity, function, "c_bar");
-  return for_dtype(rollout, [&]<class T>(T) -> py::object {
+  return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::VtraceArgs<T> call{rollout.view<T>(), log_prob.as<const T, 2>("[T, N]"), behaviour_log_prob.as<const T, 2>("[T, N]"), {}, {},
                                 gamma, lambda, rho_bar, c_bar};
     py::tuple result = two_outputs<T>(call.vs, call.pg_advantage, args[13], rollout, {&log_prob, &behaviour_log_prob});

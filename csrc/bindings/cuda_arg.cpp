@@ -9,6 +9,7 @@ Place place_of(ArrayArg& first) {
              ", expected the CPU or a CUDA device");
   first.expected_device = first.device;
   first.like = first.name;
+  first.has_twin = true;
   return {first.kind, first.device, first.name};
 }
 

@@ -8,6 +8,13 @@
 
 namespace pyrl::bindings {
 
+// `place`, for the arrays that must have the dtype of `first`: their messages say so.
+inline Place real_place(Place place, const ArrayArg& first) {
+  place.dtype = first.dtype;
+  place.like = first.name;
+  return place;
+}
+
 // body(Real{}) with Real = float or double.
 template <class Body>
 decltype(auto) with_real(const ArrayArg& first, const Body& body) {

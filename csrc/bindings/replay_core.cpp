@@ -1,25 +1,18 @@
 #include "bindings/replay_core.hpp"
 
 #include "bindings/cuda_arg.hpp"
-#include "replay/host_ring_device.hpp"
 
 namespace pyrl::bindings {
 
 using namespace pyrl::replay;
 
 void ReplayCore::move_to(const std::string& name, bool copied) {
+  CudaStream caller{"ReplayBuffer", std::stoi(name.substr(name.find(':') + 1))};
+  const Place there(Kind::Torch, Device{caller.device}, "this buffer");
   std::unique_ptr<RingDevice> made;
-  Place there = place;
-  CudaStream caller{"ReplayBuffer"};
-  if (name == "simulated") {
-    made = std::make_unique<HostRingDevice>();
-  } else {
-    caller.device = std::stoi(name.substr(name.find(':') + 1));
-    there = Place(Kind::Torch, Device{caller.device}, "this buffer");
-    if constexpr (cuda_built) made = cuda_ring_device(caller.device);
-    PYRL_CHECK(made != nullptr, DeviceError, "ReplayBuffer: device is ", name, ", and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md)");
-    caller.handle = current_stream(there.device);
-  }
+  if constexpr (cuda_built) made = cuda_ring_device(caller.device);
+  PYRL_CHECK(made != nullptr, DeviceError, "ReplayBuffer: device is ", name, ", and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md)");
+  caller.handle = current_stream(there.device);
   auto moved = std::make_unique<DeviceRing>(*ring, std::move(made), caller);
   moved->set_random(stream, caller);
   device = std::move(moved);
@@ -35,12 +28,11 @@ void ReplayCore::prioritize(double alpha, double epsilon) {
 }
 
 CudaStream ReplayCore::device_stream(const char* function) const {
-  return {function, place.device.number, place.device.is_cuda() ? current_stream(place.device) : nullptr};
+  return {function, place.device.number, current_stream(place.device)};
 }
 
 py::object ReplayCore::space(std::int64_t bytes, void** data) const {
-  if (place.device.is_cuda()) return device_space(place, bytes, data);
-  return empty_like_kind(Kind::NumPy, DType::UInt8, std::array<std::int64_t, 1>{bytes}, data);
+  return device_space(place, bytes, data);
 }
 
 std::int64_t ReplayCore::store_there(const AddArgs& rows, bool on_device, const CudaStream& caller) {

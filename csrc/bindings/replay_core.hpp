@@ -59,7 +59,7 @@ class ReplayCore {
     ring = std::make_unique<replay::LaneRing>(layout, options);
   }
 
-  // The ring lies on a device from now on; for an empty ring. "cuda:0", or "simulated": the CPU in its place, for tests.
+  // The ring lies on a device, "cuda:0", from now on; for an empty ring.
   void move_to(const std::string& name, bool host_copy);
   // Records lie on a device, and nowhere else.
   bool is_resident() const { return device != nullptr && !host_copy; }

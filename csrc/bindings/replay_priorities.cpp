@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/real_arg.hpp"
 #include "bindings/replay_core.hpp"
 
 namespace pyrl::bindings {
@@ -32,7 +33,7 @@ py::object update_priorities(ReplayCore& self, FastArgs args) {
       self.priorities->update(self.slots.data(), priority.data(), index.count());
     });
   };
-  read_array(args[1], function, "priority").dtype == DType::Float64 ? update(double{}) : update(float{});
+  with_real(read_array(args[1], function, "priority"), update);
   return py::none();
 }
 

@@ -1,4 +1,4 @@
-// Prioritized replay (priorities.hpp, sum_tree.hpp) in a GPU's memory: what every thread does. Leaves, sums, draws and weights have the
+// Prioritized replay (priorities.hpp, sum_tree.hpp) in a GPU's memory. Leaves, sums, draws and weights have the
 // CPU's bits, whatever the order of the threads.
 //
 //   call      launches                                                                 threads
@@ -30,7 +30,6 @@ namespace pyrl::replay {
 class TreeView {
  public:
   static constexpr int most_levels = 9;   // of 2^32 leaves
-  static constexpr int one_block = 256;  // nodes of a level that one block of threads refreshes with all above it
 
   static std::int64_t bytes(std::int64_t leaves) {
     const TreeView tree(nullptr, leaves);
@@ -56,6 +55,10 @@ class TreeView {
   double* leaves() const { return sums_; }
   PYRL_HD int levels() const { return levels_; }
   PYRL_HD std::int64_t nodes(int level) const { return nodes_[static_cast<std::size_t>(level)]; }
+
+  // Nodes above the leaves, padding included.
+  PYRL_HD std::int64_t inner() const { return start(levels_) - start_[1]; }
+  PYRL_HD void clear_smallest(std::int64_t node) const { smallest_[node] = tree::infinity; }
 
   PYRL_HD double& leaf(std::int64_t slot) const { return sums_[slot]; }
   PYRL_HD double total() const { return sums_[root()]; }
@@ -85,12 +88,8 @@ class TreeView {
   }
 
  private:
-  friend struct ClearSmallest;
-
   PYRL_HD std::int64_t start(int level) const { return start_[static_cast<std::size_t>(level)]; }
   PYRL_HD std::int64_t root() const { return start(levels_ - 1); }
-  // Nodes above the leaves, padding included.
-  PYRL_HD std::int64_t inner() const { return start(levels_) - start_[1]; }
 
   std::array<std::int64_t, most_levels> nodes_{};
   std::array<std::int64_t, most_levels + 1> start_{};  // in sums_; less start_[1] in largest_ and smallest_; each a multiple of 16
@@ -99,49 +98,6 @@ class TreeView {
   std::uint64_t* drawn_;
   std::uint32_t* marks_;
 };
-
-// After zeros everywhere.
-struct ClearSmallest {
-  TreeView tree;
-
-  std::int64_t threads() const { return tree.inner(); }
-  PYRL_HD void operator()(std::int64_t i) const { tree.smallest_[i] = tree::infinity; }
-};
-
-// The ancestors of listed slots on one level; slots of -1 are passed over.
-struct RefreshAncestors {
-  TreeView tree;
-  ArrayView<const std::int64_t, 1> slots;
-  int level;
-
-  std::int64_t threads() const { return slots.size(); }
-  PYRL_HD void operator()(std::int64_t i) const {
-    if (slots(i) >= 0) tree.refresh(level, slots(i) >> (4 * level));
-  }
-};
-
-struct RefreshLevel {
-  TreeView tree;
-  int level;
-
-  std::int64_t threads() const { return tree.nodes(level); }
-  PYRL_HD void operator()(std::int64_t node) const { tree.refresh(level, node); }
-};
-
-// What is to be launched after leaves have changed, those of `slots`, or any if absent: each(body), with a thread for each of
-// body.threads(), then top(level), one block for this level and all above.
-template <class Each, class Top>
-void refresh(const TreeView& tree, const ArrayView<const std::int64_t, 1>& slots, const Each& each, const Top& top) {
-  int level = 1;
-  for (; tree.nodes(level) > TreeView::one_block; ++level) {
-    if (slots.present() && slots.size() < tree.nodes(level)) {
-      each(RefreshAncestors{tree, slots, level});
-    } else {
-      each(RefreshLevel{tree, level});
-    }
-  }
-  top(level);
-}
 
 struct UpdateCounts {
   std::int64_t stale, refused;
@@ -157,33 +113,6 @@ struct UpdateArgs {
 
   PYRL_HD bool usable(std::int64_t i) const {
     return slots(i) >= 0 && priority[i] >= Real(0) && priority[i] <= std::numeric_limits<Real>::max();
-  }
-};
-
-template <class Real>
-struct MarkLast {
-  UpdateArgs<Real> args;
-
-  PYRL_HD void operator()(std::int64_t i) const {
-    if (args.usable(i)) {
-      atomic_max(&args.tree.mark(args.slots(i)), static_cast<std::uint32_t>(i + 1));
-    } else {
-      atomic_add(args.slots(i) < 0 ? &args.counts->stale : &args.counts->refused, 1);
-    }
-  }
-};
-
-template <class Real>
-struct WriteLast {
-  UpdateArgs<Real> args;
-
-  PYRL_HD void operator()(std::int64_t i) const {
-    if (!args.usable(i)) return;
-    const std::int64_t slot = args.slots(i);
-    std::uint32_t& mark = args.tree.mark(slot);
-    if (mark != static_cast<std::uint32_t>(i + 1)) return;
-    mark = 0;  // who reads this instead is not the last either
-    args.tree.leaf(slot) = tree::leaf_of(static_cast<double>(args.priority[i]), args.alpha, args.epsilon);
   }
 };
 
@@ -208,34 +137,6 @@ struct PriorityDrawArgs {
   bool weight_by_buffer = false;
   ArrayView<std::int64_t, 1> slots;  // [B]
   float* weight = nullptr;           // [B]
-};
-
-struct DrawSlot {
-  PriorityDrawArgs args;
-  double share;  // 1 / B
-
-  PYRL_HD void operator()(std::int64_t i) const {
-    const double total = args.tree.total();
-    if (!(total > 0)) {
-      args.slots(i) = -1;
-      return;
-    }
-    const std::int64_t slot = args.tree.draw(tree::stratum(args.random.read(), i, share, total));
-    args.slots(i) = slot;
-    if (args.weight_by_buffer) return;
-    const auto bits = std::bit_cast<std::uint64_t>(args.tree.leaf(slot));
-    if (bits < *args.tree.drawn()) atomic_min(args.tree.drawn(), bits);  // reading too old a value costs one exchange more
-  }
-};
-
-struct WeighSlot {
-  PriorityDrawArgs args;
-
-  PYRL_HD void operator()(std::int64_t i) const {
-    const std::int64_t slot = args.slots(i);
-    const double smallest = args.weight_by_buffer ? args.tree.smallest() : std::bit_cast<double>(*args.tree.drawn());
-    args.weight[i] = slot < 0 ? std::numeric_limits<float>::quiet_NaN() : tree::weight_of(args.tree.leaf(slot), smallest, args.beta);
-  }
 };
 
 void clear_priorities_cuda(const TreeView& tree, std::int64_t leaves, const CudaStream& stream);

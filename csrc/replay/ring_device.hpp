@@ -1,5 +1,4 @@
-// What a ring needs of the device it lies on: memory, streams and its kernels. A GPU's is made by `cuda_ring_device`; `HostRingDevice`
-// (host_ring_device.hpp) runs the same function objects on the CPU, for tests.
+// What a ring needs of the device it lies on: memory, streams and its kernels. Builds without CUDA have none.
 #pragma once
 
 #include <cstdint>

@@ -200,7 +200,7 @@ PYRL_INLINE bool is_bad(const CategoricalArgs& args, std::int64_t index) {
       for (std::int64_t k = begin; k < begin + args.nvec(m); ++k) {
         if (args.mask.present() && !is_allowed(args, row * args.logits.extent[1] + k)) continue;
         const float logit = args.logits(row, k);
-        PYRL_CHECK(logit < infinity, ArgumentError, args.function, ": logits has ", std::isnan(logit) ? "nan" : "inf", " in row ", row,
+        PYRL_CHECK(logit < infinity, NonFiniteError, args.function, ": logits has ", std::isnan(logit) ? "nan" : "inf", " in row ", row,
                    ", column ", k, ", expected numbers or -inf");
         possible |= logit > -infinity;
       }

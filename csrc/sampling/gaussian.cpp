@@ -88,9 +88,14 @@ bool all_within(const float* values, std::int64_t count, float bound) {
 
 void require_within(const ArrayView<const float, 2>& array, float bound, const char* name, const char* expected) {
   if (all_within(array.data, array.size(), bound)) return;
-  for (std::int64_t i = 0; i < array.size(); ++i)
-    PYRL_CHECK(std::fabs(array.data[i]) <= bound, ArgumentError, "sample_gaussian: ", name, " has ", array.data[i], " in row ",
-               i / array.extent[1], ", column ", i % array.extent[1], ", expected ", expected);
+  for (std::int64_t i = 0; i < array.size(); ++i) {
+    const float value = array.data[i];
+    if (std::fabs(value) <= bound) continue;
+    const std::string text = concat("sample_gaussian: ", name, " has ", value, " in row ", i / array.extent[1], ", column ",
+                                    i % array.extent[1], ", expected ", expected);
+    if (!std::isfinite(value)) throw NonFiniteError(text);
+    throw ArgumentError(text);
+  }
 }
 
 }  // namespace

@@ -11,8 +11,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "sampling/permutation.hpp"
-#include "sampling/uniform_indices.hpp"
+#include "core/platform.hpp"
 
 namespace pyrl::sampling {
 
@@ -53,69 +52,6 @@ class Moves {
   std::uint32_t *next_, *head_;
   int shift_;
   std::int64_t head_bytes_;
-};
-
-// Inside out: step i copies entry j_i to place i and puts i into place j_i.
-struct LinkPermutation {
-  PermutationArgs args;
-  Moves moves;
-
-  PYRL_HD void operator()(std::int64_t i) const {
-    const auto step = static_cast<std::uint32_t>(i);
-    const RandomStream random = args.random.read();
-    const PhiloxBlock words = philox(random.key, random.draw, step >> 2, 0);
-    const std::uint32_t low = (step & 1) != 0 ? words[1] : words[0], high = (step & 1) != 0 ? words[3] : words[2];
-    moves.link(i, shuffle_target((step & 2) != 0 ? high : low, random.key, random.draw, step));
-  }
-};
-
-struct ResolvePermutation {
-  PermutationArgs args;
-  Moves moves;
-
-  PYRL_HD void operator()(std::int64_t place) const {
-    const std::uint32_t last = moves.latest(place, args.out.extent[0]);
-    args.out(place) = last != Moves::none && last != place ? last : copied(place);
-  }
-
- private:
-  // What step i copied: of place j_i, where the latest step below i had put its own number, if not step j_i itself copied there.
-  PYRL_HD std::int64_t copied(std::int64_t i) const {
-    for (;;) {
-      const std::int64_t from = moves.target(i);
-      if (from == i) return i;
-      const std::uint32_t last = moves.latest(from, i);
-      if (last != Moves::none && last != from) return last;
-      i = from;
-    }
-  }
-};
-
-// Forwards: step i exchanges entries i and t_i >= i; entry i is not touched again.
-struct LinkDistinct {
-  UniformIndicesArgs args;
-  Moves moves;
-
-  PYRL_HD void operator()(std::int64_t i) const {
-    const RandomStream random = args.random.read();
-    const PhiloxBlock words = philox(random.key, random.draw, static_cast<std::uint32_t>(i >> 1), 0);
-    const bool odd = (i & 1) != 0;
-    const std::uint64_t step = index_below(odd ? words[2] : words[0], odd ? words[3] : words[1], args.high - static_cast<std::uint64_t>(i),
-                                           random.key, random.draw, static_cast<std::uint64_t>(i));
-    moves.link(i, i + static_cast<std::int64_t>(step));
-  }
-};
-
-struct ResolveDistinct {
-  UniformIndicesArgs args;
-  Moves moves;
-
-  // Step i takes what lies at t_i: moved there from place s by the latest step s below i, from where it was before that, and so on.
-  PYRL_HD void operator()(std::int64_t i) const {
-    std::int64_t place = moves.target(i), before = i;
-    for (std::uint32_t last; (last = moves.latest(place, before)) != Moves::none;) place = before = last;
-    args.index(i) = place;
-  }
 };
 
 }  // namespace pyrl::sampling

@@ -104,7 +104,7 @@ void require_finite(const ArrayView<const T, 2>& batch) {
   });
   if (largest < std::bit_cast<Bits>(std::numeric_limits<T>::infinity())) return;
   for (std::int64_t i = 0; i < batch.size(); ++i)
-    PYRL_CHECK(std::isfinite(batch.data[i]), ArgumentError, "RunningMoments: batch has ", batch.data[i], " in row ", i / batch.extent[1],
+    PYRL_CHECK(std::isfinite(batch.data[i]), NonFiniteError, "RunningMoments: batch has ", batch.data[i], " in row ", i / batch.extent[1],
                ", column ", i % batch.extent[1], ", expected finite numbers");
 }
 

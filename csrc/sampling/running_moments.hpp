@@ -75,46 +75,6 @@ struct Slices {
   PYRL_HD std::int64_t rows_of(std::int64_t slice) const { return (rows - slice + count - 1) / count; }
 };
 
-// The moments of one column of one slice, as in the CPU's blocks of rows: over deviations from its own first row.
-template <class T>
-struct SumSlice {
-  const T* batch;
-  Slices slices;
-  double *mean, *m2;  // [slices, D]
-
-  PYRL_HD void operator()(std::int64_t thread) const {
-    const std::int64_t rows = slices.rows_of(thread / slices.columns);
-    const double first = static_cast<double>(batch[thread]);
-    double sum = 0, squares = 0;
-    for (std::int64_t k = 1; k < rows; ++k) {
-      const double d = static_cast<double>(batch[thread + k * slices.threads()]) - first;
-      sum += d;
-      squares += d * d;
-    }
-    const double shift = sum / static_cast<double>(rows);
-    mean[thread] = first + shift;
-    m2[thread] = squares - sum * shift;
-  }
-};
-
-// One column of one slice. The same bits as the CPU.
-template <class T>
-struct NormalizeSlice {
-  NormalizeArgs<T> args;
-  Slices slices;
-
-  PYRL_HD void operator()(std::int64_t thread) const {
-    const std::int64_t column = thread % slices.columns, rows = slices.rows_of(thread / slices.columns);
-    const double mean = args.center ? args.moments.mean(column) : 0.0;
-    const double scale = inverse_deviation(*args.moments.count, args.moments.m2(column), args.epsilon);
-    const float clip = static_cast<float>(args.clip);
-    for (std::int64_t k = 0; k < rows; ++k) {
-      const std::int64_t i = thread + k * slices.threads();
-      args.out.data[i] = normalized(static_cast<double>(args.value.data[i]), mean, scale, clip);
-    }
-  }
-};
-
 // The moments lie on the device. The sums are in another order than the CPU's: 1e-12 apart, the same in every run. A NaN or
 // an infinity, for which the CPU throws, spreads to its column's moments. `space` is moments_space(B, D) bytes on the device.
 inline std::int64_t moments_space(std::int64_t rows, std::int64_t columns) {

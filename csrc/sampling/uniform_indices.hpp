@@ -47,22 +47,6 @@ PYRL_HD PYRL_INLINE std::uint64_t index_below(std::uint32_t high, std::uint32_t 
   return accepted(high, low, n) ? uniform_below(high, low, n) : redraw_below(key, draw, i, n);
 }
 
-// Indices 2 pair and 2 pair + 1 with replacement, as one thread of a GPU draws them.
-struct DrawIndexPair {
-  UniformIndicesArgs args;
-
-  PYRL_HD void operator()(std::int64_t pair) const {
-    const RandomStream random = args.random.read();
-    const PhiloxBlock words = philox(random.key, random.draw, static_cast<std::uint32_t>(pair), 0);
-    for (int half = 0; half < 2; ++half) {
-      const std::int64_t i = 2 * pair + half;
-      if (i < args.index.extent[0])
-        args.index(i) = static_cast<std::int64_t>(
-            index_below(words[2 * half], words[2 * half + 1], args.high, random.key, random.draw, static_cast<std::uint64_t>(i)));
-    }
-  }
-};
-
 void uniform_indices(const UniformIndicesArgs& args);
 // Needs B <= high.
 void distinct_indices(const UniformIndicesArgs& args);

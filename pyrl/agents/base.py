@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from numbers import Integral, Real
@@ -25,7 +26,7 @@ from gymnasium import spaces
 
 from pyrl import ops
 from pyrl.agents import check_algorithm, registered
-from pyrl.errors import DeviceError, ShapeError, SpaceError, UnknownNameError, closest_names
+from pyrl.errors import DeviceError, DTypeError, NonFiniteError, ShapeError, SpaceError, UnknownNameError, closest_names
 from pyrl.nets.arena import Arena
 from pyrl.nets.atomic import Atomic
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
@@ -75,8 +76,11 @@ class Agent(ABC):
     Config: ClassVar[type[AgentConfig]]
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
+        check_count("num_envs", num_envs)
         self.observation_space = observation_space
         self.action_space = action_space
+        start: Any = getattr(action_space, "start", 0)
+        self._start = start if np.any(start) else None  # of discrete actions, which policies count from zero
         self.config: Any = config
         self.seed = seed
         self.num_envs = num_envs
@@ -163,27 +167,26 @@ class Agent(ABC):
         return {"env_steps": self.env_steps, "updates": self.updates}
 
     def act(self, observation: Observation, deterministic: bool = True) -> Any:
-        """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out."""
+        """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out.
+
+        ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
+        """
         observation, single = self._batched(observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
-        if isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete):
-            action = action + self.action_space.start
-        elif isinstance(self.action_space, spaces.Box):
-            action = np.clip(action, self.action_space.low, self.action_space.high)
+        if isinstance(self.action_space, spaces.Box):
+            action = np.minimum(np.maximum(action, self.action_space.low), self.action_space.high)
+        elif self._start is not None:
+            action = action + self._start
         return action[0] if single else action
 
     def _batched(self, observation: Observation) -> tuple[Observation, bool]:
-        space: Any = self.observation_space
-        leaf = observation
-        while isinstance(space, spaces.Dict | spaces.Tuple):
-            key: Any = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
-            space, leaf = space[key], leaf[key]
-        shape = np.shape(leaf)
-        if shape == space.shape:
-            return map_observation(lambda x: np.asarray(x)[None], observation), True
-        if shape[1:] != space.shape:
-            raise ShapeError(f"act: observation has shape {list(shape)}, expected {list(space.shape or ())} or [N, ...] of them")
-        return map_observation(np.asarray, observation), False
+        leading: list[tuple[int, ...]] = []
+        observation = _read(self.observation_space, observation, "observation", leading)
+        if leading.count(leading[0]) < len(leading):
+            raise ShapeError(f"act: the entries of observation lead with {sorted(map(list, set(leading)))}, expected the same [N] or none")
+        if leading[0]:
+            return observation, False
+        return observation[None] if isinstance(observation, np.ndarray) else map_observation(lambda x: x[None], observation), True
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
@@ -211,6 +214,36 @@ class Agent(ABC):
         from pyrl import checkpoint
 
         return checkpoint.save_agent(Path(path), self)
+
+
+def _read(space: Any, value: Any, name: str, leading: list[tuple[int, ...]]) -> Observation:
+    """One observation or a batch of them as finite arrays of the space's shapes, whose ``leading`` dimensions are collected."""
+    if isinstance(space, spaces.Dict):
+        return {key: _read(entry, _entry(value, key, name), f"{name}[{key!r}]", leading) for key, entry in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_read(entry, _entry(value, i, name), f"{name}[{i}]", leading) for i, entry in enumerate(space.spaces))
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        raise ShapeError(f"act: {name} is a {type(value).__name__} that makes no array, expected {list(space.shape)} or [N, ...]") from None
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"act: {name} has dtype {array.dtype}, expected numbers")
+    count = array.ndim - len(space.shape)
+    if count not in (0, 1) or array.shape[count:] != space.shape:
+        raise ShapeError(f"act: {name} has shape {list(array.shape)}, expected {list(space.shape)} or [N, ...] of them")
+    # A sum of squares costs less than half of a look at each number, which decides if the sum overflows.
+    if array.dtype.kind == "f" and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
+        at = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise NonFiniteError(f"act: {name} holds {array[tuple(at)]} at {at}, expected finite numbers")
+    leading.append(array.shape[:count])
+    return array
+
+
+def _entry(value: Any, key: Any, name: str) -> Any:
+    try:
+        return value[key]
+    except (LookupError, TypeError):
+        raise ValueError(f"act: {name} is a {type(value).__name__} without the entry {key!r}, which its space has") from None
 
 
 def seeded_network(
@@ -269,13 +302,15 @@ def agent_class(name: str) -> type[Agent]:
     return registered[name]
 
 
-def make_config(name: str, options: Mapping[str, Any]) -> AgentConfig:
-    """The config of algorithm ``name`` with ``options`` set; ValueError for a field it does not have."""
+def make_config(name: str, options: Mapping[str, Any], others: Iterable[str] = ()) -> AgentConfig:
+    """The config of algorithm ``name`` with ``options`` set; ValueError for a field it does not have, with the closest names of
+    those and of ``others``, which the caller takes beside them."""
     config_type = agent_class(name).Config
     known = [f.name for f in dataclasses.fields(config_type)]
     for option in options:
         if option not in known:
-            raise UnknownNameError(f"{name} has no option {option!r}{closest_names(option, known)} (options: {', '.join(known)})")
+            near = closest_names(option, [*known, *others])
+            raise UnknownNameError(f"{name} has no option {option!r}{near} (options: {', '.join(known)})")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     return config_type(**values)
 
@@ -305,6 +340,12 @@ def check_numbers(config: Any) -> None:
             raise TypeError(f"{type(config).__name__}: {field.name} is {value!r}, expected {kind}")
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+
+
 def check_range(config: Any, name: str, low: float | None, high: float | None, *, open_low: bool = False) -> None:
     """Raise ValueError unless ``low <= config.name <= high`` (``<`` below if ``open_low``)."""
     value = getattr(config, name)
@@ -316,8 +357,9 @@ def check_range(config: Any, name: str, low: float | None, high: float | None, *
 
 def check_layers(config: Any) -> None:
     """Raise ValueError unless every hidden layer of ``config.net_arch`` has a width."""
-    if any(width < 1 for width in config.net_arch):
-        raise ValueError(f"{type(config).__name__}: net_arch is {config.net_arch}, expected widths of at least 1")
+    widths = config.net_arch
+    if not isinstance(widths, tuple) or not all(isinstance(width, int | np.integer) and width >= 1 for width in widths):
+        raise ValueError(f"{type(config).__name__}: net_arch is {widths!r}, expected widths of at least 1, such as (64, 64)")
 
 
 def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:

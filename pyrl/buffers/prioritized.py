@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pyrl.buffers.replay import ReplayBuffer
+from pyrl.buffers.replay import ReplayBuffer, check_number
 from pyrl.types import Array, Batch
 
 
@@ -35,6 +35,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         weights_over: Literal["batch", "buffer"] = "batch",
         **options: Any,
     ) -> None:
+        for name, value in (("alpha", alpha), ("beta", beta), ("epsilon", epsilon)):
+            check_number("PrioritizedReplayBuffer", name, value)
         for name, value in (("alpha", alpha), ("beta", beta)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"PrioritizedReplayBuffer: {name} is {value}, expected a number in [0, 1]")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from numbers import Real
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -16,6 +18,10 @@ from pyrl.seeding import stream_key
 from pyrl.types import Array, Batch, Observation
 
 _RESERVED = {"observation", "action", "reward", "next_observation", "terminated", "truncated", "valid"}  # arguments of add
+_SPACES = {
+    "observation": "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple",
+    "action": "Box, Discrete, MultiDiscrete or MultiBinary",
+}
 _ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # flags of csrc/replay/lane_ring.hpp
 
 
@@ -69,6 +75,9 @@ class ReplayBuffer:
             _integer(name, value)
             for name, value in (("capacity", capacity), ("num_envs", num_envs), ("n_step", n_step), ("frame_stack", frame_stack))
         )
+        check_number("ReplayBuffer", "gamma", gamma)
+        if not isinstance(linked, bool | np.bool_):
+            raise DTypeError(f"ReplayBuffer: linked is {linked!r}, expected True or False")
         self.device, self.host_copy = _device(device), bool(host_copy)
         if host_copy and self.device == "cpu":
             raise ValueError("ReplayBuffer: host_copy is True, and device is 'cpu', expected a GPU")
@@ -80,13 +89,16 @@ class ReplayBuffer:
         self._extra = tuple(extra or ())
         self._leaves = _leaves(observation_space, "observation")
         columns = _leaves(action_space, "action")
-        if len(columns) != 1:
-            raise SpaceError(f"ReplayBuffer: action_space is {action_space}, expected Box, Discrete, MultiDiscrete or MultiBinary")
-        columns += [(name, np.dtype(dtype).name, tuple(shape)) for name, (shape, dtype) in (extra or {}).items()]
-        self._core = ReplayCore(
-            self._leaves, columns, capacity=capacity, num_envs=num_envs, n_step=n_step, frame_stack=frame_stack,
-            pad_with_zeros=stack_padding == "zero", linked=linked, gamma=gamma, key=stream_key(seed, "replay"),
-        )  # fmt: skip
+        columns += _extra_columns(extra)
+        try:
+            self._core = ReplayCore(
+                self._leaves, columns, capacity=capacity, num_envs=num_envs, n_step=n_step, frame_stack=frame_stack,
+                pad_with_zeros=stack_padding == "zero", linked=bool(linked), gamma=gamma, key=stream_key(seed, "replay"),
+            )  # fmt: skip
+        except MemoryError:
+            slot = sum(np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in self._leaves + columns)
+            size = f"about {capacity * slot / 2**30:.0f} GiB"
+            raise MemoryError(f"ReplayBuffer: capacity is {capacity}, {size}, more than memory can hold") from None
         if self.device != "cpu":
             self._core.move_to(self.device, self.host_copy)
         self._options = {
@@ -227,6 +239,9 @@ class ReplayBuffer:
         arrays = {k: v if k == "random" else np.ascontiguousarray(v) for k, v in state.items() if k != "options"}
         self._core.set_state(arrays)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("ReplayBuffer: cannot be copied or pickled; load its state_dict() into another of the same options")
+
     def __repr__(self) -> str:
         return f"ReplayBuffer({len(self)} of {self.capacity} slots, {self.num_envs} environments, {self.nbytes / 2**20:.1f} MiB)"
 
@@ -241,11 +256,18 @@ class ReplayBuffer:
         return Batch(observation, arrays[2 * count], arrays[-4], next_observation, arrays[-3], arrays[-2], arrays[-1], None, extra)
 
     def _arrays(self, batch: Batch) -> tuple[Array, ...]:
+        if not isinstance(batch, Batch):
+            raise DTypeError(f"ReplayBuffer: out is a {type(batch).__name__}, expected a Batch")
         tail = (batch.reward, batch.terminated, batch.discount, batch.index)
         if len(self._leaves) == 1 and not self._extra:
             return (batch.observation, batch.next_observation, batch.action, *tail)
         observations = (*_flat(self.observation_space, batch.observation), *_flat(self.observation_space, batch.next_observation))
         return (*observations, batch.action, *(batch.extra[name] for name in self._extra), *tail)
+
+
+def check_number(caller: str, name: str, value: Any) -> None:
+    if not isinstance(value, Real):
+        raise DTypeError(f"{caller}: {name} is {value!r}, expected a number")
 
 
 def _integer(name: str, value: Any) -> int:
@@ -273,14 +295,26 @@ def _device(device: Any) -> str:
     return name if ":" in name else f"cuda:{torch.cuda.current_device()}"
 
 
-def _leaves(space: Any, name: str) -> list[tuple[str, str, tuple[int, ...]]]:
+def _leaves(space: Any, name: str, path: str = "") -> list[tuple[str, str, tuple[int, ...]]]:
     """(name, dtype, shape) of every array in a space, in the space's order."""
-    if hasattr(space, "spaces"):
+    if hasattr(space, "spaces") and name == "observation":
         children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
-        return [leaf for key, child in children for leaf in _leaves(child, f"{name}[{key!r}]")]
-    if space.shape is None or space.dtype is None:
-        raise SpaceError(f"ReplayBuffer: {name} is in {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
-    return [(name, np.dtype(space.dtype).name, tuple(int(n) for n in space.shape))]
+        leaves = [leaf for key, child in children for leaf in _leaves(child, name, f"{path}[{key!r}]")]
+        if not leaves:
+            raise SpaceError(f"ReplayBuffer: {name}_space{path} is {space}, expected at least one entry")
+        return leaves
+    shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
+    if shape is None or dtype is None or not hasattr(space, "contains"):
+        raise SpaceError(f"ReplayBuffer: {name}_space{path} is {space!r}, expected {_SPACES[name]}")
+    return [(name + path, np.dtype(dtype).name, tuple(int(n) for n in shape))]
+
+
+def _extra_columns(extra: Any) -> list[tuple[str, str, tuple[int, ...]]]:
+    try:
+        return [(name, np.dtype(dtype).name, tuple(map(operator.index, shape))) for name, (shape, dtype) in dict(extra or {}).items()]
+    except (TypeError, ValueError):
+        expected = "the shape of a row and a dtype by name, {'log_prob': ((), 'float32')}"
+        raise DTypeError(f"ReplayBuffer: extra is {extra!r}, expected {expected}") from None
 
 
 def _flat(space: Any, value: Any) -> Iterator[Array]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.spaces import check_action_space, check_observation_space
 from pyrl.types import Array, Observation, Rollout, StepResult, map_observation, zeros_for
 
 
@@ -21,6 +22,8 @@ class RolloutBuffer:
     def __init__(self, num_steps: int, num_envs: int, observation_space: Any, action_space: Any) -> None:
         if num_steps < 1 or num_envs < 1:
             raise ValueError(f"RolloutBuffer: num_steps is {num_steps} and num_envs {num_envs}, expected at least 1 each")
+        check_observation_space(observation_space, "RolloutBuffer")
+        check_action_space(action_space, "RolloutBuffer")
         self.num_steps, self.num_envs = num_steps, num_envs
         self.observation_space = observation_space
         self._observation = zeros_for(observation_space, num_steps + 1, num_envs)

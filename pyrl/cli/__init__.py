@@ -4,14 +4,15 @@ Flags are made from dataclasses: those of the commands, and the config of the al
 defaults. Training itself is `pyrl.loops.train`; its records become a progress bar here. Heavy libraries are imported
 where they are used, so that a mistyped name is answered at once.
 
-Exit codes: 0; 1 when an environment failed; 2 for a user's mistake, in one line; 130 after Ctrl-C.
+Exit codes: 0; 1 when an environment failed (or `doctor` found something wrong); 2, with one line, for what the user can mend: a
+mistake, a missing package, a damaged checkpoint, a full disk; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from pyrl.cli.doctor import doctor, pyrl_version
@@ -41,15 +42,12 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+def run(arguments: list[str]) -> int:
+    """Run one command; the exit code. KeyboardInterrupt is for `pyrl.__main__`."""
     try:
         return _run(arguments)
     except SystemExit as stop:  # tyro has printed help or a mistake
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
     except BrokenPipeError:  # pyrl list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

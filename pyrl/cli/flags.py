@@ -41,6 +41,12 @@ def parse(options: type[Options], arguments: list[str], command: str, about: str
         return tyro.cli(options, args=arguments, prog=f"pyrl {command}", description=about, config=(tyro.conf.OmitArgPrefixes,))
 
 
+def parse_known(options: type[Options], arguments: list[str], command: str, about: str) -> tuple[Options, list[str]]:
+    """The same, and what no flag took."""
+    with _registry:
+        return tyro.cli(options, args=arguments, prog=f"pyrl {command}", description=about, return_unknown_args=True)
+
+
 def split_env_kwargs(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     """``--env-kwargs.name value`` (or ``=value``, a Python literal or a word) apart from the other flags."""
     kwargs: dict[str, Any] = {}

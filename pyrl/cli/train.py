@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from pyrl.cli.flags import check_names, known_algorithms, parse, split_env_kwargs
+from pyrl.cli.flags import check_names, known_algorithms, parse, parse_known, split_env_kwargs
 from pyrl.cli.look import missing_to_draw
 from pyrl.cli.progress import Bar
 from pyrl.errors import UnknownNameError
@@ -49,7 +49,7 @@ class ResumeOptions:
 
 def train(arguments: list[str]) -> int:
     if any(a == "--resume" or a.startswith("--resume=") for a in arguments):
-        return _resume(parse(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had."))
+        return _resume(arguments)
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         if {"-h", "--help"} & set(arguments):
             about = "Flags of every algorithm; pyrl train ALGO ENV --help shows the algorithm's own too, and the preset."
@@ -84,9 +84,13 @@ def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOpti
     return options.training, getattr(options, algo)
 
 
-def _resume(options: ResumeOptions) -> int:
+def _resume(arguments: list[str]) -> int:
     from pyrl.runs import RunFolder
 
+    options, others = parse_known(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had.")
+    if others:
+        taken = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ResumeOptions) if field.name != "resume")
+        raise ValueError(f"train: {shlex.join(others)} cannot go with --resume: a resumed run keeps its settings, but for {taken}")
     run = RunFolder.open(options.resume)
     limits: dict[str, Any] = {"stop_at_return": options.stop_at_return, "stop_window": options.stop_window}
     for name in ("total_steps", "total_episodes"):

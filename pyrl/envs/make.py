@@ -205,7 +205,7 @@ def _from_envpool(factory: _Factory, num_envs: int, seed: int, mode: AutoresetMo
     try:
         import envpool
     except ImportError as error:
-        raise EnvError("make: backend 'envpool' needs a package that is not installed: pip install 'pyrl[envpool]'") from error
+        raise ModuleNotFoundError("make: backend 'envpool' needs a package that is not installed: pip install 'pyrl[envpool]'") from error
     known = envpool.list_all_envs()
     if spec.id not in known:
         raise UnknownNameError(f"make: EnvPool has no {spec.id!r}{closest_names(spec.id, known)} (another backend may have it)")
@@ -313,16 +313,16 @@ def needs_packages(spec: EnvSpec) -> Iterator[None]:
         origin = str(spec.entry_point or spec.vector_entry_point)
         extra = next((e for prefix, e in _EXTRAS.items() if origin.startswith(prefix)), None)
         remedy = f"pip install 'pyrl[{extra}]'" if extra else str(error)
-        raise EnvError(f"{spec.id} needs a package that is not installed: {remedy}") from error
+        raise ModuleNotFoundError(f"{spec.id} needs a package that is not installed: {remedy}") from error
 
 
 def find_spec(env_id: str) -> EnvSpec:
-    """The registered environment; UnknownNameError with the closest ids otherwise."""
+    """The registered environment; UnknownNameError with the closest ids otherwise (ModuleNotFoundError for Atari without ale-py)."""
     if env_id.startswith("ALE/"):
         try:
             gymnasium.register_envs(importlib.import_module("ale_py"))
         except ImportError as error:
-            raise UnknownNameError(f"unknown environment {env_id!r}: Atari needs pip install 'pyrl[atari]'") from error
+            raise ModuleNotFoundError(f"{env_id} needs a package that is not installed: pip install 'pyrl[atari]'") from error
     try:
         return gymnasium.spec(env_id)
     except (gymnasium.error.Error, ImportError, ValueError) as error:

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -44,12 +43,6 @@ class Limits:
             raise ValueError("stop_at_return is nan, expected a number")
         if not 1 <= self.stop_window <= WINDOW:
             raise ValueError(f"stop_window is {self.stop_window}, expected a value in [1, {WINDOW}]")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
 
 
 def check_agent(caller: str, agent: Any) -> None:

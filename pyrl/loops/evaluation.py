@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pyrl.agents.base import Agent
+from pyrl.agents.base import Agent, check_count
 from pyrl.envs import Stepper, make
 from pyrl.errors import SpaceError
-from pyrl.loops.base import check_agent, check_count
+from pyrl.loops.base import check_agent
 from pyrl.spaces import difference
 from pyrl.types import Episode
 

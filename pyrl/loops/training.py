@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +13,10 @@ from typing import Any
 
 from pyrl import checkpoint
 from pyrl.agents import check_algorithm
-from pyrl.agents.base import Agent, config_to_json, make_agent, use_threads
+from pyrl.agents.base import Agent, check_count, config_to_json, make_agent, make_config, use_threads
 from pyrl.envs import make
 from pyrl.errors import CheckpointError, NonFiniteError
-from pyrl.loops.base import Loop, check_count
+from pyrl.loops.base import Loop
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iteration import iterate
 from pyrl.metrics import MetricsLog
@@ -71,7 +72,8 @@ def train(
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
 
     total_steps, total_episodes: the first limit that is reached ends the run; without either, the preset's.
-    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env).
+    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env). A vector environment brings
+        its ``num_envs``.
     backend, env_kwargs, max_episode_steps: as in `pyrl.envs.make`.
     eval_every: evaluate at every multiple of so many environment steps, and at the end: ``eval_episodes`` episodes, on
         environments of their own.
@@ -98,12 +100,14 @@ def train(
             settings |= {"stop_at_return": stop_at_return, "stop_window": stop_window}
     else:
         chosen = preset(algo, env if isinstance(env, str) else None)
+        make_config(algo, {**chosen.config, **config}, inspect.signature(train).parameters)
         if total_steps is None and total_episodes is None:
             total_steps, total_episodes = chosen.total_steps, chosen.total_episodes
         settings = {
             "algo": algo, "env": env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__),
             "by_id": isinstance(env, str), "seed": seed,
-            "num_envs": num_envs if num_envs is not None else chosen.num_envs, "total_steps": total_steps, "total_episodes": total_episodes,
+            "num_envs": num_envs if num_envs is not None else getattr(env, "num_envs", chosen.num_envs),
+            "total_steps": total_steps, "total_episodes": total_episodes,
             "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "eval_every": eval_every,
             "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "stop_window": stop_window,
             "save_every_episodes": save_every_episodes,

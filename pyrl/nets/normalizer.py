@@ -67,7 +67,7 @@ class Normalizer:
         self._running_return[:] = 0.0
 
     def update(self, observation: Observation) -> None:
-        """Count the observations [N, ...] of one step. ValueError for a NaN or infinity."""
+        """Count the observations [N, ...] of one step. NonFiniteError for a NaN or infinity."""
         if self.normalize_observation:
             map_observation(_count, observation, self._observation_moments)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyrl import _core
 from pyrl.types import Array
@@ -47,6 +48,10 @@ class Network:
         specs = [(x.num_inputs, x.num_outputs, *at, x.activation) for x, at in zip(self.layers, places)]
         self._core = _core.NetworkCore(specs, dtype)  # type: ignore[arg-type]
         self.num_inputs, self.num_outputs = self._core.num_inputs, self._core.num_outputs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy knows nothing of the latest `forward`."""
+        return Network, (self.layers, self.dtype)
 
     def forward(self, parameters: Array, x: Array, x1: Array | None = None, *, out: Array | None = None) -> Array:
         """y [B, num_outputs] of x [B, num_inputs], or of the columns of x and x1 side by side; kept for `backward`."""

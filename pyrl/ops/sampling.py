@@ -7,8 +7,8 @@ All samplers share these rules.
   are returned; they must not share memory with an input or each other. Functions without an input run where ``out`` lies.
 - ``random`` is a `RandomStream`. A call takes one draw of it, a deterministic call none. What comes out is a pure function of
   the stream's state: the same for any number of threads and any instruction set, to the bit.
-- Errors: `ShapeError`, `DTypeError`, `DeviceError`, ValueError. They name the argument (and the row), and neither the outputs
-  nor the stream have changed then.
+- Errors: `ShapeError`, `DTypeError`, `DeviceError`, `NonFiniteError`, ValueError. They name the argument (and the row), and
+  neither the outputs nor the stream have changed then.
 - On a GPU the work goes onto torch's current stream and nothing waits for it: the same indices, actions
   and permutations as on the CPU, floats within 1e-5. What would need a look at the data is not checked but shows: each function
   says how. In a CUDA graph a replay repeats the draw that was captured, unless the stream's state lies on the GPU
@@ -79,7 +79,8 @@ def sample_categorical(
 
     ``mask`` (bool [B, K]) is False where an action is forbidden; forbidden actions, and those whose logit is -inf, are never
     drawn, and ``log_prob`` is relative to the others. ``deterministic`` takes the likeliest action, the first of equal ones.
-    ValueError names the row with a NaN, a +inf or no possible action; on a GPU its action is -1 and its log_prob NaN.
+    `NonFiniteError` names the row with a NaN or a +inf, ValueError the one with no possible action; on a GPU its action is -1 and
+    its log_prob NaN.
 
     >>> action, log_prob = sample_categorical(logits, random)
     """
@@ -114,7 +115,7 @@ def sample_gaussian(
 
     ``mean`` is float32 [B, A]; ``log_std`` float32 [A] or [B, A], in [-80, 80]. Box and Muller (1958). ``log_prob`` is the
     density at the action as it was rounded, so that it agrees with the one computed later from the stored action.
-    ``deterministic`` gives the mean. ValueError names the row of a NaN or infinity; on a GPU action and log_prob are NaN there.
+    ``deterministic`` gives the mean. `NonFiniteError` names the row of a NaN or infinity; on a GPU action and log_prob are NaN there.
     """
     return _core.sample_gaussian(mean, log_std, random, deterministic, out)
 
@@ -164,7 +165,7 @@ class RunningMoments:
         return np.sqrt(self.var) if self.device is None else self.var.sqrt()
 
     def update(self, batch: Array) -> None:
-        """Add every row of ``batch`` [..., *shape]. ValueError for a NaN or infinity; nothing has changed then.
+        """Add every row of ``batch`` [..., *shape]. `NonFiniteError` for a NaN or infinity; nothing has changed then.
 
         On a GPU neither is looked for: it makes the moments of its column NaN.
         """

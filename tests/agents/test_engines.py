@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,6 +132,25 @@ def test_float64_engines_agree(case: str) -> None:
     _, native, _ = learned(case, "native", double=True)
     _, expected, _ = learned(case, "torch", double=True)
     assert (native - expected).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize("case", ["ppo gaussian", "a2c categorical", "dqn dueling", *CONTINUOUS])
+def test_copies_are_whole_and_independent(case: str, engine: str, duplicate: Any) -> None:
+    """Optimisers, target networks and random numbers too: a copy learns as the original does, which stays as it was."""
+    original = make(case, engine)
+    data = batches(original)
+    first, second = next(data), next(data)
+    original.learn(first)
+    before = weights(original)
+    copied = duplicate(original)
+    report = copied.learn(second)
+    assert copied.engine == engine
+    assert torch.equal(weights(original), before)
+    assert not torch.equal(weights(copied), before)
+    assert original.learn(second) == report
+    assert torch.equal(weights(copied), weights(original))
 
 
 @pytest.mark.parametrize("case", ["ppo categorical", "dqn dueling"])

@@ -121,7 +121,12 @@ def test_kl_stop_and_value_clip_and_schedules() -> None:
         ("n_steps", 0, "n_steps is 0"),
         ("learning_rate", "fast", "learning_rate|schedule is 'fast'"),
         ("learning_rate", -1.0, "learning_rate is -1.0, expected a positive number"),
-        ("net_arch", (64, 0), r"net_arch is \(64, 0\)"),
+        ("learning_rate", None, "learning_rate is None, expected a positive number"),
+        ("net_arch", (64, 0), r"net_arch is \(64, 0\), expected widths of at least 1, such as \(64, 64\)"),
+        ("net_arch", 64, "net_arch is 64, expected widths of at least 1"),
+        ("net_arch", {"pi": [64]}, r"net_arch is \{'pi': \[64\]\}, expected widths of at least 1"),
+        ("num_envs", 0, "num_envs is 0, expected an integer of at least 1"),
+        ("num_envs", "4", "num_envs is '4', expected an integer of at least 1"),
         ("activation", "step", "activation is 'step', expected one of"),
     ],
 )

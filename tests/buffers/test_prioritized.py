@@ -137,7 +137,7 @@ def test_late_updates_are_dropped_and_counted() -> None:
         (np.array([0]), np.array([np.inf], np.float32), NonFiniteError, "priority of element 0 is inf"),
         (np.array([0, 1]), np.array([1.0]), ShapeError, r"priority has shape \[1\], expected \[B\] = \[2\]"),
         (np.array([0.0]), np.array([1.0]), DTypeError, "index has dtype float64, expected int64"),
-        (np.array([0]), np.array([1]), DTypeError, "priority has dtype int64, expected float32"),
+        (np.array([0]), np.array([1]), DTypeError, "priority has dtype int64, expected float32 or float64"),
     ],
 )
 def test_bad_updates_change_nothing(index: np.ndarray, priority: np.ndarray, error: type, message: str) -> None:

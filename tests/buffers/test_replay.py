@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from pyrl import _core
-from pyrl.buffers import ReplayBuffer
+from pyrl.buffers import ReplayBuffer, RolloutBuffer
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError, SpaceError
 
 OBSERVATION, ACTION = Box(-9, 9, (2,), np.float32), Discrete(3)
@@ -276,11 +280,27 @@ def test_a_bad_row_is_named_and_changes_nothing(place: int, value: Any, error: t
         ({"stack_padding": "mirror"}, "stack_padding is 'mirror', expected one of repeat, zero"),
         ({"linked": False, "n_step": 2}, "linked=False stores transitions without order"),
         ({"capacity": 2**61}, "more than memory can hold"),
+        ({"capacity": 2**45}, "^ReplayBuffer: capacity is 35184372088832, about 524288 GiB, more than memory can hold"),
+        ({"gamma": None}, "^ReplayBuffer: gamma is None, expected a number"),
+        ({"linked": "no"}, "^ReplayBuffer: linked is 'no', expected True or False"),
+        ({"seed": None}, "^seed is None, expected an integer"),
+        ({"seed": 0.5}, "^seed is 0.5, expected an integer"),
+        ({"extra": ["log_prob"]}, r"^ReplayBuffer: extra is \['log_prob'\], expected the shape of a row and a dtype by name"),
+        ({"extra": {"x": "float32"}}, "^ReplayBuffer: extra is {'x': 'float32'}, expected the shape of a row and a dtype by name"),
+        ({"extra": {"x": ((), "blah")}}, "^ReplayBuffer: extra is .*, expected the shape of a row and a dtype by name"),
+        ({"observation_space": Dict({"a": Dict({})})}, r"^ReplayBuffer: observation_space\['a'\] is Dict\(\), expected at least one entry"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises((ValueError, MemoryError), match=message):
+    with pytest.raises((ValueError, DTypeError, MemoryError), match=message):
         ReplayBuffer(**{"capacity": 64, "observation_space": OBSERVATION, "action_space": ACTION, **options})
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_go_through_the_state(duplicate: Any) -> None:
+    """A copy that shared its records with the original would be a trap."""
+    with pytest.raises(TypeError, match=r"^ReplayBuffer: cannot be copied or pickled; load its state_dict\(\) into another"):
+        duplicate(filled(5))
 
 
 def test_bad_draws() -> None:
@@ -290,10 +310,30 @@ def test_bad_draws() -> None:
             buffer.sample(size)
     with pytest.raises(DTypeError, match=r"batch_size is 2\.5, expected an integer"):
         buffer.sample(2.5)  # type: ignore[arg-type]
+    with pytest.raises(DTypeError, match="out is a tuple, expected a Batch"):
+        buffer.sample(2, out=(OBSERVATION, ACTION))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="but only 0 transitions are stored"):
         ReplayBuffer(64, OBSERVATION, ACTION).sample(1)
-    with pytest.raises(SpaceError, match="action_space is"):
-        ReplayBuffer(64, OBSERVATION, Dict({"a": ACTION, "b": ACTION}))
+
+
+@pytest.mark.parametrize("space", [2, 2.0, "Discrete(2)", None, np.zeros(2, np.float32), Discrete, Text(3)])
+def test_what_is_no_space_is_named(space: Any) -> None:
+    said = re.escape(repr(space))
+    actions = "Box, Discrete, MultiDiscrete or MultiBinary"
+    observations = "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
+    with pytest.raises(SpaceError, match=f"^ReplayBuffer: action_space is {said}, expected {actions}$"):
+        ReplayBuffer(64, OBSERVATION, space)
+    with pytest.raises(SpaceError, match=f"^ReplayBuffer: observation_space is {said}, expected {observations}$"):
+        ReplayBuffer(64, space, ACTION)
+    with pytest.raises(SpaceError, match=r"^ReplayBuffer: action_space is Dict"):
+        ReplayBuffer(64, OBSERVATION, Dict({"a": ACTION}))
+    with pytest.raises(SpaceError, match=r"^RolloutBuffer: action_space is"):
+        RolloutBuffer(4, 2, OBSERVATION, space)
+    with pytest.raises(SpaceError, match=r"^RolloutBuffer: observation_space is"):
+        RolloutBuffer(4, 2, space, ACTION)
+    nested = SimpleNamespace(spaces={"a": OBSERVATION, "b": SimpleNamespace(spaces=(ACTION, space))})
+    with pytest.raises(SpaceError, match=rf"^ReplayBuffer: observation_space\['b'\]\[1\] is {said}, expected"):
+        ReplayBuffer(64, nested, ACTION)
 
 
 def test_state_round_trip_and_refusals() -> None:

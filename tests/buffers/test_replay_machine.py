@@ -1,4 +1,4 @@
-"""The replay equals the plain model, whatever is done to it, in whatever order: on the CPU, and on a device that the CPU simulates.
+"""The replay equals the plain model, whatever is done to it, in whatever order.
 
 Fast tier: 200 examples of 50 steps. `PYRL_EXAMPLES=5000 pytest tests/buffers/test_replay_machine.py` for the long run.
 """
@@ -10,7 +10,6 @@ import os
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -35,11 +34,7 @@ SPACES: dict[str, spaces.Space] = {
 }
 
 
-PLACES: dict[str, dict[str, Any]] = {
-    "cpu": {},
-    "device": {"device": "simulated"},
-    "both": {"device": "simulated", "host_copy": True},
-}
+PLACES: dict[str, dict[str, Any]] = {"cpu": {}}  # and on a GPU: tests/gpu/test_gpu_replay.py
 
 
 def on_host(value: Any) -> Any:
@@ -67,12 +62,6 @@ def batched(space: spaces.Space, values: list[Any]) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(batched(s, [v[i] for v in values]) for i, s in enumerate(space.spaces))
     return np.stack([np.asarray(v, space.dtype) for v in values])
-
-
-def simulated(made: Any, *arguments: Any, **options: Any) -> ReplayBuffer:
-    """A buffer whose device may be "simulated": the GPU's code runs on the CPU, thread by thread."""
-    with patch("pyrl.buffers.replay._device", str):
-        return made(*arguments, **options)
 
 
 class ReplayMachine(RuleBasedStateMachine):
@@ -115,8 +104,8 @@ class ReplayMachine(RuleBasedStateMachine):
         options: dict[str, Any] = {"n_step": n_step, "frame_stack": frame_stack, "gamma": 0.9}
         capacity = lanes * (n_step + frame_stack + extra_slots) + int(self.rng.integers(lanes))
         made = partial(PrioritizedReplayBuffer, alpha=ALPHA, epsilon=EPSILON) if prioritized else ReplayBuffer
-        self.make = lambda place: simulated(
-            made, capacity, self.space, spaces.Box(-1, 1, (2,)), num_envs=lanes, seed=seed, stack_padding=padding, linked=linked,
+        self.make = lambda place: made(
+            capacity, self.space, spaces.Box(-1, 1, (2,)), num_envs=lanes, seed=seed, stack_padding=padding, linked=linked,
             extra={"log_prob": ((), "float32")} if column else None, **PLACES[place], **options,
         )  # fmt: skip
         self.priority: dict[int, float] | None = {} if prioritized else None  # leaves by name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
-from pyrl.cli import main
+from pyrl.__main__ import main
 from pyrl.cli.flags import split_env_kwargs
 from pyrl.cli.progress import Bar
 from pyrl.cli.report import print_report
@@ -168,6 +169,9 @@ def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture
     assert "there is no preset for it" in " ".join(capsys.readouterr().out.split())
 
 
+RESUMED = "cannot go with --resume: a resumed run keeps its settings"
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -190,7 +194,10 @@ def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture
         ("train ppo CartPole-v1 --env-kwargs.a --seed 1", "--env-kwargs.NAME VALUE"),
         ("train ppo FrozenLake-v1 --env-kwargs.slippery 1", "unexpected keyword argument 'slippery'"),
         ("train --resume nowhere", "there is no run in nowhere"),
-        ("train --resume nowhere --gamma 0.9", "--gamma"),
+        ("train --resume nowhere --gamma 0.9", f"train: --gamma 0.9 {RESUMED}, but for --total-steps, --total-episodes, --stop-at"),
+        ("train --resume=nowhere --net-arch 64 64", f"train: --net-arch 64 64 {RESUMED}"),
+        ("train ppo CartPole-v1 --resume nowhere", f"train: ppo CartPole-v1 {RESUMED}"),
+        ("train --resume nowhere --total-steps many", "'many' is no whole number"),
         ("eval", "RUN"),
         ("eval nowhere", "there is no run in nowhere"),
         ("play nowhere", "there is no run in nowhere"),
@@ -213,7 +220,7 @@ def test_mistakes_are_told_in_a_line(training: Training, capsys: pytest.CaptureF
 def test_trivial_answers_need_no_torch(code: str) -> None:
     program = f"""
 import sys
-from pyrl.cli import main
+from pyrl.__main__ import main
 main({code.split()!r})
 print(*sorted({{"torch", "matplotlib", "safetensors"}} & set(sys.modules)))
 """
@@ -245,6 +252,34 @@ def test_errors_from_within(training: Training, capsys: pytest.CaptureFixture[st
         main(["train", "ppo", "CartPole-v1"])
     training.at_record = lambda i: plot_runs([])  # raised by pyrl
     assert main(["train", "ppo", "CartPole-v1"]) == 2
+
+
+@pytest.mark.parametrize("module", ["pyrl.cli", "tyro", "torch"])
+def test_interrupt_while_importing(module: str) -> None:
+    """Ctrl-C comes as an import begins, of what the command line needs or of what a command does."""
+    program = f"""
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["pyrl", "train", "ppo", "CartPole-v1"]
+runpy.run_module("pyrl", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pyrl: interrupted\n")
+
+
+@pytest.mark.parametrize("env", ["LunarLander-v3", "ALE/Pong-v5", "Ant-v5"])
+def test_a_missing_package_is_a_mistake_to_mend(env: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in ("Box2D", "gymnasium.envs.box2d", "gymnasium.envs.box2d.lunar_lander", "ale_py", "mujoco"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(["train", "random", env, "--total-steps", "10", "--quiet"]) == 2
+    assert re.fullmatch(rf"pyrl: {env} needs a package that is not installed: pip install 'pyrl\[\w+\]'\n", capsys.readouterr().err)
 
 
 def test_interrupt_stops_after_the_update(training: Training, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pyrl import checkpoint
-from pyrl.cli import main
+from pyrl.__main__ import main
 from pyrl.metrics import read_csv
 
 TRAIN = ["train", "random", "FrozenLake-v1", "--env-kwargs.is_slippery", "False", "--num-envs", "4", "--seed", "7"]

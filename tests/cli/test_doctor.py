@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pyrl import ops
-from pyrl.cli import main
+from pyrl.__main__ import main
 from pyrl.cli.doctor import EXTRAS
 
 

@@ -11,7 +11,6 @@ import pytest
 import pyrl
 from pyrl.envs import make
 from pyrl.envs.lean import LeanStepper
-from pyrl.errors import UnknownNameError
 from pyrl.loops.off_policy import OffPolicyLoop
 from pyrl.presets import available_presets, has_preset, preset
 
@@ -182,5 +181,5 @@ def test_one_preset_for_every_game() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("ale_py") is not None, reason="ale-py is installed")
 def test_missing_package_is_named() -> None:
-    with pytest.raises(UnknownNameError, match=r"pip install 'pyrl\[atari\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyrl\[atari\]'"):
         make("ALE/Pong-v5")

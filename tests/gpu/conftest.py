@@ -1,28 +1,38 @@
-"""The CUDA twins against the CPU kernels: `pytest -m gpu`. Skipped where there is no GPU or the build has no CUDA."""
+"""The CUDA twins against the CPU kernels: on a GPU, or on an emulated one (PYRL_CUDA=EMULATED). Skipped elsewhere."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import emulated
 import pytest
 import torch
 
 from pyrl import ops
 
-sys.path[:0] = [str(Path(__file__).parent.parent / name) for name in ("ops", "agents")]  # the CPU tests' strategies, rollouts, agents
 
-
-def why_not() -> str | None:
+def why_not(item: pytest.Item) -> str | None:
+    if emulated.IS_BUILT:
+        return "captures torch's work, which needs a GPU" if item.path.name == "test_gpu_learning.py" else None
     if not ops.cuda_built():
         return "this build of pyrl has no CUDA (docs/cuda.md)"
     return None if torch.cuda.is_available() else "torch finds no GPU"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = why_not()
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.gpu)
-            if reason:
+            if reason := why_not(item):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpu() -> Iterator[None]:
+    """The emulated one, where there is one."""
+    if not emulated.IS_BUILT:
+        yield
+        return
+    with emulated.gpu():
+        yield

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+import test_replay_machine as machine
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "buffers"))
-import test_replay_machine as machine
 
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.errors import DeviceError, DTypeError

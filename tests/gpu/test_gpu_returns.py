@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import emulated
 import numpy as np
 import pytest
 import torch
@@ -41,7 +42,19 @@ def test_equals_the_cpu(name, shape, gamma, lambda_, dtype, rows, with_valid, fi
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("shape", [(40, WIDE + 5), (1024, 16384), (1, 100000), (20000, 1), (5000, 33), (513, 4100), (0, 5), (5, 0)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (40, WIDE + 5),
+        (1, 100000),
+        (20000, 1),
+        (5000, 33),
+        (513, 4100),
+        (0, 5),
+        (5, 0),
+        pytest.param((1024, 16384), marks=emulated.TOO_LARGE),
+    ],
+)
 @pytest.mark.parametrize("rows", [False, True])
 def test_shapes_of_both_loops(name, shape, rows):
     arguments = (*shape, np.float32, 5, rows, rows)

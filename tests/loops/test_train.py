@@ -187,6 +187,8 @@ def test_wrong_environments_and_names() -> None:
         pyrl.train("ppo", "CartPol-v1", run_dir=False)
     with pytest.raises(UnknownNameError, match="unknown algorithm 'CartPole-v1'; did you mean ppo CartPole-v1, the algorithm first"):
         pyrl.train("CartPole-v1", "ppo", run_dir=False)
+    with pytest.raises(UnknownNameError, match="ppo has no option 'total_timesteps'; did you mean total_steps"):
+        pyrl.train("ppo", "CartPole-v1", total_timesteps=100, run_dir=False)
     with pytest.raises(TypeError, match="iterate: agent is 'ppo', expected an agent"):
         pyrl.iterate("ppo", "CartPole-v1", 100)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="evaluate: agent is 'ppo', expected an agent"):
@@ -205,7 +207,8 @@ def test_the_environment_may_be_a_vector_env_in_any_mode() -> None:
     returns = []
     for mode in gym.vector.AutoresetMode.SAME_STEP, gym.vector.AutoresetMode.NEXT_STEP:
         env = gym.make_vec("CartPole-v1", 4, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode})
-        run = pyrl.train("ppo", env, total_steps=2000, run_dir=False, **{k: v for k, v in PPO.items() if k != "num_envs"}, num_envs=4)
+        run = pyrl.train("ppo", env, total_steps=2000, run_dir=False, **{k: v for k, v in PPO.items() if k != "num_envs"})
+        assert run.agent.num_envs == 4
         assert all(math.isfinite(v) for m in run.metrics for v in m.values())
         returns.append(run.metrics[-1]["episode/return_mean"])
     assert min(returns) > 10

@@ -325,7 +325,9 @@ def test_every_array_is_checked(case, name):
         (wide[..., ::2] if valid.shape[-1] > 1 else np.zeros((10, 1), valid.dtype)[::2], ValueError, f"{name} is not contiguous"),
     ]
     if not first:
-        wrong.append((valid.astype(np.int32 if valid.dtype == np.int64 else np.float64), DTypeError, f"{name} has dtype"))
+        decided = f"float64, expected float32 (from {next(iter(case.arrays))})"
+        other = (np.int32, "int32, expected int64") if valid.dtype == np.int64 else (np.float64, decided)
+        wrong.append((valid.astype(other[0]), DTypeError, f"{name} has dtype {other[1]}"))
     if valid.dtype == np.float32:
         wrong.append((torch.tensor(valid, requires_grad=True), ValueError, f"{name} requires grad"))
     if is_output:

@@ -232,12 +232,13 @@ ARRAYS = [
 def test_every_array_is_checked(function, name):
     valid = np.zeros((), np.float32) if name == "step" else np.ones(6, np.float32)
     first = name in ("gradients", "target")  # decides the size, so that another array is the one that differs
+    decided = {"polyak": " (from target)"}.get(function, " (from gradients)") * (name != "step")
     frozen = valid.copy()
     frozen.flags.writeable = False
     wrong = [
         ([1.0], DTypeError, f"{name} is a list"),
         (valid.astype(np.float16), DTypeError, f"{name} has dtype float16"),
-        (valid.astype(np.float64), DTypeError, "" if first else f"{name} has dtype float64, expected float32"),
+        (valid.astype(np.float64), DTypeError, "" if first else f"{name} has dtype float64, expected float32{decided}"),
         (np.ones(7, np.float32), ShapeError, "" if first else f"{name} has shape [7]"),
         (np.ones((6, 1), np.float32), ShapeError, f"{name} has shape [6, 1]"),
         (torch.tensor(valid, requires_grad=True), ValueError, f"{name} requires grad"),

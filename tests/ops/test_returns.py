@@ -353,10 +353,10 @@ BAD_ARRAYS = [
     ("reward", lambda a: a.astype(np.int64), DTypeError, "reward has dtype int64, expected float32 or float64"),
     ("reward", lambda a: a[0], ShapeError, "reward has shape [6], expected 2 dimensions [T, N]"),
     ("reward", lambda a: np.asfortranarray(a), ValueError, "reward is not contiguous in row-major order"),
-    ("value", lambda a: a.astype(np.float64), DTypeError, "value has dtype float64, expected float32"),
+    ("value", lambda a: a.astype(np.float64), DTypeError, "value has dtype float64, expected float32 (from reward)"),
     ("value", lambda a: a[:, :5].copy(), ShapeError, f"value has shape [8, 5], {LIKE_REWARD}"),
     ("value", lambda a: np.zeros((16, 6), np.float32)[::2], ValueError, "value is not contiguous in row-major order"),
-    ("value", lambda a: a.astype(">f4"), DTypeError, "value has dtype an unsupported dtype, expected float32"),
+    ("value", lambda a: a.astype(">f4"), DTypeError, "value has dtype an unsupported dtype, expected float32 (from reward)"),
     ("next_value", lambda a: a[1:], ShapeError, f"next_value has shape [7, 6], {LIKE_REWARD}"),
     ("next_value", lambda a: None, ShapeError, f"value has shape [8, 6], {ROWS}"),
     ("terminated", lambda a: a.astype(np.float32), DTypeError, "terminated has dtype float32, expected bool"),
@@ -385,7 +385,7 @@ def _readonly(a):
 
 
 BAD_OUT = [
-    (lambda r: np.zeros((T, N), np.float64), DTypeError, "has dtype float64, expected float32"),
+    (lambda r: np.zeros((T, N), np.float64), DTypeError, "has dtype float64, expected float32 (from reward)"),
     (lambda r: np.zeros((T + 1, N), np.float32), ShapeError, f"has shape [9, 6], {LIKE_REWARD}"),
     (lambda r: np.zeros((N, T), np.float32).T, ValueError, "is not contiguous in row-major order"),
     (lambda r: _readonly(np.zeros((T, N), np.float32)), ValueError, "is read-only, expected a writable array"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pyrl import _core
-from pyrl.errors import DTypeError, ShapeError
+from pyrl.errors import DTypeError, NonFiniteError, ShapeError
 from pyrl.ops.random import RandomStream
 from pyrl.ops.sampling import (
     permutation,
@@ -378,7 +378,7 @@ BAD = [
     (lambda r: sample_categorical(L[:, ::2], r), ValueError, "logits is not contiguous"),
     (lambda r: sample_categorical(L.tolist(), r), DTypeError, "logits is a list"),
     (lambda r: sample_categorical(np.empty((3, 0), np.float32), r), ShapeError, "with K at least 1"),
-    (lambda r: sample_categorical(with_value(L, (13, 2), np.nan), r), ValueError, "logits has nan in row 13, column 2"),
+    (lambda r: sample_categorical(with_value(L, (13, 2), np.nan), r), NonFiniteError, "logits has nan in row 13, column 2"),
     (lambda r: sample_categorical(with_value(L, (13, 2), np.inf), r), ValueError, "logits has inf in row 13, column 2"),
     (lambda r: sample_categorical(with_value(L, (13,), -np.inf), r), ValueError, "row 13 allows no action"),
     (lambda r: sample_categorical(L, r, mask=ROW_MASK), ValueError, "row 7 allows no action"),
@@ -392,7 +392,7 @@ BAD = [
     (lambda r: sample_multi_categorical(with_value(L, (3, slice(2, 4)), -np.inf), [2, 2], r), ValueError, r"row 3 allows .*columns 2 to 3"),
     (lambda r: sample_gaussian(M, S[:2], r), ShapeError, r"log_std has shape \[2\], expected \[A\] = \[3\]"),
     (lambda r: sample_gaussian(M, M[:4], r), ShapeError, r"expected \[A\] or \[B, A\] = \[20, 3\]"),
-    (lambda r: sample_gaussian(with_value(M, (11, 1), np.nan), S, r), ValueError, "mean has nan in row 11, column 1"),
+    (lambda r: sample_gaussian(with_value(M, (11, 1), np.nan), S, r), NonFiniteError, "mean has nan in row 11, column 1"),
     (lambda r: sample_gaussian(with_value(M, (11, 1), -np.inf), S, r), ValueError, "mean has -inf in row 11, column 1"),
     (lambda r: sample_gaussian(M, with_value(S, (2,), 81.0), r), ValueError, r"log_std has 81 in row 0, column 2, expected .* \[-80, 80\]"),
     (lambda r: sample_gaussian(M, M.astype(np.float16), r), DTypeError, "log_std has dtype float16"),

@@ -1,58 +1,49 @@
-"""A buffer on a GPU, on a device that the CPU simulates: what callers see. test_replay_machine.py does everything else to it."""
+"""A buffer on a GPU as its callers see it: the CPU's batches, errors and trainings."""
 
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
-import torch
 from gymnasium.spaces import Box, Discrete
 from test_replay import filled
+from test_replay_machine import on_host
 
-from pyrl import ops
+import pyrl
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
-from pyrl.errors import DeviceError, NonFiniteError
+from pyrl.errors import NonFiniteError
 
 OBSERVATION, ACTION = Box(-9, 9, (2,), np.float32), Discrete(3)
 PLACES = pytest.mark.parametrize("host_copy", [False, True])
 
 
-@pytest.fixture
-def simulated():
-    """While this lasts, device="simulated" is one."""
-    with patch("pyrl.buffers.replay._device", str):
-        yield {"device": "simulated"}
-
-
 def same(a: Any, b: Any) -> None:
+    a, b = on_host(a), on_host(b)
     for field in ("observation", "action", "reward", "next_observation", "terminated", "discount", "index"):
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
 
 
 @PLACES
-def test_batches_are_the_cpus(simulated, host_copy):
+def test_batches_are_the_cpus(host_copy):
     options = {"capacity": 128, "end_every": 7, "num_envs": 2, "n_step": 3, "frame_stack": 2}
-    here, there = filled(90, **options), filled(90, **options, **simulated, host_copy=host_copy)
+    here, there = filled(90, **options), filled(90, **options, device="cuda", host_copy=host_copy)
     assert len(here) == len(there)
     for replacement in (True, False, True):
         same(here.sample(20, replacement=replacement), there.sample(20, replacement=replacement))
     for a, b in zip(here.epoch(16), there.epoch(16), strict=True):
         same(a, b)
     batch = there.sample(8)
-    where = batch.observation.ctypes.data
     assert there.sample(8, out=batch) is batch
-    assert batch.observation.ctypes.data == where
     here.sample(8)
     same(batch, here.sample(8))
     same(there.get(batch.index), batch)
 
 
 @PLACES
-def test_states_move_between_places(simulated, host_copy):
+def test_states_move_between_places(host_copy):
     options = {"capacity": 32, "end_every": 5, "num_envs": 2, "n_step": 3}
-    here, there = filled(40, **options), filled(3, **options, **simulated, host_copy=host_copy)
+    here, there = filled(40, **options), filled(3, **options, device="cuda", host_copy=host_copy)
     here.sample(5)
     there.load_state_dict(here.state_dict())
     same(here.sample(9), there.sample(9))
@@ -69,9 +60,9 @@ def test_states_move_between_places(simulated, host_copy):
 
 
 @PLACES
-def test_the_bytes_that_are_copied_are_those_of_new_records(simulated, host_copy):
+def test_the_bytes_that_are_copied_are_those_of_new_records(host_copy):
     """Reward, action and next observation, 4 bytes of header a row; the observation only where the host does not know it is there."""
-    buffer = filled(0, num_envs=2, **simulated, host_copy=host_copy)
+    buffer = filled(0, num_envs=2, device="cuda", host_copy=host_copy)
     record, observation, header = 4 + 8 + 8, 8, 4
 
     def add(value: float, valid: list[bool] | None = None) -> int:
@@ -94,8 +85,8 @@ def test_the_bytes_that_are_copied_are_those_of_new_records(simulated, host_copy
 
 
 @PLACES
-def test_a_bad_reward_changes_nothing(simulated, host_copy):
-    buffer = filled(5, num_envs=2, **simulated, host_copy=host_copy)
+def test_a_bad_reward_changes_nothing(host_copy):
+    buffer = filled(5, num_envs=2, device="cuda", host_copy=host_copy)
     before = buffer.state_dict()
     rows = np.zeros((2, 2), np.float32)
     with pytest.raises(NonFiniteError, match="add: reward of environment 1 is nan"):
@@ -106,8 +97,8 @@ def test_a_bad_reward_changes_nothing(simulated, host_copy):
 
 
 @PLACES
-def test_errors_are_the_cpus(simulated, host_copy):
-    buffer = filled(5, **simulated, host_copy=host_copy)
+def test_errors_are_the_cpus(host_copy):
+    buffer = filled(5, device="cuda", host_copy=host_copy)
     for size, message in ((6, "batch_size is 6, but only 5 transitions are stored"), (0, "batch_size is 0")):
         with pytest.raises(ValueError, match=message):
             buffer.sample(size)
@@ -119,11 +110,11 @@ def test_errors_are_the_cpus(simulated, host_copy):
 
 
 @PLACES
-def test_priorities_are_the_cpus(simulated, host_copy):
+def test_priorities_are_the_cpus(host_copy):
     def made(**where: Any) -> PrioritizedReplayBuffer:
         return PrioritizedReplayBuffer(40, OBSERVATION, ACTION, num_envs=2, alpha=0.7, seed=3, **where)
 
-    here, there = made(), made(**simulated, host_copy=host_copy)
+    here, there = made(), made(device="cuda", host_copy=host_copy)
     rng = np.random.default_rng(1)
     for t in range(60):
         rows = rng.integers(0, 3, (2, 2)).astype(np.float32)
@@ -132,7 +123,7 @@ def test_priorities_are_the_cpus(simulated, host_copy):
         there.add(*step)
         a, b = here.sample(2), there.sample(2)
         same(a, b)
-        np.testing.assert_array_equal(a.weight, b.weight)
+        np.testing.assert_array_equal(a.weight, b.weight.cpu())
         index, priority = np.append(a.index, 10**6), rng.random(3) * (t % 5)
         here.update_priorities(index, priority)
         there.update_priorities(index, priority)
@@ -143,23 +134,25 @@ def test_priorities_are_the_cpus(simulated, host_copy):
     for value, error in ((np.nan, NonFiniteError), (-1.0, ValueError)):
         with pytest.raises(error, match="priority of element 0 is"):
             there.update_priorities(index[:1], np.array([value]))
-    other = made(**simulated, host_copy=not host_copy)
+    other = made(device="cuda", host_copy=not host_copy)
     other.load_state_dict(there.state_dict())
     a, b = here.sample(9), other.sample(9)
     same(a, b)
-    np.testing.assert_array_equal(a.weight, b.weight)
+    np.testing.assert_array_equal(a.weight, b.weight.cpu())
 
 
-def test_devices_that_cannot_be():
-    with pytest.raises(DeviceError, match="ReplayBuffer: device is 'metal', expected 'cpu' or 'cuda'"):
-        ReplayBuffer(64, OBSERVATION, ACTION, device="metal")
-    with pytest.raises(ValueError, match="host_copy is True, and device is 'cpu', expected a GPU"):
-        ReplayBuffer(64, OBSERVATION, ACTION, host_copy=True)
-    if not ops.cuda_built():
-        with pytest.raises(
-            DeviceError, match=r"device is 'cuda', and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON \(docs/cuda.md\)"
-        ):
-            ReplayBuffer(64, OBSERVATION, ACTION, device="cuda")
-    elif not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match=r"device is 'cuda:1', and torch finds no GPU \(docs/cuda.md\)"):
-            ReplayBuffer(64, OBSERVATION, ACTION, device=torch.device("cuda", 1))
+@pytest.mark.parametrize(
+    ("algo", "env", "options"),
+    [("dqn", "CartPole-v1", {"n_step": 3}), ("dqn", "CartPole-v1", {"prioritized": True, "clip_reward": 0.5}), ("sac", "Pendulum-v1", {})],
+)
+def test_where_the_replay_lies_does_not_change_a_training(monkeypatch, algo, env, options):
+    """The networks on the CPU, so that only the replay differs."""
+    options = {"total_steps": 400, "run_dir": False, "num_envs": 2, "learning_starts": 50, "batch_size": 16, "net_arch": (8,), **options}
+    here = pyrl.train(algo, env, seed=3, **options)
+    monkeypatch.setattr("pyrl.loops.off_policy.buffer_device", lambda agent: "cuda")
+    for kind in (ReplayBuffer, PrioritizedReplayBuffer):
+        monkeypatch.setattr(kind, "sample", lambda buffer, size, out=None, sample=kind.sample: on_host(sample(buffer, size)))
+    there = pyrl.train(algo, env, seed=3, **options)
+    assert here.agent.updates > 50
+    for name, weight in here.agent.state_dict()["model"].items():
+        np.testing.assert_array_equal(weight.numpy(), there.agent.state_dict()["model"][name].numpy(), err_msg=name)

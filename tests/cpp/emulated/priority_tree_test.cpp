@@ -1,13 +1,13 @@
-// The part of the sum tree's CUDA twin that needs no GPU: what one thread does, on the CPU, in any order, against Priorities.
+// The sum tree's CUDA twin on the emulated GPU, against Priorities.
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "gpu.hpp"
 #include "replay/priorities.hpp"
 #include "replay/priority_tree.hpp"
 
@@ -18,76 +18,43 @@ namespace {
 
 constexpr double alpha = 0.6, epsilon = 1e-6;
 
-// The launches of priority_tree.cu, their threads one after another in a random order.
-class Threads {
+class TreeOnGpu {
  public:
-  explicit Threads(std::int64_t leaves)
-      : memory_(static_cast<std::size_t>(TreeView::bytes(leaves) + 7) / 8, 1.0), bytes_(static_cast<std::size_t>(TreeView::bytes(leaves))),
-        tree(memory_.data(), leaves) {
+  explicit TreeOnGpu(std::int64_t leaves)
+      : memory_(static_cast<std::size_t>(TreeView::bytes(leaves) + 7) / 8, 1.0), leaves_(leaves), tree(memory_.data(), leaves) {
     clear();
   }
 
-  void clear() {
-    std::memset(tree.leaves(), 0, bytes_);
-    each(ClearSmallest{tree}.threads(), ClearSmallest{tree});
-  }
+  void clear() { clear_priorities_cuda(tree, leaves_, gpu); }
   template <class Real>
   void update(const std::vector<std::int64_t>& slots, const std::vector<Real>& priority) {
-    const UpdateArgs<Real> args{tree, view(slots), priority.data(), alpha, epsilon, &counts};
-    each(args.slots.size(), MarkLast<Real>{args});
-    each(args.slots.size(), WriteLast<Real>{args});
-    refresh_above(args.slots);
+    update_priorities_cuda(UpdateArgs<Real>{tree, view(slots), priority.data(), alpha, epsilon, &counts}, gpu);
   }
   void follow(const std::vector<std::int64_t>& slots, const std::vector<std::uint8_t>& flags) {
-    each(static_cast<std::int64_t>(slots.size()), FollowRing{tree, view(slots), flags.data()});
-    refresh_above(view(slots));
-  }
-  void refresh_above(const ArrayView<const std::int64_t, 1>& slots) {
-    refresh(tree, slots, [&](const auto& body) { each(body.threads(), body); },
-            [&](int first) {
-              for (int level = first; level < tree.levels(); ++level) each(tree.nodes(level), RefreshLevel{tree, level});
-            });
+    follow_ring_cuda({tree, view(slots), flags.data()}, gpu);
   }
   void draw(const DrawSource& random, double beta, bool by_buffer, std::vector<std::int64_t>& slots, std::vector<float>& weight) {
-    const auto count = static_cast<std::int64_t>(slots.size());
-    const PriorityDrawArgs args{tree, random, beta, by_buffer, {slots.data(), {count}}, weight.data()};
-    std::memset(tree.drawn(), 0xff, sizeof(std::uint64_t));
-    each(count, DrawSlot{args, 1.0 / static_cast<double>(count)});
-    each(count, WeighSlot{args});
+    draw_priorities_cuda({tree, random, beta, by_buffer, {slots.data(), {static_cast<std::int64_t>(slots.size())}}, weight.data()}, gpu);
   }
 
  private:
   static ArrayView<const std::int64_t, 1> view(const std::vector<std::int64_t>& slots) {
     return {slots.data(), {static_cast<std::int64_t>(slots.size())}};
   }
-  template <class Body>
-  void each(std::int64_t count, const Body& body) {
-    order_.resize(static_cast<std::size_t>(count));
-    for (std::int64_t i = 0; i < count; ++i) order_[static_cast<std::size_t>(i)] = i;
-    std::shuffle(order_.begin(), order_.end(), engine_);
-    for (const std::int64_t i : order_) body(i);
-  }
 
   std::vector<double> memory_;
-  std::size_t bytes_;
-  std::vector<std::int64_t> order_;
-  std::mt19937 engine_{7};
+  std::int64_t leaves_;
 
  public:
   TreeView tree;
   UpdateCounts counts{0, 0};
 };
 
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-
 // Both trees, and what is done to them.
 struct Pair {
   std::int64_t leaves;
   Priorities here;
-  Threads there;
+  TreeOnGpu there;
   std::mt19937 engine;
   std::vector<std::uint8_t> flags;
   std::uint64_t draws = 0;
@@ -168,7 +135,7 @@ struct Pair {
 
 }  // namespace
 
-TEST_CASE("CUDA: leaves, sums, draws and weights by threads are the CPU's") {
+TEST_CASE("CUDA: leaves, sums, draws and weights are the CPU's") {
   for (std::int64_t leaves : {1, 2, 15, 16, 17, 255, 256, 257, 4096, 4097, 70000}) {
     CAPTURE(leaves);
     Pair pair(leaves);
@@ -194,7 +161,7 @@ TEST_CASE("CUDA: a tree cleared, and one restored from its leaves") {
   pair.check();
   for (std::int64_t i = 0; i < 5000; ++i) pair.here.set(i, leaves[static_cast<std::size_t>(i)]);
   std::copy(leaves.begin(), leaves.end(), pair.there.tree.leaves());
-  pair.there.refresh_above({});
+  restore_priorities_cuda(pair.there.tree, gpu);
   pair.check();
 }
 

@@ -1,18 +1,19 @@
-// The part of the samplers' CUDA twins that needs no GPU: what one thread does, on the CPU, in any order.
+// The samplers' CUDA twins on the emulated GPU: the CPU's bits.
 #include <doctest/doctest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <random>
 #include <vector>
 
+#include "gpu.hpp"
 #include "sampling/categorical.hpp"
 #include "sampling/gaussian.hpp"
 #include "sampling/moves.hpp"
+#include "sampling/permutation.hpp"
 #include "sampling/running_moments.hpp"
 #include "sampling/take_rows.hpp"
+#include "sampling/uniform_indices.hpp"
 
 using namespace pyrl;
 using namespace pyrl::sampling;
@@ -21,34 +22,13 @@ namespace {
 
 constexpr std::uint64_t key = 0x0123456789ABCDEFull;
 
-// body(i) for i in [0, count), as threads might come.
-template <class Body>
-void in_any_order(std::int64_t count, const Body& body) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
-  for (std::int64_t i = 0; i < count; ++i) order[static_cast<std::size_t>(i)] = i;
-  std::shuffle(order.begin(), order.end(), std::mt19937(7));
-  for (const std::int64_t i : order) body(i);
-}
-
-struct Space {
-  std::vector<std::int64_t> memory;
-  Moves moves;
-
-  explicit Space(std::int64_t count) : memory(static_cast<std::size_t>(Moves::bytes(count) + 7) / 8), moves(memory.data(), count) {
-    std::memset(moves.head(), 0xff, moves.head_bytes());
-  }
-};
+std::vector<std::int64_t> space_for(std::int64_t count) { return std::vector<std::int64_t>(static_cast<std::size_t>(Moves::bytes(count) + 7) / 8, 5); }
 
 std::vector<float> numbers(std::int64_t count, std::uint64_t draw, float scale) {
   std::vector<float> values(static_cast<std::size_t>(count));
   for (std::int64_t i = 0; i < count; ++i)
     values[static_cast<std::size_t>(i)] = scale * (uniform_float(philox(3, draw, static_cast<std::uint32_t>(i), 0)[0]) - 0.5f);
   return values;
-}
-
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 }  // namespace
@@ -59,10 +39,7 @@ TEST_CASE("CUDA: permutations found entry by entry are the CPU's") {
       CAPTURE(n);
       std::vector<std::int64_t> want(static_cast<std::size_t>(n)), got(want.size());
       permutation({{want.data(), {n}}, {key, draw}});
-      const PermutationArgs args{{got.data(), {n}}, {key, draw}};
-      const Space space(n);
-      in_any_order(n, LinkPermutation{args, space.moves});
-      in_any_order(n, ResolvePermutation{args, space.moves});
+      permutation_cuda({{got.data(), {n}}, {key, draw}}, space_for(n).data(), gpu);
       CHECK(got == want);
     }
 }
@@ -75,10 +52,7 @@ TEST_CASE("CUDA: distinct indices found one by one are the CPU's") {
       const std::uint64_t high = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(count) + more);
       std::vector<std::int64_t> want(static_cast<std::size_t>(count)), got(want.size());
       distinct_indices({{want.data(), {count}}, high, {key, 5}});
-      const UniformIndicesArgs args{{got.data(), {count}}, high, {key, 5}};
-      const Space space(count);
-      in_any_order(count, LinkDistinct{args, space.moves});
-      in_any_order(count, ResolveDistinct{args, space.moves});
+      distinct_indices_cuda({{got.data(), {count}}, high, {key, 5}}, space_for(count).data(), gpu);
       CHECK(got == want);
     }
 }
@@ -88,7 +62,7 @@ TEST_CASE("CUDA: uniform indices drawn in pairs are the CPU's") {
     for (std::uint64_t high : {std::uint64_t{1}, std::uint64_t{7}, (std::uint64_t{1} << 63) - 1}) {
       std::vector<std::int64_t> want(static_cast<std::size_t>(count)), got(want.size());
       uniform_indices({{want.data(), {count}}, high, {key, 9}});
-      in_any_order((count + 1) / 2, DrawIndexPair{{{got.data(), {count}}, high, {key, 9}}});
+      uniform_indices_cuda({{got.data(), {count}}, high, {key, 9}}, gpu);
       CHECK(got == want);
     }
 }
@@ -98,12 +72,10 @@ TEST_CASE("CUDA: a draw found in memory is the same draw") {
   for (const DrawSource& random : {DrawSource{key, 11}, DrawSource{0, 0, &memory}}) {
     std::vector<std::int64_t> want(101), got(101);
     uniform_indices({{want.data(), {101}}, 1000, {key, 11}});
-    in_any_order(51, DrawIndexPair{{{got.data(), {101}}, 1000, random}});
+    uniform_indices_cuda({{got.data(), {101}}, 1000, random}, gpu);
     CHECK(got == want);
     permutation({{want.data(), {101}}, {key, 11}});
-    const Space space(101);
-    in_any_order(101, LinkPermutation{{{got.data(), {101}}, random}, space.moves});
-    in_any_order(101, ResolvePermutation{{{got.data(), {101}}, random}, space.moves});
+    permutation_cuda({{got.data(), {101}}, random}, space_for(101).data(), gpu);
     CHECK(got == want);
   }
 }
@@ -135,7 +107,7 @@ TEST_CASE("CUDA: a categorical row by itself has the CPU's bits") {
         sample_categorical(args);
         args.action.data = got.data();
         args.log_prob.data = got_log_prob.data();
-        in_any_order(batch, DrawCategoricalRow::of(args));
+        sample_categorical_cuda(args, gpu);
         CHECK(got == want);
         CHECK(same_bits(got_log_prob, want_log_prob));
       }
@@ -147,7 +119,7 @@ TEST_CASE("CUDA: a categorical row that the CPU refuses gets action -1 and log_p
   const float logits[] = {0, 1, nan, 0, /**/ infinity, 0, 0, 1, /**/ -infinity, -infinity, -infinity, 0, /**/ 0, 1, 2, 3};
   std::int64_t action[8];
   float log_prob[4];
-  in_any_order(4, DrawCategoricalRow::of({"test", {logits, {4, 4}}, {}, {nvec, {2}}, {action, {4, 2}}, {log_prob, {4}}, {key, 0}, true}));
+  sample_categorical_cuda({"test", {logits, {4, 4}}, {}, {nvec, {2}}, {action, {4, 2}}, {log_prob, {4}}, {key, 0}, true}, gpu);
   const std::int64_t want[] = {1, -1, -1, 1, -1, 1, 1, 1};
   for (int i = 0; i < 8; ++i) CHECK(action[i] == want[i]);
   for (int row = 0; row < 4; ++row) CHECK(std::isnan(log_prob[row]) == (row < 3));
@@ -165,7 +137,7 @@ TEST_CASE("CUDA: a Gaussian row by itself has the CPU's bits") {
         sample_gaussian(args);
         args.action.data = got.data();
         args.log_prob.data = got_log_prob.data();
-        in_any_order(batch, DrawGaussianRow{args});
+        sample_gaussian_cuda(args, gpu);
         CHECK(same_bits(got, want));
         CHECK(same_bits(got_log_prob, want_log_prob));
       }
@@ -175,7 +147,7 @@ TEST_CASE("CUDA: a Gaussian row that the CPU refuses gets NaN") {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float mean[] = {0, nan, /**/ 0, 0, /**/ 1, 2}, log_std[] = {0, 0, /**/ 0, 81, /**/ -1, 80};
   float action[6], log_prob[3];
-  in_any_order(3, DrawGaussianRow{{{mean, {3, 2}}, {log_std, {3, 2}}, {action, {3, 2}}, {log_prob, {3}}, {key, 0}, true}});
+  sample_gaussian_cuda({{mean, {3, 2}}, {log_std, {3, 2}}, {action, {3, 2}}, {log_prob, {3}}, {key, 0}, true}, gpu);
   for (int i = 0; i < 6; ++i) CHECK(std::isnan(action[i]) == (i == 1 || i == 3));
   for (int row = 0; row < 3; ++row) CHECK(std::isnan(log_prob[row]) == (row < 2));
 }
@@ -192,26 +164,20 @@ TEST_CASE("CUDA: moments of slices, merged, are the CPU's; normalising has its b
       std::int64_t want_count = 10;
       const Moments want{&want_count, {want_mean.data(), {columns}}, {want_m2.data(), {columns}}};
       update_moments(view, want);
-      const Slices slices = Slices::of(rows, columns);
       std::vector<double> space(static_cast<std::size_t>(moments_space(rows, columns)) / sizeof(double));
-      double *slice_mean = space.data(), *slice_m2 = slice_mean + slices.threads();
-      in_any_order(slices.threads(), SumSlice<float>{batch.data(), slices, slice_mean, slice_m2});
+      std::int64_t count = 10;
+      const Moments got{&count, {mean.data(), {columns}}, {m2.data(), {columns}}};
+      update_moments_cuda(view, got, space.data(), gpu);
+      CHECK(count == want_count);
       for (std::int64_t column = 0; column < columns; ++column) {
-        double count = 10, &m = mean[static_cast<std::size_t>(column)], &s = m2[static_cast<std::size_t>(column)];
-        for (std::int64_t slice = 0; slice < slices.count; ++slice) {
-          const auto added = static_cast<double>(slices.rows_of(slice));
-          merge_moments(count, m, s, added, slice_mean[slice * columns + column], slice_m2[slice * columns + column]);
-          count += added;
-        }
-        CHECK(count == static_cast<double>(want_count));
-        CHECK(m == doctest::Approx(want.mean(column)).epsilon(1e-12));
-        CHECK(s == doctest::Approx(want.m2(column)).epsilon(1e-12));
+        CHECK(got.mean(column) == doctest::Approx(want.mean(column)).epsilon(1e-12));
+        CHECK(got.m2(column) == doctest::Approx(want.m2(column)).epsilon(1e-12));
       }
       std::vector<float> got_out(batch.size()), want_out(batch.size());
       NormalizeArgs<float> args{view, {want_out.data(), {rows, columns}}, want, 2.0, 1e-8, true};
       normalize(args);
       args.out.data = got_out.data();
-      in_any_order(slices.threads(), NormalizeSlice<float>{args, slices});
+      normalize_cuda(args, gpu);
       CHECK(same_bits(got_out, want_out));
     }
 }
@@ -224,7 +190,6 @@ TEST_CASE("CUDA: rows taken word by word are the CPU's, and those that are missi
     std::vector<RowsColumn> columns;
     for (std::int64_t row_bytes : {1, 3, 4, 16, 0, 28, 32, 7056, 16, 4})
       for (std::int64_t shift : {0, 4, 1}) {
-        if (columns.size() == TakeWord::most_columns) break;
         from.emplace_back(static_cast<std::size_t>(rows * row_bytes + shift + 1));
         for (std::size_t i = 0; i < from.back().size(); ++i)
           from.back()[i] = static_cast<std::uint8_t>(philox(1, columns.size(), static_cast<std::uint32_t>(i), 0)[0]);
@@ -248,8 +213,7 @@ TEST_CASE("CUDA: rows taken word by word are the CPU's, and those that are missi
         if (view(i) < 0 || view(i) >= rows) std::memset(columns[c].to + i * bytes, columns[c].missing, static_cast<std::size_t>(bytes));
       columns[c].to = got[c].data() + (columns[c].to - want[c].data());
     }
-    const TakeWord take = TakeWord::of({columns.data(), {static_cast<std::int64_t>(columns.size())}}, view, rows);
-    in_any_order(take.threads(), take);
+    take_rows_cuda({columns.data(), {static_cast<std::int64_t>(columns.size())}}, view, rows, gpu);
     CHECK(got == want);
   }
 }
