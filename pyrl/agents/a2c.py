@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
@@ -49,7 +50,7 @@ def policy_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
 
 def value_loss(value: Tensor, return_: Tensor) -> Tensor:
     """E[(R - V)^2]. All [B]."""
-    return (return_ - value).square().mean()
+    return F.mse_loss(value, return_)
 
 
 REPORT = ("loss/policy", "loss/value", "loss/entropy")
@@ -107,8 +108,9 @@ class A2C(ActorCriticAgent):
         if config.normalize_advantage and len(A) > 1:
             A = (A - A.mean()) / (A.std() + 1e-8)
         actor_loss, critic_loss = policy_loss(log_prob, A), value_loss(value, batch.return_)
-        loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy.mean()
-        return loss, (actor_loss, critic_loss, entropy.mean())
+        entropy = entropy.mean()
+        loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
+        return loss, (actor_loss, critic_loss, entropy)
 
     def native_gradient(self, batch: Samples) -> dict[str, float]:
         """The same by hand: forward, the gradients of the loss by the outputs, backward."""

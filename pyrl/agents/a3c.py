@@ -23,7 +23,8 @@ from pyrl import ops
 from pyrl.agents.a2c import A2C, A2CConfig
 from pyrl.agents.base import register
 from pyrl.errors import DeviceError
-from pyrl.nets.native import optimizer_state, optimizer_step
+from pyrl.nets.native import optimizer_step
+from pyrl.nets.optimizers import optimizer_state
 from pyrl.schedules import Schedule
 
 

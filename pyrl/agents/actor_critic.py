@@ -71,7 +71,8 @@ class Samples:
 
     def rows(self, index: Array) -> Samples:
         """A minibatch; index int64 [B], of the same kind and device."""
-        if isinstance(self.advantage, Tensor) and not self.advantage.is_cpu:
+        here = self.advantage
+        if isinstance(here, Tensor) and not (here.is_cpu or (here.is_cuda and ops.cuda_built())):
             return Samples(*(map_observation(lambda x: x[index], column) for column in self.columns()))
         if isinstance(self.observation, dict | tuple):
             observation = map_observation(lambda x: ops.take_rows((x,), index)[0], self.observation)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyrl.agents.base import AgentConfig, register, seeded_network
 from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_critic_step
@@ -47,9 +48,9 @@ def bellman_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tens
     return reward + discount * next_value
 
 
-def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """L = E[(Q(o, a) - y)^2], eq. 4, summed over the critics. q [count, B], target [B]."""
-    return (q - target).square().mean(1).sum()
+def critic_loss(q: Tensor, target: Tensor, coefficient: float = 1.0) -> Tensor:
+    """L = E[(Q(o, a) - y)^2], eq. 4, summed over the critics, times ``coefficient``. q [count, B], target [B]."""
+    return coefficient * len(q) * F.mse_loss(q, target.expand_as(q))
 
 
 @register("ddpg")

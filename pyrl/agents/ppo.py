@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
@@ -47,16 +48,19 @@ class PPOConfig(ActorCriticConfig):
 
 
 def clipped_surrogate(log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor, epsilon: Tensor) -> Tensor:
-    """L^CLIP, eq. 7: E[min(r A, clip(r, 1 - epsilon, 1 + epsilon) A)], to be maximised. All [B]."""
+    """L^CLIP, eq. 7: E[min(r A, clip(r, 1 - epsilon, 1 + epsilon) A)], to be maximised. All [B].
+
+    That is r A with an upper bound, (1 + epsilon) A or, where A < 0, (1 - epsilon) A.
+    """
     r = torch.exp(log_prob - log_prob_old)
-    return torch.min(r * advantage, torch.clamp(r, 1.0 - epsilon, 1.0 + epsilon) * advantage).mean()
+    return torch.clamp(r * advantage, max=advantage + epsilon * advantage.abs()).mean()
 
 
 def value_loss(value: Tensor, value_old: Tensor, return_: Tensor, epsilon: float | None) -> Tensor:
     """L^VF, eq. 9: E[(V - R)^2], with V kept within epsilon of its old value if asked. All [B]."""
     if epsilon is not None:
         value = value_old + torch.clamp(value - value_old, -epsilon, epsilon)
-    return (value - return_).square().mean()
+    return F.mse_loss(value, return_)
 
 
 def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
@@ -124,8 +128,9 @@ class PPO(ActorCriticAgent):
         A = standardized(batch.advantage) if config.normalize_advantage else batch.advantage
         policy_loss = -clipped_surrogate(log_prob, batch.log_prob, A, epsilon)
         critic_loss = value_loss(value, batch.value, batch.return_, config.clip_range_vf)
-        loss = policy_loss + config.vf_coef * critic_loss - config.ent_coef * entropy.mean()
-        return loss, (policy_loss, critic_loss, entropy.mean(), approximate_kl(log_prob, batch.log_prob))
+        entropy = entropy.mean()
+        loss = policy_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
+        return loss, (policy_loss, critic_loss, entropy, approximate_kl(log_prob, batch.log_prob))
 
     def torch_epoch(self, samples: Samples, order: np.ndarray, epsilon: float) -> list[tuple[float, ...]]:
         """The reports of one pass; nothing waits for a minibatch before its end."""

@@ -70,20 +70,21 @@ def squashed_sample(mean: Tensor, log_std: Tensor, xi: Tensor) -> tuple[Tensor, 
 
     log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which neither overflows nor loses digits at the bounds.
     """
-    u = mean + log_std.exp() * xi
-    log_normal = -0.5 * xi.square() - log_std - LOG_SQRT_2PI
-    log_derivative = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
-    return torch.tanh(u), (log_normal - log_derivative).sum(1)
+    u = torch.addcmul(mean, log_std.exp(), xi)
+    log_prob = torch.addcmul(2.0 * (u + F.softplus(-2.0 * u)) - log_std, xi, xi, value=-0.5)
+    constant = mean.shape[1] * (LOG_SQRT_2PI + 2.0 * math.log(2.0))
+    return torch.tanh(u), log_prob.sum(1) - constant
 
 
 def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
-    """V(o) = min_i Q_i(o, a) - alpha log pi(a|o), eq. 3, the target's bootstrap and what the actor ascends. q [2, B] -> [B]."""
-    return q.amin(0) - alpha * log_prob
+    """V(o) = min_i Q_i(o, a) - alpha log pi(a|o), eq. 3, the target's bootstrap. q [2, B] -> [B]."""
+    return q.min(0).values - alpha * log_prob
 
 
-def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
-    """-E[log alpha (log pi + H-bar)]: eq. 18 with log alpha for alpha, as its authors' code has it; the same sign of the gradient."""
-    return -(log_alpha * (log_prob + target_entropy)).mean()
+def temperature_loss(log_alpha: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+    """log alpha (H - H-bar), H = -E[log pi]: eq. 18 with log alpha for alpha, as its authors' code has it; the gradient's sign is the
+    same. log_alpha [1], entropy [] -> []."""
+    return log_alpha.squeeze() * (entropy - target_entropy)
 
 
 class Temperature(nn.Module):
@@ -171,19 +172,19 @@ class SAC(ContinuousAgent):
             next_value = soft_value(self.target_critic(next_observation, next_action), next_log_prob, alpha)
             target = bellman_target(reward, discount, next_value)
         q = self.critic(observation, action)
-        loss = 0.5 * critic_loss(q, target)
+        loss = critic_loss(q, target, coefficient=0.5)
         return loss, (loss, q.mean())
 
     def actor_loss(self, observation: Observation, xi: Tensor, alpha: Tensor) -> tuple[Tensor, Report]:
         """Eq. 7 with the reparameterised action of noise xi [B, A], and a report: it, and log pi [B]."""
         mean, log_std = self.actor(observation)
         action, log_prob = squashed_sample(mean, log_std, xi)
-        loss = -soft_value(self.critic(observation, action), log_prob, alpha).mean()
+        loss = (alpha * log_prob - self.critic(observation, action).min(0).values).mean()
         return loss, (loss, log_prob)
 
-    def temperature_loss(self, log_prob: Tensor) -> tuple[Tensor, Report]:
-        """Eq. 18 for log pi [B]."""
-        loss = temperature_loss(self.temperature.log_alpha, log_prob, self.target_entropy)
+    def temperature_loss(self, entropy: Tensor) -> tuple[Tensor, Report]:
+        """Eq. 18 for the entropy [] of pi."""
+        loss = temperature_loss(self.temperature.log_alpha, entropy, self.target_entropy)
         return loss, (loss,)
 
     def natives(self) -> tuple[Native, ...]:
@@ -207,13 +208,14 @@ class SAC(ContinuousAgent):
         alpha = self.temperature.alpha
         critic_loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, next_xi, alpha)
         actor_loss, log_prob = self.actor_update(observation, xi, alpha)
+        entropy = -log_prob.mean()
         if self.learns_temperature:
-            self.temperature_update(log_prob)
+            self.temperature_update(entropy)
         polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
         return {
             "loss/critic": critic_loss,
             "loss/actor": actor_loss,
-            "train/entropy": -log_prob.mean(),
+            "train/entropy": entropy,
             "train/temperature": alpha.squeeze(),
             "train/q_mean": q_mean,
         }

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyrl import ops
 from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.nets.optimizers import adam_step
 from pyrl.ops.arenas import ArenaViews
 
 ALIGNMENT = 16  # elements: 64 bytes of float32
@@ -37,6 +38,7 @@ class Arena:
         self.modules = modules
         self.optimizer: torch.optim.Optimizer | None = None
         self.refused: Tensor | None = None  # see `defer`
+        self.norms: list[Tensor] | None = None
         parameters = [parameter for _, _, parameter in self._entries()]
         self._offsets, size = _layout(parameters)
         self._shapes = [parameter.shape for parameter in parameters]
@@ -74,12 +76,23 @@ class Arena:
         return self._views is not None and self._views.trainable()
 
     def differentiate(self, loss: Tensor) -> None:
-        """Writes the gradient of ``loss`` [] into the buffer: one kernel on a GPU, where accumulating takes one a parameter."""
-        if not self.trainable:
-            self.gradients.zero_()  # that of frozen parameters
-        trained = [(p, gradient) for (_, _, p), gradient in zip(self._entries(), self._gradient_views) if p.requires_grad]
-        parameters, places = zip(*trained)
-        torch._foreach_copy_(places, torch.autograd.grad(loss, parameters, materialize_grads=True))
+        """Writes the gradient of ``loss`` [] into the buffer, where accumulating would take a kernel for each parameter."""
+        entries = list(self._entries())
+        trained = [p for _, _, p in entries if p.requires_grad]
+        found = torch.autograd.grad(loss, trained, self._one, materialize_grads=True)
+        if self.refused is None:
+            if len(trained) < len(entries):
+                self.gradients.zero_()  # that of frozen parameters
+            torch._foreach_copy_([place for (_, _, p), place in zip(entries, self._gradient_views) if p.requires_grad], found)
+        else:  # spread over a GPU, where a copy to each place would be the work of one block of threads
+            torch.cat(list(self._pieces(entries, iter(found))), out=self.gradients)
+
+    def _pieces(self, entries: list[tuple[nn.Module, str, nn.Parameter]], gradients: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The buffer's parts in their order."""
+        for module, _, parameter in entries:
+            yield _flat(next(gradients), module) if parameter.requires_grad else parameter.new_zeros(parameter.numel())
+            if gap := -parameter.numel() % ALIGNMENT:
+                yield self._padding[:gap]
 
     def zero_grad(self) -> None:
         """Zero gradients, in the buffer: ``module.zero_grad()`` sets them to None, and autograd would then make new ones."""
@@ -89,36 +102,40 @@ class Arena:
             if parameter.requires_grad and parameter.grad is not gradient:
                 parameter.grad = gradient
 
-    def defer(self, refused: Tensor) -> None:
-        """From now on `step` writes 1 to the flag ``refused`` [] where it would raise an error."""
-        self.refused, self._one = refused, torch.ones_like(refused)
+    def defer(self, refused: Tensor, norms: list[Tensor] | None = None) -> None:
+        """From now on `step` waits for nothing. Where it would raise an error it writes 1 to the flag ``refused`` [], and leaves out
+        that step and those after it, as long as the flag is 1; only an Adam can. With a list ``norms`` it makes every step, and appends
+        the gradient's norm [], for the list's owner to look at (`mark`), and to undo the step."""
+        self.refused, self.norms = refused, norms
 
     @torch.no_grad()
     def step(self, max_grad_norm: float | None = None) -> None:
         """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``. Frozen parameters stay.
 
         NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. After `defer` nobody waits to see
-        that: the flag becomes 1, and the step is for its owner to prevent or undo.
+        that: the step is left out, or for its owner to undo.
         """
         assert self.optimizer is not None
+        norm = torch.linalg.vector_norm(self.gradients)
         if self.refused is None:
-            size = float(torch.linalg.vector_norm(self.gradients))
+            size = float(norm)
             if not math.isfinite(size):
                 raise NonFiniteError(self.refusal())
             if max_grad_norm is not None and (shrink := max_grad_norm / (size + 1e-6)) < 1.0:
                 self.gradients.mul_(shrink)
         else:
-            scale, norm = self._one, torch.linalg.vector_norm(self.gradients)
-            if max_grad_norm is not None:
-                scale = (max_grad_norm / (norm + 1e-6).clamp(min=max_grad_norm)).nan_to_num(1.0).float()
-            # What torch's gradient scaler is made of: multiplies, and sets the flag at a number that is none, the norm's too, for squares
-            # of finite numbers may be too large.
-            torch._amp_foreach_non_finite_check_and_unscale_([self.gradients, norm], self.refused, scale)
-            if self.values.is_cuda:  # torch wants it inside a graph, and warns of it outside
-                self.optimizer.param_groups[0]["capturable"] = torch.cuda.is_current_stream_capturing()
+            if self.norms is None:
+                mark(self.refused, [norm], self._one)
+            else:
+                self.norms.append(norm)
+            if max_grad_norm is not None:  # fmin is no NaN: a gradient that is refused stays as it is, for `refusal`
+                self.gradients.mul_(torch.fmin(max_grad_norm / (norm + 1e-6), self._one))
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
-        self.optimizer.step()
+        if self.refused is not None and type(self.optimizer) is torch.optim.Adam:
+            adam_step(self.optimizer, self.refused if self.norms is None else None)
+        else:
+            self.optimizer.step()
         for parameter, value in frozen:
             parameter.copy_(value)
 
@@ -158,6 +175,8 @@ class Arena:
             if self.optimizer is not None:
                 self.optimizer.load_state_dict(self.optimizer.state_dict())  # which casts the state as its parameter
         self.values.grad = gradients = torch.zeros_like(self.values)
+        self._padding = gradients.new_zeros(ALIGNMENT)
+        self._one = torch.ones((), device=gradients.device)
         self._gradient_views = []
         for offset, (module, _, parameter) in zip(self._offsets, entries):
             value, gradient = (_view(flat, offset, parameter, module) for flat in (self.values, gradients))
@@ -170,6 +189,11 @@ class Arena:
         places = [(module._parameters, name, at * unit) for at, (module, name, _) in zip(self._offsets, entries)]
         self._views: ArenaViews | None = ArenaViews(places)
         self.version += 1
+
+
+def mark(refused: Tensor, norms: list[Tensor], one: Tensor) -> None:
+    """Writes 1 to the flag ``refused`` [] if one of ``norms`` [] is not finite, and leaves it alone otherwise; ``one`` [] is 1."""
+    torch._amp_foreach_non_finite_check_and_unscale_(norms, refused, one)  # what torch's gradient scaler is made of
 
 
 def polyak(target: Arena, online: Arena, tau: float) -> None:
@@ -189,6 +213,11 @@ def _layout(parameters: list[nn.Parameter]) -> tuple[list[int], int]:
         offsets.append(size)
         size += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
     return offsets, size
+
+
+def _flat(gradient: Tensor, module: nn.Module) -> Tensor:
+    """As it lies in the buffer."""
+    return (gradient.t() if isinstance(module, nn.Linear) and gradient.dim() == 2 else gradient).reshape(-1)
 
 
 def _view(flat: Tensor, offset: int, parameter: Tensor, module: nn.Module) -> Tensor:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.nets.arena import Arena
-from pyrl.nets.native import optimizer_state
+from pyrl.nets.optimizers import optimizer_state
+
+PIECE = 1 << 14  # elements; one launch takes 64 pieces
 
 
 class Atomic:
@@ -60,7 +62,9 @@ class Atomic:
 
 def _copy(to: list[Tensor], source: list[Tensor]) -> None:
     if not to[0].is_cpu:
-        torch._foreach_copy_(to, source)
+        # In pieces, as a block of threads gets up to 65536 numbers of one tensor: whole arenas would leave most of a GPU idle.
+        pieces, others = ([piece for x in tensors for piece in x.view(-1).split(PIECE)] for tensors in (to, source))
+        torch._foreach_copy_(pieces, others)
         return
     for a, b in zip(to, source):  # not by torch: its threads would look out for more work while those of the native engine begin theirs
         ops.set_aside(b, a)

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyrl.errors import SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.encoder import Encoder
 from pyrl.nets.mlp import Activation, mlp
+from pyrl.nets.stacked import side_by_side
 from pyrl.types import Array, Observation
 
 
@@ -94,7 +96,7 @@ class GaussianActor(nn.Module):
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
         mean, log_std = self.network(self.encoder(observation).to(_dtype(self))).chunk(2, dim=1)
-        return mean, log_std.clamp(*self.log_std_range)
+        return mean, F.hardtanh(log_std, *self.log_std_range)  # a clamp whose gradient is one kernel
 
 
 class Critics(nn.Module):
@@ -117,8 +119,7 @@ class Critics(nn.Module):
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
         """[count, B]"""
-        x = self._joined(observation, action)
-        return torch.cat([network(x) for network in self.networks], dim=1).t()
+        return side_by_side(self.networks, self._joined(observation, action)).squeeze(2)
 
     def first(self, observation: Observation, action: Tensor) -> Tensor:
         """Q_1 alone, [B]."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyrl import ops
 from pyrl.nets.arena import Arena
-from pyrl.nets.optimizers import TensorFlowRMSprop, initial_state
+from pyrl.nets.optimizers import TensorFlowRMSprop, optimizer_state
 from pyrl.ops import Layer, Network
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.SiLU: "silu", nn.GELU: "gelu", nn.Identity: "identity"}
@@ -80,17 +80,6 @@ class Native:
         known = {id(p) for module in self.modules for p in module.parameters()}
         known |= {id(p) for root in self.arena.modules for p in root.parameters(recurse=False)}
         return all(id(p) in known for root in self.arena.modules for p in root.parameters())
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The state of an optimiser over one flat parameter, made where no step was made yet."""
-    values = optimizer.param_groups[0]["params"][0]
-    state = optimizer.state[values]
-    if not state and isinstance(optimizer, torch.optim.Adam):
-        state.update(step=torch.zeros((), device=values.device), exp_avg=torch.zeros_like(values), exp_avg_sq=torch.zeros_like(values))
-    elif not state:
-        state.update(initial_state(values))
-    return state
 
 
 def optimizer_step(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrl.errors import NonFiniteError
-from pyrl.nets.arena import Arena
+from pyrl.nets.arena import Arena, mark
 from pyrl.nets.atomic import Atomic
 from pyrl.nets.captured import KEPT, Captured, CudaGraph, Inputs
 from pyrl.nets.noise import Draw
@@ -58,12 +58,11 @@ class Runner:
         self._rate = math.nan
         if self.deferred:
             self.refused, self.learning_rate = (torch.zeros((), device=device) for _ in range(2))
-            skipping = atomic is None and all(isinstance(arena.optimizer, torch.optim.Adam) for arena in self._learning())
+            self.one, self.norms = torch.ones((), device=device), list[Tensor]()
+            skipping = atomic is None and all(type(arena.optimizer) is torch.optim.Adam for arena in self._learning())
             self.atomic = None if skipping else Atomic(*arenas)
             for arena in self._learning():
-                arena.defer(self.refused)
-                if skipping:  # fused Adam leaves out its steps then, as torch's gradient scaler lets it
-                    arena.optimizer.found_inf = self.refused  # type: ignore[union-attr]
+                arena.defer(self.refused, None if skipping else self.norms)
 
     def __call__(self, update: Function, *data: Any) -> dict[str, Any]:
         """The numbers of the report as floats, other tensors as they are: valid until the next call, if captured."""
@@ -125,6 +124,9 @@ class Runner:
         if self.atomic is not None:
             self.atomic.save()
         report = update(*(x() if isinstance(x, Draw) else x for x in data))
+        if self.norms:
+            mark(self.refused, self.norms, self.one)
+            self.norms.clear()
         numbers = {name: x for name, x in report.items() if x.dim() == 0}
         values = torch.stack([self.refused, *numbers.values()])
         return Report(list(numbers), values, {name: x for name, x in report.items() if name not in numbers})

@@ -6,9 +6,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ import pyrl
 from pyrl.agents import ddpg, dqn, sac, svg
 from pyrl.errors import DeviceError, NonFiniteError
 from pyrl.nets import captured as captured_module
+from pyrl.nets import stacked
 from pyrl.nets.arena import Arena
 from pyrl.nets.captured import KEPT, Block, Captured, Inputs
 from pyrl.nets.runner import Report, Runner
@@ -81,14 +84,14 @@ def pure(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise AssertionError("an update moves data between host and device")
 
     def unseen(function: Any) -> Any:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             with _disable_current_modes():
-                return function(*args)
+                return function(*args, **kwargs)
 
         return call
 
     with monkeypatch.context() as patch, Pure():
-        patch.setattr(torch.optim.Adam, "step", unseen(torch.optim.Adam.step))  # reads the rate on the CPU only
+        patch.setattr(torch, "_fused_adam_", unseen(torch._fused_adam_))  # reads the rate on the CPU only
         patch.setattr(F, "one_hot", unseen(F.one_hot))  # checks its argument on the CPU only
         for name in ("as_tensor", "tensor", "from_numpy"):
             patch.setattr(torch, name, refuse)
@@ -173,6 +176,52 @@ def assert_elsewhere(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert all(value.is_meta for report in agent.run.reports for value in report.values())
 
 
+class Count(TorchDispatchMode):
+    """The operations dispatched, but for views and memory that is only made: what becomes nodes of a graph."""
+
+    free = ("_unsafe_view", "empty", "empty_like", "new_empty", "empty_strided", "_record_function_enter_new", "_record_function_exit")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operation.overloadpacket.__name__
+        if not operation.is_view and name not in self.free:
+            self.operations[name] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+# Operations of an update and, of them, products of matrices. On a GPU a few are two nodes (norms, mse_loss), and those of polyak, noise and
+# Atomic come in addition.
+OPERATIONS = {
+    "ppo categorical": (94, 16), "ppo gaussian": (105, 16), "a2c categorical": (83, 16), "dqn": (48, 11), "dqn dueling": (73, 19),
+    "ddpg": (77, 28), "td3": (88, 28), "sac": (139, 28), "sac fixed temperature": (132, 28), "svg": (89, 28),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OPERATIONS)
+def test_updates_have_no_more_operations_than_they_had(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a kernel of a graph, and kernels so small cost the same whatever they do."""
+    agent, counted = captured(case), []
+    data = batches(agent)
+    learn(agent, data, 2)
+    whole = agent.run._whole
+
+    def watched(update: Any, placed: Any) -> Report:
+        with Count() as count:
+            report = whole(update, placed)
+        counted.append(count.operations)
+        return report
+
+    monkeypatch.setattr(agent.run, "_whole", watched)
+    learn(agent, data, 2)
+    most = max(counted, key=Counter.total)
+    products = sum(most[name] for name in ("mm", "addmm", "bmm", "baddbmm"))
+    assert most.total() <= OPERATIONS[case][0], most.most_common()
+    assert products <= OPERATIONS[case][1], most.most_common()
+
+
 @pytest.mark.parametrize("case", LEARNING)
 def test_updates_take_nothing_from_the_host(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = make(case, "torch")
@@ -186,8 +235,16 @@ def captured(case: str, **options: Any) -> Any:
     return as_on_a_gpu(agent)
 
 
+class OnGPU(Runner):
+    """Whose networks of one shape are computed side by side."""
+
+    def _whole(self, update: Any, data: Any) -> Report:
+        with mock.patch.object(stacked, "pays_off", return_value=True):
+            return super()._whole(update, data)
+
+
 def as_on_a_gpu(agent: Any) -> Any:
-    agent.run = Runner(agent.device, *agent.run.arenas, atomic=agent.run.atomic, captured=True, graph=StandIn)
+    agent.run = OnGPU(agent.device, *agent.run.arenas, atomic=agent.run.atomic, captured=True, graph=StandIn)
     return agent
 
 

@@ -99,11 +99,11 @@ def test_soft_value_by_hand() -> None:
 
 def test_the_temperature_holds_the_entropy() -> None:
     log_alpha = torch.tensor([0.7], requires_grad=True)
-    loss = temperature_loss(log_alpha, torch.tensor([2.0, 4.0]), -1.0)
+    loss = temperature_loss(log_alpha, torch.tensor(-3.0), -1.0)
     assert loss.item() == pytest.approx(-0.7 * (3.0 - 1.0), rel=1e-6)
     for log_prob, direction in ((5.0, 1.0), (-5.0, -1.0)):  # too little entropy: alpha rises; too much: it falls
         agent = linear_agent()
-        agent.temperature_update(torch.full((4,), log_prob))
+        agent.temperature_update(torch.tensor(-log_prob))
         assert math.copysign(1.0, agent.temperature.log_alpha.item()) == direction
 
 
