@@ -1,11 +1,13 @@
 // Optimiser steps over arenas.
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "bindings/array_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
+#include "core/streaming_copy.hpp"
 #include "nn/optimizer.hpp"
 
 namespace py = pybind11;
@@ -92,10 +94,28 @@ py::object polyak(FastArgs args) {
   return py::none();
 }
 
+// (array, kept)
+py::object set_aside(FastArgs args) {
+  const char* function = "set_aside";
+  const ArrayArg from = read_array(args[0], function, "array"), to = read_array(args[1], function, "kept");
+  PYRL_CHECK(from.dtype != DType::Other, DTypeError, function, ": array has ", name_of(from.dtype), ", expected a boolean, integers or floats");
+  from.require_cpu();
+  from.require_contiguous();
+  to.require_cpu();
+  to.require_dtype(from.dtype);
+  to.require_shape(std::span(from.shape.data(), static_cast<std::size_t>(from.rank)), "[...]");
+  to.require_contiguous();
+  to.require_writable();
+  ReleaseGil released;
+  streaming_copy(to.data, from.data, from.size() * size_of(from.dtype));
+  return py::none();
+}
+
 }  // namespace
 
 PYRL_BINDINGS(optimizers, m) {
   def_fast<adam, 12>(m, "adam", "adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm)");
   def_fast<rmsprop, 10>(m, "rmsprop", "rmsprop(parameters, gradients, square_avg, step, lr, alpha, eps, weight_decay, epsilon_inside, max_grad_norm)");
   def_fast<polyak, 3>(m, "polyak", "polyak(target, online, tau)");
+  def_fast<set_aside, 2>(m, "set_aside", "set_aside(array, kept)");
 }

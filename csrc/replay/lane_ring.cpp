@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <new>
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
+#include "core/streaming_copy.hpp"
 #include "replay/row.hpp"
 
 namespace pyrl::replay {
@@ -56,61 +58,135 @@ void LaneRing::clear() {
   if (observer_ != nullptr) observer_->cleared();
 }
 
-// -- one row of one lane; inlined, since adding to many lanes is nothing but these ------------------------------------------------
+// -- adding, by blocks of lanes: compare, place, then copy column by column --------------------------------------------------------
+//
+// A store of bytes may change anything that is reached through a pointer, so what is constant in a loop is a local variable.
 
-PYRL_INLINE void LaneRing::write_observation(std::int64_t to, const void* const* observation, std::int64_t lane) {
-  for (int i = 0; i < view_.num_observation_columns; ++i) {
-    const Column& column = layout_.columns()[i];
-    copy_row(row(column, to), static_cast<const std::uint8_t*>(observation[i]) + lane * column.row_bytes, column.row_bytes);
+namespace {
+
+constexpr int block = 16;
+// An add of many images: rows are gone from the caches when they are compared, and memory gives rows of this width back at full speed.
+constexpr std::int64_t streamed_row_bytes = 16 * 1024, streamed_add_bytes = 1024 * 1024;
+
+// The ring's changes of flag::drawable in an add.
+struct Changes {
+  DrawableObserver* observer;
+  std::int64_t size;
+
+  PYRL_INLINE void became_drawable(std::int64_t slot) {
+    ++size;
+    if (observer != nullptr) observer->became_drawable(slot);
   }
-}
-
-PYRL_INLINE void LaneRing::write_rest(std::int64_t to, const AddArgs& args, std::int64_t lane) {
-  std::memcpy(view_.record(to), &args.reward[lane], sizeof(float));
-  const auto& columns = layout_.columns();
-  const auto first = static_cast<std::size_t>(view_.num_observation_columns);
-  for (std::size_t i = first; i < columns.size(); ++i) {
-    const auto* source = static_cast<const std::uint8_t*>(args.columns[i - first]);
-    copy_row(row(columns[i], to), source + lane * columns[i].row_bytes, columns[i].row_bytes);
+  PYRL_INLINE void became_undrawable(std::int64_t slot) {
+    --size;
+    if (observer != nullptr) observer->became_undrawable(slot);
   }
-}
+};
 
-PYRL_INLINE bool LaneRing::pending_equals(std::int64_t at, const void* const* observation, std::int64_t lane) const {
-  for (int i = 0; i < view_.num_observation_columns; ++i) {
-    const Column& column = layout_.columns()[i];
-    const auto* given = static_cast<const std::uint8_t*>(observation[i]) + lane * column.row_bytes;
-    if (!rows_equal(row(column, at), given, column.row_bytes)) return false;
+// to the i-th slot from the row of the i-th lane
+PYRL_INLINE void copy_rows(const RingView& ring, const Column& column, const std::int64_t* slots, const void* source, const std::int64_t* lanes, std::int64_t n) {
+  const std::int64_t bytes = column.row_bytes, stride = column.stride;
+  std::uint8_t* const to = ring.row(column, 0);
+  const auto* const from = static_cast<const std::uint8_t*>(source);
+  if (bytes >= streamed_row_bytes && bytes * ring.options.num_lanes >= streamed_add_bytes) {
+    for (std::int64_t i = 0; i < n; ++i) streaming_copy(to + slots[i] * stride, from + lanes[i] * bytes, bytes);
+    return;
   }
-  return true;
+  with_row_copy(bytes, [&](const auto& copy) PYRL_INLINE_LAMBDA {
+    for (std::int64_t i = 0; i < n; ++i) copy(to + slots[i] * stride, from + lanes[i] * bytes);
+  });
 }
 
-PYRL_INLINE void LaneRing::add_lane(std::int64_t lane, const AddArgs& args) {
-  const bool follows = options().linked && view_.pending[lane] && pending_equals(lane * lane_capacity() + view_.newest[lane], args.observation, lane);
-  Changes changes{*this};
-  const Placed placed = view_.place(lane, follows, args.terminated[lane], args.truncated[lane], changes);
-  if (!follows) write_observation(placed.observation, args.observation, lane);
-  write_rest(placed.record, args, lane);
-  if (options().linked) write_observation(placed.next_observation, args.next_observation, lane);
-  if (args.outcome != nullptr) args.outcome[lane] = follows ? Outcome::follows : Outcome::begins;
+// equal[i] &= whether the row of the i-th lane is what lies in the i-th slot.
+PYRL_INLINE void compare_rows(const RingView& ring, const Column& column, const std::int64_t* slots, const void* source, const std::int64_t* lanes, std::int64_t n,
+                              bool* equal) {
+  const std::int64_t bytes = column.row_bytes, stride = column.stride;
+  const std::uint8_t* const stored = ring.row(column, 0);
+  const auto* const given = static_cast<const std::uint8_t*>(source);
+  with_row_compare(bytes, [&](const auto& rows_equal) PYRL_INLINE_LAMBDA {
+    for (std::int64_t i = 0; i < n; ++i) equal[i] = equal[i] && rows_equal(stored + slots[i] * stride, given + lanes[i] * bytes);
+  });
 }
+
+// At most `most` lanes, which the compiler knows.
+template <int most>
+PYRL_INLINE void add_lanes(const RingView& ring, std::int64_t first, std::int64_t end, const AddArgs& args, Changes& changes) {
+  const bool linked = ring.options.linked;
+  const int observations = ring.num_observation_columns;
+  std::int64_t lanes[most], here[most], next[most], n = 0;
+  bool follows[most];
+  for (std::int64_t lane = first; lane < end; ++lane) {
+    if (!args.stores(lane)) continue;
+    follows[n] = linked && ring.pending[lane];
+    here[n] = lane * ring.lane_capacity + ring.newest[lane];
+    lanes[n++] = lane;
+  }
+  if (args.outcome != nullptr) std::fill(args.outcome + first, args.outcome + end, Outcome::absent);
+  if (n == 0) return;
+  if (linked)
+    for (int c = 0; c < observations; ++c) compare_rows(ring, ring.columns[c], here, args.observation[c], lanes, n, follows);
+
+  std::int64_t beginners[most], begun[most], m = 0;  // lanes and slots of rows whose observation does not lie there yet
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t lane = lanes[i];
+    const Placed placed = ring.place(lane, follows[i], args.terminated[lane], args.truncated[lane], changes);
+    here[i] = placed.record;
+    next[i] = placed.next_observation;
+    if (follows[i]) continue;
+    beginners[m] = lane;
+    begun[m++] = placed.observation;
+  }
+
+  for (int c = 0; c < observations; ++c) {
+    if (m > 0) copy_rows(ring, ring.columns[c], begun, args.observation[c], beginners, m);
+    if (linked) copy_rows(ring, ring.columns[c], next, args.next_observation[c], lanes, n);
+  }
+  for (int c = observations; c < ring.num_columns; ++c) copy_rows(ring, ring.columns[c], here, args.columns[c - observations], lanes, n);
+  for (std::int64_t i = 0; i < n; ++i) std::memcpy(ring.record(here[i]), &args.reward[lanes[i]], sizeof(float));
+
+  if (args.outcome == nullptr) return;
+  for (std::int64_t i = 0; i < n; ++i) args.outcome[lanes[i]] = follows[i] ? Outcome::follows : Outcome::begins;
+}
+
+}  // namespace
 
 std::int64_t AddArgs::first_bad_reward(std::int64_t num_lanes) const {
-  for (std::int64_t lane = 0; lane < num_lanes; ++lane)
-    if (stores(lane) && !std::isfinite(reward[lane])) return lane;
-  return -1;
+  constexpr auto exponent = std::bit_cast<std::uint32_t>(std::numeric_limits<float>::infinity());  // and of NaN
+  const float* const given = reward;
+  bool bad = false;
+  for (std::int64_t lane = 0; lane < num_lanes; ++lane) bad |= (std::bit_cast<std::uint32_t>(given[lane]) & exponent) == exponent;
+  if (!bad) return -1;
+  std::int64_t lane = 0;
+  while (lane < num_lanes && (!stores(lane) || std::isfinite(reward[lane]))) ++lane;
+  return lane < num_lanes ? lane : -1;
 }
 
 std::int64_t LaneRing::add(const AddArgs& args) {
   const std::int64_t lanes = options().num_lanes, bad = args.first_bad_reward(lanes);
   if (bad >= 0) return bad;
   if (observer_ != nullptr) observer_->adding();
-  for (std::int64_t lane = 0; lane < lanes; ++lane) {
-    if (args.stores(lane)) {
-      add_lane(lane, args);
-    } else if (args.outcome != nullptr) {
-      args.outcome[lane] = Outcome::absent;
+  std::int64_t drawable = size();
+  simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+    RingView ring = view_;
+    const AddArgs rows = args;
+    const auto add_all = [&](DrawableObserver* observer) PYRL_INLINE_LAMBDA {
+      Changes changes{observer, drawable};
+      if (lanes == 1) {
+        add_lanes<1>(ring, 0, 1, rows, changes);
+      } else {
+        for (std::int64_t first = 0; first < lanes; first += block) add_lanes<block>(ring, first, std::min(first + block, lanes), rows, changes);
+      }
+      drawable = changes.size;
+    };
+    if (ring.options.linked && ring.options.frame_stack == 1 && observer_ == nullptr) {
+      ring.options.linked = true;  // known to the compiler now, which leaves the rest out
+      ring.options.frame_stack = 1;
+      add_all(nullptr);
+    } else {
+      add_all(observer_);
     }
-  }
+  });
+  size_.store(drawable, std::memory_order_relaxed);
   return -1;
 }
 

@@ -122,23 +122,6 @@ class LaneRing {
   };
   static std::unique_ptr<std::uint8_t[], Unmap> map(std::int64_t bytes);
 
-  // The ring's changes of flag::drawable, all but those of clear and set_state.
-  struct Changes {
-    LaneRing& ring;
-    void became_drawable(std::int64_t slot) {
-      ring.size_.store(ring.size_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-      if (ring.observer_ != nullptr) ring.observer_->became_drawable(slot);
-    }
-    void became_undrawable(std::int64_t slot) {
-      ring.size_.store(ring.size_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
-      if (ring.observer_ != nullptr) ring.observer_->became_undrawable(slot);
-    }
-  };
-
-  void add_lane(std::int64_t lane, const AddArgs& args);
-  void write_observation(std::int64_t slot, const void* const* observation, std::int64_t lane);
-  void write_rest(std::int64_t slot, const AddArgs& args, std::int64_t lane);
-  bool pending_equals(std::int64_t slot, const void* const* observation, std::int64_t lane) const;
   void check_lane(const RingState& state, std::int64_t lane) const;
   void draw_repeats_again(const RandomStream& stream, std::int64_t count, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
   Candidates candidates() const { return {filled(), view_.lane_capacity, view_.options.num_lanes}; }

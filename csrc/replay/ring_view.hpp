@@ -137,15 +137,15 @@ struct RingView {
   template <class Changes>
   PYRL_HD PYRL_INLINE std::int64_t push(std::int64_t lane, Changes& changes) const {
     const std::int64_t position = heads[lane]++;
-    newest[lane] = newest[lane] + 1 == lane_capacity ? 0 : newest[lane] + 1;
-    const std::int64_t taken = lane * lane_capacity + newest[lane];
-    // Many lanes write in many places: fetch what the next add of this lane will write.
-    const std::int64_t following = newest[lane] + 1 == lane_capacity ? taken + 1 - lane_capacity : taken + 1;
-    PYRL_PREFETCH_WRITE(&flags[following]);
-    PYRL_PREFETCH_WRITE(record(following));
-    PYRL_PREFETCH_WRITE(record(following) + stride - 1);
+    const std::int64_t place = newest[lane] + 1 == lane_capacity ? 0 : newest[lane] + 1, taken = lane * lane_capacity + place;
+    newest[lane] = place;
+    // Many lanes write in many places: fetch what the next add of this lane will write. (At the ring's edge it is not what is fetched.)
+    PYRL_PREFETCH_L2(&flags[taken + 1]);
+    PYRL_PREFETCH_L2(record(taken + 1));
+    PYRL_PREFETCH_L2(record(taken + 2) - 1);
     make_undrawable(taken, changes);
     flags[taken] = 0;
+    if (options.frame_stack == 1) return taken;
     const std::int64_t oldest = position + 1 - lane_capacity;
     const std::int64_t edge = oldest > origins[lane] ? std::min(oldest + options.frame_stack - 1, position) : oldest;
     for (std::int64_t p = oldest; p < edge; ++p) {

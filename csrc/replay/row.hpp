@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "core/platform.hpp"
 
@@ -21,6 +22,11 @@ PYRL_INLINE void move_word(std::uint8_t* to, const std::uint8_t* from) {
   std::memcpy(&word, from, sizeof word);
   std::memcpy(to, &word, sizeof word);
 }
+
+template <class Word>
+struct OneMove {
+  PYRL_INLINE void operator()(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PYRL_RESTRICT from) const { move_word<Word>(to, from); }
+};
 
 // sizeof(Word) <= bytes <= 2 sizeof(Word): two moves that may overlap.
 template <class Word>
@@ -58,12 +64,53 @@ struct Call {
   }
 };
 
+// bytes >= sizeof(Word)
+template <class Word>
+struct CompareWords {
+  std::int64_t bytes;
+  PYRL_INLINE bool operator()(const std::uint8_t* a, const std::uint8_t* b) const {
+    const std::int64_t last = bytes - static_cast<std::int64_t>(sizeof(Word));
+    Word different = difference(a + last, b + last);
+    for (std::int64_t at = 0; at < last; at += sizeof(Word)) different |= difference(a + at, b + at);
+    return is_zero(different);
+  }
+
+ private:
+  PYRL_INLINE static Word difference(const std::uint8_t* a, const std::uint8_t* b) {
+    Word x, y;
+    std::memcpy(&x, a, sizeof x);
+    std::memcpy(&y, b, sizeof y);
+    return x ^ y;
+  }
+  PYRL_INLINE static bool is_zero(const Word& word) {
+    if constexpr (std::is_integral_v<Word>) {
+      return word == 0;
+    } else {
+      std::uint64_t parts[sizeof(Word) / sizeof(std::uint64_t)], any = 0;
+      std::memcpy(parts, &word, sizeof word);
+      for (const std::uint64_t part : parts) any |= part;
+      return any == 0;
+    }
+  }
+};
+
+struct CompareCall {
+  std::int64_t bytes;
+  PYRL_INLINE bool operator()(const std::uint8_t* a, const std::uint8_t* b) const { return std::memcmp(a, b, static_cast<std::size_t>(bytes)) == 0; }
+};
+
 }  // namespace detail
 
 // Calls `use` with the quickest memcpy(to, from) for rows of so many bytes: the choice is made once for a loop over rows.
 template <class Use>
 PYRL_INLINE void with_row_copy(std::int64_t bytes, const Use& use) {
-  if (bytes > 512) {
+  if (bytes == 4) {
+    use(detail::OneMove<std::uint32_t>{});
+  } else if (bytes == 8) {
+    use(detail::OneMove<std::uint64_t>{});
+  } else if (bytes == 16) {
+    use(detail::OneMove<detail::Block16>{});
+  } else if (bytes > 512) {
     use(detail::Call{bytes});
   } else if (bytes > 32) {
     use(detail::Moves{bytes});
@@ -82,18 +129,20 @@ PYRL_INLINE void copy_row(std::uint8_t* PYRL_RESTRICT to, const std::uint8_t* PY
   with_row_copy(bytes, [&](const auto& copy) PYRL_INLINE_LAMBDA { copy(to, from); });
 }
 
-PYRL_INLINE bool rows_equal(const std::uint8_t* a, const std::uint8_t* b, std::int64_t bytes) {
-  if (bytes < 16 || bytes > 256) return std::memcmp(a, b, static_cast<std::size_t>(bytes)) == 0;
-  std::uint64_t any = 0;
-  const auto compare = [&](std::int64_t at) PYRL_INLINE_LAMBDA {
-    std::uint64_t x[2], y[2];
-    std::memcpy(x, a + at, 16);
-    std::memcpy(y, b + at, 16);
-    any |= (x[0] ^ y[0]) | (x[1] ^ y[1]);
-  };
-  for (std::int64_t at = 0; at + 16 <= bytes; at += 16) compare(at);
-  compare(bytes - 16);
-  return any == 0;
+// The same for equal(a, b), whether two rows are the same bit for bit.
+template <class Use>
+PYRL_INLINE void with_row_compare(std::int64_t bytes, const Use& use) {
+  if (bytes > 512 || bytes < 4) {
+    use(detail::CompareCall{bytes});
+  } else if (bytes >= 32) {
+    use(detail::CompareWords<detail::Block32>{bytes});
+  } else if (bytes >= 16) {
+    use(detail::CompareWords<detail::Block16>{bytes});
+  } else if (bytes >= 8) {
+    use(detail::CompareWords<std::uint64_t>{bytes});
+  } else {
+    use(detail::CompareWords<std::uint32_t>{bytes});
+  }
 }
 
 }  // namespace pyrl::replay

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
+from pyrl import ops
 from pyrl.nets.arena import Arena
 from pyrl.nets.optimizers import optimizer_state
 
@@ -66,7 +66,5 @@ def _copy(to: list[Tensor], source: list[Tensor]) -> None:
         pieces, others = ([piece for x in tensors for piece in x.view(-1).split(PIECE)] for tensors in (to, source))
         torch._foreach_copy_(pieces, others)
         return
-    # Not by torch: its threads would look out for more work while those of the native engine begin theirs.
-    for a, b in zip(to, source):
-        assert all(x.is_contiguous() for x in (a, b))  # whole arenas are
-        ctypes.memmove(a.data_ptr(), b.data_ptr(), a.nbytes)
+    for a, b in zip(to, source):  # not by torch: its threads would look out for more work while those of the native engine begin theirs
+        ops.set_aside(b, a)

@@ -17,7 +17,7 @@ from pyrl.ops.losses import (
     value_loss,
 )
 from pyrl.ops.networks import Layer, Network
-from pyrl.ops.optimizers import adam, polyak, rmsprop
+from pyrl.ops.optimizers import adam, polyak, rmsprop, set_aside
 from pyrl.ops.platform import simd_level
 from pyrl.ops.random import RandomStream
 from pyrl.ops.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
@@ -53,6 +53,7 @@ __all__ = [
     "sample_categorical",
     "sample_gaussian",
     "sample_multi_categorical",
+    "set_aside",
     "set_num_threads",
     "simd_level",
     "squashed_gaussian",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pyrl import _core
 from pyrl.types import Array
 
-__all__ = ["adam", "polyak", "rmsprop"]
+__all__ = ["adam", "polyak", "rmsprop", "set_aside"]
 
 
 def adam(
@@ -54,3 +54,8 @@ def rmsprop(
 def polyak(target: Array, online: Array, tau: float) -> None:
     """``target <- target + tau (online - target)``; ``tau = 1`` copies."""
     _core.polyak(target, online, tau)
+
+
+def set_aside(array: Array, kept: Array) -> None:
+    """Copies ``array``, of any shape and dtype, to ``kept`` past the caches: for what is rarely read back."""
+    _core.set_aside(array, kept)

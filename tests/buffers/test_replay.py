@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from pyrl import _core
@@ -146,6 +148,53 @@ def test_epoch_and_distinct_draws_meet_each_record_once() -> None:
     assert len({i for b in batches for i in b.index.tolist()}) == 100
     assert len(list(buffer.epoch(16, drop_last=True))) == 6
     assert len(set(buffer.sample(100, replacement=False).index.tolist())) == 100
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    width=st.integers(1, 600),
+    num_envs=st.sampled_from([1, 2, 15, 16, 17, 40]),
+    second_leaf=st.booleans(),
+    level=st.integers(0, 2),
+    seed=st.integers(0, 2**16),
+)
+@example(width=16 * 1024 + 7, num_envs=64, second_leaf=False, level=2, seed=0)  # rows that bypass the caches
+@example(width=16 * 1024, num_envs=65, second_leaf=True, level=0, seed=0)
+def test_observations_of_every_width_are_compared_and_stored(width: int, num_envs: int, second_leaf: bool, level: int, seed: int) -> None:
+    """Where one byte of an observation is not what was announced, a new episode begins; steps that are not valid leave no trace."""
+    rng = np.random.default_rng(seed)
+    leaf = Box(0, 255, (width,), np.uint8)
+    buffer = ReplayBuffer(6 * num_envs, Dict({"a": leaf, "b": OBSERVATION}) if second_leaf else leaf, ACTION, num_envs=num_envs)
+    first, second, third = rng.integers(0, 256, (3, num_envs, width), np.uint8)
+    other = np.zeros((num_envs, 2), np.float32)
+    reward, action, never = rng.normal(size=(2, num_envs)).astype(np.float32), rng.integers(0, 3, (2, num_envs)), np.zeros(num_envs, bool)
+    changed, valid = rng.random(num_envs) < 0.3, rng.random(num_envs) < 0.8
+    reward[1, ~valid] = np.nan
+    announced = second.copy()
+    announced[changed, rng.integers(0, width, changed.sum())] ^= np.uint8(1 << rng.integers(8))
+
+    def leaves(x: np.ndarray) -> Any:
+        return {"a": x, "b": other} if second_leaf else x
+
+    before = _core.simd_level()
+    _core.set_simd_level(level)
+    try:
+        buffer.add(leaves(first), action[0], reward[0], leaves(announced), never, never)
+        buffer.add(leaves(second), action[1], reward[1], leaves(third), never, never, valid=valid)
+        batch = buffer.sample(len(buffer), replacement=False)
+    finally:
+        _core.set_simd_level(before)
+    assert len(buffer) == num_envs + valid.sum()
+    where = {index: i for i, index in enumerate(batch.index.tolist())}
+    observation, following = ((x["a"] if second_leaf else x) for x in (batch.observation, batch.next_observation))
+    for env in range(num_envs):
+        steps = [(0, 0, first, announced)] + [(2 if changed[env] else 1, 1, second, third)] * bool(valid[env])
+        for position, step, here, there in steps:
+            i = where.pop(position * num_envs + env)
+            np.testing.assert_array_equal(observation[i], here[env])
+            np.testing.assert_array_equal(following[i], there[env])
+            assert (batch.reward[i], batch.action[i]) == (reward[step, env], action[step, env])
+    assert not where
 
 
 def test_out_is_filled_in_place_numpy_and_torch() -> None:

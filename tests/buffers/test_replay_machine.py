@@ -69,7 +69,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @initialize(
         kind=st.sampled_from(sorted(SPACES)),
-        lanes=st.integers(1, 16),
+        lanes=st.integers(1, 20),
         extra_slots=st.integers(0, 12),
         n_step=st.integers(1, 5),
         frame_stack=st.integers(1, 4),

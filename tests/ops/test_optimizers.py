@@ -279,3 +279,37 @@ def test_every_array_is_checked(function, name):
 def test_wrong_arguments_are_named(function, changes, error, text):
     with pytest.raises(error, match=re.escape(f"{function}: {text}")):
         call(function, **changes)
+
+
+@given(
+    dtype=st.sampled_from(["bool", "uint8", "float16", "float32", "int64", "float64"]),
+    shape=st.lists(st.integers(0, 40), max_size=3),
+    offsets=st.tuples(st.integers(0, 70), st.integers(0, 70)),
+    as_tensor=st.booleans(),
+)
+def test_what_is_set_aside_is_the_same_and_nothing_else_is_written(dtype, shape, offsets, as_tensor):
+    size = int(np.prod(shape, dtype=int))
+    source, target = np.random.default_rng(size).integers(0, 2, (2, size + 70)).astype(dtype)
+    array, kept = (x[at:][:size].reshape(shape) for x, at in zip((source, target), offsets))
+    expected, before = target.copy(), source.copy()
+    expected[offsets[1] :][:size] = array.ravel()
+    ops.set_aside(*(torch.from_numpy(x) if as_tensor else x for x in (array, kept)))
+    np.testing.assert_array_equal(target, expected)
+    np.testing.assert_array_equal(source, before)
+
+
+@pytest.mark.parametrize(
+    ("array", "kept", "error", "text"),
+    [
+        (np.zeros(3), np.zeros(4), ShapeError, "kept has shape [4], expected [...] = [3]"),
+        (np.zeros(3), np.zeros(3, np.float32), DTypeError, "kept has dtype float32, expected float64"),
+        (np.zeros(6)[::2], np.zeros(3), ValueError, "array is not contiguous"),
+        (np.zeros(3), np.zeros(6)[::2], ValueError, "kept is not contiguous"),
+        (np.zeros(3), np.broadcast_to(np.zeros(()), 1), ShapeError, "kept has shape [1]"),
+        (np.zeros(3, complex), np.zeros(3, complex), DTypeError, "array has"),
+        ([0.0], np.zeros(1), DTypeError, "array is a list"),
+    ],
+)
+def test_what_cannot_be_set_aside(array, kept, error, text):
+    with pytest.raises(error, match=re.escape(f"set_aside: {text}")):
+        ops.set_aside(array, kept)
