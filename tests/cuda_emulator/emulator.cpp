@@ -377,8 +377,7 @@ bool emulator_is_idle(void* stream) {
 }
 
 #if defined(PYRL_TSAN)
-// Races that are meant: several threads write one number, or what is read too old costs nothing but time. And none at all: `replace_if`
-// has a number on the stack, which CUDA threads that meet no barrier have one after the other.
+// Races that are meant: several threads write one number, or what is read too old costs nothing but time.
 PYRL_EXPORTED const char* __tsan_default_suppressions();
-const char* __tsan_default_suppressions() { return "race:RefreshAncestors\nrace:FollowRing\nrace:WriteLast\nrace:DrawSlot\nrace:replace_if\n"; }
+const char* __tsan_default_suppressions() { return "race:RefreshAncestors\nrace:FollowRing\nrace:WriteLast\nrace:DrawSlot\n"; }
 #endif

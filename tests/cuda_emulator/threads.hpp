@@ -37,11 +37,12 @@ class Random {
   std::uint64_t state_ = 1;
 };
 
-// To ThreadSanitizer each CUDA thread is one, which only barriers and the kernel's beginning and end put in an order with others. So a race
-// of a kernel is found, in global memory as well.
+// To ThreadSanitizer each fiber is a thread, which only barriers and the kernel's beginning and end put in an order with others. So a race
+// of a kernel is found, in global memory as well, unless both threads had the same fiber.
 class Identity {
 #if defined(PYRL_TSAN)
  public:
+  static constexpr std::size_t spare = 64;  // fibers to choose from
   static void* host() { return __tsan_get_current_fiber(); }
   static void* make() { return __tsan_create_fiber(0); }
   static void become(void* self) { __tsan_switch_to_fiber(self, 1); }
@@ -49,6 +50,7 @@ class Identity {
   static void hear(void* place) { __tsan_acquire(place); }
 #else
  public:
+  static constexpr std::size_t spare = 1;
   static void* host() { return nullptr; }
   static void* make() { return nullptr; }
   static void become(void*) {}
@@ -123,32 +125,31 @@ class Threads {
     Identity::tell(&begin_);
   }
 
+  // Any of some, so that two threads seldom have the same one.
   Worker& idle_worker() {
-    if (idle_.empty()) {
+    while (idle_.size() < Identity::spare) {
       workers_.push_back(std::make_unique<Worker>());
       Worker& made = *workers_.back();
       made.fiber = std::make_unique<Fiber>([this, &made] { work(made); });
+      made.identity = Identity::make();
       idle_.push_back(&made);
     }
+    std::swap(idle_.back(), idle_[random_->below(idle_.size())]);
     Worker& worker = *idle_.back();
     idle_.pop_back();
     return worker;
   }
 
-  // On a fiber: one thread after the other. Those that meet no barrier share a fiber so.
+  // On a fiber: one thread after the other.
   void work(Worker& self) {
     for (;;) {
-      while (next_ < order_.size()) {
-        self.thread = order_[next_++];
-        threadIdx = {self.thread, 0, 0};
-        self.identity = identity();
-        Identity::become(self.identity);
-        Identity::hear(&begin_);
-        (*body_)();
-        Identity::tell(&end_);
-        Identity::become(host_);
-        identities_.push_back(self.identity);
-      }
+      self.thread = order_[next_++];
+      threadIdx = {self.thread, 0, 0};
+      Identity::become(self.identity);
+      Identity::hear(&begin_);
+      (*body_)();
+      Identity::tell(&end_);
+      Identity::become(host_);
       idle_.push_back(&self);
       self.fiber->pause();
     }
@@ -160,18 +161,8 @@ class Threads {
     worker.fiber->resume();
   }
 
-  // Any of those that no thread has: making one for each thread would take too long.
-  void* identity() {
-    while (identities_.size() < 64) identities_.push_back(Identity::make());
-    std::swap(identities_.back(), identities_[random_->below(identities_.size())]);
-    void* const taken = identities_.back();
-    identities_.pop_back();
-    return taken;
-  }
-
   std::vector<std::unique_ptr<Worker>> workers_;  // kept: stacks are used again
   std::vector<Worker*> idle_, waiting_;
-  std::vector<void*> identities_;
   Worker* current_ = nullptr;
   std::vector<unsigned> order_;
   std::size_t next_ = 0;
