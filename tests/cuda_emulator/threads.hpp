@@ -140,16 +140,18 @@ class Threads {
     return worker;
   }
 
-  // On a fiber: one thread after the other.
+  // On a fiber: one thread after the other; of a block too, where no other fiber should take them, as switching takes time.
   void work(Worker& self) {
     for (;;) {
-      self.thread = order_[next_++];
-      threadIdx = {self.thread, 0, 0};
-      Identity::become(self.identity);
-      Identity::hear(&begin_);
-      (*body_)();
-      Identity::tell(&end_);
-      Identity::become(host_);
+      do {
+        self.thread = order_[next_++];
+        threadIdx = {self.thread, 0, 0};
+        Identity::become(self.identity);
+        Identity::hear(&begin_);
+        (*body_)();
+        Identity::tell(&end_);
+        Identity::become(host_);
+      } while (Identity::spare == 1 && next_ < order_.size());
       idle_.push_back(&self);
       self.fiber->pause();
     }
