@@ -5,7 +5,6 @@
 // build forbids contraction (-ffp-contract=off) the three versions of a recursion agree to the bit.
 #pragma once
 
-
 #if defined(__CUDACC__)
 #define PYRL_HD __host__ __device__
 #else

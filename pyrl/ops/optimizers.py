@@ -57,5 +57,8 @@ def polyak(target: Array, online: Array, tau: float) -> None:
 
 
 def set_aside(array: Array, kept: Array) -> None:
-    """Copies ``array``, of any shape and dtype, to ``kept`` past the caches: for what is rarely read back."""
+    """Copies ``array``, of any shape and dtype, to ``kept``, of the same, past the caches: for what is rarely read back.
+
+    Both are contiguous and lie on the CPU; ShapeError, DTypeError, DeviceError or ValueError where they do not.
+    """
     _core.set_aside(array, kept)
