@@ -155,7 +155,7 @@ def learner(engine: str, algorithm: str, batch: int, net_arch: list[int]) -> tup
 
 
 def learning(engine: str, **params: Any) -> Callable[[], Any]:
-    from pyrl.nets.captured import WARM_UP
+    from pyrl.engine.cuda_graph import WARM_UP
 
     agent, batch = learner(engine, **params)
     for _ in range(3 * WARM_UP):  # TD3 has two graphs; arguments that move are placed anew at first
@@ -179,7 +179,7 @@ def eager(**params: Any) -> Callable[[], Any]:
 
 
 def print_nodes() -> None:
-    from pyrl.nets.captured import WARM_UP
+    from pyrl.engine.cuda_graph import WARM_UP
 
     for algorithm in ("sac", "td3", "ddpg", "svg", "dqn"):
         for engine in ("graph", "compile"):

@@ -210,7 +210,7 @@ def draw(row: Entry, out: Path, to: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    from pyrl.metrics import read_csv, running_mean
+    from pyrl.experiment.metrics import read_csv, running_mean
 
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for path in sorted((out / row.name).glob("*/episodes.csv")):

@@ -11,9 +11,9 @@ from torch import nn
 
 import pyrl
 from pyrl import ops
-from pyrl.nets.arena import Arena
+from pyrl.engine.arena import Arena
+from pyrl.engine.native import Native
 from pyrl.nets.mlp import mlp
-from pyrl.nets.native import Native
 
 torch.manual_seed(0)
 env = pyrl.envs.make("CartPole-v1", num_envs=8)

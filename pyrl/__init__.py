@@ -15,23 +15,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyrl import buffers, envs, ops
     from pyrl.agents import available_agents
-    from pyrl.agents.base import Agent, make_agent
-    from pyrl.checkpoint import load_agent as load
-    from pyrl.loops import Evaluation, Run, evaluate, iterate, train
+    from pyrl.agents.base import Agent
+    from pyrl.agents.checkpoints import load_agent as load
+    from pyrl.agents.registry import make_agent
+    from pyrl.experiment.train import Run, train
+    from pyrl.loops.evaluation import Evaluation, evaluate
+    from pyrl.loops.iterate import iterate
     from pyrl.ops.random import RandomStream
 
 _HOMES = {
     "Agent": "pyrl.agents.base",
     "available_agents": "pyrl.agents",
-    "make_agent": "pyrl.agents.base",
+    "make_agent": "pyrl.agents.registry",
     "Evaluation": "pyrl.loops",
-    "Run": "pyrl.loops",
+    "Run": "pyrl.experiment.train",
     "evaluate": "pyrl.loops",
     "iterate": "pyrl.loops",
-    "train": "pyrl.loops",
+    "train": "pyrl.experiment.train",
     "RandomStream": "pyrl.ops.random",
 }
-_MODULES = ("agents", "buffers", "checkpoint", "envs", "errors", "loops", "nets", "ops", "plots", "presets", "runs")
+_MODULES = ("agents", "buffers", "checkpoint", "engine", "envs", "errors", "experiment", "loops", "nets", "ops")
 
 __all__ = [*sorted(_HOMES), "buffers", "envs", "load", "ops"]
 
@@ -42,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
         return version("pyrl")
     if name == "load":
-        return importlib.import_module("pyrl.checkpoint").load_agent
+        return importlib.import_module("pyrl.agents.checkpoints").load_agent
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name in _MODULES:

@@ -14,7 +14,7 @@
 #include "bindings/fast_call.hpp"
 #include "bindings/row_reader.hpp"
 #include "core/philox.hpp"
-#include "replay/device_ring.hpp"
+#include "replay/gpu/ring.hpp"
 #include "replay/lane_ring.hpp"
 #include "replay/priorities.hpp"
 #include "replay/window_gather.hpp"

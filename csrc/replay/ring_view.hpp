@@ -1,5 +1,5 @@
 // A ring as its steps see it: addresses and options, nothing owned. The steps are those of a ring in host memory (lane_ring.hpp) and of
-// one on a GPU (device_ring.hpp), so that both go through the same positions, flags, draws and windows.
+// one on a GPU (gpu/ring.hpp), so that both go through the same positions, flags, draws and windows.
 //
 // Position p of a lane counts slots for ever; it lies in slot lane * lane_capacity + p % lane_capacity. lane_ring.hpp has the picture.
 #pragma once

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
-from pyrl.agents.base import register
-from pyrl.nets.optimizers import TensorFlowRMSprop
-from pyrl.nets.update import Report, Update
+from pyrl.agents.registry import register
+from pyrl.engine.optimizers import TensorFlowRMSprop
+from pyrl.engine.update import Report, Update
 from pyrl.schedules import Schedule, value_at
 from pyrl.types import Rollout
 

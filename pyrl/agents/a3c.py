@@ -8,7 +8,7 @@ Several workers, each a process with an environment and a copy of the networks o
     theta <- optimiser(theta, g)                  with shared statistics, without a lock (Recht et al. 2011)
 
 The workers see different states at the same time, which makes the updates less correlated than those of one; the parameters a
-gradient is applied to may have moved since it was computed. The loop is `pyrl.loops.asynchronous`: num_envs is the number of
+gradient is applied to may have moved since it was computed. The loop is `pyrl.loops.workers`: num_envs is the number of
 workers.
 """
 
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.a2c import A2C, A2CConfig
-from pyrl.agents.base import register
+from pyrl.agents.registry import register
+from pyrl.engine.native import optimizer_step
+from pyrl.engine.optimizers import optimizer_state
 from pyrl.errors import DeviceError
-from pyrl.nets.native import optimizer_step
-from pyrl.nets.optimizers import optimizer_state
 from pyrl.schedules import Schedule
 
 

@@ -12,11 +12,12 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, Loop, check_layers, check_range, check_spaces, seeded_network, tensors
-from pyrl.nets.arena import Arena
+from pyrl.agents.base import Agent, AgentConfig, Loop, seeded_network, tensors
+from pyrl.agents.checks import check_layers, check_range, check_spaces
+from pyrl.engine.arena import Arena
+from pyrl.engine.native import Native
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
-from pyrl.nets.native import Native
 from pyrl.schedules import Schedule, check_schedule, value_at
 from pyrl.types import Array, Observation, Rollout, first_leaf, map_observation
 

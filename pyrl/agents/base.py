@@ -1,4 +1,4 @@
-"""What every agent is, and how agents are found by name.
+"""What every agent is.
 
 An agent owns its networks, optimisers, random stream and normaliser, and nothing else: no environment, no storage. The loop
 hands it data, it returns actions and metrics. A new algorithm is a new file in this folder (or a package that lists its class
@@ -8,31 +8,24 @@ under the entry-point group ``pyrl.agents``).
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import json
-import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import entry_points
-from numbers import Integral, Real
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
-from pyrl import ops
-from pyrl.agents import check_algorithm, registered
-from pyrl.errors import DeviceError, DTypeError, NonFiniteError, ShapeError, SpaceError, UnknownNameError, closest_names
-from pyrl.nets.arena import Arena
-from pyrl.nets.atomic import Atomic
+from pyrl.agents.checks import check_choice, check_count, check_device, check_numbers, check_range
+from pyrl.agents.observations import batched
+from pyrl.engine.arena import Arena
+from pyrl.engine.rollback import Atomic
+from pyrl.engine.runner import Runner
+from pyrl.errors import DeviceError, SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
 from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
-from pyrl.nets.runner import Runner
 from pyrl.ops.random import RandomStream
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Observation, map_observation
@@ -171,22 +164,13 @@ class Agent(ABC):
 
         ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
         """
-        observation, single = self._batched(observation)
+        observation, single = batched(self.observation_space, observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
         if isinstance(self.action_space, spaces.Box):
             action = np.minimum(np.maximum(action, self.action_space.low), self.action_space.high)
         elif self._start is not None:
             action = action + self._start
         return action[0] if single else action
-
-    def _batched(self, observation: Observation) -> tuple[Observation, bool]:
-        leading: list[tuple[int, ...]] = []
-        observation = _read(self.observation_space, observation, "observation", leading)
-        if leading.count(leading[0]) < len(leading):
-            raise ShapeError(f"act: the entries of observation lead with {sorted(map(list, set(leading)))}, expected the same [N] or none")
-        if leading[0]:
-            return observation, False
-        return observation[None] if isinstance(observation, np.ndarray) else map_observation(lambda x: x[None], observation), True
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
@@ -211,39 +195,9 @@ class Agent(ABC):
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint folder: safetensors and JSON, no pickle (`pyrl.checkpoint`)."""
-        from pyrl import checkpoint
+        from pyrl.agents.checkpoints import save_agent
 
-        return checkpoint.save_agent(Path(path), self)
-
-
-def _read(space: Any, value: Any, name: str, leading: list[tuple[int, ...]]) -> Observation:
-    """One observation or a batch of them as finite arrays of the space's shapes, whose ``leading`` dimensions are collected."""
-    if isinstance(space, spaces.Dict):
-        return {key: _read(entry, _entry(value, key, name), f"{name}[{key!r}]", leading) for key, entry in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_read(entry, _entry(value, i, name), f"{name}[{i}]", leading) for i, entry in enumerate(space.spaces))
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of several lengths
-        raise ShapeError(f"act: {name} is a {type(value).__name__} that makes no array, expected {list(space.shape)} or [N, ...]") from None
-    if array.dtype.kind not in "fiub":
-        raise DTypeError(f"act: {name} has dtype {array.dtype}, expected numbers")
-    count = array.ndim - len(space.shape)
-    if count not in (0, 1) or array.shape[count:] != space.shape:
-        raise ShapeError(f"act: {name} has shape {list(array.shape)}, expected {list(space.shape)} or [N, ...] of them")
-    # A sum of squares costs less than half of a look at each number, which decides if the sum overflows.
-    if array.dtype.kind == "f" and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
-        at = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise NonFiniteError(f"act: {name} holds {array[tuple(at)]} at {at}, expected finite numbers")
-    leading.append(array.shape[:count])
-    return array
-
-
-def _entry(value: Any, key: Any, name: str) -> Any:
-    try:
-        return value[key]
-    except (LookupError, TypeError):
-        raise ValueError(f"act: {name} is a {type(value).__name__} without the entry {key!r}, which its space has") from None
+        return save_agent(Path(path), self)
 
 
 def seeded_network(
@@ -272,125 +226,3 @@ def _load_optimizer_state(optimizer: torch.optim.Optimizer, flat: Mapping[str, A
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-# -- finding agents by name ---------------------------------------------------------------------------------------------------
-
-AgentType = TypeVar("AgentType", bound=type[Agent])
-
-
-def register(name: str) -> Callable[[AgentType], AgentType]:
-    """Class decorator: ``@register("ppo")``."""
-
-    def keep(cls: AgentType) -> AgentType:
-        cls.name = name
-        registered[name] = cls
-        return cls
-
-    return keep
-
-
-def agent_class(name: str) -> type[Agent]:
-    """The class called ``name``; UnknownNameError with the closest names otherwise."""
-    if name not in registered:
-        check_algorithm(name)
-        outside = {e.name: e for e in entry_points(group="pyrl.agents")}
-        if name in outside:
-            register(name)(outside[name].load())
-        else:
-            importlib.import_module(f"pyrl.agents.{name}")
-    return registered[name]
-
-
-def make_config(name: str, options: Mapping[str, Any], others: Iterable[str] = ()) -> AgentConfig:
-    """The config of algorithm ``name`` with ``options`` set; ValueError for a field it does not have, with the closest names of
-    those and of ``others``, which the caller takes beside them."""
-    config_type = agent_class(name).Config
-    known = [f.name for f in dataclasses.fields(config_type)]
-    for option in options:
-        if option not in known:
-            near = closest_names(option, [*known, *others])
-            raise UnknownNameError(f"{name} has no option {option!r}{near} (options: {', '.join(known)})")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return config_type(**values)
-
-
-def make_agent(
-    name: str, observation_space: spaces.Space, action_space: spaces.Space, *, seed: int = 0, num_envs: int = 1, **options: Any
-) -> Agent:
-    """An untrained agent for these (single-environment) spaces; ``options`` are the fields of its config."""
-    return agent_class(name)(observation_space, action_space, make_config(name, options), seed, num_envs)
-
-
-def config_to_json(config: AgentConfig) -> dict[str, Any]:
-    """Plain JSON values, to be read back by `make_config`."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-# -- checks for configs -------------------------------------------------------------------------------------------------------
-
-
-def check_numbers(config: Any) -> None:
-    """TypeError where a field that is annotated as a number holds something else."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        wanted = {"int": Integral, "float": Real}.get(str(field.type))
-        if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
-            kind = "an integer" if wanted is Integral else "a number"
-            raise TypeError(f"{type(config).__name__}: {field.name} is {value!r}, expected {kind}")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
-
-
-def check_range(config: Any, name: str, low: float | None, high: float | None, *, open_low: bool = False) -> None:
-    """Raise ValueError unless ``low <= config.name <= high`` (``<`` below if ``open_low``)."""
-    value = getattr(config, name)
-    too_low = low is not None and (not value > low if open_low else not value >= low)
-    if too_low or (high is not None and not value <= high):
-        bounds = f"{'(' if open_low else '['}{low if low is not None else '-inf'}, {high if high is not None else 'inf'}]"
-        raise ValueError(f"{type(config).__name__}: {name} is {value}, expected a value in {bounds}")
-
-
-def check_layers(config: Any) -> None:
-    """Raise ValueError unless every hidden layer of ``config.net_arch`` has a width."""
-    widths = config.net_arch
-    if not isinstance(widths, tuple) or not all(isinstance(width, int | np.integer) and width >= 1 for width in widths):
-        raise ValueError(f"{type(config).__name__}: net_arch is {widths!r}, expected widths of at least 1, such as (64, 64)")
-
-
-def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(f"{type(config).__name__}: {name} is {value!r}, expected one of {', '.join(choices)}")
-
-
-def check_device(config: Any, name: str, *others: str) -> None:
-    """Raise ValueError unless the field is one of ``others``, or names a GPU."""
-    value = getattr(config, name)
-    if value not in others and not re.fullmatch(r"cuda(:\d+)?", str(value)):
-        raise ValueError(f"{type(config).__name__}: {name} is {value!r}, expected {', '.join(others)}, cuda or cuda:<index>")
-
-
-def check_spaces(name: str, action_space: spaces.Space, allowed: tuple[type, ...]) -> None:
-    """Raise SpaceError unless the algorithm can act in ``action_space``."""
-    if not isinstance(action_space, allowed):
-        raise SpaceError(f"{name}: action_space is {action_space}, expected {' or '.join(t.__name__ for t in allowed)}")
-
-
-@contextmanager
-def use_threads(count: int | None) -> Iterator[None]:
-    """The threads of both engines, torch and pyrl's kernels, inside a ``with``; they work in turns, never against each other."""
-    if count is None:
-        yield
-        return
-    of_torch, of_kernels = torch.get_num_threads(), ops.set_num_threads(count)
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(of_torch)
-        ops.set_num_threads(of_kernels)

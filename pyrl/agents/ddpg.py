@@ -23,13 +23,14 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrl.agents.base import AgentConfig, register, seeded_network
-from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_critic_step
-from pyrl.nets.arena import Arena, polyak
-from pyrl.nets.atomic import Atomic
-from pyrl.nets.continuous import Actor, Critics
-from pyrl.nets.native import Native
-from pyrl.nets.update import Report, Update
+from pyrl.agents.base import AgentConfig, seeded_network
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_critic_step
+from pyrl.agents.registry import register
+from pyrl.engine.arena import Arena, polyak
+from pyrl.engine.native import Native
+from pyrl.engine.rollback import Atomic
+from pyrl.engine.update import Report, Update
+from pyrl.nets.actor_critic_continuous import Actor, Critics
 from pyrl.schedules import Schedule
 from pyrl.types import Batch, Observation
 

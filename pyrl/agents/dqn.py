@@ -24,23 +24,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import (
-    Agent,
-    AgentConfig,
-    check_choice,
-    check_device,
-    check_layers,
-    check_range,
-    check_spaces,
-    register,
-    seeded_network,
-    tensors,
-)
-from pyrl.nets.arena import Arena, polyak
-from pyrl.nets.heads import QNetwork, native_q, native_q_backward
+from pyrl.agents.base import Agent, AgentConfig, seeded_network, tensors
+from pyrl.agents.checks import check_choice, check_device, check_layers, check_range, check_spaces
+from pyrl.agents.registry import register
+from pyrl.engine.arena import Arena, polyak
+from pyrl.engine.native import Native, native_q, native_q_backward
+from pyrl.engine.update import Report, Update
+from pyrl.nets.heads import QNetwork
 from pyrl.nets.mlp import Activation
-from pyrl.nets.native import Native
-from pyrl.nets.update import Report, Update
 from pyrl.schedules import Schedule, check_schedule, linear, value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
 

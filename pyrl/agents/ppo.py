@@ -24,8 +24,9 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
-from pyrl.agents.base import check_range, register
-from pyrl.nets.update import Report, Update
+from pyrl.agents.checks import check_range
+from pyrl.agents.registry import register
+from pyrl.engine.update import Report, Update
 from pyrl.schedules import Schedule, check_schedule, value_at
 from pyrl.types import Rollout
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from pyrl.agents.base import Agent, AgentConfig, check_range, check_spaces, register
+from pyrl.agents.base import Agent, AgentConfig
+from pyrl.agents.checks import check_range, check_spaces
+from pyrl.agents.registry import register
 from pyrl.ops import RandomStream, uniform_indices
 from pyrl.types import Array, Observation, Rollout, first_leaf
 

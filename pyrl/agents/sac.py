@@ -27,16 +27,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import register, seeded_network
-from pyrl.agents.continuous import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
+from pyrl.agents.base import seeded_network
 from pyrl.agents.ddpg import bellman_target, critic_loss
-from pyrl.nets.arena import Arena, polyak
-from pyrl.nets.atomic import Atomic
-from pyrl.nets.continuous import Critics, GaussianActor
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
+from pyrl.agents.registry import register
+from pyrl.engine.arena import Arena, polyak
+from pyrl.engine.native import Native
+from pyrl.engine.rollback import Atomic
+from pyrl.engine.update import Report, Update
+from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
-from pyrl.nets.native import Native
 from pyrl.nets.noise import standard_normal
-from pyrl.nets.update import Report, Update
 from pyrl.types import Batch, Observation
 
 

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrl.agents.base import check_range, register
-from pyrl.agents.continuous import native_critic_step
+from pyrl.agents.checks import check_range
 from pyrl.agents.ddpg import DDPG, DDPGConfig, bellman_target, critic_loss
-from pyrl.nets.update import Report
+from pyrl.agents.off_policy import native_critic_step
+from pyrl.agents.registry import register
+from pyrl.engine.update import Report
 from pyrl.types import Batch, Observation
 
 

@@ -7,9 +7,9 @@ A save writes a temporary folder beside the checkpoint, flushes it to the disk a
 killed at any moment leaves the old checkpoint or the new one, never half of one; the next save removes its leftovers.
 """
 
-from pyrl.checkpoint.agents import load_agent, require_match, save_agent
 from pyrl.checkpoint.format import FORMAT_VERSION, library_versions
 from pyrl.checkpoint.loading import Tree, exists, load, read_metadata
+from pyrl.checkpoint.matching import require_match
 from pyrl.checkpoint.saving import save
 from pyrl.checkpoint.spaces_json import space_from_json, space_to_json
 
@@ -19,11 +19,9 @@ __all__ = [
     "exists",
     "library_versions",
     "load",
-    "load_agent",
     "read_metadata",
     "require_match",
     "save",
-    "save_agent",
     "space_from_json",
     "space_to_json",
 ]

@@ -1,7 +1,7 @@
 """The command line: ``pyrl train ppo CartPole-v1``, then ``pyrl eval``, ``play`` and ``plot`` on its run folder.
 
 Flags are made from dataclasses: those of the commands, and the config of the algorithm with its preset's values as
-defaults. Training itself is `pyrl.loops.train`; its records become a progress bar here. Heavy libraries are imported
+defaults. Training itself is `pyrl.experiment.train`; its records become a progress bar here. Heavy libraries are imported
 where they are used, so that a mistyped name is answered at once.
 
 Exit codes: 0; 1 when an environment failed (or `doctor` found something wrong); 2, with one line, for what the user can mend: a

@@ -103,7 +103,7 @@ def _learned(**options: Any) -> np.ndarray:
     """The weights of a tiny Q-network after some updates: so many that a graph of them is captured and replayed."""
     from gymnasium import spaces
 
-    from pyrl.agents.base import make_agent
+    from pyrl.agents.registry import make_agent
     from pyrl.types import Batch
 
     random, size = np.random.default_rng(0), 32

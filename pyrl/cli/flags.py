@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from pyrl.agents import available_agents, check_algorithm
+from pyrl.agents.registry import available_agents, check_algorithm
 
 Options = TypeVar("Options")
 _registry = ConstructorRegistry()

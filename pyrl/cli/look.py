@@ -12,13 +12,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pyrl.agents import available_agents
+from pyrl.agents.registry import available_agents
 from pyrl.cli.flags import parse
 from pyrl.cli.progress import score
 from pyrl.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from pyrl.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder
 
 _VIDEOS = (".mp4", ".mkv", ".mov")  # what holds H.264
 _DRAWN_BY_PYGAME = ("gymnasium.envs.classic_control", "gymnasium.envs.box2d", "gymnasium.envs.toy_text")
@@ -59,7 +59,7 @@ class ListOptions:
 def evaluate(arguments: list[str]) -> int:
     options = parse(EvalOptions, arguments, "eval", "Evaluate the best checkpoint of a run, or the one named.")
     run, path = _trained(options.run)
-    from pyrl.checkpoint import load_agent
+    from pyrl.agents.checkpoints import load_agent
     from pyrl.loops import evaluate as run_episodes
 
     result = run_episodes(
@@ -94,7 +94,7 @@ def play(arguments: list[str]) -> int:
     if options.video is not None and find_spec("moviepy") is None:
         raise ModuleNotFoundError("play: --video needs a package that is not installed: pip install 'pyrl[video]'")
 
-    from pyrl.checkpoint import load_agent
+    from pyrl.agents.checkpoints import load_agent
     from pyrl.envs import make
 
     agent = load_agent(path, device=options.device)
@@ -165,7 +165,7 @@ class _Video:
 
 def plot(arguments: list[str]) -> int:
     options = parse(PlotOptions, arguments, "plot", "Draw the learning curve of a run, or compare several runs.")
-    from pyrl.plots import plot_run, plot_runs
+    from pyrl.experiment.plots import plot_run, plot_runs
 
     if len(options.runs) == 1:
         print(plot_run(options.runs[0], options.out))
@@ -176,8 +176,8 @@ def plot(arguments: list[str]) -> int:
 
 def list_all(arguments: list[str]) -> int:
     parse(ListOptions, arguments, "list", "What there is: algorithms, presets, environments, and the latest runs.")
-    from pyrl.presets import available_presets
-    from pyrl.runs import list_runs
+    from pyrl.experiment.presets import available_presets
+    from pyrl.experiment.runs import list_runs
 
     presets: dict[str, list[str]] = {}
     for algo, env in available_presets():
@@ -216,7 +216,7 @@ def _environments() -> dict[str, list[str]]:
 
 
 def _last_score(run: RunFolder) -> str:
-    from pyrl.metrics import read_csv, running_mean
+    from pyrl.experiment.metrics import read_csv, running_mean
 
     returns = read_csv(run.episodes_file).get("return")
     return score(running_mean(returns)[-1]) if returns is not None and len(returns) else ""
@@ -224,7 +224,7 @@ def _last_score(run: RunFolder) -> str:
 
 def _trained(path: Path) -> tuple[RunFolder, Path]:
     """The run, and its checkpoint to look at: the one named, else the best."""
-    from pyrl.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder
 
     run = RunFolder.open(path)
     if not run.config.get("by_id", True):

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrl.cli.progress import score
-from pyrl.metrics import STEP, read_csv, running_mean
-from pyrl.runs import RunFolder
+from pyrl.experiment.metrics import STEP, read_csv, running_mean
+from pyrl.experiment.runs import RunFolder
 
 WINDOW = 100  # episodes in the running mean
 _ROWS = 40  # of the evaluation table

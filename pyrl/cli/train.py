@@ -1,4 +1,4 @@
-"""``pyrl train``: from flags to `pyrl.loops.train`, and from its records to a progress bar."""
+"""``pyrl train``: from flags to `pyrl.experiment.train`, and from its records to a progress bar."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def train(arguments: list[str]) -> int:
 
 def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOptions, Any]:
     """The general options and the algorithm's config, with the preset's values where no flag says otherwise."""
-    from pyrl.agents.base import agent_class
-    from pyrl.presets import has_preset, preset
+    from pyrl.agents.registry import agent_class
+    from pyrl.experiment.presets import has_preset, preset
 
     chosen = preset(algo, env)
     general = TrainOptions(num_envs=chosen.num_envs)
@@ -85,7 +85,7 @@ def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOpti
 
 
 def _resume(arguments: list[str]) -> int:
-    from pyrl.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder
 
     options, others = parse_known(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had.")
     if others:
@@ -100,10 +100,10 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
-    """Call `pyrl.loops.train` under a progress bar; Ctrl-C ends it after the update that is being made."""
+    """Call `pyrl.experiment.train` under a progress bar; Ctrl-C ends it after the update that is being made."""
     from pyrl.cli.report import print_report
-    from pyrl.loops import train
-    from pyrl.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder
+    from pyrl.experiment.train import train
 
     console = Console(quiet=quiet)
     interrupted = False

@@ -19,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
 from pyrl.envs import atari
-from pyrl.envs.lean import LeanStepper, peel
+from pyrl.envs.inline import LeanStepper, peel
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.stepper import FAILURE, Stepper, VectorStepper, resolve_mode
 from pyrl.errors import EnvError, SpaceError, UnknownNameError, closest_names

@@ -2,7 +2,6 @@
 
 from pyrl.loops.base import Loop
 from pyrl.loops.evaluation import Evaluation, evaluate
-from pyrl.loops.iteration import iterate
-from pyrl.loops.training import Run, train
+from pyrl.loops.iterate import iterate
 
-__all__ = ["Evaluation", "Loop", "Run", "evaluate", "iterate", "train"]
+__all__ = ["Evaluation", "Loop", "evaluate", "iterate"]

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pyrl.agents.base import Agent, check_numbers
+from pyrl.agents.base import Agent
+from pyrl.agents.checks import check_numbers
 from pyrl.envs import Stepper
 from pyrl.errors import NonFiniteError
 from pyrl.seeding import stream_seed

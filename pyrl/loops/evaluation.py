@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pyrl.agents.base import Agent, check_count
+from pyrl.agents.base import Agent
+from pyrl.agents.checks import check_count
 from pyrl.envs import Stepper, make
 from pyrl.errors import SpaceError
 from pyrl.loops.base import check_agent

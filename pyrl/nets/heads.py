@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from pyrl import ops
 from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.distributions import DiagonalGaussian, distribution_for
 from pyrl.nets.encoder import Encoder
 from pyrl.nets.mlp import ACTIVATIONS, Activation, mlp, orthogonal
-from pyrl.nets.native import Native
-from pyrl.ops import Network
 from pyrl.types import Observation
 
 
@@ -98,35 +94,3 @@ class QNetwork(nn.Module):
         if not self.dueling:
             return (self.network,)
         return (self.value, self.advantage, self.network) if len(self.network) else (self.value, self.advantage)
-
-
-def native_q(native: Native, observation: np.ndarray, *, keep: bool = True) -> np.ndarray:
-    """`QNetwork.forward` of encoded observations [B, D]; ``keep``: to be differentiated."""
-
-    def run(network: Network, x: np.ndarray) -> np.ndarray:
-        return network.forward(native.parameters, x) if keep else network.infer(native.parameters, x)
-
-    if len(native.networks) == 1:
-        return run(native.networks[0], observation)
-    value, advantage, *trunk = native.networks
-    hidden = run(trunk[0], observation) if trunk else observation
-    return ops.dueling(run(value, hidden), run(advantage, hidden))
-
-
-def native_q_backward(native: Native, d_q: np.ndarray) -> None:
-    """The gradients of the latest `native_q` that kept, from that by Q [B, A]."""
-    w, g = native.parameters, native.gradients
-    if len(native.networks) == 1:
-        native.networks[0].backward(w, g, d_q)
-        return
-    value, advantage, *trunk = native.networks
-    d_value, d_advantage = ops.dueling_backward(d_q)
-    if not trunk:
-        value.backward(w, g, d_value)
-        advantage.backward(w, g, d_advantage)
-        return
-    by_value, by_advantage = (np.empty((len(d_q), trunk[0].num_outputs), d_q.dtype) for _ in range(2))
-    value.backward(w, g, d_value, by_value)
-    advantage.backward(w, g, d_advantage, by_advantage)
-    by_value += by_advantage
-    trunk[0].backward(w, g, by_value)

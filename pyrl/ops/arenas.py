@@ -1,4 +1,4 @@
-"""Checking that modules still hold views of their arena: the C++ class behind `pyrl.nets.arena`."""
+"""Checking that modules still hold views of their arena: the C++ class behind `pyrl.engine.arena`."""
 
 from pyrl._core import ArenaViews
 

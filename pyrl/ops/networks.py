@@ -1,6 +1,6 @@
 """Multilayer perceptrons over an arena, without autograd: forward, and backward by hand.
 
-Parameters lie in one flat array, the *arena* (`pyrl.nets.arena`); a network only knows where. Several networks may share an
+Parameters lie in one flat array, the *arena* (`pyrl.engine.arena`); a network only knows where. Several networks may share an
 arena, and gradients lie in an array of the same layout. Arrays are NumPy arrays or torch CPU tensors, contiguous, of the
 network's dtype; the kernels read and write them in place, at the address they have at the call.
 """

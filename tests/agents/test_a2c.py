@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 import pyrl
 from pyrl.agents.a2c import policy_loss, value_loss
-from pyrl.nets.optimizers import TensorFlowRMSprop
+from pyrl.engine.optimizers import TensorFlowRMSprop
 
 SMALL = {"net_arch": (8,), "learning_rate": 1e-2}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
-from pyrl.agents import available_agents
-from pyrl.agents.base import Agent, make_agent
+from pyrl.agents.base import Agent
+from pyrl.agents.registry import available_agents, make_agent
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError
 
 PLAIN = Box(-9, 9, (3,), np.float32)

@@ -187,7 +187,7 @@ def test_going_on_is_exact(algo: str, options: dict[str, Any], tmp_path: Path) -
     """Stopping at N and going on from the files equals going on in the same process, bit for bit; evaluations change nothing."""
     options = {**SMALL, **options}
     spaces_ = (space := pyrl.envs.make("Pendulum-v1", 2)).single_observation_space, space.single_action_space
-    agent = pyrl.make_agent(algo, *spaces_, num_envs=2, **{**dict(pyrl.presets.preset(algo, "Pendulum-v1").config), **options})
+    agent = pyrl.make_agent(algo, *spaces_, num_envs=2, **{**dict(pyrl.experiment.presets.preset(algo, "Pendulum-v1").config), **options})
     loop = pyrl.iterate(agent, "Pendulum-v1", 160)
     for metrics in loop:
         if metrics["time/env_steps"] >= 80:

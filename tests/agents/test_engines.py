@@ -15,9 +15,9 @@ from gymnasium import spaces
 import pyrl
 from pyrl import ops
 from pyrl.agents.base import Agent
+from pyrl.engine.arena import Arena
+from pyrl.engine.native import Native
 from pyrl.errors import NonFiniteError
-from pyrl.nets.arena import Arena
-from pyrl.nets.native import Native
 from pyrl.types import Batch, Rollout
 
 UPDATES = 100

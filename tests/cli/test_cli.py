@@ -23,9 +23,9 @@ from pyrl.__main__ import main
 from pyrl.cli.flags import split_env_kwargs
 from pyrl.cli.progress import Bar
 from pyrl.cli.report import print_report
-from pyrl.metrics import MetricsLog
-from pyrl.presets import Preset
-from pyrl.runs import RunFolder
+from pyrl.experiment.metrics import MetricsLog
+from pyrl.experiment.presets import Preset
+from pyrl.experiment.runs import RunFolder
 from pyrl.types import Episode, Metrics
 
 
@@ -47,7 +47,7 @@ class FakeConfig:
 
 
 class Training:
-    """Stands in for `pyrl.loops.train`: remembers its arguments, makes ten records, or stops when it is told to, and leaves
+    """Stands in for `pyrl.experiment.train`: remembers its arguments, makes ten records, or stops when it is told to, and leaves
     what a run leaves."""
 
     def __init__(self, folder: Path) -> None:
@@ -78,15 +78,13 @@ class Training:
 @pytest.fixture
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
     fake = Training(tmp_path / "runs" / "ppo_CartPole-v1")
-    loops: Any = types.ModuleType("pyrl.loops")
-    loops.train = fake.train
-    agents: Any = types.ModuleType("pyrl.agents.base")
-    agents.agent_class = lambda name: types.SimpleNamespace(Config=FakeConfig)
+    train: Any = types.ModuleType("pyrl.experiment.train")
+    train.train = fake.train
+    monkeypatch.setattr("pyrl.agents.registry.agent_class", lambda name: types.SimpleNamespace(Config=FakeConfig))
     presets = {("ppo", "CartPole-v1"): Preset(total_steps=1234, num_envs=4, config={"gae_lambda": 0.8, "net_arch": (32,)})}
-    monkeypatch.setattr("pyrl.presets.preset", lambda algo, env: presets.get((algo, env), Preset()))
-    monkeypatch.setattr("pyrl.presets.available_presets", lambda: sorted(presets))
-    monkeypatch.setitem(sys.modules, "pyrl.loops", loops)
-    monkeypatch.setitem(sys.modules, "pyrl.agents.base", agents)
+    monkeypatch.setattr("pyrl.experiment.presets.preset", lambda algo, env: presets.get((algo, env), Preset()))
+    monkeypatch.setattr("pyrl.experiment.presets.available_presets", lambda: sorted(presets))
+    monkeypatch.setitem(sys.modules, "pyrl.experiment.train", train)
     monkeypatch.chdir(tmp_path)
     return fake
 
@@ -230,7 +228,7 @@ print(*sorted({{"torch", "matplotlib", "safetensors"}} & set(sys.modules)))
 
 def test_errors_from_within(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
     from pyrl.errors import CheckpointError, EnvError
-    from pyrl.plots import plot_runs
+    from pyrl.experiment.plots import plot_runs
 
     def fail(error: BaseException) -> Any:
         def at_record(i: int) -> None:
@@ -303,7 +301,7 @@ def test_second_interrupt_does_not_wait(training: Training, capsys: pytest.Captu
 
 
 def test_resume_goes_on_as_told(training: Training, tmp_path: Path) -> None:
-    from pyrl.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder
 
     run = RunFolder.create("ppo", "CartPole-v1", 4, {"total_steps": 100, "total_episodes": None}, path=tmp_path / "r")
     assert main(["train", "--resume", str(run.path)]) == 0
@@ -406,8 +404,8 @@ def test_report_holds_the_evaluation_table(tmp_path: Path, count: int) -> None:
 
 
 def test_list(training: Training, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from pyrl.metrics import MetricsLog
-    from pyrl.runs import RunFolder
+    from pyrl.experiment.metrics import MetricsLog
+    from pyrl.experiment.runs import RunFolder
     from pyrl.types import Episode
 
     run = RunFolder.create("ppo", "CartPole-v1", 4, {})
@@ -420,7 +418,7 @@ def test_list(training: Training, capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_plot(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
-    from pyrl.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder
 
     runs = [RunFolder.create("ppo", "CartPole-v1", seed, {}) for seed in (0, 1)]
     assert main(["plot", str(runs[0].path)]) == 0

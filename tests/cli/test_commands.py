@@ -16,7 +16,7 @@ import pytest
 
 from pyrl import checkpoint
 from pyrl.__main__ import main
-from pyrl.metrics import read_csv
+from pyrl.experiment.metrics import read_csv
 
 TRAIN = ["train", "random", "FrozenLake-v1", "--env-kwargs.is_slippery", "False", "--num-envs", "4", "--seed", "7"]
 

@@ -10,9 +10,9 @@ import pytest
 
 import pyrl
 from pyrl.envs import make
-from pyrl.envs.lean import LeanStepper
+from pyrl.envs.inline import LeanStepper
+from pyrl.experiment.presets import available_presets, has_preset, preset
 from pyrl.loops.off_policy import OffPolicyLoop
-from pyrl.presets import available_presets, has_preset, preset
 
 needs_ale = pytest.mark.skipif(importlib.util.find_spec("ale_py") is None, reason="ale-py is not installed: pip install 'pyrl[atari]'")
 needs_cv2 = pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="opencv is not installed: pip install 'pyrl[atari]'")

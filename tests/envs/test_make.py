@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toy_envs import Faulty, Scripted, ToyVector
 
 from pyrl.envs import Stepper, make
-from pyrl.envs.lean import LeanStepper
+from pyrl.envs.inline import LeanStepper
 from pyrl.errors import DTypeError, EnvError, NonFiniteError, ShapeError, SpaceError, UnknownNameError
 from pyrl.seeding import stream_seed
 from pyrl.spaces import difference

@@ -14,12 +14,12 @@ import torch
 from agent_envs import OBSERVATION_SPACES, TwoPictures
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
-from test_captured import assert_refused, assert_together, captured, images, learn, sized
+from test_cuda_graph import assert_refused, assert_together, captured, images, learn, sized
 from test_engines import CASES, batches, weights
 from test_images import ALGORITHMS as SEEING
 
 import pyrl
-from pyrl.nets.captured import WARM_UP
+from pyrl.engine.cuda_graph import WARM_UP
 from pyrl.types import Batch
 
 LEARNING = [case for case in CASES if case != "a3c"]

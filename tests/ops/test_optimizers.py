@@ -16,7 +16,7 @@ from pyrl import _core, ops
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError
 
 torch = pytest.importorskip("torch")
-optimizers = pytest.importorskip("pyrl.nets.optimizers")
+optimizers = pytest.importorskip("pyrl.engine.optimizers")
 
 MORE = int(os.environ.get("PYRL_EXAMPLES", "1"))
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "replay/device_ring.hpp"
+#include "replay/gpu/ring.hpp"
 #include "replay/lane_ring.hpp"
 
 namespace pyrl::replay {

@@ -1,0 +1,147 @@
+// The record stream in the memory of a device: the layout of a LaneRing, its steps, and so its indices and batches, to the bit.
+//
+// Rows come as arrays on the device, or from the host by a journal: packed into pinned memory as they come, sent by one copy on a stream
+// beside the caller's when they are next needed or the block is full, and added by one kernel. Four blocks take turns: the host packs, and
+// copies go on, while the caller's stream is behind.
+//
+//     host        pack pack pack | flush            pack pack | flush
+//     side stream                  copy                         copy
+//     caller's    ... sample ......... (waits) add  sample ........... (waits) add  sample
+//
+// Either the device decides whether a row follows the record before it, or a LaneRing in host memory, which is then the authority, and of
+// which this is a mirror: only new observations cross. Nothing here waits for the device but what says so.
+//
+// The calls of a ring are ordered by the caller's stream; who uses several, orders them. The caller holds a mutex.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/cuda.hpp"
+#include "core/philox.hpp"
+#include "replay/gpu/journal.hpp"
+#include "replay/lane_ring.hpp"
+#include "replay/priorities.hpp"
+#include "replay/gpu/backend.hpp"
+#include "replay/window_gather.hpp"
+
+namespace pyrl::replay {
+
+class DeviceRing {
+ public:
+  // For a ring of this layout and these options. Blocks are `block_bytes` long, or as long as one add.
+  DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device, const CudaStream& stream, std::int64_t block_bytes = 1 << 20);
+  ~DeviceRing();
+
+  // Whatever the next add() may have to refuse is refused here, before anything has changed: an ArgumentError if it would have to send
+  // rows and the stream is captured. Who keeps a LaneRing asks before the row goes into that.
+  void make_room(const CudaStream& stream);
+  // Rows in host memory, of which none has a bad reward. `outcome`: what the LaneRing made of each; null: this ring finds out itself.
+  void add(const AddArgs& rows, const Outcome* outcome, const CudaStream& stream);
+  // Rows on the device. One whose reward is not finite is not stored, and counted.
+  void add_arrays(const AddArgs& rows, const CudaStream& stream);
+  // What was added is in the ring for all that comes on this stream. ArgumentError if there is something to send and the stream is captured.
+  void flush(const CudaStream& stream);
+  void clear(const CudaStream& stream);
+
+  // Transitions that are certainly drawable, as far as the host knows without a look: a lane that was given k records holds k, or at
+  // least half of its slots but for the frames of one stack. Rows on the device count whatever their rewards are, and a graph's replays
+  // not at all, until the next look: so this is a reason not to look, never a bound for the safety of memory.
+  std::int64_t least_size() const { return std::max(counted_, seen_); }
+  // These wait for the device. ArgumentError, as from all that wait, if the stream is captured.
+  std::int64_t size(const CudaStream& stream);
+  std::int64_t skipped(const CudaStream& stream);
+
+  // Working memory of a batch, on the device: gather() works there, args.slots points there.
+  static std::int64_t space_bytes(std::int64_t count) { return count * static_cast<std::int64_t>(sizeof(OpenedWindow) + sizeof(std::int64_t)); }
+  static std::int64_t* slots_in(void* space, std::int64_t count) { return reinterpret_cast<std::int64_t*>(static_cast<OpenedWindow*>(space) + count); }
+
+  // `count` draws with replacement and their windows: names to `index`.
+  void sample(const GatherArgs& args, std::int64_t* index, void* space, const CudaStream& stream);
+  // The slots of names on the device, -1 for those that are stale.
+  void find(const std::int64_t* index, std::int64_t count, std::int64_t* slots, const CudaStream& stream);
+  // How many those were. Waits.
+  std::int64_t stale(const CudaStream& stream) { return counters(stream).stale; }
+  // args.slots were found.
+  void gather(const GatherArgs& args, void* space, const CudaStream& stream);
+
+  // Draws may be by priority from now on; for an empty ring. A LaneRing that this mirrors has no Priorities of its own.
+  void prioritize(const PriorityOptions& options, const CudaStream& stream);
+  bool is_prioritized() const { return tree_memory_ != nullptr; }
+  void sample_prioritized(const GatherArgs& args, std::int64_t* index, double beta, bool weight_by_buffer, float* weight, void* space, const CudaStream& stream);
+  // priority: [B] on the device; of a record that is gone, or a priority that is negative or not finite, nothing is changed but a count.
+  template <class Real>
+  void update_priorities(const std::int64_t* index, const Real* priority, std::int64_t count, std::int64_t* slots, const CudaStream& stream);
+  // These wait.
+  UpdateCounts update_counts(const CudaStream& stream);
+  std::vector<double> leaves(const CudaStream& stream);
+  void set_leaves(const std::vector<double>& leaves, const CudaStream& stream);
+
+  // The stream of the draws lies on the device. Both wait.
+  RandomStream random(const CudaStream& stream);
+  void set_random(const RandomStream& random, const CudaStream& stream) { copy(random_, &random, sizeof random, stream); }
+
+  // Both wait. The host's ring gets what this one holds (the records' bytes too, or only the rest), or the other way round.
+  void download(LaneRing& host, bool records, const CudaStream& stream);
+  void upload(const LaneRing& host, const CudaStream& stream);
+
+  // Host memory to the device, or the other way round; waits.
+  void copy(void* to, const void* from, std::int64_t bytes, const CudaStream& stream);
+
+  std::int64_t nbytes() const { return ring_bytes_ + static_cast<std::int64_t>(blocks_.size()) * block_bytes_ + tree_bytes_; }
+  // Bytes of rows and their headers that were sent to the device so far.
+  std::int64_t bytes_copied() const { return bytes_copied_; }
+
+ private:
+  struct Block {
+    std::shared_ptr<std::uint8_t> pinned, there;
+    std::shared_ptr<void> copied, added;  // the events after which `pinned`, and `there`, may be written again
+  };
+  struct Pieces {
+    std::shared_ptr<std::uint8_t> there;
+    std::uint32_t count = 0;
+  };
+
+  void list_pieces(const LaneRing& like, bool wide, const CudaStream& stream);
+  RingCounters counters(const CudaStream& stream);
+  void copy_pieces(const GatherArgs& args, void* space, const CudaStream& stream);
+  OpenWindow open_window(const GatherArgs& args, void* space) const;
+  std::int64_t num_slots() const { return view_.options.num_lanes * view_.lane_capacity; }
+  TreeView tree() const { return {tree_memory_.get(), num_slots()}; }
+  void count_records(const AddArgs& rows);
+  void recount(const std::uint8_t* flags);
+  void check_wait(const CudaStream& stream);
+  std::int64_t most_certain() const;
+  template <class Rows>
+  void run_add(const Rows& rows, const CudaStream& stream);
+
+  std::unique_ptr<RingDevice> device_;
+  Journal journal_;
+  std::int64_t block_bytes_, ring_bytes_ = 0;
+  std::shared_ptr<std::uint8_t> memory_;  // of the ring, all of it
+  RingView view_;                         // into it
+  RingCounters* counters_ = nullptr;      // there too
+  RandomStream* random_ = nullptr;
+  Pieces narrow_, wide_;
+  int add_threads_ = 32;
+
+  CudaStream side_;
+  std::array<Block, 4> blocks_;
+  std::size_t filling_ = 0;  // the block that the journal fills
+
+  PriorityOptions priority_options_;
+  std::int64_t tree_bytes_ = 0;
+  std::shared_ptr<std::uint8_t> tree_memory_;  // the tree, then the two below; null: no priorities
+  UpdateCounts* update_counts_ = nullptr;
+  ArrayView<std::int64_t, 1> changed_;  // slots that the last add made drawable or not, -1 for none
+
+  std::vector<std::int64_t> certain_;  // of each lane: records that are certainly drawable
+  std::int64_t counted_ = 0;           // their sum
+  std::int64_t seen_ = 0;              // of the last look at the size, what will stay
+  std::int64_t bytes_copied_ = 0;
+};
+
+}  // namespace pyrl::replay

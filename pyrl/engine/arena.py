@@ -1,0 +1,227 @@
+"""The parameters of one optimiser in one flat buffer.
+
+The modules hold views of the buffer, so that torch and the native engine read and write the same weights, an optimiser is one
+kernel over one array, and a Polyak average one more. Gradients lie in a second buffer of the same layout.
+
+Each tensor starts at a multiple of 64 bytes. The weight of a Linear layer lies transposed, [in, out]: what the native products
+read without packing; torch sees it as a strided [out, in]. Padding is zero and stays zero: it has no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrl import ops
+from pyrl.engine.optimizers import adam_step
+from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.ops.arenas import ArenaViews
+
+ALIGNMENT = 16  # elements: 64 bytes of float32
+
+
+class Arena:
+    """``values`` [size] holds every parameter of ``modules`` once; ``values.grad`` their gradients.
+
+    Modules are free to be copied, cast, moved or loaded: `sync` notices and takes their parameters back in. ``optimizer``, if
+    set, is the optimiser over ``[arena.values]``, whose state follows a cast.
+
+    >>> arena = Arena(network)
+    >>> arena.optimizer = torch.optim.Adam([arena.values], lr=3e-4, fused=True)
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self.modules = modules
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.refused: Tensor | None = None  # see `defer`
+        self.norms: list[Tensor] | None = None
+        parameters = [parameter for _, _, parameter in self._entries()]
+        self._offsets, size = _layout(parameters)
+        self._shapes = [parameter.shape for parameter in parameters]
+        self.version = 0  # counts how often the buffer was laid out: only then may dtype and device have changed
+        self.values = torch.zeros(size, dtype=parameters[0].dtype, device=parameters[0].device)
+        self._adopt()
+
+    @property
+    def gradients(self) -> Tensor:
+        """[size]"""
+        assert self.values.grad is not None
+        return self.values.grad
+
+    def offset(self, parameter: Tensor) -> int:
+        """Where ``parameter`` starts, in elements."""
+        return next(offset for offset, (_, _, ours) in zip(self._offsets, self._entries()) if ours is parameter)
+
+    def views(self, root: nn.Module, values: Tensor) -> dict[str, Tensor]:
+        """The parameters of ``root`` by name, as views of ``values`` [size] (for `torch.func.functional_call`)."""
+        names = {id(parameter): name for name, parameter in root.named_parameters()}
+        return {names[id(p)]: _view(values, at, p, module) for at, (module, _, p) in zip(self._offsets, self._entries())}
+
+    def sync(self) -> None:
+        """Make modules and buffer one again, if they are not: the modules' values count.
+
+        They part where parameters are replaced (``load_state_dict(assign=True)``), cast (``.double()``), moved (``.to("cuda")``),
+        or the arena was copied or unpickled. ShapeError if a parameter has another shape than before.
+        """
+        if self._views is None or not self._views.intact(self.values):
+            self._adopt()
+
+    @property
+    def trainable(self) -> bool:
+        """Whether every parameter requires grad. The native engine learns all of an arena or nothing."""
+        return self._views is not None and self._views.trainable()
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Writes the gradient of ``loss`` [] into the buffer, where accumulating would take a kernel for each parameter."""
+        entries = list(self._entries())
+        trained = [p for _, _, p in entries if p.requires_grad]
+        found = torch.autograd.grad(loss, trained, self._one, materialize_grads=True)
+        if self.refused is None:
+            if len(trained) < len(entries):
+                self.gradients.zero_()  # that of frozen parameters
+            torch._foreach_copy_([place for (_, _, p), place in zip(entries, self._gradient_views) if p.requires_grad], found)
+        else:  # spread over a GPU, where a copy to each place would be the work of one block of threads
+            torch.cat(list(self._pieces(entries, iter(found))), out=self.gradients)
+
+    def _pieces(self, entries: list[tuple[nn.Module, str, nn.Parameter]], gradients: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The buffer's parts in their order."""
+        for module, _, parameter in entries:
+            yield _flat(next(gradients), module) if parameter.requires_grad else parameter.new_zeros(parameter.numel())
+            if gap := -parameter.numel() % ALIGNMENT:
+                yield self._padding[:gap]
+
+    def zero_grad(self) -> None:
+        """Zero gradients, in the buffer: ``module.zero_grad()`` sets them to None, and autograd would then make new ones."""
+        self.sync()
+        self.gradients.zero_()
+        for (_, _, parameter), gradient in zip(self._entries(), self._gradient_views):
+            if parameter.requires_grad and parameter.grad is not gradient:
+                parameter.grad = gradient
+
+    def defer(self, refused: Tensor, norms: list[Tensor] | None = None) -> None:
+        """From now on `step` waits for nothing. Where it would raise an error it writes 1 to the flag ``refused`` [], and leaves out
+        that step and those after it, as long as the flag is 1; only an Adam can. With a list ``norms`` it makes every step, and appends
+        the gradient's norm [], for the list's owner to look at (`mark`), and to undo the step."""
+        self.refused, self.norms = refused, norms
+
+    @torch.no_grad()
+    def step(self, max_grad_norm: float | None = None) -> None:
+        """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``. Frozen parameters stay.
+
+        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. After `defer` nobody waits to see
+        that: the step is left out, or for its owner to undo.
+        """
+        assert self.optimizer is not None
+        norm = torch.linalg.vector_norm(self.gradients)
+        if self.refused is None:
+            size = float(norm)
+            if not math.isfinite(size):
+                raise NonFiniteError(self.refusal())
+            if max_grad_norm is not None and (shrink := max_grad_norm / (size + 1e-6)) < 1.0:
+                self.gradients.mul_(shrink)
+        else:
+            if self.norms is None:
+                mark(self.refused, [norm], self._one)
+            else:
+                self.norms.append(norm)
+            if max_grad_norm is not None:  # fmin is no NaN: a gradient that is refused stays as it is, for `refusal`
+                self.gradients.mul_(torch.fmin(max_grad_norm / (norm + 1e-6), self._one))
+        # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
+        frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
+        if self.refused is not None and type(self.optimizer) is torch.optim.Adam:
+            adam_step(self.optimizer, self.refused if self.norms is None else None)
+        else:
+            self.optimizer.step()
+        for parameter, value in frozen:
+            parameter.copy_(value)
+
+    def refusal(self) -> str | None:
+        """Why the gradient that lies in the buffer is refused; None if it is finite."""
+        if self.gradients.isfinite().all() and torch.linalg.vector_norm(self.gradients).isfinite():
+            return None
+        names = (f"{type(module).__name__}.{name} {list(parameter.shape)}" for module, name, parameter in self._entries())
+        first = next((name for name, gradient in zip(names, self._gradient_views) if not gradient.isfinite().all()), "its norm")
+        return f"step: the gradient of {first} is not finite"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of one storage do not survive copying and pickling as such.
+        return {**self.__dict__, "_views": None, "_gradient_views": []}
+
+    def _entries(self) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+        """(owner, name, parameter) of each parameter that has elements, once."""
+        seen: set[int] = set()
+        for root in self.modules:
+            for module in root.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None and parameter.numel() and id(parameter) not in seen:
+                        seen.add(id(parameter))
+                        yield module, name, parameter
+
+    @torch.no_grad()
+    def _adopt(self) -> None:
+        entries = list(self._entries())
+        for shape, (module, name, parameter) in zip(self._shapes, entries, strict=True):
+            if parameter.shape != shape:
+                where = f"{type(module).__name__}.{name}"
+                raise ShapeError(f"Arena: {where} has shape {list(parameter.shape)}, expected {list(shape)} as before")
+        first = entries[0][2]
+        if (first.dtype, first.device) != (self.values.dtype, self.values.device):
+            self.values.grad = None
+            self.values.data = self.values.to(first.device, first.dtype)
+            if self.optimizer is not None:
+                self.optimizer.load_state_dict(self.optimizer.state_dict())  # which casts the state as its parameter
+        self.values.grad = gradients = torch.zeros_like(self.values)
+        self._padding = gradients.new_zeros(ALIGNMENT)
+        self._one = torch.ones((), device=gradients.device)
+        self._gradient_views = []
+        for offset, (module, _, parameter) in zip(self._offsets, entries):
+            value, gradient = (_view(flat, offset, parameter, module) for flat in (self.values, gradients))
+            if value.data_ptr() != parameter.data_ptr():
+                value.copy_(parameter)
+            parameter.data = value
+            parameter.grad = gradient if parameter.requires_grad else None
+            self._gradient_views.append(gradient)
+        unit = self.values.element_size()
+        places = [(module._parameters, name, at * unit) for at, (module, name, _) in zip(self._offsets, entries)]
+        self._views: ArenaViews | None = ArenaViews(places)
+        self.version += 1
+
+
+def mark(refused: Tensor, norms: list[Tensor], one: Tensor) -> None:
+    """Writes 1 to the flag ``refused`` [] if one of ``norms`` [] is not finite, and leaves it alone otherwise; ``one`` [] is 1."""
+    torch._amp_foreach_non_finite_check_and_unscale_(norms, refused, one)  # what torch's gradient scaler is made of
+
+
+def polyak(target: Arena, online: Arena, tau: float) -> None:
+    """theta' <- (1 - tau) theta' + tau theta, for arenas of networks of the same shape."""
+    target.sync()
+    online.sync()
+    if target.values.is_cpu:
+        ops.polyak(target.values, online.values, tau)
+    else:
+        with torch.no_grad():
+            target.values.lerp_(online.values, tau)
+
+
+def _layout(parameters: list[nn.Parameter]) -> tuple[list[int], int]:
+    offsets, size = [], 0
+    for parameter in parameters:
+        offsets.append(size)
+        size += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+    return offsets, size
+
+
+def _flat(gradient: Tensor, module: nn.Module) -> Tensor:
+    """As it lies in the buffer."""
+    return (gradient.t() if isinstance(module, nn.Linear) and gradient.dim() == 2 else gradient).reshape(-1)
+
+
+def _view(flat: Tensor, offset: int, parameter: Tensor, module: nn.Module) -> Tensor:
+    piece = flat[offset : offset + parameter.numel()]
+    if isinstance(module, nn.Linear) and parameter.dim() == 2:
+        return piece.view(parameter.shape[::-1]).t()
+    return piece.view(parameter.shape)

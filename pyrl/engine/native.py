@@ -1,0 +1,167 @@
+"""From torch modules to the native engine: the same weights, seen by `pyrl.ops`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from pyrl import ops
+from pyrl.engine.arena import Arena
+from pyrl.engine.optimizers import TensorFlowRMSprop, optimizer_state
+from pyrl.ops import Layer, Network
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.SiLU: "silu", nn.GELU: "gelu", nn.Identity: "identity"}
+
+
+class Native:
+    """The networks of one arena as the native engine takes them, as long as it can.
+
+    It can while every module is a plain MLP, the arena holds no other layers (which would never learn), and it lies on the CPU in
+    float32 or float64.
+
+    >>> native = Native(arena, actor, critic)
+    >>> if native.ready():
+    ...     actor, critic = native.networks
+    ...     value = critic.infer(native.parameters, observation)
+    """
+
+    def __init__(self, arena: Arena, *modules: nn.Module) -> None:
+        self.arena = arena
+        self.modules = modules
+        self.networks: tuple[Network, ...] = ()
+        self._build()
+
+    @property
+    def possible(self) -> bool:
+        return self._usable
+
+    @property
+    def parameters(self) -> torch.Tensor:
+        return self.arena.values
+
+    @property
+    def gradients(self) -> torch.Tensor:
+        return self.arena.gradients
+
+    def ready(self) -> bool:
+        """Whether the networks may be used now; they hold the modules' latest weights then."""
+        self.arena.sync()
+        if self._version != self.arena.version:
+            self._build()
+        return self._usable
+
+    def ready_to_learn(self) -> bool:
+        """`ready`, and no parameter is frozen."""
+        return self.ready() and self.arena.trainable
+
+    def step(self, max_grad_norm: float | None) -> float:
+        """What `Arena.step` does, in one kernel, on the state of the same optimiser."""
+        optimizer = self.arena.optimizer
+        assert optimizer is not None
+        return optimizer_step(optimizer, optimizer_state(optimizer), self.parameters, self.gradients, max_grad_norm)
+
+    def _build(self) -> None:
+        self._version = self.arena.version
+        values = self.arena.values
+        self.dtype = np.float64 if values.dtype == torch.float64 else np.float32
+        networks = [native_network(self.arena, module) for module in self.modules]
+        self.networks = tuple(network for network in networks if network is not None)
+        complete = len(self.networks) == len(networks) and self._covers_arena()
+        if not complete or values.dtype not in (torch.float32, torch.float64):
+            self.networks = ()
+        self._usable = bool(self.networks) and values.is_cpu
+
+    def _covers_arena(self) -> bool:
+        """Whether the modules own every parameter, but for those that belong to a root of the arena itself (log_std)."""
+        known = {id(p) for module in self.modules for p in module.parameters()}
+        known |= {id(p) for root in self.arena.modules for p in root.parameters(recurse=False)}
+        return all(id(p) in known for root in self.arena.modules for p in root.parameters())
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, torch.Tensor],
+    values: torch.Tensor,
+    gradients: torch.Tensor,
+    max_grad_norm: float | None,
+) -> float:
+    """One step of ``optimizer``'s kind and settings; returns the gradient's norm."""
+    group = optimizer.param_groups[0]
+    shared = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"], "max_grad_norm": max_grad_norm}
+    if isinstance(optimizer, torch.optim.Adam):
+        return ops.adam(
+            values, gradients, state["exp_avg"], state["exp_avg_sq"], state["step"],
+            betas=group["betas"], decoupled=isinstance(optimizer, torch.optim.AdamW), **shared,
+        )  # fmt: skip
+    assert isinstance(optimizer, TensorFlowRMSprop)
+    return ops.rmsprop(values, gradients, state["square_avg"], state["step"], alpha=group["alpha"], epsilon_inside=True, **shared)
+
+
+def native_network(arena: Arena, module: nn.Module) -> Network | None:
+    """The native form of a plain MLP whose parameters lie in ``arena``; None for anything else.
+
+    A plain MLP is a Sequential of Linear layers, each followed by a LayerNorm or not, and by an activation or not.
+    """
+    layers: list[Layer] = []
+    previous: nn.Module | None = None
+    for part in _parts(module):
+        if isinstance(part, nn.Linear):
+            bias = None if part.bias is None else arena.offset(part.bias)
+            layers.append(Layer(part.in_features, part.out_features, arena.offset(part.weight), bias))
+        elif isinstance(part, nn.LayerNorm):
+            affine = part.elementwise_affine and part.bias is not None and part.eps == 1e-5
+            if not (isinstance(previous, nn.Linear) and affine and part.normalized_shape == (previous.out_features,)):
+                return None
+            layers[-1] = replace(layers[-1], gain=arena.offset(part.weight), shift=arena.offset(part.bias))
+        elif (
+            type(part) in _ACTIVATIONS and isinstance(previous, nn.Linear | nn.LayerNorm) and getattr(part, "approximate", "none") == "none"
+        ):
+            layers[-1] = replace(layers[-1], activation=_ACTIVATIONS[type(part)])
+        else:
+            return None
+        previous = part
+    return Network(layers, str(arena.values.dtype).removeprefix("torch.")) if layers else None
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(module, nn.Sequential):
+        for part in module:
+            yield from _parts(part)
+    else:
+        yield module
+
+
+def native_q(native: Native, observation: np.ndarray, *, keep: bool = True) -> np.ndarray:
+    """`QNetwork.forward` of encoded observations [B, D]; ``keep``: to be differentiated."""
+
+    def run(network: Network, x: np.ndarray) -> np.ndarray:
+        return network.forward(native.parameters, x) if keep else network.infer(native.parameters, x)
+
+    if len(native.networks) == 1:
+        return run(native.networks[0], observation)
+    value, advantage, *trunk = native.networks
+    hidden = run(trunk[0], observation) if trunk else observation
+    return ops.dueling(run(value, hidden), run(advantage, hidden))
+
+
+def native_q_backward(native: Native, d_q: np.ndarray) -> None:
+    """The gradients of the latest `native_q` that kept, from that by Q [B, A]."""
+    w, g = native.parameters, native.gradients
+    if len(native.networks) == 1:
+        native.networks[0].backward(w, g, d_q)
+        return
+    value, advantage, *trunk = native.networks
+    d_value, d_advantage = ops.dueling_backward(d_q)
+    if not trunk:
+        value.backward(w, g, d_value)
+        advantage.backward(w, g, d_advantage)
+        return
+    by_value, by_advantage = (np.empty((len(d_q), trunk[0].num_outputs), d_q.dtype) for _ in range(2))
+    value.backward(w, g, d_value, by_value)
+    advantage.backward(w, g, d_advantage, by_advantage)
+    by_value += by_advantage
+    trunk[0].backward(w, g, by_value)

@@ -1,0 +1,70 @@
+"""Several optimisers' steps as one: all of them happen, or none."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from pyrl import ops
+from pyrl.engine.arena import Arena
+from pyrl.engine.optimizers import optimizer_state
+
+PIECE = 1 << 14  # elements; one launch takes 64 pieces
+
+
+class Atomic:
+    """Puts back the weights and the optimisers' states of ``arenas`` where its body raises.
+
+    An update that makes more than one step (a critic's, then an actor's) finds out at the last of them that a gradient is not
+    finite; the earlier ones are undone then. Costs one copy of both.
+
+    >>> with atomic:
+    ...     critic_step()
+    ...     actor_step()
+    """
+
+    def __init__(self, *arenas: Arena) -> None:
+        self.arenas = arenas
+        self._saved: list[Tensor] = []
+
+    def _tensors(self) -> list[Tensor]:
+        found = []
+        for arena in self.arenas:
+            found += [arena.values, *(optimizer_state(arena.optimizer).values() if arena.optimizer is not None else ())]
+        return found
+
+    @torch.no_grad()
+    def save(self) -> None:
+        """What `restore` goes back to. Allocates nothing but the first time: a CUDA graph may hold it."""
+        for arena in self.arenas:
+            arena.sync()  # weights that were loaded since are what to go back to
+        live = self._tensors()
+        alike = len(self._saved) == len(live) and all(
+            s.dtype == t.dtype and s.device == t.device and s.numel() == t.numel() for s, t in zip(self._saved, live)
+        )
+        if not alike:  # the first time, or after a cast
+            self._saved = [torch.empty_like(tensor) for tensor in live]
+        _copy(self._saved, live)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        _copy(self._tensors(), self._saved)
+
+    def __enter__(self) -> None:
+        self.save()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.restore()
+
+
+def _copy(to: list[Tensor], source: list[Tensor]) -> None:
+    if not to[0].is_cpu:
+        # In pieces, as a block of threads gets up to 65536 numbers of one tensor: whole arenas would leave most of a GPU idle.
+        pieces, others = ([piece for x in tensors for piece in x.view(-1).split(PIECE)] for tensors in (to, source))
+        torch._foreach_copy_(pieces, others)
+        return
+    for a, b in zip(to, source):  # not by torch: its threads would look out for more work while those of the native engine begin theirs
+        ops.set_aside(b, a)

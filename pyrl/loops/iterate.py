@@ -1,0 +1,47 @@
+"""The opened form of training: one object to iterate over, whatever the algorithm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyrl.agents.base import Agent
+from pyrl.envs import Stepper, make
+from pyrl.errors import SpaceError, UnknownNameError
+from pyrl.loops.base import Limits, Loop, check_agent
+from pyrl.loops.off_policy import OffPolicyLoop
+from pyrl.loops.on_policy import OnPolicyLoop
+from pyrl.loops.workers import AsynchronousLoop
+
+LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop, "asynchronous": AsynchronousLoop}
+
+
+def iterate(
+    agent: Agent,
+    env: Any,
+    total_steps: int | None = None,
+    *,
+    total_episodes: int | None = None,
+    stop_at_return: float | None = None,
+    stop_window: int = 10,
+) -> Loop:
+    """``for metrics in pyrl.iterate(agent, env, total_steps=100_000): ...``; break when you like.
+
+    ``env`` is a `Stepper`, a Gymnasium vector environment, an id or a callable (the last two give ``agent.num_envs``
+    environments). The first limit that is reached ends the iteration: environment steps, episodes, or the mean return of the
+    last ``stop_window`` episodes. Callbacks are the body of the ``for``.
+    """
+    check_agent("iterate", agent)
+    told = {"total_steps": total_steps, "total_episodes": total_episodes, "stop_at_return": stop_at_return}
+    limits = Limits(**{name: value for name, value in told.items() if value is not None}, stop_window=stop_window)
+    stepper = env if isinstance(env, Stepper) else make(env, agent.num_envs, seed=agent.seed)
+    for name, theirs, ours in (
+        ("observation_space", stepper.single_observation_space, agent.observation_space),
+        ("action_space", stepper.single_action_space, agent.action_space),
+    ):
+        if theirs != ours:
+            raise SpaceError(f"iterate: the environment's {name} is {theirs}, expected {ours} (the agent's)")
+    if stepper.num_envs != agent.num_envs:
+        raise ValueError(f"iterate: env has {stepper.num_envs} environments, expected {agent.num_envs} (the agent's num_envs)")
+    if agent.loop not in LOOPS:
+        raise UnknownNameError(f"{agent.name}: loop is {agent.loop!r}, expected one of {', '.join(LOOPS)}")
+    return LOOPS[agent.loop](agent, stepper, limits)
