@@ -33,7 +33,7 @@ def reasons(config: pytest.Config, hardware: bool) -> Counter[str]:
     """How many tests were skipped for each."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
-    found = (report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr) for report in skipped)
+    found = (report.longrepr[2].removeprefix("Skipped: ") for report in skipped)  # (file, line, reason)
     return Counter(reason for reason in found if bool(HARDWARE.search(reason)) == hardware)
 
 
@@ -51,4 +51,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             for reason, count in found.most_common():
                 terminalreporter.write_line(f"{count:6} {reason}")
     if config.getoption("--complete") and reasons(config, hardware=False):
-        terminalreporter.write_line("--complete: these skips are errors: install the extras ('.[test,all]'), or name the hardware in the reason", red=True)
+        terminalreporter.write_line("--complete: these are errors; install '.[test,all]', or name the hardware in the reason", red=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -66,3 +68,14 @@ def test_what_counts_as_unlimited() -> None:
     limited = "import subprocess\nsubprocess.run(x, timeout=3)\np.communicate(timeout=2)\nrun.run(x)\nsubprocess.run(x, **options)"
     assert unlimited(limited) == []
     assert unlimited("import subprocess\nsubprocess.run(x)\nsubprocess.check_output(x)\np.communicate()") == [2, 3, 4]
+
+
+@pytest.mark.parametrize(("reason", "code"), [("torch finds no GPU", 0), ("envpool is not installed", 1)])
+def test_skips_are_counted_and_only_the_hardware_excuses_them(reason: str, code: int, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text(f"import pytest\n\ndef test_a(): pytest.skip({reason!r})\ndef test_b(): pass\n")
+    command = [sys.executable, "-m", "pytest", "--complete", "-p", "no:cacheprovider", "test_it.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == code, done.stdout
+    assert f"     1 {reason}\n" in done.stdout
+    assert ("1 tests run only on other hardware" in done.stdout) == (code == 0)
