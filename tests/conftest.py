@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
-settings.register_profile("repeatable", derandomize=not os.environ.get("PYRL_FRESH_SEEDS"), deadline=None)
+settings.register_profile(
+    "repeatable", derandomize=not os.environ.get("PYRL_FRESH_SEEDS"), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("repeatable")
 
 HARDWARE = re.compile(r"\b(CUDA|GPU|GPUs|on the CPU)\b")  # in the reasons of what other machines and builds run
