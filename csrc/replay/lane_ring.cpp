@@ -303,9 +303,10 @@ RingState LaneRing::state(std::int64_t used) const {
 }
 
 void LaneRing::check_lane(const RingState& state, std::int64_t lane) const {
-  const std::int64_t origin = state.origins[lane], head = state.heads[lane], written = std::min(head - origin, lane_capacity());
+  const std::int64_t origin = state.origins[lane], head = state.heads[lane];
   const auto check = [&](bool holds, const char* what) { PYRL_CHECK(holds, ArgumentError, "load_state_dict: ", what, " of lane ", lane, " are impossible"); };
   check(origin >= 0 && origin % lane_capacity() == 0 && head >= origin && head < (std::int64_t{1} << 61) / options().num_lanes, "origins and heads");
+  const std::int64_t written = std::min(head - origin, lane_capacity());
   check(written <= state.used, "heads and the number of written slots");
   const std::uint8_t* flags = state.flags.data() + lane * state.used;
   for (std::int64_t offset = 0; offset < state.used; ++offset) check(flags[offset] < 64 && (offset < written || flags[offset] == 0), "flags");
@@ -319,22 +320,27 @@ void LaneRing::check_lane(const RingState& state, std::int64_t lane) const {
 void LaneRing::set_state(const RingState& state) {
   PYRL_CHECK(state.used >= 0 && state.used <= lane_capacity(), ArgumentError, "load_state_dict: ", state.used, " written slots in a lane of ", lane_capacity());
   for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) check_lane(state, lane);
-  origins_ = state.origins;
-  heads_ = state.heads;
-  pending_ = state.pending;
-  std::fill(flags_.begin(), flags_.end(), std::uint8_t{0});
+  std::vector<std::int64_t> origins = state.origins, heads = state.heads;
+  std::vector<std::uint8_t> flags(flags_.size(), 0);
+  RingView given = view_;
+  given.origins = origins.data();
+  given.heads = heads.data();
+  given.flags = flags.data();
   std::int64_t drawables = 0;
   for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
-    std::copy_n(state.flags.begin() + lane * state.used, state.used, flags_.begin() + lane * lane_capacity());
-    newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity();
-    // Drawable follows from the rest.
-    for (std::int64_t p = std::max(origins_[lane], heads_[lane] - lane_capacity()); p < heads_[lane]; ++p) {
-      std::uint8_t& flags = flags_[view_.slot(lane, p)];
-      const bool whole = (flags & flag::transition) && view_.history_is_whole(lane, p);
-      flags = static_cast<std::uint8_t>(whole ? flags | flag::drawable : flags & ~flag::drawable);
+    std::copy_n(state.flags.begin() + lane * state.used, state.used, flags.begin() + lane * lane_capacity());
+    for (std::int64_t p = std::max(origins[lane], heads[lane] - lane_capacity()); p < heads[lane]; ++p) {
+      const std::int64_t at = given.slot(lane, p);
+      const bool whole = (flags[at] & flag::transition) != 0 && given.history_is_whole(lane, p);
+      PYRL_CHECK(whole == given.is_drawable(at), ArgumentError, "load_state_dict: flags of lane ", lane, " are impossible");
       drawables += whole;
     }
   }
+  std::copy(flags.begin(), flags.end(), flags_.begin());
+  origins_ = state.origins;
+  heads_ = state.heads;
+  pending_ = state.pending;
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity();
   size_.store(drawables, std::memory_order_relaxed);
 }
 

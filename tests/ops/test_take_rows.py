@@ -61,7 +61,7 @@ X, INDEX, OUT = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([5, 0, 0
         ((X, [1, 2]), INDEX, None, DTypeError, "columns is a list, expected a NumPy array or a torch tensor"),
         ((X, X[:5]), INDEX, None, ShapeError, "columns[1] has 5 rows, expected M = 6 (from columns[0])"),
         ((np.zeros((), np.float32),), INDEX, None, ShapeError, "columns[0] has shape [], expected [M, ...]"),
-        ((X.astype(complex),), INDEX, None, DTypeError, "columns[0] has an unsupported dtype"),
+        ((X.astype(complex),), INDEX, None, DTypeError, "columns[0] has dtype complex128"),
         ((X.T,), INDEX, None, ValueError, "columns is not contiguous"),
         ((X,), INDEX.astype(np.int32), None, DTypeError, "index has dtype int32, expected int64"),
         ((X,), INDEX[:, None], None, ShapeError, "index has shape [3, 1], expected 1 dimensions [B]"),
