@@ -46,28 +46,34 @@ def test_a_stream_without_init_is_refused_by_every_sampler():
         ops.permutation(3, ops.RandomStream.__new__(ops.RandomStream))
 
 
-def tensors():
-    x = torch.arange(4.0)
+def resized(x):
     whole = torch.cat([x, x])
     rest = whole[4:]
     whole.untyped_storage().resize_(0)
-    yield "negated", torch._neg_view(-x), ValueError, r"pass target.resolve_neg\(\)"
-    yield "imaginary part", torch.tensor([1 + 2j]).conj().imag, ValueError, r"pass target.resolve_neg\(\)"
-    yield "requires grad", x.clone().requires_grad_(), ValueError, r"pass target.detach\(\)"
-    yield "resized", rest, ValueError, "holds no data"
-    yield "functional", torch._to_functional_tensor(x), ValueError, "no data"
-    yield "meta", x.to("meta"), DeviceError, "meta device"
-    yield "sparse", x.to_sparse(), DTypeError, "layout torch.sparse_coo"
-    yield "quantized", torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), DTypeError, r"pass target.dequantize\(\)"
-    yield "nested", torch.nested.nested_tensor([x]), DTypeError, "nested tensor"
-    yield "masked", np.ma.masked_array(np.arange(4.0, dtype=np.float32), [0, 1, 0, 0]), DTypeError, r"pass target.filled\(value\)"
-    yield "unaligned", np.zeros(17, np.uint8)[1:].view(np.float32), ValueError, r"pass target.copy\(\)"
-    yield "swapped", np.arange(4, dtype=">f4"), DTypeError, ">f4 .in the other byte order."
+    return rest
+
+
+STRANGE = {
+    "negated": (lambda x: torch._neg_view(-x), ValueError, r"pass target.resolve_neg\(\)"),
+    "imaginary part": (lambda x: torch.tensor([1 + 2j]).conj().imag, ValueError, r"pass target.resolve_neg\(\)"),
+    "requires grad": (lambda x: x.requires_grad_(), ValueError, r"pass target.detach\(\)"),
+    "resized": (resized, ValueError, "holds no data"),
+    "functional": (torch._to_functional_tensor, ValueError, "no data"),
+    "meta": (lambda x: x.to("meta"), DeviceError, "meta device"),
+    "sparse": (lambda x: x.to_sparse(), DTypeError, "layout torch.sparse_coo"),
+    "quantized": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), DTypeError, r"pass target.dequantize\(\)"),
+    "nested": (lambda x: torch.nested.nested_tensor([x]), DTypeError, "nested tensor"),
+    "masked": (lambda x: np.ma.masked_array(x.numpy(), [0, 1, 0, 0]), DTypeError, r"pass target.filled\(value\)"),
+    "unaligned": (lambda x: np.zeros(17, np.uint8)[1:].view(np.float32), ValueError, r"pass target.copy\(\)"),
+    "swapped": (lambda x: x.numpy().astype(">f4"), DTypeError, ">f4 .in the other byte order."),
+}
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("array", "error", "text"), [pytest.param(*case, id=name) for name, *case in tensors()])
-def test_arrays_that_are_not_their_memory_are_refused_by_name(array, error, text):
+@pytest.mark.parametrize("kind", STRANGE)
+def test_arrays_that_are_not_their_memory_are_refused_by_name(kind):
+    make, error, text = STRANGE[kind]
+    array = make(torch.arange(4.0))
     with pytest.raises(error, match=f"^polyak: target .*{text}") as caught:
         ops.polyak(array, np.ones(4, np.float32), 0.5)
     assert "Exception raised from" not in str(caught.value)
@@ -112,7 +118,7 @@ def test_a_state_whose_flags_do_not_follow_from_the_rest_is_refused():
 
 
 @pytest.mark.parametrize("name", ["capacity", "num_envs", "n_step", "frame_stack"])
-@pytest.mark.parametrize("value", [2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**63, 10**5000, -1, 0, -(2**63), -(2**64)])
+@pytest.mark.parametrize("value", [2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**63, 2**200, -1, 0, -(2**63), -(2**64)])
 def test_sizes_do_not_overflow(name, value):
     if name == "capacity" and 2**31 - 1 <= value <= 2**31:
         pytest.skip("a size that memory may hold")

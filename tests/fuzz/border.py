@@ -47,9 +47,11 @@ def leaves(value: Any) -> list[Any]:
 
 
 def bits(a: Any) -> bytes:
-    """NaNs are equal, whatever their sign and payload."""
-    a = np.asarray(a)
-    return (np.where(np.isnan(a), np.array(np.nan, a.dtype), a) if a.dtype.kind == "f" else np.ascontiguousarray(a)).tobytes()
+    """NaNs are equal, whatever their sign and payload; so are flags, whatever byte says True."""
+    a = np.ascontiguousarray(a)
+    if a.dtype == bool:
+        return (a.view(np.uint8) != 0).tobytes()
+    return (np.where(np.isnan(a), np.array(np.nan, a.dtype), a) if a.dtype.kind == "f" else a).tobytes()
 
 
 def mutated(memory: mutants.Memory, case: Case, torch_kind: bool) -> tuple[dict[str, Any], list[str]]:
