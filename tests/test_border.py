@@ -21,24 +21,25 @@ def test_fuzzed_calls_give_what_plain_copies_give_or_a_typed_error(tmp_path):
     trace = tmp_path / "call"
     command = [sys.executable, "-m", "tests.fuzz.border", "--calls", "5000", "--seed", "0", "--trace", str(trace)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, f"{run.stdout}{run.stderr[-2000:]}\nthe last call: python -m tests.fuzz.border {trace.read_text() if trace.exists() else ''}"
+    assert run.returncode == 0, f"{run.stdout}{run.stderr[-2000:]}\nlast: {trace.read_text() if trace.exists() else ''}"
 
 
 @pytest.mark.parametrize(
     ("kind", "member"),
-    [(kind, member) for kind in CLASSES for member in vars(kind) if not member.startswith("__") or member == "__len__"],
+    [(kind, member) for kind in CLASSES for member in vars(kind) if not member.startswith("_") or member == "__len__"],
     ids=lambda part: getattr(part, "__name__", part),
 )
 def test_an_object_without_init_is_refused(kind, member):
-    made = kind.__new__(kind)
-    arguments = [(), *((np.zeros(1),) * n for n in range(1, 8))]
-    refused = 0
-    for given in arguments:
+    def use(*given):
+        value = getattr(kind.__new__(kind), member)
+        return value(*given) if callable(value) else value
+
+    messages = []
+    for count in range(8):  # the wrong number of arguments is a TypeError too
         with pytest.raises(TypeError) as error:
-            value = getattr(made, member)
-            value(*given) if callable(value) else None
-        refused += "__init__ was not called" in str(error.value)
-    assert refused
+            use(*[np.zeros(1)] * count)
+        messages.append(str(error.value))
+    assert any("__init__ was not called" in message for message in messages)
 
 
 def test_a_stream_without_init_is_refused_by_every_sampler():
@@ -106,14 +107,12 @@ def test_a_state_whose_flags_do_not_follow_from_the_rest_is_refused():
     buffer = priorities_of()
     state = buffer.state_dict()
     flags = state["flags"].copy()
-    drawable = flags & ~np.bitwise_and.reduce(flags[:, -1])  # of the newest slot, which is a tail, no bit is set
     for bit in range(6):
         cleared = flags & ~np.uint8(1 << bit)
         if (cleared == flags).all():
             continue
-        with pytest.raises(ValueError, match="^load_state_dict: "):
+        with pytest.raises(ValueError, match=r"^load_state_dict: "):
             buffer.load_state_dict(state | {"flags": cleared, "priorities": np.zeros_like(state["priorities"])})
-    assert drawable.any()
     assert len(buffer.sample(4).index) == 4
 
 

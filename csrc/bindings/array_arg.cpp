@@ -31,6 +31,11 @@ DType numpy_dtype(const py::detail::PyArray_Proxy* array) {
   return DType::Other;
 }
 
+PyTypeObject* ndarray() {
+  static PyTypeObject* const type = py::detail::npy_api::get().PyArray_Type_;
+  return type;
+}
+
 // Subclasses hold plain memory, but for this one.
 bool is_masked(py::handle array) {
   PyObject* const masked = PyDict_GetItemString(PyImport_GetModuleDict(), "numpy.ma");
@@ -40,7 +45,7 @@ bool is_masked(py::handle array) {
 void read_numpy(ArrayArg& arg, py::handle object) {
   using Api = py::detail::npy_api;
   const auto* array = py::detail::array_proxy(object.ptr());
-  PYRL_CHECK(Py_IS_TYPE(object.ptr(), Api::get().PyArray_Type_) || !is_masked(object), DTypeError, arg.function, ": ", arg.name,
+  PYRL_CHECK(Py_IS_TYPE(object.ptr(), ndarray()) || !is_masked(object), DTypeError, arg.function, ": ", arg.name,
              " is a masked array, whose mask no kernel reads; pass ", arg.name, ".filled(value)");
   arg.kind = Kind::NumPy;
   arg.data = array->data;
@@ -159,7 +164,7 @@ ArrayArg look_at_array(py::handle object, const char* function, const char* name
   arg.function = function;
   arg.name = name;
   arg.object = object;
-  if (py::isinstance<py::array>(object)) {
+  if (PyObject_TypeCheck(object.ptr(), ndarray())) {
     read_numpy(arg, object);
     return arg;
   }

@@ -194,7 +194,7 @@ struct MomentsCall {
     moments.mean = flat(mean);
     moments.m2 = flat(m2);
     PYRL_CHECK(batch.dtype == DType::Float32 || batch.dtype == DType::Float64, DTypeError, function, ": ", name, " has dtype ",
-               name_of(batch.dtype), ", expected float32 or float64");
+               batch.dtype_text(), ", expected float32 or float64");
     batch.require_contiguous();
   }
 

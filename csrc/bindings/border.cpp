@@ -18,10 +18,9 @@ void* Border::result(py::object& owner, py::handle out, const Place& place, DTyp
   return arg.data;
 }
 
-OutputArg Border::noted(OutputArg arg, const ArrayArg* may_be) {
+void Border::note_output(const OutputArg& arg, const ArrayArg* may_be) {
   arg.require_writable();
   note(arg, true, may_be);
-  return arg;
 }
 
 void Border::note(const ArrayArg& arg, bool written, const ArrayArg* may_be) {

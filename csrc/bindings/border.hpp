@@ -37,14 +37,29 @@ class Border {
   Border(const Border&) = delete;
   Border& operator=(const Border&) = delete;
 
-  ArrayArg input(py::handle object, const char* name) { return noted(read_array(object, function, name)); }
-  ArrayArg input(py::handle object, const char* name, const Place& place) { return noted(read_array(object, function, name, place)); }
+  // No copies of an ArrayArg here: each would wait for the narrow writes before it.
+  ArrayArg input(py::handle object, const char* name) {
+    ArrayArg arg = read_array(object, function, name);
+    note(arg, false, nullptr);
+    return arg;
+  }
+  ArrayArg input(py::handle object, const char* name, const Place& place) {
+    ArrayArg arg = read_array(object, function, name, place);
+    note(arg, false, nullptr);
+    return arg;
+  }
   // None: an ArrayArg that is not given().
   ArrayArg optional(py::handle object, const char* name, const Place& place) { return object.is_none() ? ArrayArg{} : input(object, name, place); }
 
-  OutputArg output(py::handle object, const char* name) { return noted(OutputArg{read_array(object, function, name)}, nullptr); }
+  OutputArg output(py::handle object, const char* name) {
+    OutputArg arg{read_array(object, function, name)};
+    note_output(arg, nullptr);
+    return arg;
+  }
   OutputArg output(py::handle object, const char* name, const Place& place, const ArrayArg* may_be = nullptr) {
-    return noted(OutputArg{read_array(object, function, name, place)}, may_be);
+    OutputArg arg{read_array(object, function, name, place)};
+    note_output(arg, may_be);
+    return arg;
   }
   // `out` given: checked and used. None: a fresh array. Either way `owner` holds what to return.
   template <class T, int Rank>
@@ -67,11 +82,7 @@ class Border {
     bool written;
   };
 
-  ArrayArg noted(ArrayArg arg) {
-    note(arg, false, nullptr);
-    return arg;
-  }
-  OutputArg noted(OutputArg arg, const ArrayArg* may_be);
+  void note_output(const OutputArg& arg, const ArrayArg* may_be);
   // Arrays that are not contiguous are refused later, and leave no span.
   void note(const ArrayArg& arg, bool written, const ArrayArg* may_be);
 

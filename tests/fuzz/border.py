@@ -128,7 +128,11 @@ def check(name: str, seed: int, number: int, counts: Counter[str]) -> str | None
     if error is not None:
         counts["refused"] += 1
         late = name in LATE and isinstance(error, NonFiniteError) and copies is not None
-        kept = all(leaves(mutants.plain(values[key])) == leaves(copies[key]) for key in values.keys() - case.outs) if late else memory.bytes() == before
+        kept = (
+            all(leaves(mutants.plain(values[key])) == leaves(copies[key]) for key in values.keys() - case.outs)
+            if late
+            else memory.bytes() == before
+        )
         if not kept or leaves(case.state(thing)) != state:
             return f"{done}: something has changed though the call raised {error!r}"
         if not done and 2**62 not in leaves(list(case.values.values())):

@@ -158,7 +158,7 @@ def of_vmap(m: Memory, t: torch.Tensor) -> torch.Tensor:
 
 TORCH: list[Callable[[Memory, torch.Tensor], Any]] = [
     conjugated, fake, resized, of_vmap,
-    lambda m, t: torch._neg_view(-t) if t.dtype != torch.bool else t,
+    lambda m, t: torch._neg_view(-t) if t.dtype in (torch.float32, torch.float64, torch.int64) else t,
     lambda m, t: t.detach().requires_grad_() if t.is_floating_point() else t,
     lambda m, t: t.reshape(-1)[:1].reshape((1,) * t.ndim).expand(t.shape) if t.numel() else t,
     lambda m, t: torch.empty(t.shape, dtype=t.dtype, device="meta"),

@@ -47,7 +47,12 @@ def rollout(r: R, name: str) -> Case:
     values["next_value"] = None if short else floats(r, T, N, dtype=t)
     values |= {"terminated": flags(r, T, N), "truncated": flags(r, T, N), "final_value": floats(r, T, N, dtype=t) if short else None}
     values |= {"valid": ~flags(r, T, N) if r.integers(2) else None, "gamma": 0.9}
-    extra = {"gae": {"gae_lambda": 0.9}, "lambda_return": {"lambda_": 0.9}, "n_step_return": {"n": int(r.integers(1, 5))}, "vtrace": {"lambda_": 0.9}}
+    extra = {
+        "gae": {"gae_lambda": 0.9},
+        "lambda_return": {"lambda_": 0.9},
+        "n_step_return": {"n": int(r.integers(1, 5))},
+        "vtrace": {"lambda_": 0.9},
+    }
     values |= extra.get(name, {})
     if name == "vtrace":
         values |= {"log_prob": floats(r, T, N, dtype=t), "behaviour_log_prob": floats(r, T, N, dtype=t), "rho_bar": 1.0, "c_bar": 1.0}
@@ -140,8 +145,18 @@ def value_loss(r: R) -> Case:
 
 def q_loss(r: R) -> Case:
     B, A, t = int(r.integers(1, 9)), int(r.integers(1, 7)), real(r)
-    values = {"q": floats(r, B, A, dtype=t), "action": r.integers(0, A, B), "reward": floats(r, B, dtype=t), "discount": floats(r, B, dtype=t)}
-    values |= {"next_q_target": floats(r, B, A, dtype=t), "next_q_online": floats(r, B, A, dtype=t), "weight": floats(r, B, dtype=t), "huber": True}
+    values = {
+        "q": floats(r, B, A, dtype=t),
+        "action": r.integers(0, A, B),
+        "reward": floats(r, B, dtype=t),
+        "discount": floats(r, B, dtype=t),
+    }
+    values |= {
+        "next_q_target": floats(r, B, A, dtype=t),
+        "next_q_online": floats(r, B, A, dtype=t),
+        "weight": floats(r, B, dtype=t),
+        "huber": True,
+    }
     return plain_call(ops.q_loss, values, {"d_q": np.zeros((B, A), t), "td_error": np.zeros(B, t)} if r.integers(2) else {})
 
 
@@ -226,7 +241,9 @@ def network(r: R, name: str) -> Case:
 
         outs = {"gradients": np.zeros(30, t), "dx": np.zeros((B, x.shape[1]), t)}
         outs |= {"dx1": np.zeros((B, 1), t)} if two else {}
-        return Case({"parameters": parameters, "dy": floats(r, B, 2, dtype=t)} | outs, lambda n, **given: n.backward(**given), setup, outs=set(outs))
+        return Case(
+            {"parameters": parameters, "dy": floats(r, B, 2, dtype=t)} | outs, lambda n, **given: n.backward(**given), setup, outs=set(outs)
+        )
     outs = {"out": np.zeros((B, 2), t)} if r.integers(2) else {}
     values = {"parameters": parameters, "x": x, "x1": x1} | outs
     return Case(values, lambda n, **given: getattr(n, name)(**given), lambda: ops.Network(layers, np.dtype(t).name), outs=set(outs))
@@ -323,7 +340,12 @@ def make_buffer(r: R) -> Case:
 
     def call(_: Any, alpha: Any, epsilon: Any, extra_shape: Any, **given: Any) -> Any:
         made = PrioritizedReplayBuffer(
-            observation_space=Box(-1, 1, (2,)), action_space=Discrete(2), alpha=alpha, epsilon=epsilon, extra={"e": (extra_shape, "f4")}, **given
+            observation_space=Box(-1, 1, (2,)),
+            action_space=Discrete(2),
+            alpha=alpha,
+            epsilon=epsilon,
+            extra={"e": (extra_shape, "f4")},
+            **given,
         )
         return made.capacity, len(made)
 
@@ -337,7 +359,11 @@ def make_stream(r: R) -> Case:
 
 def make_network(r: R) -> Case:
     values = {"num_inputs": 3, "num_outputs": 2, "weight": 0, "bias": 6, "gain": None, "shift": None, "activation": "tanh"}
-    return Case(values, lambda _, **given: ops.Network([ops.Layer(**given)]).infer(np.ones(10, np.float32), np.ones((2, 3), np.float32)), sizes={"num_inputs", "num_outputs"})
+    return Case(
+        values,
+        lambda _, **given: ops.Network([ops.Layer(**given)]).infer(np.ones(10, np.float32), np.ones((2, 3), np.float32)),
+        sizes={"num_inputs", "num_outputs"},
+    )
 
 
 TABLE: dict[str, Callable[[R], Case]] = {
