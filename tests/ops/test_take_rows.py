@@ -71,7 +71,7 @@ X, INDEX, OUT = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([5, 0, 0
         ((X,), np.array([0, 1, -1]), (OUT,), ValueError, "index[2] is -1, expected at least 0 and less than 6"),
         ((X,), INDEX, [OUT], DTypeError, "out is a list, expected a tuple of arrays"),
         ((X,), INDEX, (OUT, OUT), ValueError, "out holds 2 arrays, expected 1 (from columns)"),
-        ((X, X), INDEX, (OUT, OUT[:2]), ShapeError, "out has shape [2, 2], expected [B, ...] = [3, 2]"),
+        ((X, X), INDEX, (OUT, OUT[:2].copy()), ShapeError, "out has shape [2, 2], expected [B, ...] = [3, 2]"),
         ((X,), INDEX, (OUT.astype(np.float64),), DTypeError, "out has dtype float64, expected float32"),
         ((X,), INDEX, (np.zeros((2, 3), np.float32).T,), ValueError, "out is not contiguous"),
         ((X,), INDEX, (np.broadcast_to(np.float32(0), (3, 2)),), ValueError, "out is "),
