@@ -118,6 +118,7 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   flags.require_shape(std::array<std::int64_t, 2>{lanes, -1}, "[N, written slots]");
   state.flags = copy(flags.as<const std::uint8_t, 2>("[N, written slots]"));
   state.used = flags.shape[1];
+  state = ring.completed(std::move(state));
   std::vector<const std::uint8_t*> from;
   for (std::size_t c = 0; c < columns.size(); ++c)
     from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);

@@ -317,30 +317,38 @@ void LaneRing::check_lane(const RingState& state, std::int64_t lane) const {
   check(state.pending[lane] == ((flags[(head - 2) % lane_capacity()] & flag::end) == 0), "pending marks");
 }
 
-void LaneRing::set_state(const RingState& state) {
+RingState LaneRing::completed(RingState state) const {
   PYRL_CHECK(state.used >= 0 && state.used <= lane_capacity(), ArgumentError, "load_state_dict: ", state.used, " written slots in a lane of ", lane_capacity());
   for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) check_lane(state, lane);
-  std::vector<std::int64_t> origins = state.origins, heads = state.heads;
   std::vector<std::uint8_t> flags(flags_.size(), 0);
   RingView given = view_;
-  given.origins = origins.data();
-  given.heads = heads.data();
+  given.origins = state.origins.data();
+  given.heads = state.heads.data();
   given.flags = flags.data();
-  std::int64_t drawables = 0;
   for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
-    std::copy_n(state.flags.begin() + lane * state.used, state.used, flags.begin() + lane * lane_capacity());
-    for (std::int64_t p = std::max(origins[lane], heads[lane] - lane_capacity()); p < heads[lane]; ++p) {
-      const std::int64_t at = given.slot(lane, p);
-      const bool whole = (flags[at] & flag::transition) != 0 && given.history_is_whole(lane, p);
-      PYRL_CHECK(whole == given.is_drawable(at), ArgumentError, "load_state_dict: flags of lane ", lane, " are impossible");
-      drawables += whole;
+    const auto saved = state.flags.begin() + lane * state.used;
+    std::copy_n(saved, state.used, flags.begin() + lane * lane_capacity());
+    for (std::int64_t p = std::max(state.origins[lane], state.heads[lane] - lane_capacity()); p < state.heads[lane]; ++p) {
+      const std::uint8_t bits = flags[given.slot(lane, p)];
+      const bool whole = (bits & flag::transition) != 0 && given.history_is_whole(lane, p);
+      saved[p % lane_capacity()] = static_cast<std::uint8_t>(whole ? bits | flag::drawable : bits & ~flag::drawable);
     }
   }
-  std::copy(flags.begin(), flags.end(), flags_.begin());
+  return state;
+}
+
+void LaneRing::set_state(const RingState& saved) {
+  const RingState state = completed(saved);
   origins_ = state.origins;
   heads_ = state.heads;
   pending_ = state.pending;
-  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity();
+  std::fill(flags_.begin(), flags_.end(), std::uint8_t{0});
+  std::int64_t drawables = 0;
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
+    std::copy_n(state.flags.begin() + lane * state.used, state.used, flags_.begin() + lane * lane_capacity());
+    newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity();
+  }
+  for (const std::uint8_t flags : flags_) drawables += (flags & flag::drawable) != 0;
   size_.store(drawables, std::memory_order_relaxed);
 }
 
