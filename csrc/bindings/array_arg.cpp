@@ -4,7 +4,6 @@
 
 #include "bindings/dlpack.hpp"
 #include "core/buffer_pool.hpp"
-#include "core/parallel.hpp"
 
 namespace pyrl::bindings {
 namespace {
@@ -261,6 +260,7 @@ ArrayArg look_at_array(py::handle object, const char* function, const char* name
   arg.name = name;
   if (py::isinstance<py::array>(object)) {
     read_numpy(arg, object);
+    Call::add(arg.size() * size_of(arg.dtype));
     return arg;
   }
   const TorchType& type = torch_type(Py_TYPE(object.ptr()));
@@ -271,6 +271,7 @@ ArrayArg look_at_array(py::handle object, const char* function, const char* name
   } else {
     read_torch_by_attributes(arg, object);
   }
+  Call::add(arg.size() * size_of(arg.dtype));
   return arg;
 }
 
@@ -349,6 +350,7 @@ py::object empty_numpy(DType dtype, std::span<const std::int64_t> shape, std::in
 py::object empty_like_kind(const Place& place, DType dtype, std::span<const std::int64_t> shape, void** data) {
   std::int64_t bytes = size_of(dtype);
   for (const std::int64_t extent : shape) bytes *= extent;
+  Call::add(bytes);
   if (place.kind == Kind::NumPy) return empty_numpy(dtype, shape, bytes, data);
   const TorchType& type = torch_type(reinterpret_cast<PyTypeObject*>(torch_module().attr("Tensor").ptr()));
   const bool by_exchange = place.device.is_cpu() && type.api != nullptr && type.api->object_from_managed != nullptr && shape.size() <= ArrayArg::max_rank;
@@ -363,12 +365,6 @@ void* current_stream(Device device) {
     return reinterpret_cast<void*>(torch.attr("_C").attr("_cuda_getCurrentRawStream")(device.number).cast<std::uintptr_t>());
   if (type.api->current_stream(dlpack::cuda, device.number, &stream) != 0) throw py::error_already_set();
   return stream;
-}
-
-ReleaseGil::ReleaseGil() {
-  static PyObject* const torch = PyUnicode_InternFromString("torch");
-  note_torch_loaded(PyDict_Contains(PyImport_GetModuleDict(), torch) == 1);
-  state_ = PyEval_SaveThread();
 }
 
 }  // namespace pyrl::bindings

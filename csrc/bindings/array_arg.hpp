@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 
+#include "bindings/call.hpp"
 #include "core/array_view.hpp"
 #include "core/check.hpp"
 
@@ -155,17 +156,5 @@ ArrayView<T, Rank> output(py::object& owner, py::handle out, const Place& place,
   owner = py::reinterpret_borrow<py::object>(out);
   return read_array(out, function, name, place).as<T, Rank>(shape, meaning);
 }
-
-// Releases the interpreter lock around a kernel, whose pointers were all taken before; tells `parallel` whether torch is loaded.
-class ReleaseGil {
- public:
-  ReleaseGil();
-  ~ReleaseGil() { PyEval_RestoreThread(state_); }
-  ReleaseGil(const ReleaseGil&) = delete;
-  ReleaseGil& operator=(const ReleaseGil&) = delete;
-
- private:
-  PyThreadState* state_;
-};
 
 }  // namespace pyrl::bindings

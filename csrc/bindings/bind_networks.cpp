@@ -100,16 +100,27 @@ struct InputsArg {
   }
 };
 
-void* matrix(const NetworkCore& core, py::handle object, const char* function, const char* name, std::int64_t batch, std::int64_t width, bool writable) {
-  if (object.is_none()) return nullptr;
-  const ArrayArg arg = read_array(object, function, name);
-  arg.require_cpu();
-  arg.require_dtype(core.dtype);
-  arg.require_shape(std::array<std::int64_t, 2>{batch, width}, "[B, width]");
-  arg.require_contiguous();
-  if (writable) arg.require_writable();
-  return arg.data;
-}
+// A matrix, or None. Read with the interpreter lock, checked with the network's, which knows the batch.
+class MatrixArg {
+ public:
+  MatrixArg(py::handle object, const char* function, const char* name) : given_(!object.is_none()) {
+    if (given_) arg_ = read_array(object, function, name);
+  }
+
+  void* checked(const NetworkCore& core, std::int64_t batch, std::int64_t width, bool writable) const {
+    if (!given_) return nullptr;
+    arg_.require_cpu();
+    arg_.require_dtype(core.dtype);
+    arg_.require_shape(std::array<std::int64_t, 2>{batch, width}, "[B, width]");
+    arg_.require_contiguous();
+    if (writable) arg_.require_writable();
+    return arg_.data;
+  }
+
+ private:
+  ArrayArg arg_;
+  bool given_;
+};
 
 // (parameters, x, x[1] or None, out or None) -> y [B, out]
 template <bool keep>
@@ -123,16 +134,17 @@ py::object run(NetworkCore& core, FastArgs args) {
     y = empty_like_kind(x.a.kind, core.dtype, std::array<std::int64_t, 2>{x.batch, core.out}, &data);
   } else {
     y = py::reinterpret_borrow<py::object>(args[3]);
-    data = matrix(core, args[3], function, "out", x.batch, core.out, true);
+    data = MatrixArg(args[3], function, "out").checked(core, x.batch, core.out, true);
   }
   core.visit([&]<class Real>(nn::Network<Real>& network) {
     const auto* arena = static_cast<const Real*>(parameters);
-    ReleaseGil released;
-    if constexpr (keep) {
-      network.forward(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
-    } else {
-      network.infer(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
-    }
+    alone(core.lock, [&] {
+      if constexpr (keep) {
+        network.forward(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
+      } else {
+        network.infer(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
+      }
+    });
   });
   return y;
 }
@@ -142,16 +154,17 @@ py::object backward(NetworkCore& core, FastArgs args) {
   const char* function = "backward";
   const void* const parameters = core.arena(args[0], function, "parameters");
   void* const gradients = args[1].is_none() ? nullptr : const_cast<void*>(core.arena(args[1], function, "gradients", true));
-  const auto [batch, width] = core.visit([](const auto& network) { return std::pair{network.batch(), network.a_width()}; });
-  PYRL_CHECK(batch >= 0, ArgumentError, function, ": there was no forward, expected one before it");
   PYRL_CHECK(!args[2].is_none(), DTypeError, function, ": dy is None, expected an array [B, out]");
-  const void* const dy = matrix(core, args[2], function, "dy", batch, core.out, false);
-  void* const da = matrix(core, args[3], function, "dx", batch, width, true);
-  void* const db = matrix(core, args[4], function, "dx[1]", batch, core.in - width, true);
+  const MatrixArg dy(args[2], function, "dy"), dx(args[3], function, "dx"), dx1(args[4], function, "dx[1]");
   core.visit([&]<class Real>(nn::Network<Real>& network) {
-    ReleaseGil released;
-    network.backward(static_cast<const Real*>(parameters), static_cast<Real*>(gradients), static_cast<const Real*>(dy), static_cast<Real*>(da),
-                     static_cast<Real*>(db));
+    alone(core.lock, [&] {
+      const std::int64_t batch = network.batch(), width = network.a_width();
+      PYRL_CHECK(batch >= 0, ArgumentError, function, ": there was no forward, expected one before it");
+      const auto* const from = static_cast<const Real*>(dy.checked(core, batch, core.out, false));
+      auto* const to = static_cast<Real*>(dx.checked(core, batch, width, true));
+      auto* const to1 = static_cast<Real*>(dx1.checked(core, batch, core.in - width, true));
+      network.backward(static_cast<const Real*>(parameters), static_cast<Real*>(gradients), from, to, to1);
+    });
   });
   return py::none();
 }

@@ -65,10 +65,16 @@ py::object take_rows(FastArgs args) {
                                             missing};
     PyTuple_SET_ITEM(outputs.ptr(), c, out.release().ptr());
   }
-  for (std::int64_t i = 0; place.device.is_cpu() && i < index.size(); ++i)
-    PYRL_CHECK(index(i) >= 0 && index(i) < rows, ArgumentError, function, ": index[", i, "] is ", index(i), ", expected at least 0 and less than ", rows);
+  std::vector<std::int64_t> checked;  // another thread may write to the array meanwhile
+  if (place.device.is_cpu()) {
+    checked.assign(index.data, index.data + index.size());
+    for (std::int64_t i = 0; i < index.size(); ++i) {
+      const std::int64_t row = checked[static_cast<std::size_t>(i)];
+      PYRL_CHECK(row >= 0 && row < rows, ArgumentError, function, ": index[", i, "] is ", row, ", expected at least 0 and less than ", rows);
+    }
+  }
   const ArrayView<const sampling::RowsColumn, 1> all{columns.data(), {count}};
-  run_at(place, function, [&] { sampling::take_rows(all, index); },
+  run_at(place, function, [&] { sampling::take_rows(all, {checked.data(), {index.size()}}); },
          [&](const auto& stream) { sampling::take_rows_cuda(all, index, rows, stream); });
   return outputs;
 }

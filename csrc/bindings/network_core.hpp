@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "core/lock.hpp"
 #include "nn/network.hpp"
 
 namespace pyrl::bindings {
@@ -23,6 +24,7 @@ struct NetworkCore {
   // The arena as `const Real*`: checked for dtype, and to be long enough for every layer.
   const void* arena(py::handle object, const char* function, const char* name, bool writable = false) const;
 
+  Lock lock;  // of the network, which keeps what `backward` needs
   std::variant<nn::Network<float>, nn::Network<double>> network;
   DType dtype;
   std::int64_t in = 0, out = 0;

@@ -8,6 +8,7 @@
 
 #include "bindings/array_arg.hpp"
 #include "bindings/cuda_arg.hpp"
+#include "bindings/own_stream.hpp"
 #include "core/check.hpp"
 #include "core/philox.hpp"
 
@@ -27,17 +28,22 @@ class RandomObject {
   Device device() const { return device_; }
   const py::object& memory() const { return memory_; }
   // Null on a GPU.
-  RandomStream* here() { return words_ == nullptr ? &own_ : device_.is_cpu() ? words_ : nullptr; }
+  RandomStream* here() {
+    RandomStream* const found = words_ == nullptr ? &own_ : device_.is_cpu() ? words_ : nullptr;
+    if (found != nullptr) owner_.claim(*found);
+    return found;
+  }
   RandomStream* there() const { return words_; }
 
   // Waits for a GPU.
-  RandomStream state() const {
-    if (words_ == nullptr) return own_;
+  RandomStream state() {
+    if (const RandomStream* const found = here()) return *found;
     const auto words = memory_.attr("tolist")().cast<std::array<std::int64_t, 2>>();
     return {static_cast<std::uint64_t>(words[0]), static_cast<std::uint64_t>(words[1])};
   }
   void set_state(const RandomStream& state) {
     own_ = state;
+    owner_.set();
     if (words_ == nullptr) return;
     memory_[py::int_(0)] = static_cast<std::int64_t>(state.key);
     memory_[py::int_(1)] = static_cast<std::int64_t>(state.draw);
@@ -45,6 +51,7 @@ class RandomObject {
 
  private:
   RandomStream own_;
+  StreamOwner owner_;
   py::object memory_;
   Device device_;
   RandomStream* words_ = nullptr;

@@ -58,10 +58,15 @@ const LaneRing& ReplayCore::books(const CudaStream& caller) {
   return *ring;
 }
 
-RandomStream ReplayCore::random(const CudaStream& caller) { return device == nullptr ? stream : device->random(caller); }
+RandomStream ReplayCore::random(const CudaStream& caller) {
+  if (device != nullptr) return device->random(caller);
+  stream_owner.claim(stream);
+  return stream;
+}
 
 void ReplayCore::set_random(const RandomStream& random, const CudaStream& caller) {
   stream = random;
+  stream_owner.set();
   if (device != nullptr) device->set_random(random, caller);
 }
 
