@@ -260,7 +260,7 @@ ArrayArg look_at_array(py::handle object, const char* function, const char* name
   arg.name = name;
   if (py::isinstance<py::array>(object)) {
     read_numpy(arg, object);
-    Call::add(arg.size() * size_of(arg.dtype));
+    Call::read(arg.size_bound());
     return arg;
   }
   const TorchType& type = torch_type(Py_TYPE(object.ptr()));
@@ -271,7 +271,7 @@ ArrayArg look_at_array(py::handle object, const char* function, const char* name
   } else {
     read_torch_by_attributes(arg, object);
   }
-  Call::add(arg.size() * size_of(arg.dtype));
+  Call::read(arg.size_bound());
   return arg;
 }
 
@@ -350,7 +350,7 @@ py::object empty_numpy(DType dtype, std::span<const std::int64_t> shape, std::in
 py::object empty_like_kind(const Place& place, DType dtype, std::span<const std::int64_t> shape, void** data) {
   std::int64_t bytes = size_of(dtype);
   for (const std::int64_t extent : shape) bytes *= extent;
-  Call::add(bytes);
+  Call::read(bytes);
   if (place.kind == Kind::NumPy) return empty_numpy(dtype, shape, bytes, data);
   const TorchType& type = torch_type(reinterpret_cast<PyTypeObject*>(torch_module().attr("Tensor").ptr()));
   const bool by_exchange = place.device.is_cpu() && type.api != nullptr && type.api->object_from_managed != nullptr && shape.size() <= ArrayArg::max_rank;

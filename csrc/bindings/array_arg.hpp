@@ -83,6 +83,12 @@ struct ArrayArg {
   bool writable = true;
 
   std::int64_t size() const;
+  // About its bytes, half of them for doubles.
+  std::int64_t size_bound() const {
+    std::uint64_t bytes = 4;
+    for (int axis = 0; axis < rank; ++axis) bytes *= static_cast<std::uint64_t>(shape[axis]);
+    return static_cast<std::int64_t>(bytes);
+  }
   std::string shape_text() const;  // "[128, 8]"
 
   // Each throws a typed error that names function, argument, expectation and what came.

@@ -3,12 +3,14 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
+#include "bindings/taken.hpp"
 #include "nn/policy_loss.hpp"
 #include "nn/squashed_gaussian.hpp"
 #include "nn/value_loss.hpp"
@@ -35,16 +37,15 @@ struct Optional {
   }
 };
 
-// A copy of them, checked: kernels use them as indices while another thread may write to the array.
-std::vector<std::int64_t> checked_choices(const ArrayView<const std::int64_t, 2>& choice, const std::vector<std::int64_t>& nvec, const char* function) {
+void require_choices(const TakenIndices& choices, std::int64_t count, const std::vector<std::int64_t>& nvec, const char* function) {
   const auto components = static_cast<std::int64_t>(nvec.size());
-  std::vector<std::int64_t> choices(choice.data, choice.data + choice.size());
-  for (std::int64_t i = 0; i < choice.size(); ++i) {
-    const std::int64_t chosen = choices[static_cast<std::size_t>(i)], count = nvec[static_cast<std::size_t>(i % components)];
-    PYRL_CHECK(chosen >= 0 && chosen < count, ArgumentError, function, ": action of row ", i / components, " is ", chosen,
-               ", expected at least 0 and less than ", count);
+  std::int64_t bad = components == 1 ? choices.first_outside(nvec[0]) : -1;
+  for (std::int64_t i = 0; components > 1 && bad < 0 && i < count; ++i) {
+    const std::int64_t chosen = choices.data()[i];
+    if (chosen < 0 || chosen >= nvec[static_cast<std::size_t>(i % components)]) bad = i;
   }
-  return choices;
+  PYRL_CHECK(bad < 0, ArgumentError, function, ": action of row ", bad / components, " is ", choices.data()[bad], ", expected at least 0 and less than ",
+             nvec[static_cast<std::size_t>(bad % components)]);
 }
 
 // (output, nvec or None, log_std or None, action, log_prob_old or None, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)
@@ -78,7 +79,7 @@ py::object policy_loss(FastArgs args) {
   const double clip_range = number_in(args[7], 0, infinity, function, "clip_range"), ent_coef = finite_arg(args[8], function, "ent_coef");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     nn::PolicyLossArgs<Real> call;
-    std::vector<std::int64_t> choices;
+    std::optional<TakenIndices> choices;
     call.output = output.as<const Real, 2>("[B, K]");
     call.advantage = advantage.as<const Real, 1>({batch}, "[B]");
     call.log_prob_old = log_prob_old.as<const Real, 1>({batch}, "[B]");
@@ -86,8 +87,9 @@ py::object policy_loss(FastArgs args) {
       call.nvec = {nvec.data(), {components}};
       call.choice = action.rank == 1 && components == 1 ? ArrayView<const std::int64_t, 2>{action.as<const std::int64_t, 1>({batch}, "[B]").data, {batch, 1}}
                                                         : action.as<const std::int64_t, 2>({batch, components}, "[B, M]");
-      choices = checked_choices(call.choice, nvec, function);
-      call.choice.data = choices.data();
+      choices.emplace(call.choice.data, call.choice.size());
+      require_choices(*choices, call.choice.size(), nvec, function);
+      call.choice.data = choices->data();
     } else {
       call.log_std = log_std.as<const Real, 1>({width}, "[A]");
       call.action = action.as<const Real, 2>({batch, width}, "[B, A]");
@@ -156,8 +158,9 @@ py::object q_loss(FastArgs args) {
     nn::QLossArgs<Real> call;
     call.q = q.as<const Real, 2>("[B, A]");
     call.action = action.as<const std::int64_t, 1>({batch}, "[B]");
-    const std::vector<std::int64_t> choices = checked_choices({call.action.data, {batch, 1}}, {actions}, function);
-    call.action.data = choices.data();
+    const TakenIndices taken(call.action.data, batch);
+    require_choices(taken, batch, {actions}, function);
+    call.action.data = taken.data();
     call.reward = reward.as<const Real, 1>({batch}, "[B]");
     call.discount = discount.as<const Real, 1>({batch}, "[B]");
     call.next_q_target = next_q_target.as<const Real, 2>({batch, actions}, "[B, A]");

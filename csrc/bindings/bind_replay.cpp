@@ -94,7 +94,7 @@ py::object add(ReplayCore& self, FastArgs args) {
   const AddArgs rows = there ? read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_there) { return reader.read_at(rows_there, self.place); })
                              : read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_here) { return reader.read(rows_here, scratch); });
   const CudaStream caller = self.caller_stream("add");
-  const std::int64_t bad = alone(self, [&] { return self.store(rows, there, caller); });
+  const std::int64_t bad = alone(self, [&] { return self.store(rows, there, caller); }, ReleaseGil::When::if_busy);
   if (bad >= 0) {
     py::set_error(py::module_::import("pyrl.errors").attr("NonFiniteError"),
                   concat("add: reward of environment ", bad, " is ", rows.reward[bad], ", expected a finite number").c_str());
@@ -210,7 +210,7 @@ py::object get(ReplayCore& self, FastArgs args) {
 
 // bool [B]
 py::array_t<bool> drawable(ReplayCore& self, py::handle index_arg) {
-  const Call call(&index_arg.ptr(), 1);
+  const Call call = Call::long_one(&index_arg.ptr(), 1);
   const auto index = read_array(index_arg, "is_drawable", "index").as<const std::int64_t, 1>("[B]");
   const CudaStream caller = self.caller_stream("is_drawable");
   py::array_t<bool> found(index.extent[0]);

@@ -7,6 +7,7 @@
 #include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
+#include "bindings/taken.hpp"
 #include "sampling/take_rows.hpp"
 
 namespace py = pybind11;
@@ -65,16 +66,11 @@ py::object take_rows(FastArgs args) {
                                             missing};
     PyTuple_SET_ITEM(outputs.ptr(), c, out.release().ptr());
   }
-  std::vector<std::int64_t> checked;  // another thread may write to the array meanwhile
-  if (place.device.is_cpu()) {
-    checked.assign(index.data, index.data + index.size());
-    for (std::int64_t i = 0; i < index.size(); ++i) {
-      const std::int64_t row = checked[static_cast<std::size_t>(i)];
-      PYRL_CHECK(row >= 0 && row < rows, ArgumentError, function, ": index[", i, "] is ", row, ", expected at least 0 and less than ", rows);
-    }
-  }
+  const TakenIndices taken(index.data, place.device.is_cpu() ? index.size() : 0);
+  const std::int64_t bad = taken.first_outside(rows);
+  PYRL_CHECK(bad < 0, ArgumentError, function, ": index[", bad, "] is ", taken.data()[bad], ", expected at least 0 and less than ", rows);
   const ArrayView<const sampling::RowsColumn, 1> all{columns.data(), {count}};
-  run_at(place, function, [&] { sampling::take_rows(all, {checked.data(), {index.size()}}); },
+  run_at(place, function, [&] { sampling::take_rows(all, {taken.data(), {index.size()}}); },
          [&](const auto& stream) { sampling::take_rows_cuda(all, index, rows, stream); });
   return outputs;
 }

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/parallel.hpp"
 
 namespace pyrl::bindings {
 namespace {
@@ -57,20 +58,14 @@ void after_fork_in_child() {
 
 }  // namespace
 
-thread_local constinit Call* Call::current_ = nullptr;
-
-ReleaseGil::ReleaseGil(When when) {
-  const Call* const call = Call::current_;
-  const bool is_short = call != nullptr && call->bytes_ < Call::short_bytes;
-  if (when == When::always || !is_short) now(false);
-}
+Call* Call::latest_ = nullptr;
+std::int64_t Call::read_bytes_ = 0;
 
 void ReleaseGil::now(bool waits) {
   if (state_ != nullptr || (forks > 0 && !waits)) return;
-  if (const Call* const call = Call::current_; call != nullptr && others_exist())
+  if (const Call* const call = Call::current(); call != nullptr && others_exist())
     for (Py_ssize_t i = 0; i < call->count_; ++i) pin(call->args_[i]);
   note_torch_loaded(torch_is_loaded());
-  serially_.end();
   if (PyThread_get_thread_ident() == main_thread) enter();
   ++kernels;
   ++own_kernels;

@@ -48,7 +48,7 @@ template <py::object (*body)(FastArgs), int count>
 PyObject* fast_entry(PyObject*, PyObject* const* args, Py_ssize_t given) {
   if (given != count) return wrong_count("this function", count, given);
   try {
-    const Call call(args, given, 0);
+    const Call call(args, given);
     return body(FastArgs(args)).release().ptr();
   } catch (abi::__forced_unwind&) {
     stay_for_ever();
@@ -75,7 +75,7 @@ template <class Self, py::object (*body)(Self&, FastArgs), int count>
 PyObject* fast_method_entry(PyObject* self, PyObject* const* args, Py_ssize_t given) {
   if (given != count) return wrong_count("this method", count, given);
   try {
-    const Call call(args, given, 0);
+    const Call call(args, given);
     return body(*py::handle(self).cast<Self*>(), FastArgs(args)).release().ptr();
   } catch (abi::__forced_unwind&) {
     stay_for_ever();

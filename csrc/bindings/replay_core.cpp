@@ -7,6 +7,7 @@ namespace pyrl::bindings {
 using namespace pyrl::replay;
 
 void ReplayCore::move_to(const std::string& name, bool copied) {
+  PYRL_CHECK(device == nullptr && !is_prioritized(), ArgumentError, "ReplayBuffer: its records have their place already");
   CudaStream caller{"ReplayBuffer", std::stoi(name.substr(name.find(':') + 1))};
   const Place there(Kind::Torch, Device{caller.device}, "this buffer");
   std::unique_ptr<RingDevice> made;
@@ -17,17 +18,24 @@ void ReplayCore::move_to(const std::string& name, bool copied) {
   moved->set_random(stream, caller);
   device = std::move(moved);
   place = there;
+  process = lineage();
   host_copy = copied;
   outcome.resize(static_cast<std::size_t>(ring->options().num_lanes));
 }
 
 void ReplayCore::prioritize(double alpha, double epsilon) {
+  PYRL_CHECK(!is_prioritized(), ArgumentError, "PrioritizedReplayBuffer: it has priorities already");
   if (device != nullptr) return device->prioritize({alpha, epsilon}, caller_stream("PrioritizedReplayBuffer"));
-  priorities = std::make_unique<Priorities>(ring->num_slots(), PriorityOptions{alpha, epsilon});
-  ring->set_observer(priorities.get());
+  auto made = std::make_unique<Priorities>(ring->num_slots(), PriorityOptions{alpha, epsilon});
+  alone(*this, [&] {
+    priorities = std::move(made);
+    ring->set_observer(priorities.get());
+  });
 }
 
 CudaStream ReplayCore::device_stream(const char* function) const {
+  PYRL_CHECK(lineage() == process, DeviceError, function, ": this buffer's records lie on ", place.device.text(),
+             " in the process that forked this one; nothing of CUDA can be used in a forked child, start it with spawn");
   return {function, place.device.number, current_stream(place.device)};
 }
 

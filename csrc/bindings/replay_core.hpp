@@ -125,6 +125,7 @@ class ReplayCore {
   std::unique_ptr<replay::DeviceRing> device;  // null: none
   bool host_copy = false;                      // the ring is the authority, and mirrored on the device
   Place place{Kind::NumPy};                    // of batches and rows on a device
+  std::uint64_t process = 0;                   // that a device's ring belongs to
   std::vector<replay::Outcome> outcome;        // of the rows of an add
   std::unique_ptr<replay::Priorities> priorities;  // null: none, or on the device
   std::int64_t stale_updates = 0;                  // of priorities, for records that were gone

@@ -41,7 +41,7 @@ py::object update_priorities(ReplayCore& self, FastArgs args) {
 
 // float64 [B]: the leaves of named records, 0 where they cannot be drawn.
 py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
-  const Call call(&index_arg.ptr(), 1);
+  const Call call = Call::long_one(&index_arg.ptr(), 1);
   const auto index = read_array(index_arg, "priorities", "index").as<const std::int64_t, 1>("[B]");
   const CudaStream caller = self.caller_stream("priorities");
   py::array_t<double> found(index.extent[0]);

@@ -128,7 +128,7 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
     }
   }
   const auto random = item("random").cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
-  const Call call(&alive.front().ptr(), alive.size());
+  const Call call = Call::long_one(&alive.front().ptr(), alive.size());
   alone(self, [&] {
     ring.set_state(state);
     try {

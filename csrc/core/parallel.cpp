@@ -61,6 +61,11 @@ std::atomic<bool> torch_loaded{false};
 thread_local bool inside_body = false;
 constexpr int most_parts = 1024;
 
+struct Inside {
+  Inside() { inside_body = true; }
+  ~Inside() { inside_body = false; }
+};
+
 // In pieces of some milliseconds where it can be stopped and is long.
 void run_range(std::int64_t begin, std::int64_t end, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
   constexpr std::int64_t grains = 64;
@@ -79,8 +84,9 @@ class Pool {
   using Body = std::function<void(std::int64_t, std::int64_t)>;
 
   void run(int parts, std::int64_t n, std::int64_t grain, const Body& body) {
-    std::lock_guard<std::mutex> one_job(job_mutex_);
-    const Serially serially;  // whoever asks whether to stop may start other work
+    const std::unique_lock<std::mutex> one_job(job_mutex_, std::try_to_lock);
+    if (!one_job) return run_range(0, n, grain, body);
+    const Inside serially;  // whoever asks whether to stop may start other work
     grow(parts - 1);
     body_ = &body;
     n_ = n;
@@ -242,13 +248,6 @@ int num_threads() {
 }
 
 void note_torch_loaded(bool loaded) { torch_loaded.store(loaded, std::memory_order_relaxed); }
-
-Serially::Serially() : outer_(inside_body) { inside_body = true; }
-
-void Serially::end() {
-  if (!ended_) inside_body = outer_;
-  ended_ = true;
-}
 
 void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (n <= 0) return;

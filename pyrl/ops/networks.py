@@ -37,7 +37,7 @@ class Layer:
 class Network:
     """``y = network.forward(parameters, x)``, then ``network.backward(parameters, gradients, dy)``.
 
-    One object serves one thread at a time. It owns what `backward` needs of the latest `forward`, and allocates only where a
+    Calls of several threads take turns, and `backward` follows the latest `forward` of them all. It owns what `backward` needs of the latest `forward`, and allocates only where a
     batch is larger than any before.
     """
 

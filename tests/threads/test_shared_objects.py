@@ -1,0 +1,154 @@
+"""Threads that share an object, or change the arrays of a call under way, break nothing."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from processes import run_python
+from thread_cases import CASES
+
+from pyrl import ops
+from pyrl.ops import RandomStream, permutation
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("scale", [1, 300])
+def test_threads_may_share_what_a_call_uses(name, scale):
+    call, failures = CASES[name](scale), []
+
+    def run():
+        try:
+            for _ in range(10):
+                call()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    # Networks keep the latest forward of all threads: a shape of another thread's is refused by name. Here all are the same.
+    assert failures == []
+
+
+def test_a_network_in_two_threads_is_whole_or_refuses():
+    net = ops.Network([ops.Layer(8, 64, 0, 512, activation="tanh"), ops.Layer(64, 4, 576, 832)])
+    parameters, failures = np.ones(1024, np.float32), []
+
+    def run(batch):
+        x = np.ones((batch, 8), np.float32)
+        try:
+            for _ in range(60):
+                y = net.forward(parameters, x)
+                try:
+                    net.backward(parameters, np.empty_like(parameters), y)
+                except ValueError as error:  # of the other thread's batch
+                    assert "dy has shape" in str(error)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(batch,)) for batch in (3, 4000, 700)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+
+
+def test_moments_and_optimiser_steps_of_two_threads_all_count():
+    moments, batch = ops.RunningMoments((4,)), np.random.default_rng(0).standard_normal((20_000, 4))
+    parameters, gradients = np.zeros(50_000, np.float32), np.ones(50_000, np.float32)
+    averages, step = (np.zeros(50_000, np.float32), np.zeros(50_000, np.float32)), np.zeros((), np.float32)
+
+    def run():
+        for _ in range(40):
+            moments.update(batch)
+            ops.adam(parameters, gradients, *averages, step, lr=1.0)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert moments.count == 120 * len(batch)
+    np.testing.assert_allclose(moments.mean, batch.mean(0), atol=1e-9)
+    assert step == 120
+    np.testing.assert_allclose(parameters, -120, rtol=1e-3)
+
+
+# The main thread makes a long call; another resizes, replaces or overwrites each of its arrays meanwhile.
+CHANGE = """
+import threading, time, numpy as np, torch
+from pyrl import ops
+from pyrl.ops import RandomStream
+T = 2_000_000
+kind, change, name = sys.argv[1:]
+value, flag, index = np.ones((T, 4), np.float32), np.zeros((T, 4), bool), np.zeros(T, np.int64)
+if kind == "torch":
+    value, flag, index = map(torch.from_numpy, (value, flag, index))
+    value, flag, index = value.clone(), flag.clone(), index.clone()
+calls = {
+    "gae": lambda: ops.gae(value, value, value, flag, flag, gamma=0.99, gae_lambda=0.95),
+    "take_rows": lambda: ops.take_rows((value, flag), index),
+    "q_loss": lambda: ops.q_loss(value, index, value[:, 0].copy() if kind == "numpy" else value[:, 0].contiguous(), value.ravel()[:T], value),
+    "categorical": lambda: ops.sample_categorical(value, RandomStream(0)),
+}
+done = threading.Event()
+def disturb():
+    while not done.is_set():
+        for array in (value, flag, index):
+            try:
+                if change == "resize":
+                    array.resize((1,), refcheck=False) if kind == "numpy" else array.set_()
+                elif change == "data":
+                    array.data = type(array)() if kind == "torch" else array.data
+                elif array is index:
+                    array[:] = 1 << 40 if array[0] == 0 else 0
+                elif array is value:
+                    array[:] = -np.inf
+            except (ValueError, RuntimeError, AttributeError, TypeError):
+                pass
+        time.sleep(0.0002)
+thread = threading.Thread(target=disturb, daemon=True)
+thread.start()
+for _ in range(3):
+    try:
+        calls[name]()
+    except (ValueError, TypeError, IndexError):
+        pass
+done.set()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize(("kind", "change"), [("numpy", "resize"), ("numpy", "values"), ("torch", "resize"), ("torch", "data"), ("torch", "values")])
+@pytest.mark.parametrize("name", ["gae", "take_rows", "q_loss", "categorical"])
+def test_arrays_may_change_while_a_kernel_reads_them(kind, change, name):
+    ended = run_python(CHANGE, kind, change, name, limit=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_numpy_array_refuses_to_be_resized_while_a_kernel_reads_it_and_can_be_afterwards():
+    out, refused, started = np.empty(3_000_000, np.int64), [], threading.Event()
+
+    def resize():
+        started.wait()
+        for _ in range(200):
+            try:
+                out.resize((1,), refcheck=False)
+            except ValueError:
+                refused.append(1)
+            else:
+                out.resize((3_000_000,), refcheck=False)
+
+    thread = threading.Thread(target=resize)
+    thread.start()
+    started.set()
+    permutation(len(out), RandomStream(0), out=out) if len(out) > 1 else None
+    thread.join(60)
+    out.resize((7,), refcheck=False)
+    assert len(out) == 7
