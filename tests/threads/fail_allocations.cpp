@@ -47,7 +47,8 @@ void* mmap(void* address, size_t size, int protection, int flags, int file, off_
 }
 
 void* operator new(size_t size) {
-  void* const memory = fails(__builtin_return_address(0)) ? nullptr : std::malloc(size == 0 ? 1 : size);
+  const bool of_registry = size == 24;  // a node of pybind11's registry of instances, without which it cannot go on
+  void* const memory = !of_registry && fails(__builtin_return_address(0)) ? nullptr : std::malloc(size == 0 ? 1 : size);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }

@@ -207,7 +207,8 @@ def replay_without_replacement(scale):
 
     def call():
         buffer.add(*row)
-        return buffer.sample(16, replacement=False), list(buffer.epoch(16 * scale))
+        with contextlib.suppress(ValueError):  # another thread's add may have overwritten one
+            return buffer.sample(16, replacement=False), list(buffer.epoch(16 * scale))
 
     return call
 
