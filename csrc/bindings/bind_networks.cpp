@@ -52,7 +52,7 @@ Activation activation_of(const std::string& name) {
   throw ArgumentError(concat("Network: activation is '", name, "', expected one of identity, relu, tanh, silu, gelu"));
 }
 
-std::unique_ptr<NetworkCore> make(const std::vector<LayerSpec>& specs, const std::string& dtype) {
+NetworkCore* make(const std::vector<LayerSpec>& specs, const std::string& dtype) {
   PYRL_CHECK(!specs.empty(), ArgumentError, "Network: layers is empty, expected at least one");
   PYRL_CHECK(dtype == "float32" || dtype == "float64", DTypeError, "Network: dtype is ", dtype, ", expected float32 or float64");
   std::vector<Layer> layers;
@@ -69,7 +69,8 @@ std::unique_ptr<NetworkCore> make(const std::vector<LayerSpec>& specs, const std
     PYRL_CHECK((gain < 0) == (shift < 0), ArgumentError, "Network: layer ", layers.size(), " has half a norm, expected gain and shift or neither");
     layers.push_back({in, out, weight, bias, gain, shift, activation_of(activation)});
   }
-  return std::make_unique<NetworkCore>(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32);
+  // Not a unique_ptr: where pybind11 then runs out of memory, it would free the object twice.
+  return new NetworkCore(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32);
 }
 
 // One or two matrices [B, width] side by side.

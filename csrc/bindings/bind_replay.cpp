@@ -225,14 +225,19 @@ py::array_t<bool> drawable(ReplayCore& self, py::handle index_arg) {
 
 py::array_t<std::int64_t> shuffled(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("epoch");
-  const auto index = alone(self, [&] {
-    const LaneRing& ring = self.books(caller);
-    std::vector<std::int64_t> names(static_cast<std::size_t>(ring.size()));
-    self.slots.resize(names.size());
-    self.drawing(caller, [&](const RandomStream& stream) { ring.draw_distinct(stream, ring.size(), names.data(), self.slots.data(), self.scratch); });
-    return names;
-  });
-  return py::array_t<std::int64_t>(static_cast<py::ssize_t>(index.size()), index.data());
+  for (;;) {
+    const std::int64_t count = alone(self, [&] { return self.size(caller); });
+    py::array_t<std::int64_t> index(count);
+    std::int64_t* const names = index.mutable_data();
+    const bool fits = alone(self, [&] {
+      const LaneRing& ring = self.books(caller);
+      if (ring.size() != count) return false;  // another thread has added meanwhile
+      self.slots.resize(static_cast<std::size_t>(count));
+      self.drawing(caller, [&](const RandomStream& stream) { ring.draw_distinct(stream, count, names, self.slots.data(), self.scratch); });
+      return true;
+    });
+    if (fits) return index;
+  }
 }
 
 // Columns [env, start, end, begins, ended]: `ended` holds the end flags of the last transition, 0 while the episode goes on.
@@ -285,7 +290,8 @@ PYRL_BINDINGS(replay, m) {
   py::class_<ReplayCore> core(m, "ReplayCore", "The record stream behind pyrl.buffers.ReplayBuffer.");
   core.def(py::init([](const std::vector<ReplayCore::LeafSpec>& observation, const std::vector<ReplayCore::LeafSpec>& columns, std::int64_t capacity,
                        std::int64_t num_envs, int n_step, int frame_stack, bool pad_with_zeros, bool linked, double gamma, std::uint64_t key) {
-             return std::make_unique<ReplayCore>(observation, columns, StreamOptions{capacity, num_envs, n_step, frame_stack, pad_with_zeros, linked, gamma}, key);
+             // Not a unique_ptr: where pybind11 then runs out of memory, it would free the object twice.
+             return new ReplayCore(observation, columns, StreamOptions{capacity, num_envs, n_step, frame_stack, pad_with_zeros, linked, gamma}, key);
            }),
            py::arg("observation"), py::arg("columns"), py::arg("capacity"), py::arg("num_envs"), py::arg("n_step"), py::arg("frame_stack"),
            py::arg("pad_with_zeros"), py::arg("linked"), py::arg("gamma"), py::arg("key"))

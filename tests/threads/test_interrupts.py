@@ -8,7 +8,7 @@ import pytest
 from processes import run_python
 from thread_cases import CASES
 
-# A call that takes a second or so, ended at some moment. Reports how long the answer took, and makes the call's small sister.
+# A call that takes some tenths of a second, ended at some moment. Reports how long the answer took, and makes the call's small sister.
 INTERRUPT = """
 import json, os, signal, threading, time
 from pyrl import ops
@@ -16,7 +16,7 @@ from thread_cases import CASES
 name, threads = sys.argv[1], int(sys.argv[2])
 ops.set_num_threads(threads)
 scale, took = 2000, 0.0
-while took < 0.7 and scale < 3_000_000:
+while took < 0.3 and scale < 3_000_000:
     call = CASES[name](scale)
     start = time.perf_counter()
     call()
@@ -31,7 +31,7 @@ thread = threading.Thread(target=interrupt)
 answer = None
 try:
     thread.start()
-    for _ in range(20):
+    for _ in range(60):
         call()
 except KeyboardInterrupt:
     answer = time.perf_counter() - sent[0]
@@ -39,11 +39,9 @@ thread.join()
 call()
 print(json.dumps({"took": took, "answer": answer}))
 """
-LONG = ["permutation", "gae", "gae_wide", "uniform_indices", "sample_gaussian", "network"]
 
 
-@pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("name", "threads"), [("permutation", 1), ("network", 2), ("uniform_indices", 2)])
 def test_ctrl_c_ends_a_long_call(name, threads):
     ended = run_python(INTERRUPT, name, str(threads), "0.11", limit=120)
     assert ended.returncode == 0, ended.stderr

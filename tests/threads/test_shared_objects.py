@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ from processes import run_python
 from thread_cases import CASES
 
 from pyrl import ops
+from pyrl.errors import ShapeError
 from pyrl.ops import RandomStream, permutation
 
 
@@ -44,10 +46,8 @@ def test_a_network_in_two_threads_is_whole_or_refuses():
         try:
             for _ in range(60):
                 y = net.forward(parameters, x)
-                try:
+                with contextlib.suppress(ShapeError):  # of the other thread's batch
                     net.backward(parameters, np.empty_like(parameters), y)
-                except ValueError as error:  # of the other thread's batch
-                    assert "dy has shape" in str(error)
         except BaseException as error:
             failures.append(error)
 
@@ -84,6 +84,7 @@ def test_moments_and_optimiser_steps_of_two_threads_all_count():
 CHANGE = """
 import threading, time, numpy as np
 from pyrl import ops
+from pyrl.errors import ShapeError
 from pyrl.ops import RandomStream
 T = 400_000
 kind, change = sys.argv[1:]
@@ -133,7 +134,9 @@ thread.join()
 """
 
 
-@pytest.mark.parametrize(("kind", "change"), [("numpy", "size"), ("numpy", "values"), ("torch", "size"), ("torch", "data"), ("torch", "values")])
+@pytest.mark.parametrize(
+    ("kind", "change"), [("numpy", "size"), ("numpy", "values"), ("torch", "size"), ("torch", "data"), ("torch", "values")]
+)
 def test_arrays_may_change_while_a_kernel_reads_them(kind, change):
     ended = run_python(CHANGE, kind, change, limit=60)
     assert (ended.returncode, ended.stderr) == (0, "")
