@@ -3,7 +3,6 @@
 #include <new>
 
 #include "bindings/tensor_arg.hpp"
-#include "core/parallel.hpp"
 
 namespace pyrl::bindings {
 namespace {
@@ -166,18 +165,14 @@ ArrayArg look_at_array(py::handle object, const char* function, const char* name
   arg.object = object;
   if (PyObject_TypeCheck(object.ptr(), ndarray())) {
     read_numpy(arg, object);
+    Call::read(arg.size_bound());
     return arg;
   }
   const TorchType& type = torch_type(Py_TYPE(object.ptr()));
   PYRL_CHECK(type.type != nullptr, DTypeError, function, ": ", name, " is a ", Py_TYPE(object.ptr())->tp_name, ", expected a NumPy array or a torch tensor");
   read_tensor(arg, object, type);
+  Call::read(arg.size_bound());
   return arg;
-}
-
-ReleaseGil::ReleaseGil() {
-  static PyObject* const torch = PyUnicode_InternFromString("torch");
-  note_torch_loaded(PyDict_Contains(PyImport_GetModuleDict(), torch) == 1);
-  state_ = PyEval_SaveThread();
 }
 
 }  // namespace pyrl::bindings

@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 
+#include "bindings/call.hpp"
 #include "core/array_view.hpp"
 #include "core/check.hpp"
 
@@ -90,6 +91,12 @@ struct ArrayArg {
   bool given() const { return function[0] != '\0'; }  // not an argument that is None
   std::int64_t size() const;
   std::int64_t bytes() const { return size() * size_of(dtype); }
+  // About its bytes, half of them for doubles.
+  std::int64_t size_bound() const {
+    std::uint64_t bytes = 4;
+    for (int axis = 0; axis < rank; ++axis) bytes *= static_cast<std::uint64_t>(shape[axis]);
+    return static_cast<std::int64_t>(bytes);
+  }
   std::string shape_text() const;  // "[128, 8]"
   std::string dtype_text() const;  // "float32", ">f4, not in this machine's byte order"
 
@@ -164,16 +171,5 @@ ArrayView<T, Rank> allocate(py::object& owner, const Place& place, const std::ar
   return {static_cast<T*>(data), shape};
 }
 
-// Releases the interpreter lock around a kernel, whose pointers were all taken before; tells `parallel` whether torch is loaded.
-class ReleaseGil {
- public:
-  ReleaseGil();
-  ~ReleaseGil() { PyEval_RestoreThread(state_); }
-  ReleaseGil(const ReleaseGil&) = delete;
-  ReleaseGil& operator=(const ReleaseGil&) = delete;
-
- private:
-  PyThreadState* state_;
-};
 
 }  // namespace pyrl::bindings

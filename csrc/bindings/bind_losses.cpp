@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
@@ -10,6 +11,7 @@
 #include "bindings/nvec_arg.hpp"
 #include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
+#include "bindings/taken.hpp"
 #include "nn/policy_loss.hpp"
 #include "nn/squashed_gaussian.hpp"
 #include "nn/value_loss.hpp"
@@ -25,13 +27,15 @@ ArrayView<T, Rank> view_if_given(const ArrayArg& array, const std::array<std::in
   return array.given() ? array.as<T, Rank>(shape, meaning) : ArrayView<T, Rank>{};
 }
 
-void require_choices(const ArrayView<const std::int64_t, 2>& choice, const std::vector<std::int64_t>& nvec, const char* function) {
+void require_choices(const TakenIndices& choices, std::int64_t count, const std::vector<std::int64_t>& nvec, const char* function) {
   const auto components = static_cast<std::int64_t>(nvec.size());
-  for (std::int64_t i = 0; i < choice.size(); ++i) {
-    const std::int64_t count = nvec[static_cast<std::size_t>(i % components)];
-    PYRL_CHECK(choice.data[i] >= 0 && choice.data[i] < count, ArgumentError, function, ": action of row ", i / components, " is ", choice.data[i],
-               ", expected at least 0 and less than ", count);
+  std::int64_t bad = components == 1 ? choices.first_outside(nvec[0]) : -1;
+  for (std::int64_t i = 0; components > 1 && bad < 0 && i < count; ++i) {
+    const std::int64_t chosen = choices.data()[i];
+    if (chosen < 0 || chosen >= nvec[static_cast<std::size_t>(i % components)]) bad = i;
   }
+  PYRL_CHECK(bad < 0, ArgumentError, function, ": action of row ", bad / components, " is ", choices.data()[bad], ", expected at least 0 and less than ",
+             nvec[static_cast<std::size_t>(bad % components)]);
 }
 
 // (output, nvec or None, log_std or None, action, log_prob_old or None, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)
@@ -54,6 +58,7 @@ py::object policy_loss(FastArgs args) {
   const double clip_range = number_in(args[7], 0, infinity, function, "clip_range"), ent_coef = finite_arg(args[8], function, "ent_coef");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     nn::PolicyLossArgs<Real> call;
+    std::optional<TakenIndices> choices;
     call.output = output.as<const Real, 2>("[B, K]");
     call.advantage = advantage.as<const Real, 1>({batch}, "[B]");
     call.log_prob_old = view_if_given<const Real, 1>(log_prob_old, {batch}, "[B]");
@@ -61,7 +66,9 @@ py::object policy_loss(FastArgs args) {
       call.nvec = {nvec.data(), {components}};
       call.choice = action.rank == 1 && components == 1 ? ArrayView<const std::int64_t, 2>{action.as<const std::int64_t, 1>({batch}, "[B]").data, {batch, 1}}
                                                         : action.as<const std::int64_t, 2>({batch, components}, "[B, M]");
-      require_choices(call.choice, nvec, function);
+      choices.emplace(call.choice.data, call.choice.size());
+      require_choices(*choices, call.choice.size(), nvec, function);
+      call.choice.data = choices->data();
     } else {
       call.log_std = log_std.as<const Real, 1>({width}, "[A]");
       call.action = action.as<const Real, 2>({batch, width}, "[B, A]");
@@ -132,7 +139,9 @@ py::object q_loss(FastArgs args) {
     nn::QLossArgs<Real> call;
     call.q = q.as<const Real, 2>("[B, A]");
     call.action = action.as<const std::int64_t, 1>({batch}, "[B]");
-    require_choices({call.action.data, {batch, 1}}, {actions}, function);
+    const TakenIndices taken(call.action.data, batch);
+    require_choices(taken, batch, {actions}, function);
+    call.action.data = taken.data();
     call.reward = reward.as<const Real, 1>({batch}, "[B]");
     call.discount = discount.as<const Real, 1>({batch}, "[B]");
     call.next_q_target = next_q_target.as<const Real, 2>({batch, actions}, "[B, A]");

@@ -52,7 +52,7 @@ Activation activation_of(const std::string& name) {
   throw ArgumentError(concat("Network: activation is '", name, "', expected one of identity, relu, tanh, silu, gelu"));
 }
 
-std::unique_ptr<NetworkCore> make(const std::vector<LayerSpec>& specs, const std::string& dtype) {
+NetworkCore* make(const std::vector<LayerSpec>& specs, const std::string& dtype) {
   PYRL_CHECK(!specs.empty(), ArgumentError, "Network: layers is empty, expected at least one");
   PYRL_CHECK(dtype == "float32" || dtype == "float64", DTypeError, "Network: dtype is ", dtype, ", expected float32 or float64");
   std::vector<Layer> layers;
@@ -69,7 +69,8 @@ std::unique_ptr<NetworkCore> make(const std::vector<LayerSpec>& specs, const std
     PYRL_CHECK((gain < 0) == (shift < 0), ArgumentError, "Network: layer ", layers.size(), " has half a norm, expected gain and shift or neither");
     layers.push_back({in, out, weight, bias, gain, shift, activation_of(activation)});
   }
-  return std::make_unique<NetworkCore>(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32);
+  // Not a unique_ptr: where pybind11 then runs out of memory, it would free the object twice.
+  return new NetworkCore(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32);
 }
 
 // One or two matrices [B, width] side by side.
@@ -100,7 +101,7 @@ struct InputsArg {
   }
 };
 
-// The elements of a matrix, null if it is not given.
+// A matrix, or None. Read with the interpreter lock, checked with the network's, which knows the batch.
 void* matrix(const NetworkCore& core, const ArrayArg& arg, std::int64_t batch, std::int64_t width) {
   if (!arg.given()) return nullptr;
   arg.require_cpu();
@@ -121,12 +122,13 @@ py::object run(NetworkCore& core, FastArgs args) {
   void* const data = border.result(y, args[3], x.a.kind, core.dtype, std::array<std::int64_t, 2>{x.batch, core.out}, "out", "[B, out]");
   core.visit([&]<class Real>(nn::Network<Real>& network) {
     const auto* arena = static_cast<const Real*>(parameters);
-    ReleaseGil released;
-    if constexpr (keep) {
-      network.forward(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
-    } else {
-      network.infer(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
-    }
+    alone(core.lock, [&] {
+      if constexpr (keep) {
+        network.forward(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
+      } else {
+        network.infer(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
+      }
+    });
   });
   return y;
 }
@@ -138,16 +140,18 @@ py::object backward(NetworkCore& core, FastArgs args) {
   const auto output = [&](py::handle object, const char* name) { return object.is_none() ? OutputArg{} : border.output(object, name); };
   const void* const parameters = core.arena(border.input(args[0], "parameters"));
   void* const gradients = core.arena(output(args[1], "gradients"));
-  const auto [batch, width] = core.visit([](const auto& network) { return std::pair{network.batch(), network.a_width()}; });
-  PYRL_CHECK(batch >= 0, ArgumentError, function, ": there was no forward, expected one before it");
   PYRL_CHECK(!args[2].is_none(), DTypeError, function, ": dy is None, expected an array [B, out]");
-  const void* const dy = matrix(core, border.input(args[2], "dy"), batch, core.out);
-  void* const da = matrix(core, output(args[3], "dx"), batch, width);
-  void* const db = matrix(core, output(args[4], "dx[1]"), batch, core.in - width);
+  const ArrayArg dy = border.input(args[2], "dy");
+  const OutputArg dx = output(args[3], "dx"), dx1 = output(args[4], "dx[1]");
   core.visit([&]<class Real>(nn::Network<Real>& network) {
-    ReleaseGil released;
-    network.backward(static_cast<const Real*>(parameters), static_cast<Real*>(gradients), static_cast<const Real*>(dy), static_cast<Real*>(da),
-                     static_cast<Real*>(db));
+    alone(core.lock, [&] {
+      const std::int64_t batch = network.batch(), width = network.a_width();
+      PYRL_CHECK(batch >= 0, ArgumentError, function, ": there was no forward, expected one before it");
+      const auto* const from = static_cast<const Real*>(matrix(core, dy, batch, core.out));
+      auto* const to = static_cast<Real*>(matrix(core, dx, batch, width));
+      auto* const to1 = static_cast<Real*>(matrix(core, dx1, batch, core.in - width));
+      network.backward(static_cast<const Real*>(parameters), static_cast<Real*>(gradients), from, to, to1);
+    });
   });
   return py::none();
 }

@@ -18,20 +18,17 @@ namespace {
 
 double max_norm_arg(py::handle object, const char* function) { return object.is_none() ? infinity : number_in(object, 0, infinity, function, "max_grad_norm"); }
 
-// Runs step(Real{}) unless the gradient's norm is not finite; returns the norm.
-template <class Step>
-double clipped_step(const ArrayArg& gradients, double max_norm, const Step& step) {
-  return with_real(gradients, [&]<class Real>(Real) {
-    const auto g = gradients.as<const Real, 1>("[size]");
-    double norm = 0;
-    {
-      ReleaseGil released;
-      norm = nn::global_norm<Real>(g);
-    }
-    if (!std::isfinite(norm)) throw_non_finite<Real>({&gradients});
-    step(Real{}, g, nn::clip_factor(norm, max_norm));
-    return norm;
+// Runs step(gradients, factor of the clip) unless the gradient's norm is not finite; returns the norm.
+template <class Real, class Step>
+double clipped_step(const ArrayArg& gradients, double max_norm, const void* parameters, const Step& step) {
+  const auto g = gradients.as<const Real, 1>("[size]");
+  const double norm = alone(lock_of(parameters), [&] {
+    const double found = nn::global_norm<Real>(g);
+    if (std::isfinite(found)) step(g, nn::clip_factor(found, max_norm));
+    return found;
   });
+  if (!std::isfinite(norm)) throw_non_finite<Real>({&gradients});
+  return norm;
 }
 
 // (parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm) -> norm
@@ -48,12 +45,13 @@ py::object adam(FastArgs args) {
   const double decay = number_below(args[9], 0, infinity, function, "weight_decay"), max_norm = max_norm_arg(args[11], function);
   const bool decoupled = flag_arg(args[10], function, "decoupled");
   const std::array<std::int64_t, 1> size{gradients.size()};
-  return py::float_(clipped_step(gradients, max_norm, [&]<class Real>(Real, const ArrayView<const Real, 1>& g, double factor) {
-    const nn::AdamArgs<Real> call{parameters.as<Real, 1>(size, "[size]"), g, exp_avg.as<Real, 1>(size, "[size]"), exp_avg_sq.as<Real, 1>(size, "[size]"),
-                                  static_cast<double>(*count.data) + 1, lr, beta1, beta2, epsilon, decay, decoupled, factor};
-    ReleaseGil released;
-    *count.data += 1;
-    nn::adam(call);
+  return py::float_(with_real(gradients, [&]<class Real>(Real) {
+    const auto p = parameters.as<Real, 1>(size, "[size]"), m = exp_avg.as<Real, 1>(size, "[size]"), v = exp_avg_sq.as<Real, 1>(size, "[size]");
+    return clipped_step<Real>(gradients, max_norm, p.data, [&](const ArrayView<const Real, 1>& g, double factor) {
+      const double number = static_cast<double>(*count.data) + 1;
+      *count.data += 1;
+      nn::adam<Real>({p, g, m, v, number, lr, beta1, beta2, epsilon, decay, decoupled, factor});
+    });
   }));
 }
 
@@ -71,11 +69,12 @@ py::object rmsprop(FastArgs args) {
   const bool inside = flag_arg(args[8], function, "epsilon_inside");
   const double max_norm = max_norm_arg(args[9], function);
   const std::array<std::int64_t, 1> size{gradients.size()};
-  return py::float_(clipped_step(gradients, max_norm, [&]<class Real>(Real, const ArrayView<const Real, 1>& g, double factor) {
-    const nn::RmspropArgs<Real> call{parameters.as<Real, 1>(size, "[size]"), g, square_avg.as<Real, 1>(size, "[size]"), lr, alpha, epsilon, decay, inside, factor};
-    ReleaseGil released;
-    *count.data += 1;
-    nn::rmsprop(call);
+  return py::float_(with_real(gradients, [&]<class Real>(Real) {
+    const auto p = parameters.as<Real, 1>(size, "[size]"), v = square_avg.as<Real, 1>(size, "[size]");
+    return clipped_step<Real>(gradients, max_norm, p.data, [&](const ArrayView<const Real, 1>& g, double factor) {
+      *count.data += 1;
+      nn::rmsprop<Real>({p, g, v, lr, alpha, epsilon, decay, inside, factor});
+    });
   }));
 }
 
@@ -89,8 +88,7 @@ py::object polyak(FastArgs args) {
   with_real(target, [&]<class Real>(Real) {
     const auto to = target.as<Real, 1>("[size]");
     const auto from = online.as<const Real, 1>({target.size()}, "[size]");
-    ReleaseGil released;
-    nn::polyak<Real>(to, from, tau);
+    alone(lock_of(to.data), [&] { nn::polyak<Real>(to, from, tau); });
   });
   return py::none();
 }

@@ -8,6 +8,7 @@
 #include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
+#include "bindings/taken.hpp"
 #include "sampling/take_rows.hpp"
 
 namespace py = pybind11;
@@ -60,10 +61,11 @@ py::object take_rows(FastArgs args) {
     columns.push_back({static_cast<const std::uint8_t*>(column.data), static_cast<std::uint8_t*>(to), bytes_of(column.dtype, extents.subspan(1)), missing});
     PyTuple_SET_ITEM(outputs.ptr(), c, out.release().ptr());
   }
-  for (std::int64_t i = 0; place.device.is_cpu() && i < index.size(); ++i)
-    PYRL_CHECK(index(i) >= 0 && index(i) < rows, ArgumentError, function, ": index[", i, "] is ", index(i), ", expected at least 0 and less than ", rows);
+  const TakenIndices taken(index.data, place.device.is_cpu() ? index.size() : 0);
+  const std::int64_t bad = taken.first_outside(rows);
+  PYRL_CHECK(bad < 0, ArgumentError, function, ": index[", bad, "] is ", taken.data()[bad], ", expected at least 0 and less than ", rows);
   const ArrayView<const sampling::RowsColumn, 1> all{columns.data(), {count}};
-  run_at(place, function, [&] { sampling::take_rows(all, index); },
+  run_at(place, function, [&] { sampling::take_rows(all, {taken.data(), {index.size()}}); },
          [&](const auto& stream) { sampling::take_rows_cuda(all, index, rows, stream); });
   return outputs;
 }

@@ -228,7 +228,7 @@ py::object update_moments(FastArgs args) {
   with_real(call.batch, [&]<class T>(T) {
     const auto view = call.template view<T>();
     run_at(call.place, function, [&] { sampling::update_moments(view, call.moments); },
-           [&](const auto& stream) { sampling::update_moments_cuda(view, call.moments, memory, stream); });
+           [&](const auto& stream) { sampling::update_moments_cuda(view, call.moments, memory, stream); }, &lock_of(call.mean.data));
   });
   return py::none();
 }
@@ -247,7 +247,7 @@ py::object normalize(FastArgs args) {
   with_real(call.batch, [&]<class T>(T) {
     const sampling::NormalizeArgs<T> normalize_args{call.template view<T>(), out, call.moments, clip, epsilon, center};
     run_at(call.place, function, [&] { sampling::normalize(normalize_args); },
-           [&](const auto& stream) { sampling::normalize_cuda(normalize_args, stream); });
+           [&](const auto& stream) { sampling::normalize_cuda(normalize_args, stream); }, &lock_of(call.mean.data));
   });
   return result;
 }

@@ -9,6 +9,7 @@
 
 #include "bindings/array_arg.hpp"
 #include "bindings/constructed.hpp"
+#include "core/lock.hpp"
 #include "nn/network.hpp"
 
 namespace pyrl::bindings {
@@ -24,6 +25,7 @@ struct NetworkCore {
   // Where an arena lies: checked for dtype, and to be long enough for every layer. Null if it is not given.
   void* arena(const ArrayArg& arg) const;
 
+  Lock lock;  // of the network, which keeps what `backward` needs
   std::variant<nn::Network<float>, nn::Network<double>> network;
   DType dtype;
   std::int64_t in = 0, out = 0;

@@ -10,6 +10,7 @@
 #include "bindings/border.hpp"
 #include "bindings/constructed.hpp"
 #include "bindings/cuda_arg.hpp"
+#include "bindings/own_stream.hpp"
 #include "core/check.hpp"
 #include "core/philox.hpp"
 
@@ -28,7 +29,11 @@ class RandomObject {
   Device device() const { return device_; }
   const py::object& memory() const { return memory_; }
   // Null on a GPU.
-  RandomStream* here() { return memory_.is_none() ? &own_ : device_.is_cpu() ? words() : nullptr; }
+  RandomStream* here() {
+    RandomStream* const found = memory_.is_none() ? &own_ : device_.is_cpu() ? words() : nullptr;
+    if (found != nullptr) owner_.claim(*found);
+    return found;
+  }
   // The words of the tensor, wherever it keeps them now.
   RandomStream* words() const {
     OutputArg arg = Border("RandomStream").output(memory_, "memory");
@@ -37,13 +42,14 @@ class RandomObject {
   }
 
   // Waits for a GPU.
-  RandomStream state() const {
-    if (memory_.is_none()) return own_;
+  RandomStream state() {
+    if (const RandomStream* const found = here()) return *found;
     const auto words = memory_.attr("tolist")().cast<std::array<std::int64_t, 2>>();
     return {static_cast<std::uint64_t>(words[0]), static_cast<std::uint64_t>(words[1])};
   }
   void set_state(const RandomStream& state) {
     own_ = state;
+    owner_.set();
     if (memory_.is_none()) return;
     words();  // checked again
     memory_[py::int_(0)] = static_cast<std::int64_t>(state.key);
@@ -52,6 +58,7 @@ class RandomObject {
 
  private:
   RandomStream own_;
+  StreamOwner owner_;
   py::object memory_;
   Device device_;
 };

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -14,6 +13,7 @@
 #include "bindings/border.hpp"
 #include "bindings/constructed.hpp"
 #include "bindings/fast_call.hpp"
+#include "bindings/own_stream.hpp"
 #include "bindings/row_reader.hpp"
 #include "core/philox.hpp"
 #include "replay/gpu/ring.hpp"
@@ -76,7 +76,7 @@ class ReplayCore {
   // Working memory of a device, for the caller to hold until its work is on the stream.
   py::object space(std::int64_t bytes, void** data) const;
 
-  // -- under the ring's mutex; with a device these wait for it, but for store() --------------------------------------------------------
+  // -- under the ring's lock;  with a device these wait for it, but for store() --------------------------------------------------------
 
   // As LaneRing::add. Rows may lie on the device.
   std::int64_t store(const replay::AddArgs& rows, bool on_device, const CudaStream& caller) {
@@ -89,6 +89,17 @@ class ReplayCore {
   RandomStream random(const CudaStream& caller);
   void set_random(const RandomStream& random, const CudaStream& caller);
   RandomStream next_draw(const CudaStream& caller);
+  // body(the next draw), which is given back if it fails.
+  template <class Body>
+  void drawing(const CudaStream& caller, const Body& body) {
+    const RandomStream before = random(caller);
+    try {
+      body(next_draw(caller));
+    } catch (...) {
+      set_random(before, caller);
+      throw;
+    }
+  }
   // Of all slots, of a prioritized ring.
   std::vector<double> leaves(const CudaStream& caller);
   void set_leaves(const std::vector<double>& leaves, const CudaStream& caller);
@@ -122,12 +133,15 @@ class ReplayCore {
   std::unique_ptr<replay::DeviceRing> device;  // null: none
   bool host_copy = false;                      // the ring is the authority, and mirrored on the device
   Place place{Kind::NumPy};                    // of batches and rows on a device
+  std::uint64_t process = 0;                   // that a device's ring belongs to
   std::vector<replay::Outcome> outcome;        // of the rows of an add
   std::unique_ptr<replay::Priorities> priorities;  // null: none, or on the device
   std::int64_t stale_updates = 0;                  // of priorities, for records that were gone
   RandomStream stream;  // of draws; where there is a device, it lies there
-  std::vector<std::int64_t> slots, scratch;          // of draws, under the ring's mutex
+  StreamOwner stream_owner;
+  std::vector<std::int64_t> slots, scratch;          // of draws, under the ring's lock
   std::vector<std::unique_ptr<RowScratch>> idle_rows;  // of adds, under the interpreter lock
+  std::size_t all_rows = 0;                            // idle or not
   std::vector<RowReader> observation_readers, next_observation_readers, column_readers;
   RowReader reward_reader{{}, 0}, terminated_reader{{}, 0}, truncated_reader{{}, 0}, valid_reader{{}, 0};
 
@@ -165,13 +179,10 @@ class ReplayCore {
   std::vector<Leaf> observation_, columns_, outputs_;
 };
 
-// Who waits for the ring's mutex has released the interpreter lock, and who holds the mutex never asks for that lock: so the two cannot
-// deadlock. `body` must not touch Python.
+// Where there is a device, the body may wait for it.
 template <class Body>
-auto alone(const ReplayCore& self, const Body& body) {
-  ReleaseGil released;
-  const std::lock_guard<std::mutex> lock(self.ring->mutex());
-  return body();
+auto alone(const ReplayCore& self, const Body& body, ReleaseGil::When when = ReleaseGil::When::long_calls) {
+  return alone(self.ring->lock(), body, self.device == nullptr ? when : ReleaseGil::When::always);
 }
 
 // replay_state.cpp: a checkpoint's arrays.

@@ -9,6 +9,7 @@
 #include <new>
 
 #include "core/check.hpp"
+#include "core/interrupt.hpp"
 #include "core/parallel.hpp"
 #include "core/streaming_copy.hpp"
 #include "replay/row.hpp"
@@ -193,6 +194,7 @@ std::int64_t LaneRing::add(const AddArgs& args) {
 std::int64_t LaneRing::find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const {
   std::int64_t stale = 0;
   for (std::int64_t i = 0; i < count; ++i) {
+    if (i % (1 << 16) == 0) check_interrupt();
     slots[i] = view_.find(index[i]);
     stale += slots[i] < 0;
   }
@@ -240,9 +242,13 @@ void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std
     return;
   }
   scratch.clear();
-  for (std::int64_t at = 0; at < num_slots(); ++at)
+  scratch.reserve(static_cast<std::size_t>(size()));
+  for (std::int64_t at = 0; at < num_slots(); ++at) {
+    if (at % (1 << 16) == 0) check_interrupt();
     if (view_.is_drawable(at)) scratch.push_back(at);
+  }
   for (std::int64_t i = 0; i < count; ++i) {
+    if (i % (1 << 16) == 0) check_interrupt();
     const PhiloxBlock words = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), 0);
     const auto other = i + static_cast<std::int64_t>(uniform_below(words[0], words[1], static_cast<std::uint64_t>(size() - i)));
     std::swap(scratch[i], scratch[other]);
@@ -264,6 +270,7 @@ void LaneRing::draw_repeats_again(const RandomStream& stream, std::int64_t count
     return true;
   };
   for (std::int64_t i = 0; i < count; ++i) {
+    if (i % (1 << 16) == 0) check_interrupt();
     for (std::uint32_t j = std::uint32_t{1} << 31; !take(slots[i]); ++j) {
       const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), j);
       const std::int64_t at = candidate(block[0], block[1]);
