@@ -238,8 +238,7 @@ class ReplayBuffer:
         for name, own in self._options.items():
             if given.get(name) != own:
                 raise ValueError(f"load_state_dict: the state is of a buffer with {name} {given.get(name)!r}, this one has {own!r}")
-        plain = {k for k, v in state.items() if isinstance(v, np.ndarray) and not isinstance(v, np.ma.MaskedArray)}
-        arrays = {k: np.ascontiguousarray(v) if k in plain else v for k, v in state.items() if k != "options"}
+        arrays = {k: np.ascontiguousarray(v) if type(v) is np.ndarray else v for k, v in state.items() if k != "options"}
         self._core.set_state(arrays)
 
     def __reduce__(self) -> NoReturn:

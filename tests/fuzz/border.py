@@ -38,7 +38,14 @@ def leaves(value: Any) -> list[Any]:
     if isinstance(value, tuple | list):
         return [leaf for item in value for leaf in leaves(item)]
     if isinstance(value, torch.Tensor):
-        return [("torch", str(value.dtype), tuple(value.shape), bits(value.numpy()))]
+        return [
+            (
+                "torch",
+                str(value.dtype),
+                tuple(value.shape),
+                bits(value.detach().as_subclass(torch.Tensor).numpy()) if value.numel() else b"",
+            )
+        ]
     if isinstance(value, np.ndarray):
         return [("numpy", value.dtype.str, value.shape, bits(value))]
     if isinstance(value, float):
@@ -74,8 +81,8 @@ def mutated(memory: mutants.Memory, case: Case, torch_kind: bool) -> tuple[dict[
             done.append(f"{name} overlaps {other}")
         elif isinstance(values[name], np.ndarray):
             kind = int(r.integers(len(mutants.NUMPY)))
-            values[name] = mutants.NUMPY[kind](memory, values[name])
-            done.append(f"{name}: numpy mutant {kind}")
+            if mutate(mutants.NUMPY[kind], memory, values, name):
+                done.append(f"{name}: numpy mutant {kind}")
     for name in arrays if torch_kind else ():
         value = values[name]
         if type(value) is not np.ndarray or min(value.strides, default=0) < 0 or not value.dtype.isnative or not value.flags.writeable:
@@ -86,9 +93,18 @@ def mutated(memory: mutants.Memory, case: Case, torch_kind: bool) -> tuple[dict[
             continue
         if r.integers(2 * len(arrays)) == 0:
             kind = int(r.integers(len(mutants.TORCH)))
-            values[name] = mutants.TORCH[kind](memory, values[name])
-            done.append(f"{name}: torch mutant {kind}")
+            if mutate(mutants.TORCH[kind], memory, values, name):
+                done.append(f"{name}: torch mutant {kind}")
     return values, done
+
+
+def mutate(mutant: Any, memory: mutants.Memory, values: dict[str, Any], name: str) -> bool:
+    """Whether NumPy or torch can make such an array of these numbers: they lack some pairs of dtype and form."""
+    try:
+        values[name] = mutant(memory, values[name])
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
 
 
 def overlap(memory: mutants.Memory, values: dict[str, Any], name: str, other: str) -> None:

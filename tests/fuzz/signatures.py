@@ -90,7 +90,9 @@ def permutation(r: R) -> Case:
 
 def sample_categorical(r: R) -> Case:
     B, K = int(r.integers(0, 9)), int(r.integers(1, 20))
-    values = {"logits": floats(r, B, K), "deterministic": bool(r.integers(2)), "mask": ~flags(r, B, K) if r.integers(2) else None}
+    mask = ~flags(r, B, K)
+    mask[:, :1] = True  # each row allows an action
+    values = {"logits": floats(r, B, K), "deterministic": bool(r.integers(2)), "mask": mask if r.integers(2) else None}
     return drawn(r, values, "sample_categorical", out0=np.zeros(B, np.int64), out1=np.zeros(B, np.float32))
 
 

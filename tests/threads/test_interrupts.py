@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from processes import run_python
@@ -31,7 +32,7 @@ thread = threading.Thread(target=interrupt)
 answer = None
 try:
     thread.start()
-    for _ in range(60):
+    while time.perf_counter() < start + 60:
         call()
 except KeyboardInterrupt:
     answer = time.perf_counter() - sent[0]
@@ -77,7 +78,7 @@ def test_ctrl_c_stops_a_long_call(name, threads):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CASES))
-@pytest.mark.parametrize("moment", ["0.05", "0.2", "0.45"])
+@pytest.mark.parametrize("moment", ["0.05", "0.2", "0.45"] if os.environ.get("PYRL_EXAMPLES") else ["0.2"])
 def test_ctrl_c_ends_every_call(name, moment):
     ended = run_python(INTERRUPT, name, "2", moment, limit=200)
     assert ended.returncode == 0, ended.stderr
