@@ -102,7 +102,7 @@ def mutate(mutant: Any, memory: mutants.Memory, values: dict[str, Any], name: st
     """Whether NumPy or torch can make such an array of these numbers: they lack some pairs of dtype and form."""
     try:
         values[name] = mutant(memory, values[name])
-    except (TypeError, ValueError, RuntimeError):
+    except (AttributeError, TypeError, ValueError, RuntimeError):
         return False
     return True
 
