@@ -14,11 +14,8 @@ E[A grad log pi] (Sutton et al. 2000) with the value as baseline, which changes 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +23,8 @@ from pyrl import ops
 from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
 from pyrl.agents.registry import register
 from pyrl.engine.optimizers import TensorFlowRMSprop
-from pyrl.engine.update import Report, Update
+from pyrl.engine.step import LossReport
+from pyrl.engine.updater import Update
 from pyrl.schedules import Schedule, value_at
 from pyrl.types import Rollout
 
@@ -53,9 +51,6 @@ def value_loss(value: Tensor, return_: Tensor) -> Tensor:
     return F.mse_loss(value, return_)
 
 
-REPORT = ("loss/policy", "loss/value", "loss/entropy")
-
-
 @register("a2c")
 class A2C(ActorCriticAgent):
     """Discrete, multi-discrete and continuous actions."""
@@ -63,44 +58,31 @@ class A2C(ActorCriticAgent):
     Config = A2CConfig
     config: A2CConfig
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: A2CConfig, seed: int, num_envs: int) -> None:
-        super().__init__(observation_space, action_space, config, seed, num_envs)
-        self.update = Update(self.arena, self.loss, max_grad_norm=config.max_grad_norm, compiled=self.engine == "compile")
-
-    def make_optimizer(self, parameters: Tensor, learning_rate: float) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         if self.config.use_rms_prop:
-            return TensorFlowRMSprop([parameters], lr=learning_rate, alpha=0.99, eps=self.config.rms_prop_eps)
-        return super().make_optimizer(parameters, learning_rate)
+            rate = value_at(self.config.learning_rate, 0.0)
+            return TensorFlowRMSprop(parameters, lr=rate, alpha=0.99, eps=self.config.rms_prop_eps)
+        return super().make_optimizer(parameters)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        metrics = self.descend(rollout, step=True)
+        metrics = self.descend(self.step, rollout)
         self.updates += 1
         return metrics
 
     def gradient(self, rollout: Rollout) -> dict[str, float]:
-        """The gradient of the loss of a rollout, into the arena; the learning rate of now."""
-        return self.descend(rollout, step=False)
+        """The gradient of the loss of a rollout, into the arena; the current learning rate."""
+        return self.descend(self.step.gradient, rollout)
 
-    def descend(self, rollout: Rollout, step: bool) -> dict[str, float]:
+    def descend(self, update: Update, rollout: Rollout) -> dict[str, float]:
         learning_rate = value_at(self.config.learning_rate, self.progress)
-        self.run.set_learning_rate(learning_rate)
-        samples = self.samples(rollout).steps()
-        if isinstance(samples.advantage, np.ndarray):
-            report = self.native_gradient(samples)
-            if step:
-                self.native.step(self.config.max_grad_norm)
-        else:
-            report = self.run(self.tensor_update, samples.columns(), step)
-        about = {"train/explained_variance": samples.explained_variance, "train/learning_rate": learning_rate}
-        return {**report, **about}
+        native = self.updater.begin(learning_rate)
+        samples, valid_index, explained = self.samples(rollout, native)
+        if valid_index is not None:
+            samples = samples.rows(*self.updater.to_device(valid_index))
+        return {**self.updater(update, samples), "train/explained_variance": explained, "train/learning_rate": learning_rate}
 
-    def tensor_update(self, columns: tuple[Any, ...], step: bool) -> dict[str, Tensor]:
-        """The gradient of `loss`, and the step down it if that is asked for."""
-        report = (self.update if step else self.update.gradient)(Samples(*columns))
-        return dict(zip(REPORT, report))
-
-    def loss(self, batch: Samples) -> tuple[Tensor, Report]:
-        """The loss of a rollout, and a report: its three terms."""
+    def loss(self, batch: Samples) -> tuple[Tensor, LossReport]:  # type: ignore[override]
+        """The loss of a rollout, and its three terms."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
         log_prob, entropy = network.distribution.log_prob_and_entropy(output, network.log_std, batch.action)
@@ -110,11 +92,11 @@ class A2C(ActorCriticAgent):
         actor_loss, critic_loss = policy_loss(log_prob, A), value_loss(value, batch.return_)
         entropy = entropy.mean()
         loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
-        return loss, (actor_loss, critic_loss, entropy)
+        return loss, {"loss/policy": actor_loss, "loss/value": critic_loss, "loss/entropy": entropy}
 
-    def native_gradient(self, batch: Samples) -> dict[str, float]:
-        """The same by hand: forward, the gradients of the loss by the outputs, backward."""
-        config, native = self.config, self.native
+    def native_gradient(self, batch: Samples) -> LossReport:  # type: ignore[override]
+        """The same by hand: forward, the gradients of the loss w.r.t. the outputs, backward."""
+        config, native = self.config, self.native["network"]
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         actor_loss, entropy, _, _, d_output = ops.policy_loss(
@@ -124,4 +106,4 @@ class A2C(ActorCriticAgent):
         critic_loss, d_value = ops.value_loss(value, batch.return_, coefficient=config.vf_coef)
         actor.backward(w, g, d_output)
         critic.backward(w, g, d_value)
-        return dict(zip(REPORT, (actor_loss, critic_loss, entropy)))
+        return {"loss/policy": actor_loss, "loss/value": critic_loss, "loss/entropy": entropy}

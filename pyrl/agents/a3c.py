@@ -58,7 +58,7 @@ class A3C(A2C):
     def share(self) -> dict[str, Tensor]:
         """theta and the optimiser's statistics, moved into shared memory; this agent goes on using them there."""
         self.arena.sync()
-        shared = {"theta": self.arena.values, **optimizer_state(self.optimizer)}
+        shared = {"theta": self.arena.values, **optimizer_state(self.step.trainable.optimizer)}
         for tensor in shared.values():
             tensor.share_memory_()
         return shared
@@ -74,4 +74,4 @@ class A3C(A2C):
     def push(self, shared: dict[str, Tensor]) -> None:
         """theta <- optimiser(theta, g), with the gradient that lies in this agent's arena."""
         state = {name: tensor for name, tensor in shared.items() if name != "theta"}
-        optimizer_step(self.optimizer, state, shared["theta"], self.arena.gradients, self.config.max_grad_norm)
+        optimizer_step(self.step.trainable.optimizer, state, shared["theta"], self.arena.gradients, self.config.max_grad_norm)

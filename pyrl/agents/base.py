@@ -10,27 +10,30 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from pyrl.agents.checks import check_choice, check_count, check_device, check_numbers, check_range
 from pyrl.agents.observations import batched
-from pyrl.engine.arena import Arena
-from pyrl.engine.rollback import Atomic
-from pyrl.engine.runner import Runner
+from pyrl.engine.native import Native
+from pyrl.engine.step import Step
+from pyrl.engine.trainable import Trainable
+from pyrl.engine.updater import Engine, Updater
 from pyrl.errors import DeviceError, SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
 from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
 from pyrl.ops.random import RandomStream
+from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Observation, map_observation
 
-Engine: TypeAlias = Literal["auto", "native", "torch", "compile", "graph"]
 Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
 CPU = torch.device("cpu")
 
@@ -85,7 +88,7 @@ class Agent(ABC):
             what = f"{self.name}: precision is {config.precision!r}, which is for convolutional networks"
             raise SpaceError(f"{what}, but features_extractor {config.features_extractor!r} makes none for {observation_space}")
         self.device = self.choose_device()  # of the networks; data come and go as NumPy arrays
-        self.engine = "torch"  # what computes updates; see `choose_engine`
+        self.updater: Updater | None = None  # of agents that learn by gradient steps
         self.random = RandomStream(seed, "agent")
         self.normalizer = Normalizer(
             observation_space,
@@ -113,20 +116,32 @@ class Agent(ABC):
         """The threads to learn with: one, where networks are small; None, as many as torch takes, where convolutions are the work."""
         return None if has_images(self.observation_space, self.config.features_extractor) else 1
 
-    def choose_engine(self, native: bool) -> str:
-        """What ``config.engine`` means here; ``native`` says whether the networks allow the native engine."""
-        if self.config.engine == "native" and not native:
-            raise ValueError(f"{self.name}: engine is 'native', but the networks are not plain MLPs on the CPU; take 'auto' or 'torch'")
-        if self.config.engine == "graph" and self.device.type != "cuda":
-            raise DeviceError(f"{self.name}: engine is 'graph', but the networks lie on the CPU, which has no CUDA graphs; take 'auto'")
-        if self.config.engine == "auto":
-            return "graph" if self.device.type == "cuda" else "native" if native else "torch"
-        return self.config.engine
+    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        """Over all parameters of a network, one flat tensor [size]."""
+        return torch.optim.Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), fused=True)
 
-    def runner(self, *arenas: Arena, atomic: Atomic | None = None) -> Runner:
-        """What runs the updates that torch computes; ``arenas``: all that they change."""
-        captured = self.device.type == "cuda" and self.engine in ("graph", "compile")
-        return Runner(self.device, *arenas, atomic=atomic, captured=captured)
+    def trainable(self, name: str, network: torch.nn.Module, *, target: str | None = None) -> Trainable:
+        """``network`` with an optimiser of its own and, if ``target`` names one, a target network."""
+        return Trainable(name, network, self.make_optimizer, target=target)
+
+    def make_updater(self, *steps: Step) -> Updater:
+        """What runs the updates of this agent, which make ``steps`` in this order."""
+        return Updater(self.name, self.device, self.config.engine, *steps)
+
+    @property
+    def trainables(self) -> dict[str, Trainable]:
+        """Networks and target networks by their names in a checkpoint, with all that moves their parameters."""
+        return {} if self.updater is None else self.updater.trainables
+
+    @cached_property
+    def native(self) -> dict[str, Native]:
+        """The native forms of networks and target networks."""
+        return {name: trainable.native for name, trainable in self.trainables.items()}
+
+    @property
+    def engine(self) -> str:
+        """What computes the updates: native, torch, compile or graph."""
+        return "torch" if self.updater is None else self.updater.engine
 
     @abstractmethod
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
@@ -145,11 +160,11 @@ class Agent(ABC):
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks a checkpoint keeps, by name."""
-        return {}
+        return {name: trainable.network for name, trainable in self.trainables.items()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimisers a checkpoint keeps, by name."""
-        return {}
+        """The optimisers a checkpoint keeps, by the names of their networks."""
+        return {name: t.arena.optimizer for name, t in self.trainables.items() if t.arena.optimizer is not None}
 
     def streams(self) -> dict[str, RandomStream]:
         """The random streams a checkpoint keeps, by name."""
@@ -186,7 +201,8 @@ class Agent(ABC):
         for name, module in self.modules().items():
             module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in state["model"].items() if n.startswith(f"{name}.")})
         for name, optimizer in self.optimizers().items():
-            _load_optimizer_state(optimizer, state["optimizer"][name])
+            states = state["optimizer"]
+            _load_optimizer_state(optimizer, states[name] if name in states else states["optimizer"])  # as the only one was called once
         self.normalizer.load_state_dict(state["normalizer"])
         for name, stream in self.streams().items():
             stream.state = tuple(state["random"][name])

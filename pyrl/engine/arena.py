@@ -37,7 +37,7 @@ class Arena:
     def __init__(self, *modules: nn.Module) -> None:
         self.modules = modules
         self.optimizer: torch.optim.Optimizer | None = None
-        self.refused: Tensor | None = None  # see `defer`
+        self.nonfinite: Tensor | None = None  # see `run_async`
         self.norms: list[Tensor] | None = None
         parameters = [parameter for _, _, parameter in self._entries()]
         self._offsets, size = _layout(parameters)
@@ -80,7 +80,7 @@ class Arena:
         entries = list(self._entries())
         trained = [p for _, _, p in entries if p.requires_grad]
         found = torch.autograd.grad(loss, trained, self._one, materialize_grads=True)
-        if self.refused is None:
+        if self.nonfinite is None:
             if len(trained) < len(entries):
                 self.gradients.zero_()  # that of frozen parameters
             torch._foreach_copy_([place for (_, _, p), place in zip(entries, self._gradient_views) if p.requires_grad], found)
@@ -102,22 +102,22 @@ class Arena:
             if parameter.requires_grad and parameter.grad is not gradient:
                 parameter.grad = gradient
 
-    def defer(self, refused: Tensor, norms: list[Tensor] | None = None) -> None:
-        """From now on `step` waits for nothing. Where it would raise an error it writes 1 to the flag ``refused`` [], and leaves out
-        that step and those after it, as long as the flag is 1; only an Adam can. With a list ``norms`` it makes every step, and appends
-        the gradient's norm [], for the list's owner to look at (`mark`), and to undo the step."""
-        self.refused, self.norms = refused, norms
+    def run_async(self, nonfinite: Tensor, norms: list[Tensor] | None = None) -> None:
+        """Asynchronous mode: `step` never synchronises. A non-finite gradient sets the flag ``nonfinite`` [] instead of raising, and
+        while it is set, steps are skipped; only an Adam can. With a list ``norms`` every step is made and its gradient's norm [] is
+        appended, for the list's owner to check (`flag_nonfinite`) and to undo the step."""
+        self.nonfinite, self.norms = nonfinite, norms
 
     @torch.no_grad()
     def step(self, max_grad_norm: float | None = None) -> None:
         """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``. Frozen parameters stay.
 
-        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. After `defer` nobody waits to see
-        that: the step is left out, or for its owner to undo.
+        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. In asynchronous mode (`run_async`)
+        the step is skipped, or left to its owner to undo.
         """
         assert self.optimizer is not None
         norm = torch.linalg.vector_norm(self.gradients)
-        if self.refused is None:
+        if self.nonfinite is None:
             size = float(norm)
             if not math.isfinite(size):
                 raise NonFiniteError(self.refusal())
@@ -125,15 +125,15 @@ class Arena:
                 self.gradients.mul_(shrink)
         else:
             if self.norms is None:
-                mark(self.refused, [norm], self._one)
+                flag_nonfinite(self.nonfinite, [norm], self._one)
             else:
                 self.norms.append(norm)
             if max_grad_norm is not None:  # fmin is no NaN: a gradient that is refused stays as it is, for `refusal`
                 self.gradients.mul_(torch.fmin(max_grad_norm / (norm + 1e-6), self._one))
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
-        if self.refused is not None and type(self.optimizer) is torch.optim.Adam:
-            adam_step(self.optimizer, self.refused if self.norms is None else None)
+        if self.nonfinite is not None and type(self.optimizer) is torch.optim.Adam:
+            adam_step(self.optimizer, self.nonfinite if self.norms is None else None)
         else:
             self.optimizer.step()
         for parameter, value in frozen:
@@ -191,9 +191,9 @@ class Arena:
         self.version += 1
 
 
-def mark(refused: Tensor, norms: list[Tensor], one: Tensor) -> None:
-    """Writes 1 to the flag ``refused`` [] if one of ``norms`` [] is not finite, and leaves it alone otherwise; ``one`` [] is 1."""
-    torch._amp_foreach_non_finite_check_and_unscale_(norms, refused, one)  # what torch's gradient scaler is made of
+def flag_nonfinite(nonfinite: Tensor, norms: list[Tensor], one: Tensor) -> None:
+    """Writes 1 to the flag ``nonfinite`` [] if one of ``norms`` [] is not finite, and leaves it alone otherwise; ``one`` [] is 1."""
+    torch._amp_foreach_non_finite_check_and_unscale_(norms, nonfinite, one)  # what torch's gradient scaler is made of
 
 
 def polyak(target: Arena, online: Arena, tau: float) -> None:

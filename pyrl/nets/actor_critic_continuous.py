@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrl.errors import SpaceError
-from pyrl.nets.batched_mlp import side_by_side
+from pyrl.nets.batched_mlp import batched_mlp
 from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.encoder import Encoder
 from pyrl.nets.mlp import Activation, mlp
@@ -73,6 +73,9 @@ class Actor(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         return self.network(self.encoder(observation).to(_dtype(self)))
 
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        return (self.network,)
+
 
 class GaussianActor(nn.Module):
     """(mean, log_std), each [B, A]: of a Gaussian whose samples are still to be squashed by tanh.
@@ -98,6 +101,9 @@ class GaussianActor(nn.Module):
         mean, log_std = self.network(self.encoder(observation).to(_dtype(self))).chunk(2, dim=1)
         return mean, F.hardtanh(log_std, *self.log_std_range)  # a clamp whose gradient is one kernel
 
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        return (self.network,)
+
 
 class Critics(nn.Module):
     """Q_i(observation, action), i = 1 ... count, of actions [B, A] in [-1, 1]: networks that share no layer but the convolutional
@@ -119,11 +125,14 @@ class Critics(nn.Module):
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
         """[count, B]"""
-        return side_by_side(self.networks, self._joined(observation, action)).squeeze(2)
+        return batched_mlp(self.networks, self._joined(observation, action)).squeeze(2)
 
     def first(self, observation: Observation, action: Tensor) -> Tensor:
         """Q_1 alone, [B]."""
         return self.networks[0](self._joined(observation, action)).squeeze(1)
+
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        return tuple(self.networks)
 
     def _joined(self, observation: Observation, action: Tensor) -> Tensor:
         return torch.cat([self.encoder(observation), action], dim=1).to(_dtype(self))

@@ -27,7 +27,7 @@ def standard_normal(shape: tuple[int, ...], random: RandomStream) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Draw:
+class DeviceNoise:
     """`standard_normal` of a stream on the device, to be drawn there when an update runs: each replay of a graph draws anew."""
 
     shape: tuple[int, ...]

@@ -100,7 +100,7 @@ def batches(agent: Agent) -> Iterator[Any]:
 
 
 def weights(agent: Agent) -> torch.Tensor:
-    return torch.cat([p.detach().double().flatten().clone() for m in agent.modules().values() for p in m.parameters()])
+    return torch.cat([p.detach().double().flatten().clone() for _, m in sorted(agent.modules().items()) for p in m.parameters()])
 
 
 def learned(case: str, engine: str, double: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, float]]]:
@@ -194,7 +194,7 @@ def test_a_late_step_that_fails_undoes_the_earlier_ones(case: str, late: str, en
     agent: Any = make(case, engine)
     data = batches(agent)
     agent.learn(next(data))  # td3's actor learns at every second update
-    poisoned = getattr(agent, f"{late}_arena")
+    poisoned = agent.trainables[late].arena
     steps: list[Arena] = []
 
     def spoil(kind: Any, arena_of: Any) -> None:
@@ -213,7 +213,7 @@ def test_a_late_step_that_fails_undoes_the_earlier_ones(case: str, late: str, en
     before = learned_state(agent)
     with pytest.raises(NonFiniteError):
         agent.learn(next(data))
-    assert steps[0] is agent.critic_arena
+    assert steps[0] is agent.trainables["critic"].arena
     assert steps[-1] is poisoned
     after = learned_state(agent)
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -259,7 +259,7 @@ def test_engines_can_alternate(case: str) -> None:
     data = batches(agent)
     while agent.updates < UPDATES:
         agent.env_steps += 4
-        agent.engine = "torch" if agent.engine == "native" else "native"
+        agent.updater.engine = "torch" if agent.engine == "native" else "native"
         agent.learn(next(data))
     before, expected, _ = learned(case, "torch")
     assert (weights(agent) - expected).norm() <= 1e-3 * (expected - before).norm()
