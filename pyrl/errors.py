@@ -22,6 +22,10 @@ class SpaceError(ValueError):
     """A Gymnasium space that the agent, network or buffer cannot handle, or that differs from the one expected."""
 
 
+class NetworkError(TypeError):
+    """A network that is not what its agent learns: a module was replaced, added or removed, or does not follow the protocol."""
+
+
 class UnknownNameError(ValueError):
     """No agent, environment or option has this name."""
 

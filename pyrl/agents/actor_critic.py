@@ -117,7 +117,7 @@ class ActorCriticAgent(Agent):
         observation = self.normalizer.observation(observation)
         log_std = None if self.distribution.nvec else self.network.log_std.detach().cpu()
         native = self.native["network"]
-        if self.engine == "native" and native.sync():
+        if native.sync() and self.updater.engine == "native":
             output = native.networks[0].infer(native.parameters, self.encoder.array(observation, native.dtype))
             action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
             return {"action": action, "log_prob": log_prob}

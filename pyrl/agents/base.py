@@ -126,7 +126,10 @@ class Agent(ABC):
 
     def make_updater(self, *steps: Step) -> Updater:
         """What runs the updates of this agent, which make ``steps`` in this order."""
-        return Updater(self.name, self.device, self.config.engine, *steps)
+        updater = Updater(self.name, self.device, self.config.engine, *steps)
+        for trainable in updater.trainables.values():
+            trainable.arena.watch(self)
+        return updater
 
     @property
     def trainables(self) -> dict[str, Trainable]:
@@ -189,6 +192,8 @@ class Agent(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
+        for trainable in self.trainables.values():
+            trainable.arena.sync()
         return {
             "model": {f"{k}.{n}": t for k, m in self.modules().items() for n, t in m.state_dict().items()},
             "optimizer": {k: _optimizer_state(o) for k, o in self.optimizers().items()},

@@ -137,7 +137,7 @@ class DQN(Agent):
         count = len(first_leaf(observation))
         observation = self.normalizer.observation(observation)
         native = self.native["q_network"]
-        if self.engine == "native" and native.sync():
+        if native.sync() and self.updater.engine == "native":
             q = native_q(native, self.q_network.encoder.array(observation, native.dtype), keep=False)
         else:
             with torch.no_grad():

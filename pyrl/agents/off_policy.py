@@ -96,7 +96,7 @@ class ContinuousAgent(Agent):
             return {"action": uniform_actions(self.action_space, len(first_leaf(observation)), self.random)}
         observation = self.normalizer.observation(observation)
         native = self.native["actor"]
-        if self.engine == "native" and native.sync():
+        if native.sync() and self.updater.engine == "native":
             action = self.native_choose(self.actor.encoder.array(observation, native.dtype), deterministic)
         else:
             with torch.no_grad():

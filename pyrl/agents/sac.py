@@ -146,13 +146,11 @@ class SAC(ContinuousAgent):
     def update(self, batch: Batch, next_xi: Array, xi: Array) -> LossReport:  # type: ignore[override]
         """The critics' step, the actor's, the temperature's, and the average."""
         alpha = self.temperature.alpha
-        critic = self.critic_step(batch, next_xi, alpha)
-        actor = dict(self.actor_step(batch, xi, alpha))
-        entropy = -actor.pop("log_prob").mean()
+        report = {**self.critic_step(batch, next_xi, alpha), **self.actor_step(batch, xi, alpha), "train/temperature": alpha.squeeze()}
         if self.learns_temperature:
-            self.temperature_step(entropy)
+            self.temperature_step(report["train/entropy"])
         self.critic_step.trainable.average(self.config.tau)
-        return {**critic, **actor, "train/entropy": entropy, "train/temperature": alpha.squeeze()}
+        return report
 
     def critic_loss(self, batch: Batch, xi: Tensor, alpha: Tensor) -> tuple[Tensor, LossReport]:
         """Eq. 5 of a batch [B, ...] with noise xi [B, A] for a'; it, and the mean of Q."""
@@ -176,11 +174,11 @@ class SAC(ContinuousAgent):
         return {"loss/critic": loss, "train/q_mean": q_mean}
 
     def actor_loss(self, batch: Batch, xi: Tensor, alpha: Tensor) -> tuple[Tensor, LossReport]:
-        """Eq. 7 with the reparameterised action of noise xi [B, A]; it, and log pi [B]."""
+        """Eq. 7 with the reparameterised action of noise xi [B, A]; it, and the entropy [] of pi."""
         mean, log_std = self.actor(batch.observation)
         action, log_prob = squashed_sample(mean, log_std, xi)
         loss = (alpha * log_prob - self.critic(batch.observation, action).min(0).values).mean()
-        return loss, {"loss/actor": loss, "log_prob": log_prob}
+        return loss, {"loss/actor": loss, "train/entropy": -log_prob.mean()}
 
     def native_actor_gradient(self, batch: Batch, xi: np.ndarray, alpha: Tensor) -> LossReport:
         """The same by hand: through min Q and log pi."""
@@ -190,12 +188,13 @@ class SAC(ContinuousAgent):
         q, d_action = native_action_gradient(self.native["critic"], batch.observation, action)
         d_output = ops.squashed_gaussian_backward(output, xi, action, d_action, temperature / len(action), log_std_range=span)
         actor.networks[0].backward(actor.parameters, actor.gradients, d_output)
-        return {"loss/actor": temperature * float(log_prob.mean()) - float(q.mean()), "log_prob": log_prob}
+        entropy = -float(log_prob.mean())
+        return {"loss/actor": -temperature * entropy - float(q.mean()), "train/entropy": entropy}
 
     def temperature_loss(self, entropy: Tensor) -> tuple[Tensor, LossReport]:
         """Eq. 18 for the entropy [] of pi."""
         return temperature_loss(self.temperature.log_alpha, entropy, self.target_entropy), {}
 
-    def native_temperature_gradient(self, entropy: np.floating) -> LossReport:
-        self.native["temperature"].gradients[0] = float(entropy) - self.target_entropy
+    def native_temperature_gradient(self, entropy: float) -> LossReport:
+        self.native["temperature"].gradients.numpy()[0] = entropy - self.target_entropy
         return {}

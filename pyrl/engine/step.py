@@ -37,11 +37,13 @@ class Step:
         self._compiled: Callable[..., tuple[Tensor, LossReport]] | None = None
 
     def __call__(self, *data: Any) -> LossReport:
-        report = self.gradient(*data)
         if self.is_native:
+            assert self.native_gradient is not None
+            report = self.native_gradient(*data)
             self.trainable.native.step(self.max_grad_norm)
-        else:
-            self.trainable.arena.step(self.max_grad_norm)
+            return report
+        report = self.gradient(*data)
+        self.trainable.arena.step(self.max_grad_norm)
         return report
 
     def gradient(self, *data: Any) -> LossReport:

@@ -26,7 +26,7 @@ class Trainable:
         self.name = name
         self.network = network
         self.target = None if target is None else Trainable(target, copy.deepcopy(network).requires_grad_(False))
-        self.arena = Arena(network)
+        self.arena = Arena(network, name=name)
         if make_optimizer is not None:
             self.arena.optimizer = make_optimizer([self.arena.values])
         self.native = Native(self.arena, network)

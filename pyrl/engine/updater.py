@@ -59,12 +59,13 @@ class Updater:
         self.steps = steps
         self.trainables: dict[str, Trainable] = {t.name: t for step in steps for t in step.trainable.family()}
         self.arenas: tuple[Arena, ...] = tuple(t.arena for t in self.trainables.values())
+        self._learning = [arena for arena in self.arenas if arena.optimizer is not None]
         self.engine: str = self._choose(name, engine)
         self.is_native = False  # this update; see `begin`
         if self.engine == "compile":
             for step in steps:
                 step.compile()
-        first = self._learning()[:-1]
+        first = self._learning[:-1]
         self.rollback = Rollback(*first) if first else None
         self.graphs = GraphCache(self.graph) if self.captures() else None
         self.is_async = self.graphs is not None or device.type == "cuda"
@@ -75,9 +76,9 @@ class Updater:
         if self.is_async:
             self.nonfinite, self.learning_rate = (torch.zeros((), device=device) for _ in range(2))
             self.one, self.norms = torch.ones((), device=device), list[Tensor]()
-            skipping = self.rollback is None and all(type(arena.optimizer) is torch.optim.Adam for arena in self._learning())
+            skipping = self.rollback is None and all(type(arena.optimizer) is torch.optim.Adam for arena in self._learning)
             self.rollback = None if skipping else Rollback(*self.arenas)
-            for arena in self._learning():
+            for arena in self._learning:
                 arena.run_async(self.nonfinite, None if skipping else self.norms)
 
     def captures(self) -> bool:
@@ -100,14 +101,18 @@ class Updater:
         They are not while parameters are frozen, or where modules have been replaced by others than plain layers.
         """
         self._set_learning_rate(learning_rate)
-        self.is_native = self.engine == "native" and all(t.native.sync_to_learn() for t in self.trainables.values())
+        self.is_native = self._all_native() and self.engine == "native"
         for step in self.steps:
             step.is_native = self.is_native
         return self.is_native
 
+    def _all_native(self) -> bool:
+        return all([trainable.native.sync_to_learn() for trainable in self.trainables.values()])
+
     def __call__(self, update: Update, *data: Any) -> dict[str, Any]:
         """The numbers of the report as floats, arrays and tensors as they are: valid until the next call, if captured."""
-        return self.collect([self._launch(update, data)])[0]
+        report = self._launch(update, data)
+        return self.collect([report])[0] if self.is_async else _numbers(report)
 
     def launch(self, update: Update, *data: Any) -> Any:
         """The same without waiting for the result, which `collect` reads, together with others."""
@@ -118,8 +123,8 @@ class Updater:
 
     def collect(self, reports: Sequence[Any]) -> list[dict[str, Any]]:
         """What `launch` returned, as `__call__` returns it. NonFiniteError if a gradient of any of them was not finite."""
-        if self.is_native or not self.is_async:
-            return [{name: x.item() if getattr(x, "ndim", 1) == 0 else x for name, x in report.items()} for report in reports]
+        if not self.is_async:
+            return [_numbers(report) for report in reports]
         rows = reports[0].values.tolist() if len(reports) == 1 else torch.stack([report.values for report in reports]).tolist()
         rows = [rows] if len(reports) == 1 else rows
         if rows[-1][0]:
@@ -148,12 +153,14 @@ class Updater:
         if self.is_async and rate != self._rate:
             self.learning_rate.fill_(rate)
             self._rate = rate
-        for arena in self._learning():
+        for arena in self._learning:
             arena.optimizer.param_groups[0]["lr"] = self.learning_rate if self.is_async else rate  # type: ignore[union-attr]
 
     def _launch(self, update: Update, data: tuple[Any, ...]) -> Any:
         if not self.is_async:
-            with self.rollback or nullcontext():
+            if self.rollback is None:
+                return update(*data)
+            with self.rollback:
                 return update(*data)
         placed = self.to_device(*data)
         if self.graphs is None or not self._same_as_before():
@@ -175,14 +182,11 @@ class Updater:
         values = torch.stack([self.nonfinite, *numbers.values()])
         return DeviceReport(list(numbers), values, {name: x for name, x in report.items() if name not in numbers})
 
-    def _learning(self) -> list[Arena]:
-        return [arena for arena in self.arenas if arena.optimizer is not None]
-
     def _same_as_before(self) -> bool:
         """Whether graphs may be used: not where parameters are frozen. Those that read memory which is no more are dropped."""
         for arena in self.arenas:
             arena.sync()
-        learning = self._learning()
+        learning = self._learning
         versions, states = [arena.version for arena in self.arenas], [arena.optimizer.state for arena in learning]  # type: ignore[union-attr]
         if versions != self._versions or any(state is not known for state, known in zip(states, self._states)):
             assert self.graphs is not None
@@ -191,9 +195,14 @@ class Updater:
         return all(arena.trainable for arena in learning)
 
     def _refuse(self) -> None:
-        reasons = (arena.refusal() for arena in self._learning())
+        reasons = (arena.refusal() for arena in self._learning)
         reason = next((reason for reason in reasons if reason is not None), "step: a gradient is not finite")
         self.nonfinite.zero_()
         if self.rollback is not None:
             self.rollback.restore()
         raise NonFiniteError(reason)
+
+
+def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
+    """``report`` with floats for arrays and tensors of rank 0."""
+    return {name: x.item() if type(x) is not float and x.ndim == 0 else x for name, x in report.items()}
