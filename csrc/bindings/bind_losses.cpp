@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
@@ -18,8 +17,6 @@ using namespace pyrl;
 using namespace pyrl::bindings;
 
 namespace {
-
-constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // An argument that may be None.
 struct Optional {

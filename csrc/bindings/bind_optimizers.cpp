@@ -1,6 +1,5 @@
 // Optimiser steps over arenas.
 #include <cmath>
-#include <limits>
 #include <span>
 
 #include "bindings/array_arg.hpp"
@@ -15,8 +14,6 @@ using namespace pyrl;
 using namespace pyrl::bindings;
 
 namespace {
-
-constexpr double infinity = std::numeric_limits<double>::infinity();
 
 double max_norm_arg(py::handle object, const char* function) { return object.is_none() ? infinity : number_in(object, 0, infinity, function, "max_grad_norm"); }
 

@@ -1,6 +1,5 @@
 // Advantages and returns over rollouts [T, N].
 #include <initializer_list>
-#include <limits>
 
 #include "bindings/array_arg.hpp"
 #include "bindings/cuda_arg.hpp"
@@ -17,8 +16,6 @@ using namespace pyrl;
 using namespace pyrl::bindings;
 
 namespace {
-
-constexpr double infinity = std::numeric_limits<double>::infinity();
 
 using Shape = std::array<std::int64_t, 2>;
 

@@ -2,7 +2,6 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
-#include <limits>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
@@ -286,7 +285,6 @@ py::object update_moments(FastArgs args) {
 py::object normalize(FastArgs args) {
   const char* function = "RunningMoments.normalize";
   const MomentsCall call(function, "x", args[0], args[1], args[2], args[3]);
-  const double infinity = std::numeric_limits<double>::infinity();
   const double clip = args[4].is_none() ? infinity : number_in(args[4], 0, infinity, function, "clip");
   const double epsilon = number_in(args[5], 0, infinity, function, "epsilon");
   const bool center = flag_arg(args[6], function, "center");
