@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/network_core.hpp"
 #include "bindings/registry.hpp"
@@ -27,14 +28,13 @@ NetworkCore::NetworkCore(std::vector<Layer> layers, DType type) : network(nn::Ne
   if (dtype == DType::Float64) network.emplace<nn::Network<double>>(std::move(layers));
 }
 
-const void* NetworkCore::arena(py::handle object, const char* function, const char* name, bool writable) const {
-  const ArrayArg arg = read_array(object, function, name);
+void* NetworkCore::arena(const ArrayArg& arg) const {
+  if (!arg.given()) return nullptr;
   arg.require_cpu();
   arg.require_dtype(dtype);
   arg.require_rank(1, "[size]");
   arg.require_contiguous();
-  if (writable) arg.require_writable();
-  PYRL_CHECK(arg.shape[0] >= arena_size, ShapeError, function, ": ", name, " has shape ", arg.shape_text(), ", expected at least [", arena_size, "]");
+  PYRL_CHECK(arg.shape[0] >= arena_size, ShapeError, arg.function, ": ", arg.name, " has shape ", arg.shape_text(), ", expected at least [", arena_size, "]");
   return arg.data;
 }
 
@@ -52,7 +52,7 @@ Activation activation_of(const std::string& name) {
   throw ArgumentError(concat("Network: activation is '", name, "', expected one of identity, relu, tanh, silu, gelu"));
 }
 
-std::unique_ptr<NetworkCore> make(const std::vector<LayerSpec>& specs, const std::string& dtype) {
+NetworkCore* make(const std::vector<LayerSpec>& specs, const std::string& dtype) {
   PYRL_CHECK(!specs.empty(), ArgumentError, "Network: layers is empty, expected at least one");
   PYRL_CHECK(dtype == "float32" || dtype == "float64", DTypeError, "Network: dtype is ", dtype, ", expected float32 or float64");
   std::vector<Layer> layers;
@@ -69,7 +69,8 @@ std::unique_ptr<NetworkCore> make(const std::vector<LayerSpec>& specs, const std
     PYRL_CHECK((gain < 0) == (shift < 0), ArgumentError, "Network: layer ", layers.size(), " has half a norm, expected gain and shift or neither");
     layers.push_back({in, out, weight, bias, gain, shift, activation_of(activation)});
   }
-  return std::make_unique<NetworkCore>(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32);
+  // Not a unique_ptr: where pybind11 then runs out of memory, it would free the object twice.
+  return new NetworkCore(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32);
 }
 
 // One or two matrices [B, width] side by side.
@@ -77,9 +78,10 @@ struct InputsArg {
   ArrayArg a, b;
   std::int64_t batch = 0;
 
-  InputsArg(const NetworkCore& core, py::handle first, py::handle second, const char* function) : a(read(core, first, function, "x")), batch(a.shape[0]) {
+  InputsArg(Border& border, const NetworkCore& core, py::handle first, py::handle second) : a(read(core, border.input(first, "x"))), batch(a.shape[0]) {
+    const char* function = border.function;
     const bool two = !second.is_none();
-    if (two) b = read(core, second, function, "x[1]");
+    if (two) b = read(core, border.input(second, "x[1]"));
     const std::int64_t width = a.shape[1] + (two ? b.shape[1] : 0);
     PYRL_CHECK(width == core.in, ShapeError, function, ": x has ", width, " columns, expected ", core.in, " (the network's inputs)");
     PYRL_CHECK(!two || b.shape[0] == batch, ShapeError, function, ": x[1] has shape ", b.shape_text(), ", expected [B, ...] with B = ", batch, " (from x[0])");
@@ -90,8 +92,7 @@ struct InputsArg {
   }
 
  private:
-  static ArrayArg read(const NetworkCore& core, py::handle object, const char* function, const char* name) {
-    const ArrayArg arg = read_array(object, function, name);
+  static const ArrayArg& read(const NetworkCore& core, const ArrayArg& arg) {
     arg.require_cpu();
     arg.require_dtype(core.dtype);
     arg.require_rank(2, "[B, D]");
@@ -100,14 +101,13 @@ struct InputsArg {
   }
 };
 
-void* matrix(const NetworkCore& core, py::handle object, const char* function, const char* name, std::int64_t batch, std::int64_t width, bool writable) {
-  if (object.is_none()) return nullptr;
-  const ArrayArg arg = read_array(object, function, name);
+// A matrix, or None. Read with the interpreter lock, checked with the network's, which knows the batch.
+void* matrix(const NetworkCore& core, const ArrayArg& arg, std::int64_t batch, std::int64_t width) {
+  if (!arg.given()) return nullptr;
   arg.require_cpu();
   arg.require_dtype(core.dtype);
   arg.require_shape(std::array<std::int64_t, 2>{batch, width}, "[B, width]");
   arg.require_contiguous();
-  if (writable) arg.require_writable();
   return arg.data;
 }
 
@@ -115,24 +115,20 @@ void* matrix(const NetworkCore& core, py::handle object, const char* function, c
 template <bool keep>
 py::object run(NetworkCore& core, FastArgs args) {
   const char* function = keep ? "forward" : "infer";
-  const void* const parameters = core.arena(args[0], function, "parameters");
-  const InputsArg x(core, args[1], args[2], function);
+  Border border(function);
+  const void* const parameters = core.arena(border.input(args[0], "parameters"));
+  const InputsArg x(border, core, args[1], args[2]);
   py::object y;
-  void* data = nullptr;
-  if (args[3].is_none()) {
-    y = empty_like_kind(x.a.kind, core.dtype, std::array<std::int64_t, 2>{x.batch, core.out}, &data);
-  } else {
-    y = py::reinterpret_borrow<py::object>(args[3]);
-    data = matrix(core, args[3], function, "out", x.batch, core.out, true);
-  }
+  void* const data = border.result(y, args[3], x.a.kind, core.dtype, std::array<std::int64_t, 2>{x.batch, core.out}, "out", "[B, out]");
   core.visit([&]<class Real>(nn::Network<Real>& network) {
     const auto* arena = static_cast<const Real*>(parameters);
-    ReleaseGil released;
-    if constexpr (keep) {
-      network.forward(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
-    } else {
-      network.infer(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
-    }
+    alone(core.lock, [&] {
+      if constexpr (keep) {
+        network.forward(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
+      } else {
+        network.infer(arena, x.as<Real>(), x.batch, static_cast<Real*>(data));
+      }
+    });
   });
   return y;
 }
@@ -140,18 +136,22 @@ py::object run(NetworkCore& core, FastArgs args) {
 // (parameters, gradients or None, dy, dx or None, dx[1] or None)
 py::object backward(NetworkCore& core, FastArgs args) {
   const char* function = "backward";
-  const void* const parameters = core.arena(args[0], function, "parameters");
-  void* const gradients = args[1].is_none() ? nullptr : const_cast<void*>(core.arena(args[1], function, "gradients", true));
-  const auto [batch, width] = core.visit([](const auto& network) { return std::pair{network.batch(), network.a_width()}; });
-  PYRL_CHECK(batch >= 0, ArgumentError, function, ": there was no forward, expected one before it");
+  Border border(function);
+  const auto output = [&](py::handle object, const char* name) { return object.is_none() ? OutputArg{} : border.output(object, name); };
+  const void* const parameters = core.arena(border.input(args[0], "parameters"));
+  void* const gradients = core.arena(output(args[1], "gradients"));
   PYRL_CHECK(!args[2].is_none(), DTypeError, function, ": dy is None, expected an array [B, out]");
-  const void* const dy = matrix(core, args[2], function, "dy", batch, core.out, false);
-  void* const da = matrix(core, args[3], function, "dx", batch, width, true);
-  void* const db = matrix(core, args[4], function, "dx[1]", batch, core.in - width, true);
+  const ArrayArg dy = border.input(args[2], "dy");
+  const OutputArg dx = output(args[3], "dx"), dx1 = output(args[4], "dx[1]");
   core.visit([&]<class Real>(nn::Network<Real>& network) {
-    ReleaseGil released;
-    network.backward(static_cast<const Real*>(parameters), static_cast<Real*>(gradients), static_cast<const Real*>(dy), static_cast<Real*>(da),
-                     static_cast<Real*>(db));
+    alone(core.lock, [&] {
+      const std::int64_t batch = network.batch(), width = network.a_width();
+      PYRL_CHECK(batch >= 0, ArgumentError, function, ": there was no forward, expected one before it");
+      const auto* const from = static_cast<const Real*>(matrix(core, dy, batch, core.out));
+      auto* const to = static_cast<Real*>(matrix(core, dx, batch, width));
+      auto* const to1 = static_cast<Real*>(matrix(core, dx1, batch, core.in - width));
+      network.backward(static_cast<const Real*>(parameters), static_cast<Real*>(gradients), from, to, to1);
+    });
   });
   return py::none();
 }

@@ -11,12 +11,12 @@ using pyrl::bindings::RandomObject;
 PYRL_BINDINGS(random, m) {
   py::class_<RandomObject>(m, "RandomStream", "A Philox 4x32-10 stream: a 64-bit key and a count of draws.")
       .def(py::init<std::uint64_t, std::uint64_t, py::object>(), py::arg("key"), py::arg("draw") = 0, py::arg("memory") = py::none())
-      .def_property_readonly("key", [](const RandomObject& self) { return self.state().key; })
-      .def_property_readonly("draw", [](const RandomObject& self) { return self.state().draw; })
+      .def_property_readonly("key", [](RandomObject& self) { return self.state().key; })
+      .def_property_readonly("draw", [](RandomObject& self) { return self.state().draw; })
       .def_property_readonly("memory", &RandomObject::memory, "The tensor in which key and draw lie, or None.")
       .def_property(
           "state",
-          [](const RandomObject& self) {
+          [](RandomObject& self) {
             const RandomStream state = self.state();
             return py::make_tuple(state.key, std::uint64_t{0}, state.draw);
           },
@@ -25,7 +25,7 @@ PYRL_BINDINGS(random, m) {
             self.set_state({state[0].cast<std::uint64_t>(), state[2].cast<std::uint64_t>()});
           },
           "(key, counter low, counter high): three 64-bit words.")
-      .def("words", [](const RandomObject& self, std::uint32_t element, std::uint32_t block) {
+      .def("words", [](RandomObject& self, std::uint32_t element, std::uint32_t block) {
             const RandomStream state = self.state();
             const auto words = pyrl::philox(state.key, state.draw, element, block);
             return py::make_tuple(words[0], words[1], words[2], words[3]);

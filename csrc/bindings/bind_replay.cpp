@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
 #include "bindings/replay_core.hpp"
+#include "bindings/tensor_arg.hpp"
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
 #include "replay/window_gather.hpp"
@@ -24,22 +24,13 @@ using namespace pyrl::replay;
 
 namespace {
 
-// alone() for a short body: the interpreter lock is given up only if the ring is busy, or has a device, which it may wait for.
-template <class Body>
-auto alone_briefly(const ReplayCore& self, const Body& body) {
-  if (self.device == nullptr) {
-    const std::unique_lock<std::mutex> lock(self.ring->mutex(), std::try_to_lock);
-    if (lock) return body();
-  }
-  return alone(self, body);
-}
-
 // Memory for one call of `add`. Several are in use where a conversion by NumPy lets another thread, or a destructor, add in between.
 class RowLease {
  public:
   explicit RowLease(ReplayCore& core) : core_(core) {
     if (core.idle_rows.empty()) {
       rows_ = std::make_unique<RowScratch>();
+      core.idle_rows.reserve(++core.all_rows);  // so that giving it back cannot fail
     } else {
       rows_ = std::move(core.idle_rows.back());
       core.idle_rows.pop_back();
@@ -104,7 +95,7 @@ py::object add(ReplayCore& self, FastArgs args) {
   const AddArgs rows = there ? read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_there) { return reader.read_at(rows_there, self.place); })
                              : read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_here) { return reader.read(rows_here, scratch); });
   const CudaStream caller = self.caller_stream("add");
-  const std::int64_t bad = alone_briefly(self, [&] { return self.store(rows, there, caller); });
+  const std::int64_t bad = alone(self, [&] { return self.store(rows, there, caller); }, ReleaseGil::When::if_busy);
   if (bad >= 0) {
     py::set_error(py::module_::import("pyrl.errors").attr("NonFiniteError"),
                   concat("add: reward of environment ", bad, " is ", rows.reward[bad], ", expected a finite number").c_str());
@@ -126,11 +117,11 @@ void check_batch_size(std::int64_t count, std::int64_t stored) {
 // (batch_size, replacement, torch, out) -> tuple of arrays
 py::object sample(ReplayCore& self, FastArgs args) {
   const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
-  const int replacement = PyObject_IsTrue(args[1].ptr());
-  if (replacement < 0) throw py::error_already_set();
+  const bool replacement = flag_arg(args[1], "sample", "replacement");
   const CudaStream caller = self.caller_stream("sample");
   check_batch_size(count, self.device ? count : self.ring->size());
-  Outputs out(self, count, batch_place(self, args[2]), args[3], "sample");
+  Border border("sample");
+  Outputs out(border, self, count, batch_place(self, args[2]), args[3]);
   void* space = nullptr;
   const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
@@ -148,15 +139,16 @@ py::object sample(ReplayCore& self, FastArgs args) {
       out.gather.slots = found;
       return self.device->gather(out.gather, space, caller);
     }
-    const RandomStream stream = self.next_draw(caller);
-    if (replacement) {
-      self.ring->draw(stream, count, out.index, self.slots.data());
-    } else {
-      self.ring->draw_distinct(stream, count, out.index, self.slots.data(), self.scratch);
-    }
-    out.gather.slots = self.slots.data();
-    gather(*self.ring, out.gather);
-  });
+    self.drawing(caller, [&](const RandomStream& stream) {
+      if (replacement) {
+        self.ring->draw(stream, count, out.index, self.slots.data());
+      } else {
+        self.ring->draw_distinct(stream, count, out.index, self.slots.data(), self.scratch);
+      }
+      out.gather.slots = self.slots.data();
+      gather(*self.ring, out.gather);
+    });
+  }, replacement ? ReleaseGil::When::long_calls : ReleaseGil::When::always);  // which may go through the whole ring
   return out.arrays;
 }
 
@@ -168,19 +160,22 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   const CudaStream caller = self.caller_stream("sample");
   const Place place = batch_place(self, args[3]);
   check_batch_size(count, self.device ? count : self.ring->size());
-  Outputs out(self, count, place, args[4], "sample");
+  Border border("sample");
+  Outputs out(border, self, count, place, args[4]);
   py::object weight;
-  const auto weights = output<float, 1>(weight, args[5], place, {count}, "sample", "out.weight", "[B]");
+  const auto weights = border.result<float, 1>(weight, args[5], place, {count}, "out.weight", "[B]");
   void* space = nullptr;
   const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
     check_batch_size(count, self.size(caller, count));
     if (self.device) return self.device->sample_prioritized(out.gather, out.index, beta, by_buffer, weights.data, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
-    self.priorities->draw(self.next_draw(caller), count, beta, by_buffer, self.slots.data(), weights.data);
-    for (std::int64_t i = 0; i < count; ++i) out.index[i] = self.ring->name_of(self.slots[static_cast<std::size_t>(i)]);
-    out.gather.slots = self.slots.data();
-    gather(*self.ring, out.gather);
+    self.drawing(caller, [&](const RandomStream& stream) {
+      self.priorities->draw(stream, count, beta, by_buffer, self.slots.data(), weights.data);
+      for (std::int64_t i = 0; i < count; ++i) out.index[i] = self.ring->name_of(self.slots[static_cast<std::size_t>(i)]);
+      out.gather.slots = self.slots.data();
+      gather(*self.ring, out.gather);
+    });
   });
   return py::make_tuple(std::move(out.arrays), std::move(weight));
 }
@@ -188,8 +183,9 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
 // (index, torch, out) -> tuple of arrays
 py::object get(ReplayCore& self, FastArgs args) {
   const CudaStream caller = self.caller_stream("get");
-  const ArrayThere<std::int64_t> index(self, args[0], "get", "index");
-  Outputs out(self, index.count(), batch_place(self, args[1]), args[2], "get");
+  Border border("get");
+  const ArrayThere<std::int64_t> index(self, border, args[0], "index");
+  Outputs out(border, self, index.count(), batch_place(self, args[1]), args[2]);
   void* space = nullptr;
   const py::object owner = self.device ? self.space(DeviceRing::space_bytes(index.count()), &space) : py::object();
   const std::int64_t stale = alone(self, [&] {
@@ -217,6 +213,7 @@ py::object get(ReplayCore& self, FastArgs args) {
 
 // bool [B]
 py::array_t<bool> drawable(ReplayCore& self, py::handle index_arg) {
+  const Call call = Call::long_one(&index_arg.ptr(), 1);
   const auto index = read_array(index_arg, "is_drawable", "index").as<const std::int64_t, 1>("[B]");
   const CudaStream caller = self.caller_stream("is_drawable");
   py::array_t<bool> found(index.extent[0]);
@@ -231,14 +228,19 @@ py::array_t<bool> drawable(ReplayCore& self, py::handle index_arg) {
 
 py::array_t<std::int64_t> shuffled(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("epoch");
-  const auto index = alone(self, [&] {
-    const LaneRing& ring = self.books(caller);
-    std::vector<std::int64_t> names(static_cast<std::size_t>(ring.size()));
-    self.slots.resize(names.size());
-    ring.draw_distinct(self.next_draw(caller), ring.size(), names.data(), self.slots.data(), self.scratch);
-    return names;
-  });
-  return py::array_t<std::int64_t>(static_cast<py::ssize_t>(index.size()), index.data());
+  for (;;) {
+    const std::int64_t count = alone(self, [&] { return self.size(caller); });
+    py::array_t<std::int64_t> index(count);
+    std::int64_t* const names = index.mutable_data();
+    const bool fits = alone(self, [&] {
+      const LaneRing& ring = self.books(caller);
+      if (ring.size() != count) return false;  // another thread has added meanwhile
+      self.slots.resize(static_cast<std::size_t>(count));
+      self.drawing(caller, [&](const RandomStream& stream) { ring.draw_distinct(stream, count, names, self.slots.data(), self.scratch); });
+      return true;
+    });
+    if (fits) return index;
+  }
 }
 
 // Columns [env, start, end, begins, ended]: `ended` holds the end flags of the last transition, 0 while the episode goes on.
@@ -290,8 +292,10 @@ std::int64_t skipped_rows(ReplayCore& self) {
 PYRL_BINDINGS(replay, m) {
   py::class_<ReplayCore> core(m, "ReplayCore", "The record stream behind pyrl.buffers.ReplayBuffer.");
   core.def(py::init([](const std::vector<ReplayCore::LeafSpec>& observation, const std::vector<ReplayCore::LeafSpec>& columns, std::int64_t capacity,
-                       std::int64_t num_envs, int n_step, int frame_stack, bool pad_with_zeros, bool linked, double gamma, std::uint64_t key) {
-             return std::make_unique<ReplayCore>(observation, columns, StreamOptions{capacity, num_envs, n_step, frame_stack, pad_with_zeros, linked, gamma}, key);
+                       std::int64_t num_envs, std::int64_t n_step, std::int64_t frame_stack, bool pad_with_zeros, bool linked, double gamma, std::uint64_t key) {
+             const StreamOptions options{capacity, num_envs, ReplayCore::window_arg(n_step, "n_step"), ReplayCore::window_arg(frame_stack, "frame_stack"), pad_with_zeros, linked, gamma};
+             // Not a unique_ptr: where pybind11 then runs out of memory, it would free the object twice.
+             return new ReplayCore(observation, columns, options, key);
            }),
            py::arg("observation"), py::arg("columns"), py::arg("capacity"), py::arg("num_envs"), py::arg("n_step"), py::arg("frame_stack"),
            py::arg("pad_with_zeros"), py::arg("linked"), py::arg("gamma"), py::arg("key"))

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "bindings/array_arg.hpp"
+#include "bindings/tensor_arg.hpp"
 #include "core/cuda.hpp"
 
 namespace pyrl::bindings {
@@ -20,18 +21,19 @@ Place place_of_output(py::handle out, const char* function, const char* name);
 // memory on in the order of the stream only.
 py::object device_space(const Place& place, std::int64_t bytes, void** data);
 
-// Runs on_cpu() or on_cuda(stream), without the interpreter lock; the stream is the one that is current in torch. `on_cuda` takes its
-// argument as auto, so that a build without CUDA compiles none of it.
+// Runs on_cpu(), where `lock` is given alone with it, or on_cuda(stream), without the interpreter lock; the stream is the one that is
+// current in torch. `on_cuda` takes its argument as auto, so that a build without CUDA compiles none of it.
 template <class OnCpu, class OnCuda>
-void run_at(const Place& place, const char* function, const OnCpu& on_cpu, const OnCuda& on_cuda) {
+void run_at(const Place& place, const char* function, const OnCpu& on_cpu, const OnCuda& on_cuda, Lock* lock = nullptr) {
   if constexpr (cuda_built) {
     if (place.device.is_cuda()) {
       const CudaStream stream{function, place.device.number, current_stream(place.device)};
-      const ReleaseGil released;
+      const ReleaseGil released(ReleaseGil::When::always);  // which may wait for the device
       on_cuda(stream);
       return;
     }
   }
+  if (lock != nullptr) return alone(*lock, on_cpu);
   const ReleaseGil released;
   on_cpu();
 }

@@ -6,11 +6,13 @@
 // A call through pybind11 with ten arguments costs about 0.5 us more. Overloads, defaults and keywords belong to pyrl/ops.
 #pragma once
 
+#include <cxxabi.h>
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
 #include <limits>
 
+#include "bindings/call.hpp"
 #include "core/check.hpp"
 
 namespace pyrl::bindings {
@@ -49,7 +51,10 @@ template <py::object (*body)(FastArgs), int count>
 PyObject* fast_entry(PyObject*, PyObject* const* args, Py_ssize_t given) {
   if (given != count) return wrong_count("this function", count, given);
   try {
+    const Call call(args, given);
     return body(FastArgs(args)).release().ptr();
+  } catch (abi::__forced_unwind&) {
+    stay_for_ever();
   } catch (...) {
     set_python_error();
     return nullptr;
@@ -73,7 +78,10 @@ template <class Self, py::object (*body)(Self&, FastArgs), int count>
 PyObject* fast_method_entry(PyObject* self, PyObject* const* args, Py_ssize_t given) {
   if (given != count) return wrong_count("this method", count, given);
   try {
+    const Call call(args, given);
     return body(*py::handle(self).cast<Self*>(), FastArgs(args)).release().ptr();
+  } catch (abi::__forced_unwind&) {
+    stay_for_ever();
   } catch (...) {
     set_python_error();
     return nullptr;

@@ -1,6 +1,7 @@
 // The extension module: exceptions, switches, and every registered family.
 #include <pybind11/pybind11.h>
 
+#include "bindings/call.hpp"
 #include "bindings/registry.hpp"
 #include "core/check.hpp"
 #include "core/cuda.hpp"
@@ -43,5 +44,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("cuda_built", [] { return pyrl::cuda_built; });
   m.def("supported_simd_level", [] { return static_cast<int>(pyrl::simd::supported()); });
 
+  pyrl::bindings::register_process_hooks();
   for (const auto& [name, bind] : pyrl::bindings::binders()) bind(m);
 }

@@ -1,12 +1,14 @@
 #include "bindings/replay_core.hpp"
 
 #include "bindings/cuda_arg.hpp"
+#include "bindings/tensor_arg.hpp"
 
 namespace pyrl::bindings {
 
 using namespace pyrl::replay;
 
 void ReplayCore::move_to(const std::string& name, bool copied) {
+  PYRL_CHECK(device == nullptr && !is_prioritized(), ArgumentError, "ReplayBuffer: its records have their place already");
   CudaStream caller{"ReplayBuffer", std::stoi(name.substr(name.find(':') + 1))};
   const Place there(Kind::Torch, Device{caller.device}, "this buffer");
   std::unique_ptr<RingDevice> made;
@@ -17,17 +19,27 @@ void ReplayCore::move_to(const std::string& name, bool copied) {
   moved->set_random(stream, caller);
   device = std::move(moved);
   place = there;
+  process = lineage();
   host_copy = copied;
   outcome.resize(static_cast<std::size_t>(ring->options().num_lanes));
 }
 
 void ReplayCore::prioritize(double alpha, double epsilon) {
+  PYRL_CHECK(alpha >= 0 && alpha <= 1, ArgumentError, "PrioritizedReplayBuffer: alpha is ", alpha, ", expected a number in [0, 1]");
+  PYRL_CHECK(epsilon >= tree::least && epsilon <= tree::most, ArgumentError, "PrioritizedReplayBuffer: epsilon is ", epsilon, ", expected a number in [", tree::least,
+             ", ", tree::most, "]");
+  PYRL_CHECK(!is_prioritized() && ring->filled() == 0, ArgumentError, "PrioritizedReplayBuffer: the core is prioritized or filled already, expected a new one");
   if (device != nullptr) return device->prioritize({alpha, epsilon}, caller_stream("PrioritizedReplayBuffer"));
-  priorities = std::make_unique<Priorities>(ring->num_slots(), PriorityOptions{alpha, epsilon});
-  ring->set_observer(priorities.get());
+  auto made = std::make_unique<Priorities>(ring->num_slots(), PriorityOptions{alpha, epsilon});
+  alone(*this, [&] {
+    priorities = std::move(made);
+    ring->set_observer(priorities.get());
+  });
 }
 
 CudaStream ReplayCore::device_stream(const char* function) const {
+  PYRL_CHECK(lineage() == process, DeviceError, function, ": this buffer's records lie on ", place.device.text(),
+             " in the process that forked this one; nothing of CUDA can be used in a forked child, start it with spawn");
   return {function, place.device.number, current_stream(place.device)};
 }
 
@@ -58,10 +70,15 @@ const LaneRing& ReplayCore::books(const CudaStream& caller) {
   return *ring;
 }
 
-RandomStream ReplayCore::random(const CudaStream& caller) { return device == nullptr ? stream : device->random(caller); }
+RandomStream ReplayCore::random(const CudaStream& caller) {
+  if (device != nullptr) return device->random(caller);
+  stream_owner.claim(stream);
+  return stream;
+}
 
 void ReplayCore::set_random(const RandomStream& random, const CudaStream& caller) {
   stream = random;
+  stream_owner.set();
   if (device != nullptr) device->set_random(random, caller);
 }
 

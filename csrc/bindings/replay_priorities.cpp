@@ -11,17 +11,22 @@ namespace pyrl::bindings {
 
 using namespace pyrl::replay;
 
-// (index, priority): nothing is changed if any priority is negative or not finite, unless they lie on a GPU, where nobody looks.
+// (index, priority): nothing is changed if any priority is negative, not finite or above tree::most, unless they lie on a GPU, where nobody looks.
 py::object update_priorities(ReplayCore& self, FastArgs args) {
   const char* function = "update_priorities";
   const CudaStream caller = self.caller_stream(function);
-  const ArrayThere<std::int64_t> index(self, args[0], function, "index");
+  Border border(function);
+  const ArrayThere<std::int64_t> index(self, border, args[0], "index");
   const auto update = [&]<class Real>(Real) {
-    const ArrayThere<Real> priority(self, args[1], function, "priority", index.count());
-    for (std::int64_t i = 0; !priority.is_there() && i < index.count(); ++i) {
-      const Real value = priority.data()[i];
+    const ArrayThere<Real> priority(self, border, args[1], "priority", index.count());
+    std::vector<Real> checked;  // another thread may write to the array meanwhile
+    if (!priority.is_there()) checked.assign(priority.data(), priority.data() + index.count());
+    for (std::size_t i = 0; i < checked.size(); ++i) {
+      const Real value = checked[i];
       PYRL_CHECK(std::isfinite(value), NonFiniteError, function, ": priority of element ", i, " is ", value, ", expected a finite number");
       PYRL_CHECK(value >= 0, ArgumentError, function, ": priority of element ", i, " is ", value, ", expected at least 0");
+      PYRL_CHECK(static_cast<double>(value) <= tree::most, ArgumentError, function, ": priority of element ", i, " is ", value, ", expected at most ", tree::most,
+                 ", so that the sum of all is finite");
     }
     void* space = nullptr;
     const py::object owner = self.device ? self.space(8 * index.count(), &space) : py::object();
@@ -30,7 +35,7 @@ py::object update_priorities(ReplayCore& self, FastArgs args) {
         return self.device->update_priorities(index.bring(self, caller), priority.bring(self, caller), index.count(), static_cast<std::int64_t*>(space), caller);
       self.slots.resize(static_cast<std::size_t>(index.count()));
       self.stale_updates += self.ring->find(index.data(), index.count(), self.slots.data());
-      self.priorities->update(self.slots.data(), priority.data(), index.count());
+      self.priorities->update(self.slots.data(), checked.data(), index.count());
     });
   };
   with_real(read_array(args[1], function, "priority"), update);
@@ -39,6 +44,7 @@ py::object update_priorities(ReplayCore& self, FastArgs args) {
 
 // float64 [B]: the leaves of named records, 0 where they cannot be drawn.
 py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
+  const Call call = Call::long_one(&index_arg.ptr(), 1);
   const auto index = read_array(index_arg, "priorities", "index").as<const std::int64_t, 1>("[B]");
   const CudaStream caller = self.caller_stream("priorities");
   py::array_t<double> found(index.extent[0]);

@@ -2,29 +2,42 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "bindings/replay_core.hpp"
+#include "core/interrupt.hpp"
 
 namespace pyrl::bindings {
 namespace {
 
 using namespace pyrl::replay;
 
-// The written slots of every column, hot or cold: [num_lanes, used, row_bytes] each.
+// The written slots of every column, hot or cold: [num_lanes, used, row_bytes] each. Can be stopped.
 template <class Move>
 void move_rows(const LaneRing& ring, std::int64_t used, const std::vector<Column>& columns, const Move& move) {
   for (std::size_t c = 0; c < columns.size(); ++c)
     for (std::int64_t lane = 0; lane < ring.options().num_lanes; ++lane)
-      for (std::int64_t offset = 0; offset < used; ++offset)
-        move(c, (lane * used + offset) * columns[c].row_bytes, ring.row(columns[c], lane * ring.lane_capacity() + offset));
+      in_pieces(used, std::max<std::int64_t>(1, (1 << 20) / columns[c].row_bytes), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t offset = begin; offset < end; ++offset)
+          move(c, (lane * used + offset) * columns[c].row_bytes, ring.row(columns[c], lane * ring.lane_capacity() + offset));
+      });
 }
 
 // Where records lie on a device only: a ring in host memory that takes them for a while.
 std::unique_ptr<LaneRing> host_ring(const ReplayCore& self) {
   return self.is_resident() ? std::make_unique<LaneRing>(self.ring->layout().columns(), self.ring->options()) : nullptr;
+}
+
+RandomStream random_of(const py::object& saved) {
+  try {
+    const auto [key, low, draw] = saved.cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
+    if (low == 0) return {key, draw};
+  } catch (const py::cast_error&) {
+  }
+  throw ArgumentError(concat("load_state_dict: random is ", py::repr(saved).cast<std::string>(), ", expected (key, 0, draw) of 64-bit words"));
 }
 
 }  // namespace
@@ -94,10 +107,10 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
     PYRL_CHECK(saved.contains(name), ArgumentError, "load_state_dict: ", name, " is missing");
     return py::object(saved[py::str(name)]);
   };
-  std::vector<py::object> alive;
+  std::list<std::pair<std::string, py::object>> alive;  // names and arrays, as long as messages and views need them
   const auto read = [&](const std::string& name) {
-    alive.push_back(item(name));
-    return read_array(alive.back(), "load_state_dict", name.c_str());
+    const auto& [kept_name, array] = alive.emplace_back(name, item(name));
+    return read_array(array, "load_state_dict", kept_name.c_str());
   };
   const auto copy = [](const auto& view) { return std::vector<std::decay_t<decltype(view.data[0])>>(view.data, view.data + view.size()); };
   RingState state;
@@ -108,27 +121,39 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   flags.require_shape(std::array<std::int64_t, 2>{lanes, -1}, "[N, written slots]");
   state.flags = copy(flags.as<const std::uint8_t, 2>("[N, written slots]"));
   state.used = flags.shape[1];
+  state = ring.completed(std::move(state));
   std::vector<const std::uint8_t*> from;
   for (std::size_t c = 0; c < columns.size(); ++c)
     from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
-  ArrayView<const double, 2> leaves;
+  std::vector<double> leaves;  // of all slots
   if (self.is_prioritized()) {
-    leaves = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");
-    for (std::int64_t i = 0; i < leaves.size(); ++i)
-      PYRL_CHECK(std::isfinite(leaves.data[i]) && (leaves.data[i] > 0) == ((state.flags[static_cast<std::size_t>(i)] & flag::drawable) != 0), ArgumentError,
-                 "load_state_dict: priorities[", i / state.used, ", ", i % state.used, "] is ", leaves.data[i], ", expected a positive number where a record can be drawn, else 0");
+    const auto given = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");
+    leaves.resize(static_cast<std::size_t>(ring.num_slots()));
+    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+      for (std::int64_t offset = 0; offset < state.used; ++offset) {
+        const double leaf = leaves[static_cast<std::size_t>(lane * ring.lane_capacity() + offset)] = given(lane, offset);
+        const bool is_drawable = (state.flags[static_cast<std::size_t>(lane * state.used + offset)] & flag::drawable) != 0;
+        const bool in_range = leaf == 0 || (leaf >= tree::least / 2 && leaf <= 2 * tree::most);
+        PYRL_CHECK(in_range && (leaf > 0) == is_drawable, ArgumentError, "load_state_dict: priorities[", lane, ", ", offset, "] is ", leaf,
+                   ", expected a positive number where a record can be drawn, else 0");
+      }
+    }
   }
-  const auto random = item("random").cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
+  const RandomStream random = random_of(item("random"));
+  std::vector<PyObject*> arrays;
+  for (const auto& [name, array] : alive) arrays.push_back(array.ptr());
+  const Call call = Call::long_one(arrays.data(), arrays.size());
   alone(self, [&] {
     ring.set_state(state);
-    move_rows(ring, state.used, columns, [&](std::size_t c, std::int64_t at, std::uint8_t* row) { std::memcpy(row, from[c] + at, static_cast<std::size_t>(columns[c].row_bytes)); });
-    if (self.device) self.device->upload(ring, caller);
-    if (self.is_prioritized()) {
-      std::vector<double> all(static_cast<std::size_t>(ring.num_slots()));
-      for (std::int64_t lane = 0; lane < lanes; ++lane) std::copy_n(leaves.row(lane), state.used, all.begin() + lane * ring.lane_capacity());
-      self.set_leaves(all, caller);
+    try {
+      move_rows(ring, state.used, columns, [&](std::size_t c, std::int64_t at, std::uint8_t* row) { std::memcpy(row, from[c] + at, static_cast<std::size_t>(columns[c].row_bytes)); });
+    } catch (...) {
+      ring.clear();  // stopped: of the records before some are overwritten
+      throw;
     }
-    self.set_random({std::get<0>(random), std::get<2>(random)}, caller);
+    if (self.device) self.device->upload(ring, caller);
+    if (self.is_prioritized()) self.set_leaves(leaves, caller);
+    self.set_random(random, caller);
   });
 }
 

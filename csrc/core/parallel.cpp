@@ -13,6 +13,8 @@
 #include <thread>
 #include <utility>
 
+#include "core/interrupt.hpp"
+#include "core/lineage.hpp"
 #include "core/platform.hpp"
 
 namespace pyrl {
@@ -59,6 +61,21 @@ std::atomic<bool> torch_loaded{false};
 thread_local bool inside_body = false;
 constexpr int most_parts = 1024;
 
+struct Inside {
+  Inside() { inside_body = true; }
+  ~Inside() { inside_body = false; }
+};
+
+// In pieces of some milliseconds where it can be stopped and is long.
+void run_range(std::int64_t begin, std::int64_t end, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
+  constexpr std::int64_t grains = 64;
+  if (detail::interruptible == nullptr || (end - begin) / grain < 2 * grains) return body(begin, end);
+  for (std::int64_t at = begin; at < end; at += grains * grain) {
+    check_interrupt();
+    body(at, std::min(end, at + grains * grain));
+  }
+}
+
 // One job at a time. Threads are started on first use, and anew in a forked child, which inherits the object but none of its
 // threads. After a job they look out for the next one for a moment before they sleep: the products of an update follow each
 // other within microseconds, and waking a sleeper costs tens of them.
@@ -66,18 +83,22 @@ class Pool {
  public:
   using Body = std::function<void(std::int64_t, std::int64_t)>;
 
-  void run(int parts, std::int64_t n, const Body& body) {
-    std::lock_guard<std::mutex> one_job(job_mutex_);
+  void run(int parts, std::int64_t n, std::int64_t grain, const Body& body) {
+    const std::unique_lock<std::mutex> one_job(job_mutex_, std::try_to_lock);
+    if (!one_job) return run_range(0, n, grain, body);
+    const Inside serially;  // whoever asks whether to stop may start other work
     grow(parts - 1);
     body_ = &body;
     n_ = n;
+    grain_ = grain;
     failure_ = nullptr;
+    interruptible_ = detail::interruptible;
     caller_core_ = current_core();
     unfinished_.store(parts - 1, std::memory_order_relaxed);
     open_.store(Open{++jobs_, static_cast<std::uint16_t>(parts), 1}.word());
     notify(wake_, sleepers_);
     run_part(0, parts);
-    wait(done_, waiting_, [&] { return unfinished_.load() == 0; });
+    wait_for_others();
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
@@ -95,49 +116,82 @@ class Pool {
     bool any() const { return next < parts; }
   };
 
+  // Parts that no thread takes are left to those there are, in the end to the caller.
   void grow(int wanted) {
-    for (; workers_ < wanted; ++workers_) std::thread([this] { work(); }).detach();
+    try {
+      for (; workers_ < wanted; ++workers_) std::thread([this] { work(); }).detach();
+    } catch (const std::exception&) {  // the system gives no more
+    }
+  }
+
+  // Takes parts that are still open, then waits for those under way; asks meanwhile whether to stop.
+  void wait_for_others() {
+    while (take_part(false)) {
+    }
+    const std::uint64_t process = lineage();
+    const auto ready = [&] { return unfinished_.load() == 0; };
+    while (!wait(done_, waiting_, ready, std::chrono::milliseconds(10))) {
+      guarded([] { check_interrupt(); });
+      if (process != lineage()) throw std::runtime_error("a signal's handler forked in the middle of a call; the child has no threads to end it");
+    }
   }
 
   void work() {
+    inside_body = true;
     for (;;) {
-      std::uint64_t word = open_.load();
-      wait(wake_, sleepers_, [&] { return Open(word = open_.load()).any(); });
-      const Open taken(word);
-      if (!open_.compare_exchange_strong(word, word + 1)) continue;
-      if (const int core = current_core(); core >= 0 && core == caller_core_) leave_core(core);
-      run_part(taken.next, taken.parts);
-      if (unfinished_.fetch_sub(1) == 1) notify(done_, waiting_);
+      wait(wake_, sleepers_, [&] { return Open(open_.load()).any(); }, std::chrono::hours(1));
+      take_part(true);
     }
+  }
+
+  // One that nobody has taken yet; false: there is none.
+  bool take_part(bool by_helper) {
+    std::uint64_t word = open_.load();
+    const Open taken(word);
+    if (!taken.any()) return false;
+    if (!open_.compare_exchange_strong(word, word + 1)) return true;
+    if (const int core = current_core(); by_helper && core >= 0 && core == caller_core_) leave_core(core);
+    run_part(taken.next, taken.parts);
+    if (unfinished_.fetch_sub(1) == 1) notify(done_, waiting_);
+    return true;
   }
 
   void run_part(int part, int parts) {
-    inside_body = true;
+    Interruptible* const outer = std::exchange(detail::interruptible, interruptible_);
+    guarded([&] { run_range(n_ * part / parts, n_ * (part + 1) / parts, grain_, *body_); });
+    detail::interruptible = outer;
+  }
+
+  // Keeps the first failure, and has the other parts stop where they can.
+  template <class Body>
+  void guarded(const Body& body) {
     try {
-      (*body_)(n_ * part / parts, n_ * (part + 1) / parts);
+      body();
+    } catch (const Stopped&) {  // its cause is kept by the thread that has it
     } catch (...) {
       std::lock_guard<std::mutex> lock(sleep_mutex_);
       if (!failure_) failure_ = std::current_exception();
+      if (interruptible_ != nullptr) interruptible_->stop();
     }
-    inside_body = false;
   }
 
-  // Looks at `ready` for about 100 us, then sleeps. Whoever makes it true calls `notify` afterwards; either the sleeper is counted
-  // before that looks, or it sees the change.
+  // Looks at `ready` for about 100 us, then sleeps, at most for `most`. Whoever makes it true calls `notify` afterwards; either the
+  // sleeper is counted before that looks, or it sees the change.
   template <class Ready>
-  void wait(std::condition_variable& condition, std::atomic<int>& asleep, const Ready& ready) {
+  bool wait(std::condition_variable& condition, std::atomic<int>& asleep, const Ready& ready, std::chrono::steady_clock::duration most) {
     const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
     do {
       for (int i = 0; i < 32; ++i) {
-        if (ready()) return;
+        if (ready()) return true;
         pause_processor();
       }
       std::this_thread::yield();  // to a thread of ours that has no core of its own
     } while (std::chrono::steady_clock::now() < until);
     std::unique_lock<std::mutex> lock(sleep_mutex_);
     asleep.fetch_add(1);
-    condition.wait(lock, ready);
+    const bool is_ready = condition.wait_for(lock, most, ready);
     asleep.fetch_sub(1);
+    return is_ready;
   }
 
   void notify(std::condition_variable& condition, const std::atomic<int>& asleep) {
@@ -159,6 +213,8 @@ class Pool {
   // Of the job under way; written before it is opened.
   const Body* body_ = nullptr;
   std::int64_t n_ = 0;
+  std::int64_t grain_ = 1;
+  Interruptible* interruptible_ = nullptr;
   std::exception_ptr failure_;
   int caller_core_ = -1;
   std::uint32_t jobs_ = 0;
@@ -168,9 +224,10 @@ class Pool {
 // Leaked on purpose: detached threads may outlive static destruction.
 std::atomic<Pool*> pool{nullptr};
 
+// At load, so that no fork comes before it.
+const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
+
 Pool& the_pool() {
-  static const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool); });
-  (void)at_fork;
   Pool* current = pool.load();
   if (current == nullptr) {
     auto* fresh = new Pool;
@@ -194,10 +251,11 @@ void note_torch_loaded(bool loaded) { torch_loaded.store(loaded, std::memory_ord
 
 void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (n <= 0) return;
-  const std::int64_t most = n / std::max<std::int64_t>(grain, 1);
+  grain = std::max<std::int64_t>(grain, 1);
+  const std::int64_t most = n / grain;
   const int parts = inside_body || most <= 1 ? 1 : static_cast<int>(std::min<std::int64_t>(most, std::min(num_threads(), most_parts)));
-  if (parts <= 1) return body(0, n);
-  the_pool().run(parts, n, body);
+  if (parts <= 1) return run_range(0, n, grain, body);
+  the_pool().run(parts, n, grain, body);
 }
 
 }  // namespace pyrl

@@ -15,8 +15,10 @@ int num_threads();
 void note_torch_loaded(bool loaded);
 
 // Calls body(begin, end) over disjoint ranges that cover [0, n), on at most `num_threads()` threads and never with fewer than
-// `grain` items a range. The split must not change results. Not re-entrant: called from inside a body it runs serially.
-// The first exception of a body is rethrown after all ranges have ended.
+// `grain` items a range. The split must not change results. Called from inside a body it runs serially.
+// One call at a time has helpers; those that come meanwhile run serially, and so wait for none.
+// The first exception of a body is rethrown after all ranges have ended. Long ranges come in pieces, between which the work can be
+// stopped (interrupt.hpp).
 void parallel_for(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
 
 }  // namespace pyrl

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/elementary.hpp"
+#include "core/interrupt.hpp"
 #include "core/platform.hpp"
 
 namespace pyrl::nn {
@@ -52,8 +53,10 @@ inline Normal<double> normal(double z) {
 
 template <class Real, class Function>
 void each(std::int64_t n, Real* out, const Function& function) {
-  simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-    for (std::int64_t i = 0; i < n; ++i) out[i] = function(i);
+  in_pieces(n, std::int64_t{1} << 18, [&](std::int64_t begin, std::int64_t end) {
+    simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+      for (std::int64_t i = begin; i < end; ++i) out[i] = function(i);
+    });
   });
 }
 

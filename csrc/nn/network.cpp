@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "core/interrupt.hpp"
 #include "nn/layer_norm.hpp"
 #include "nn/product.hpp"
 
@@ -58,21 +59,24 @@ void Network<Real>::layer_forward(const Layer& layer, const Real* parameters, co
 
 template <class Real>
 void Network<Real>::forward(const Real* parameters, const Inputs<Real>& x, std::int64_t batch, Real* y) {
-  batch_ = batch;
-  a_width_ = x.a_width;
+  batch_ = -1;  // until all is kept: memory may run out, and the call may be stopped
   const Real* hidden = joined(x, batch, input_);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     Real* const output = kept_[l].output.reserve(batch * layers_[l].out);
     layer_forward(layers_[l], parameters, hidden, batch, output, &kept_[l]);
     hidden = output;
+    check_interrupt();
   }
   std::memcpy(y, hidden, static_cast<std::size_t>(batch * out()) * sizeof(Real));
+  batch_ = batch;
+  a_width_ = x.a_width;
 }
 
 template <class Real>
 void Network<Real>::infer(const Real* parameters, const Inputs<Real>& x, std::int64_t batch, Real* y) {
   for (Workspace<Real>& rows : rows_) rows.reserve(std::min(batch, infer_rows) * widest_);
   for (std::int64_t first = 0; first < batch; first += infer_rows) {
+    check_interrupt();
     const std::int64_t rows = std::min(infer_rows, batch - first);
     const Inputs<Real> part{x.a + first * x.a_width, x.a_width, x.b + first * x.b_width, x.b_width};
     const Real* hidden = x.b_width == 0 ? part.a : joined(part, rows, joined_);
@@ -122,6 +126,7 @@ void Network<Real>::backward(const Real* parameters, Real* gradients, const Real
   Real *current = gradient_[0].data(), *other = gradient_[1].data();
   std::memcpy(current, dy, static_cast<std::size_t>(batch_ * out()) * sizeof(Real));
   for (std::size_t l = layers_.size(); l-- > 0;) {
+    check_interrupt();
     const bool wanted = l > 0 || da != nullptr || db != nullptr;
     layer_backward(l, parameters, gradients, current, wanted ? other : nullptr);
     std::swap(current, other);

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "core/interrupt.hpp"
 #include "core/parallel.hpp"
 #include "core/platform.hpp"
 
@@ -21,6 +22,7 @@ void each(std::int64_t n, const Body& body) {
     });
   };
   if (n < 2 * grain) return range(0, n);
+  const Uninterrupted whole;
   parallel_for(n, grain, range);
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/elementary.hpp"
+#include "core/interrupt.hpp"
 #include "core/platform.hpp"
 #include "nn/workspace.hpp"
 
@@ -28,6 +29,7 @@ Standard standard_of(const ArrayView<const Real, 1>& advantage) {
   return {mean, 1 / (std::sqrt(squares / static_cast<double>(count - 1)) + 1e-8)};
 }
 
+constexpr std::int64_t asked_rows = 4096;  // between two questions whether to stop
 constexpr std::int64_t lanes = 16;  // rows side by side, so that their exponentials are one vector's
 
 // Sums over the batch, and d surrogate / d log pi of `lanes` rows.
@@ -132,7 +134,10 @@ void categorical(const PolicyLossArgs<Real>& args, Surrogate<Real>& surrogate) {
   Real* const start = memory.reserve((2 * width + args.nvec.size()) * lanes);
   const Columns<Real> columns{start, start + width * lanes, start + 2 * width * lanes};
   simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-    for (std::int64_t first = 0; first < batch; first += lanes) categorical_block(args, surrogate, columns, first, std::min(lanes, batch - first));
+    for (std::int64_t first = 0; first < batch; first += lanes) {
+      if (first % asked_rows == 0) check_interrupt();
+      categorical_block(args, surrogate, columns, first, std::min(lanes, batch - first));
+    }
   });
 }
 
@@ -151,6 +156,7 @@ void gaussian(const PolicyLossArgs<Real>& args, Surrogate<Real>& surrogate) {
     d_log_std[a] = 0;
   }
   for (std::int64_t first = 0; first < batch; first += lanes) {
+    if (first % asked_rows == 0) check_interrupt();
     const std::int64_t count = std::min(lanes, batch - first);
     Real log_prob[lanes] = {}, slope[lanes];
     for (std::int64_t l = 0; l < count; ++l) {

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/interrupt.hpp"
 #include "core/platform.hpp"
 
 namespace pyrl::nn {
 namespace {
+
+constexpr std::int64_t asked_rows = 4096;  // between two questions whether to stop
 
 template <class Real>
 struct Penalty {
@@ -39,6 +42,7 @@ double value_loss(const ValueLossArgs<Real>& args) {
   const Real share = static_cast<Real>(args.coefficient / static_cast<double>(std::max<std::int64_t>(1, batch)));
   double total = 0;
   for (std::int64_t b = 0; b < batch; ++b) {
+    if (b % asked_rows == 0) check_interrupt();
     Real value = args.value(b), moves = 1;
     if (args.value_old.present()) {
       const Real change = value - args.value_old(b), clipped = std::clamp(change, -epsilon, epsilon);
@@ -58,6 +62,7 @@ QLossReport q_loss(const QLossArgs<Real>& args) {
   const Real share = Real(1) / static_cast<Real>(std::max<std::int64_t>(1, batch));
   double loss = 0, q_sum = 0;
   for (std::int64_t b = 0; b < batch; ++b) {
+    if (b % asked_rows == 0) check_interrupt();
     const Real* const chooser = args.next_q_online.present() ? args.next_q_online.row(b) : args.next_q_target.row(b);
     const std::int64_t next = argmax(chooser, actions), taken = args.action(b);
     const Real q = args.q(b, taken), delta = q - (args.reward(b) + args.discount(b) * args.next_q_target(b, next));
@@ -77,6 +82,7 @@ template <class Real>
 void dueling(const ArrayView<const Real, 2>& value, const ArrayView<const Real, 2>& advantage, const ArrayView<Real, 2>& q) {
   const std::int64_t actions = advantage.extent[1];
   for (std::int64_t b = 0; b < advantage.extent[0]; ++b) {
+    if (b % asked_rows == 0) check_interrupt();
     Real sum = 0;
     for (std::int64_t k = 0; k < actions; ++k) sum += advantage(b, k);
     const Real shift = value(b, 0) - sum / static_cast<Real>(actions);
@@ -88,6 +94,7 @@ template <class Real>
 void dueling_backward(const ArrayView<const Real, 2>& d_q, const ArrayView<Real, 2>& d_value, const ArrayView<Real, 2>& d_advantage) {
   const std::int64_t actions = d_q.extent[1];
   for (std::int64_t b = 0; b < d_q.extent[0]; ++b) {
+    if (b % asked_rows == 0) check_interrupt();
     Real sum = 0;
     for (std::int64_t k = 0; k < actions; ++k) sum += d_q(b, k);
     d_value(b, 0) = sum;

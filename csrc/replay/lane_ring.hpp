@@ -15,9 +15,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "core/lock.hpp"
 #include "core/philox.hpp"
 #include "replay/record_layout.hpp"
 #include "replay/ring_view.hpp"
@@ -57,7 +57,7 @@ struct RingState {
   std::int64_t used = 0;                     // slots of each lane from the first on, `filled()` or more
 };
 
-// Told by a ring which records can be drawn, while the caller holds the ring's mutex.
+// Told by a ring which records can be drawn, while the caller holds the ring's lock.
 class DrawableObserver {
  public:
   virtual ~DrawableObserver() = default;
@@ -67,7 +67,7 @@ class DrawableObserver {
   virtual void cleared() = 0;
 };
 
-// Owns the store. Threads: the caller of anything but size() and the constants holds mutex().
+// Owns the store. Threads: the caller of anything but size() and the constants holds lock().
 class LaneRing {
  public:
   // `columns`: observation columns first.
@@ -102,7 +102,7 @@ class LaneRing {
   std::int64_t lane_capacity() const { return view_.lane_capacity; }
   std::int64_t num_slots() const { return view_.lane_capacity * view_.options.num_lanes; }
   std::int64_t nbytes() const;
-  std::mutex& mutex() const { return mutex_; }
+  Lock& lock() const { return lock_; }
   const RingView& view() const { return view_; }
 
   // Start of a column's row in a slot.
@@ -114,6 +114,8 @@ class LaneRing {
   RingState state(std::int64_t used) const;
   // Throws ArgumentError, and changes nothing, if no sequence of calls could have led there. The records' bytes are the caller's care.
   void set_state(const RingState& state);
+  // Checked, with flag::drawable as it follows from the rest.
+  RingState completed(RingState state) const;
 
  private:
   struct Unmap {
@@ -132,8 +134,8 @@ class LaneRing {
   std::vector<std::int64_t> origins_, heads_, newest_;
   RingView view_;  // of these
   DrawableObserver* observer_ = nullptr;
-  std::atomic<std::int64_t> size_{0};  // written under the mutex, read by anyone
-  mutable std::mutex mutex_;
+  std::atomic<std::int64_t> size_{0};  // written under the lock, read by anyone
+  mutable Lock lock_;
 };
 
 }  // namespace pyrl::replay

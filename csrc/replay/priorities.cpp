@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/interrupt.hpp"
 #include "core/platform.hpp"
 
 namespace pyrl::replay {
@@ -58,6 +59,7 @@ void Priorities::draw(const RandomStream& stream, std::int64_t count, double bet
   double leaf[chunk];
   for (std::int64_t first = 0; first < count; first += chunk) {
     const std::int64_t n = std::min(chunk, count - first);
+    if (first % (1 << 16) == 0) check_interrupt();
     for (std::int64_t i = 0; i < n; ++i) leaf[i] = tree_.get(slots[first + i]);
     simd::dispatch([&]() PYRL_INLINE_LAMBDA {
       for (std::int64_t i = 0; i < n; ++i) weight[first + i] = tree::weight_of(leaf[i], smallest, beta);

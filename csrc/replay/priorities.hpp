@@ -20,7 +20,7 @@ struct PriorityOptions {
   double epsilon = 1e-6;
 };
 
-// Follows a ring; the ring's mutex guards it.
+// Follows a ring; the ring's lock guards it.
 class Priorities : public DrawableObserver {
  public:
   Priorities(std::int64_t slots, const PriorityOptions& options) : options_(options), tree_(slots) {}

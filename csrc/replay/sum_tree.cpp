@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/interrupt.hpp"
+
 namespace pyrl::replay {
 
 SumTree::SumTree(std::int64_t leaves) : leaves_(leaves) {
@@ -13,6 +15,7 @@ SumTree::SumTree(std::int64_t leaves) : leaves_(leaves) {
       level.largest.assign(padded, 0.0);
       level.smallest.assign(padded, tree::infinity);
       level.changed.assign(padded, 0);
+      level.list.reserve(padded);  // so that an add, which notes changes, cannot run out of memory half-way
     }
     levels_.push_back(std::move(level));
     if (n == 1 && levels_.size() > 1) break;
@@ -85,6 +88,7 @@ void SumTree::draw(const RandomStream& stream, std::int64_t count, std::int64_t*
   double u[group];
   for (std::int64_t first = 0; first < count; first += group) {
     const std::int64_t n = std::min(group, count - first);
+    if (first % (1 << 14) == 0) check_interrupt();
     std::int64_t* const node = leaves + first;
     for (std::int64_t i = 0; i < n; ++i) {
       u[i] = tree::stratum(stream, first + i, share, total);

@@ -25,7 +25,7 @@ struct GatherArgs {
   float* discount = nullptr;
 };
 
-// The caller holds the ring's mutex.
+// The caller holds the ring's lock.
 void gather(const LaneRing& ring, const GatherArgs& args);
 
 }  // namespace pyrl::replay

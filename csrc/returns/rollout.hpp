@@ -17,6 +17,7 @@
 
 #include "core/array_view.hpp"
 #include "core/cuda.hpp"
+#include "core/interrupt.hpp"
 #include "core/parallel.hpp"
 #include "core/platform.hpp"
 #include "returns/lanes.hpp"
@@ -137,6 +138,7 @@ struct Range {
   std::int64_t steps, row, begin, lanes;
 };
 
+constexpr std::int64_t asked_steps = 4096;  // between two questions whether to stop
 constexpr int tile_bytes = 16384; // of carry, in the first-level cache
 
 // At most two vectors a row: the carries stay in registers. The second vector ends at the last environment.
@@ -144,6 +146,7 @@ template <class L, bool Plain, bool Two, class T, class Recursion>
 PYRL_INLINE void sweep_narrow(const RolloutPointers<T> from, const Recursion recursion, const Range range) {
   typename L::Value first{}, second{};
   for (std::int64_t t = range.steps - 1; t >= 0; --t) {
+    if (t % asked_steps == 0) check_interrupt();
     const std::int64_t i = t * range.row + range.begin;
     take_step<L, Plain>(from, recursion, t, i, first);
     if constexpr (Two) take_step<L, Plain>(from, recursion, t, i + range.lanes - L::width, second);
@@ -160,6 +163,7 @@ PYRL_INLINE void sweep_wide(const RolloutPointers<T> from, const Recursion recur
     const std::int64_t start = std::min(done, range.lanes - width), count = std::min(tile, range.lanes - start);
     std::fill_n(carries, (count + width - 1) / width * width, T{0});
     for (std::int64_t t = range.steps - 1; t >= 0; --t) {
+      if (t % asked_steps == 0) check_interrupt();
       const std::int64_t i = t * range.row + range.begin + start;
       for (std::int64_t j = 0; j < count; j += width) {  // the last vector ends with the tile, its carry has a place of its own
         auto carry = L::load(carries + j);

@@ -135,6 +135,8 @@ PYRL_INLINE void draw_component(const CategoricalArgs& args, const Rows& rows, C
       });
     }
   }
+  // Logits that another thread changed since they were checked may sum to anything.
+  for (int l = 0; l < lanes; ++l) tile.action[l] = std::min(tile.action[l], size - 1);
   alignas(64) float chosen[lanes] = {};
   for (int l = 0; l < rows.count(); ++l) chosen[l] = args.logits(rows.first() + l, begin + tile.action[l]);
   for (int l = 0; l < lanes; ++l) tile.log_prob[l] += category_log_prob(chosen[l], tile.largest[l], tile.total[l]);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.hpp"
+#include "core/interrupt.hpp"
 #include "sampling/word_tile.hpp"
 
 namespace pyrl::sampling {
@@ -13,6 +14,7 @@ void permutation(const PermutationArgs& args) {
   simd::dispatch([&]() PYRL_INLINE_LAMBDA {
     std::int64_t* out = args.out.data;
     for (std::int64_t first = 0; first < n; first += 4 * lanes) {
+      if (first % (1 << 16) == 0) check_interrupt();
       WordTile words;
       fill_words(words, args.random.key, args.random.draw, static_cast<std::uint32_t>(first >> 2), 0);
       const std::int64_t last = std::min(first + 4 * lanes, n);

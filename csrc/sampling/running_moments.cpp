@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/check.hpp"
+#include "core/interrupt.hpp"
 #include "core/parallel.hpp"
 
 namespace pyrl::sampling {
@@ -127,8 +128,10 @@ PYRL_INLINE void normalize_columns(const NormalizeArgs<T>& args, std::int64_t fr
     scale[c] = inverse_deviation(*args.moments.count, args.moments.m2(from + c), args.epsilon);
   }
   if (width < columns) {
-    for (std::int64_t row = 0; row < rows; ++row)
+    for (std::int64_t row = 0; row < rows; ++row) {
+      if (row % 4096 == 0) check_interrupt();
       normalize_run(args, args.value.data + row * columns + from, args.out.data + row * columns + from, mean, scale, width);
+    }
     return;
   }
   const std::int64_t period = std::min(repeat, rows) * width, total = args.value.size();
@@ -136,8 +139,10 @@ PYRL_INLINE void normalize_columns(const NormalizeArgs<T>& args, std::int64_t fr
     mean[i] = mean[i - width];
     scale[i] = scale[i - width];
   }
-  for (std::int64_t i = 0; i < total; i += period)
+  for (std::int64_t i = 0; i < total; i += period) {
+    if ((i / period) % 4096 == 0) check_interrupt();
     normalize_run(args, args.value.data + i, args.out.data + i, mean, scale, std::min(period, total - i));
+  }
 }
 
 }  // namespace
@@ -150,6 +155,7 @@ void update_moments(const ArrayView<const T, 2>& batch, const Moments& moments) 
     const ArrayView<const T, 2>& batch;
     const Moments& moments;
   } job{batch, moments};
+  const Uninterrupted whole;
   parallel_for(
       tiles_of(columns), std::max<std::int64_t>(1, 128 / std::max<std::int64_t>(rows, 1)), [&job](std::int64_t begin, std::int64_t end) {
         simd::dispatch([&]() PYRL_INLINE_LAMBDA {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/check.hpp"
+#include "core/interrupt.hpp"
 #include "core/parallel.hpp"
 #include "sampling/word_tile.hpp"
 
@@ -68,10 +69,12 @@ template <class Exchange>
 void shuffle(const UniformIndicesArgs& args, const Exchange& exchange) {
   const std::int64_t tiles = tiles_of(args);
   simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-    for (std::int64_t tile = 0; tile < tiles; ++tile)
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+      if (tile % 1024 == 0) check_interrupt();
       for_tile(
           args, tile, [&](std::int64_t i) PYRL_INLINE_LAMBDA { return args.high - static_cast<std::uint64_t>(i); },
           [&](std::int64_t i, std::uint64_t step) PYRL_INLINE_LAMBDA { args.index(i) = exchange(i, i + static_cast<std::int64_t>(step)); });
+    }
   });
 }
 

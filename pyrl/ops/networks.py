@@ -37,8 +37,8 @@ class Layer:
 class Network:
     """``y = network.forward(parameters, x)``, then ``network.backward(parameters, gradients, dy)``.
 
-    One object serves one thread at a time. It owns what `backward` needs of the latest `forward`, and allocates only where a
-    batch is larger than any before.
+    Calls of several threads take turns, and `backward` follows the latest `forward` of them all. The object owns what that needs, and
+    allocates only where a batch is larger than any before.
     """
 
     def __init__(self, layers: Sequence[Layer], dtype: str = "float32") -> None:

@@ -19,7 +19,8 @@ class RandomStream(_core.RandomStream):
     ``RandomStream(seed, *name)`` has the key `pyrl.seeding.stream_key` gives to ``name``, so that streams of one seed with
     different names are unrelated. Each call of a sampler takes the next draw; its numbers are a function of the key, the
     number of the draw and the position of the element, for any number of threads and on every platform. Copies and pickles
-    go on from the same point. Threads that share a stream get different draws, in the order in which they come.
+    go on from the same point. Threads that share a stream get different draws, in the order in which they come. A forked child goes
+    on with another key, so that it does not repeat its parent's numbers; a stream made or set in the child keeps the key it is given.
 
     ``device`` (a torch device, ``"cuda"`` as a rule) keeps the state there, for calls whose arrays lie there. The numbers are
     the same; the draw is taken on the device, in the order of the current stream, so that every replay of a CUDA graph draws

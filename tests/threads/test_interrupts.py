@@ -1,0 +1,85 @@
+"""Ctrl-C ends a long call soon, and what it worked on stays usable."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from processes import run_python
+from thread_cases import CASES
+
+# A call that takes some tenths of a second, ended at some moment. Reports how long the answer took, and makes the call's small sister.
+INTERRUPT = """
+import json, os, signal, threading, time
+from pyrl import ops
+from thread_cases import CASES
+name, threads = sys.argv[1], int(sys.argv[2])
+ops.set_num_threads(threads)
+scale, took = 2000, 0.0
+while took < 0.3 and scale < 3_000_000:
+    call = CASES[name](scale)
+    start = time.perf_counter()
+    call()
+    took = time.perf_counter() - start
+    scale *= 4 if took < 0.1 else 2
+sent = []
+def interrupt():
+    time.sleep(float(sys.argv[3]))
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+thread = threading.Thread(target=interrupt)
+answer = None
+try:
+    thread.start()
+    while time.perf_counter() < start + 60:
+        call()
+except KeyboardInterrupt:
+    answer = time.perf_counter() - sent[0]
+thread.join()
+call()
+print(json.dumps({"took": took, "answer": answer}))
+"""
+
+
+# A sampler that is stopped gives its draw back; one that ends first keeps it, and the interrupt comes after it.
+DRAW = """
+import os, signal, threading, time
+from pyrl import ops
+name, threads = sys.argv[1], int(sys.argv[2])
+ops.set_num_threads(threads)
+random = ops.RandomStream(0)
+calls = {
+    "permutation": lambda n: ops.permutation(n, random),
+    "uniform_indices": lambda n: ops.uniform_indices(n, 1 << 40, random),
+    "distinct_indices": lambda n: ops.uniform_indices(n, n, random, replacement=False),
+}
+size, took = 1_000_000, 0.0
+while took < 0.5:
+    size *= 2
+    start = time.perf_counter()
+    calls[name](size)
+    took = time.perf_counter() - start
+before = random.draw
+threading.Timer(0.11, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    calls[name](size)
+except KeyboardInterrupt:
+    print(random.draw - before)
+calls[name](1000)
+"""
+
+
+@pytest.mark.parametrize(("name", "threads"), [("permutation", 1), ("uniform_indices", 2), ("distinct_indices", 1)])
+def test_ctrl_c_stops_a_long_call(name, threads):
+    ended = run_python(DRAW, name, str(threads), limit=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("moment", ["0.05", "0.2", "0.45"] if os.environ.get("PYRL_EXAMPLES") else ["0.2"])
+def test_ctrl_c_ends_every_call(name, moment):
+    ended = run_python(INTERRUPT, name, "2", moment, limit=200)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["answer"] is not None
