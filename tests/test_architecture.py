@@ -18,7 +18,7 @@ ALLOWED = {
     "ops": {"_core"},
     "nets": {"ops"},
     "engine": {"ops", "nets"},
-    "buffers": {"ops"},
+    "buffers": {"ops", "checkpoint"},
     "envs": set(),
     "checkpoint": set(),
     "agents": {"ops", "nets", "engine", "checkpoint"},
