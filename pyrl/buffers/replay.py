@@ -240,6 +240,24 @@ class ReplayBuffer(Pickled):
             theirs = given.get(name) if isinstance(given, Mapping) else None
             if theirs != own:
                 raise ValueError(f"load_state_dict: the state is of a buffer with {name} {theirs!r}, this one has {own!r}")
+        columns = [name for name, _, _ in self._options["columns"]]
+        columns += [] if self.linked else [f"next_{name}" for name, _, _ in self._leaves]
+        names = {
+            "options",
+            "random",
+            "origins",
+            "heads",
+            "pending",
+            "flags",
+            "priorities",
+            "column.reward",
+            *(f"column.{n}" for n in columns),
+        }
+        if further := sorted(state.keys() - names):
+            raise ValueError(f"load_state_dict: the state has an entry {further[0]!r}, which this buffer does not know")
+        words = state.get("random", ())
+        if len(words) != 3 or words[1] != 0 or not all(type(word) is int and 0 <= word < 1 << 64 for word in words):
+            raise ValueError(f"load_state_dict: random is {words!r}, expected (key, 0, draw) of 64-bit words")
         arrays = {k: v if k == "random" else np.ascontiguousarray(v) for k, v in state.items() if k != "options"}
         self._check_rows(arrays)
         self._core.set_state(arrays)

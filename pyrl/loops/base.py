@@ -140,6 +140,8 @@ class Loop(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """CheckpointError for what `state_dict` does not give; nothing is changed then."""
         episodes, window = state.get("episodes"), state.get("window")
+        if further := sorted(state.keys() - {"episodes", "window"}):
+            raise CheckpointError(f"loop has an entry {further[0]!r}, which this loop does not know")
         if type(episodes) is not int or episodes < 0:
             raise CheckpointError(f"loop/episodes is {episodes!r}, expected a count")
         if not isinstance(window, list) or len(window) > WINDOW or not all(map(_is_episode, window)):
@@ -188,7 +190,13 @@ class Loop(ABC):
 
 def _is_episode(values: Any) -> bool:
     kinds = ((float, int), (int,), (int,), (bool, type(None)))
-    return isinstance(values, list) and len(values) == 4 and all(type(v) in kind for v, kind in zip(values, kinds)) and values[1] > 0
+    return (
+        isinstance(values, list)
+        and len(values) == 4
+        and all(type(v) in kind for v, kind in zip(values, kinds))
+        and values[1] > 0
+        and values[2] >= 0
+    )
 
 
 def _means(window: deque[Episode]) -> dict[str, float]:

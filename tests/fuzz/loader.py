@@ -20,6 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def require_same(saved: Any, loaded: Any, where: str) -> None:
     elif isinstance(saved, list | tuple) and isinstance(loaded, list | tuple) and len(saved) == len(loaded):
         for i, pair in enumerate(zip(saved, loaded)):
             require_same(*pair, f"{where}[{i}]")
-    elif type(saved) is not type(loaded) or saved != loaded:
+    elif saved != loaded or isinstance(saved, str) != isinstance(loaded, str):  # 1, 1.0 and True are the same number
         raise Failed(f"{where}: loaded {loaded!r}, the files say {saved!r}")
 
 
@@ -84,8 +85,9 @@ def attempt(folder: Path, loop: Any) -> str:
             state["normalizer"]["reward"]["running_return"] = groups["normalizer"]["reward"]["running_return"]
         require_same(groups, state, "state")
         for name, space in (("observation_space", agent.observation_space), ("action_space", agent.action_space)):
-            require_same(about[name], checkpoint.space_to_json(space), name)
-        with np.errstate(all="ignore"):
+            if checkpoint.space_from_json(about[name]) != space:
+                raise Failed(f"{name}: loaded {space}, the files say {about[name]}")
+        with np.errstate(all="ignore"), suppress(NonFiniteError):  # of finite but huge weights
             behaviour(agent)
     try:
         state = restore_agent(folder, loop.agent)
@@ -98,11 +100,8 @@ def attempt(folder: Path, loop: Any) -> str:
         batch = loop.buffer.sample(min(8, len(loop.buffer)))
         loop.buffer.get(batch.index)
         loop.buffer.episodes()
-        try:
-            with np.errstate(all="ignore"):
-                loop.agent.learn(batch)
-        except NonFiniteError:
-            pass
+        with np.errstate(all="ignore"), suppress(NonFiniteError):
+            loop.agent.learn(batch)
     return "resumed"
 
 

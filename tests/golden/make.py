@@ -63,7 +63,7 @@ def observations(space: Any, count: int = 4) -> Any:
             return {key: observations(entry, count) for key, entry in entries.items()}
         return tuple(observations(entry, count) for entry in entries)
     shape = tuple(space.shape)
-    unit = (np.arange(count * max(1, int(np.prod(shape)))) * 0.6180339887498949 % 1.0).reshape(count, *shape)
+    unit = (np.arange(count * int(np.prod(shape))) * 0.6180339887498949 % 1.0).reshape(count, *shape)
     if hasattr(space, "low"):
         low, high = np.maximum(space.low, -3.0), np.minimum(space.high, 3.0 if space.dtype.kind == "f" else 255)
         return (low + unit * (high - low)).astype(space.dtype)
