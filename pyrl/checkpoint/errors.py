@@ -13,7 +13,7 @@ _LONGEST = 1000  # characters of a message: what a stranger wrote is quoted in s
 class checkpoint_errors:
     """Raises the errors of its body as CheckpointError, ``"checkpoint <path> <what>: ..."``, with their cause.
 
-    As they are: a CheckpointError, which names the file already, FileNotFoundError, and what is no error (Ctrl-C). A class, as
+    As they are: a CheckpointError that names the path, FileNotFoundError, and what is no error (Ctrl-C). A class, as
     `contextlib.contextmanager` takes a RuntimeError that is raised from a StopIteration for its own, and lets the latter through.
     """
 
@@ -23,7 +23,9 @@ class checkpoint_errors:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not isinstance(error, Exception) or isinstance(error, CheckpointError | FileNotFoundError):
+        if not isinstance(error, Exception) or isinstance(error, FileNotFoundError):
+            return
+        if isinstance(error, CheckpointError) and str(self.path) in str(error):
             return
         text = str(error) if len(str(error)) <= _LONGEST else f"{str(error)[:_LONGEST]} ..."
         named = "" if isinstance(error, ValueError | TypeError | RuntimeError) and text else type(error).__name__
