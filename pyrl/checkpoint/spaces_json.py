@@ -98,7 +98,7 @@ def _bytes(entry: dict[str, Any]) -> int:
         return 0
     extents = entry["shape"] if entry["type"] == "Box" else entry["n"]
     shape = extents if isinstance(extents, list) else [extents]
-    if len(shape) > _MAX_RANK or not all(type(extent) is int and extent >= 0 for extent in shape):
+    if len(shape) > _MAX_RANK or not all(type(extent) is int and 0 <= extent < 1 << 40 for extent in shape):
         raise ValueError(f"its shape is {_shortened(shape)}")
     return math.prod(shape) * width
 
