@@ -30,7 +30,7 @@ from pyrl.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class A3CConfig(A2CConfig):
-    """Rates as in source document S1 (SYSTEMS.md)."""
+    """Rates as in system S1 (docs/results.md)."""
 
     learning_rate: Schedule = 5e-4  # of the shared optimiser
     n_steps: int = 20  # of a worker between two updates; fewer at an episode's end

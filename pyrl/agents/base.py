@@ -19,6 +19,7 @@ from gymnasium import spaces
 
 from pyrl.agents.checks import check_choice, check_count, check_device, check_numbers, check_range
 from pyrl.agents.observations import batched
+from pyrl.agents.state import set_state, state_of
 from pyrl.engine.arena import Arena
 from pyrl.engine.rollback import Atomic
 from pyrl.engine.runner import Runner
@@ -174,24 +175,11 @@ class Agent(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
-        return {
-            "model": {f"{k}.{n}": t for k, m in self.modules().items() for n, t in m.state_dict().items()},
-            "optimizer": {k: _optimizer_state(o) for k, o in self.optimizers().items()},
-            "normalizer": self.normalizer.state_dict(),
-            "random": {k: list(r.state) for k, r in self.streams().items()},
-            "counters": self.counters(),
-        }
+        return state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, module in self.modules().items():
-            module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in state["model"].items() if n.startswith(f"{name}.")})
-        for name, optimizer in self.optimizers().items():
-            _load_optimizer_state(optimizer, state["optimizer"][name])
-        self.normalizer.load_state_dict(state["normalizer"])
-        for name, stream in self.streams().items():
-            stream.state = tuple(state["random"][name])
-        for name in self.counters():
-            setattr(self, name, int(state["counters"][name]))
+        """CheckpointError names the first entry that is not as this agent's; nothing is changed then."""
+        set_state(self, state)
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint folder: safetensors and JSON, no pickle (`pyrl.checkpoint`)."""
@@ -214,15 +202,3 @@ def seeded_network(
 def tensors(observation: Observation, device: torch.device | None = None) -> Observation:
     """As torch tensors, on ``device`` if it is given: the same memory where they lie there already."""
     return map_observation(lambda x: torch.as_tensor(x, device=device), observation)
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {f"{i}.{name}": value for i, slots in optimizer.state_dict()["state"].items() for name, value in slots.items()}
-
-
-def _load_optimizer_state(optimizer: torch.optim.Optimizer, flat: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in flat.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyrl.agents.base import Agent, AgentConfig
 
-SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "registry"}  # files that are not agents
+SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "registry", "state"}  # files that are not agents
 registered: dict[str, Any] = {}  # name -> class, filled by `register`
 
 AgentType = TypeVar("AgentType", bound="type[Agent]")

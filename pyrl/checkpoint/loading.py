@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pyrl.checkpoint.errors import checkpoint_errors
 from pyrl.checkpoint.format import CHUNK, FORMAT_VERSION, GROUP, MANIFEST, MAX_HEADER, SEAL, array_keys, aside_of
+from pyrl.checkpoint.strict_json import parse
 from pyrl.errors import CheckpointError
 
 Tree: TypeAlias = dict[str, Any]  # nested dicts with arrays, tensors and JSON values as leaves
@@ -22,10 +23,13 @@ def load(path: str | Path, groups: Iterable[str] | None = None) -> tuple[Tree, d
     FileNotFoundError when there is no checkpoint at ``path``; CheckpointError, saying which file and why, when there is
     anything wrong with it. Nothing in a checkpoint is executed, and nothing is allocated that its files do not hold.
     """
-    path = _existing(Path(path))
+    with checkpoint_errors(path, "cannot be read"):
+        return _load(_existing(Path(path)), None if groups is None else set(groups))
+
+
+def _load(path: Path, wanted: set[str] | None) -> tuple[Tree, dict[str, Any]]:
     manifest = _read_manifest(path)
     _check_listing(path, manifest["files"])
-    wanted = None if groups is None else set(groups)
     tree = {k: v for k, v in manifest["values"].items() if wanted is None or k in wanted}
     for name, entry in manifest["files"].items():
         group = name.removesuffix(".safetensors")
@@ -38,7 +42,8 @@ def load(path: str | Path, groups: Iterable[str] | None = None) -> tuple[Tree, d
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata alone; the arrays are not read."""
-    return _read_manifest(_existing(Path(path)))["metadata"]
+    with checkpoint_errors(path, "cannot be read"):
+        return _read_manifest(_existing(Path(path)))["metadata"]
 
 
 def exists(path: str | Path) -> bool:
@@ -115,22 +120,10 @@ def _read(file: Path, limit: int) -> bytes:
 
 
 def _strict_json(data: bytes, where: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return result
-
     try:
-        value = json.loads(data.decode(), parse_constant=refuse, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        return parse(data)
+    except ValueError as error:
         raise CheckpointError(f"{where} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where} is damaged: no JSON object")
-    return value
 
 
 def _read_arrays(file: Path, entry: Mapping[str, Any]) -> dict[str, Any]:

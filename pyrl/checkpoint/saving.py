@@ -27,6 +27,7 @@ from pyrl.checkpoint.format import (
     aside_of,
     library_versions,
 )
+from pyrl.checkpoint.strict_json import parse
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, flock
@@ -154,6 +155,10 @@ def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     body = json.dumps(manifest, indent=1, allow_nan=False)[1:].encode()
     if len(body) > MAX_HEADER - 128:
         raise ValueError(f"save: the JSON values take {len(body)} bytes, expected at most {MAX_HEADER} (make them arrays)")
+    try:
+        parse(b"{" + body)
+    except ValueError as error:
+        raise ValueError(f"save: the JSON values could not be read back: {error}") from None
     return (SEAL % hashlib.sha256(body).hexdigest()).encode() + body
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from pyrl import checkpoint
 from pyrl.agents.base import Agent
-from pyrl.agents.checkpoints import save_agent
+from pyrl.agents.checkpoints import restore_agent, save_agent
 from pyrl.agents.checks import check_count
 from pyrl.agents.registry import check_algorithm, config_to_json, make_agent, make_config
 from pyrl.engine.threads import use_threads
 from pyrl.envs import make
-from pyrl.errors import CheckpointError, NonFiniteError
+from pyrl.errors import NonFiniteError
 from pyrl.experiment.metrics import MetricsLog
 from pyrl.experiment.presets import preset
 from pyrl.experiment.runs import RunFolder
@@ -280,14 +280,6 @@ class _Pace:
 
 
 def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:
-    tree, metadata = checkpoint.load(folder.last)
-    if "loop" not in tree:
-        raise CheckpointError(f"{folder.last} holds no training state to go on from")
-    for what, saved, wanted in (
-        ("observation_space", metadata["observation_space"], checkpoint.space_to_json(agent.observation_space)),
-        ("action_space", metadata["action_space"], checkpoint.space_to_json(agent.action_space)),
-        ("config", metadata["config"], config_to_json(agent.config)),
-    ):
-        checkpoint.require_match(saved, wanted, what)
-    agent.load_state_dict(tree)
-    loop.load_state_dict(tree["loop"])
+    state = restore_agent(folder.last, agent)
+    with checkpoint.checkpoint_errors(folder.last, "does not go on"):
+        loop.load_state_dict(state)

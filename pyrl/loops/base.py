@@ -16,7 +16,7 @@ import numpy as np
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import check_numbers
 from pyrl.envs import Stepper
-from pyrl.errors import NonFiniteError
+from pyrl.errors import CheckpointError, NonFiniteError
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Episode, Metrics, StepResult
 
@@ -138,8 +138,16 @@ class Loop(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.episodes = int(state["episodes"])
-        self.window = deque((Episode(*values) for values in state["window"]), maxlen=WINDOW)
+        """CheckpointError for what `state_dict` does not give; nothing is changed then."""
+        episodes, window = state.get("episodes"), state.get("window")
+        if further := sorted(state.keys() - {"episodes", "window"}):
+            raise CheckpointError(f"loop has an entry {further[0]!r}, which this loop does not know")
+        if type(episodes) is not int or episodes < 0:
+            raise CheckpointError(f"loop/episodes is {episodes!r}, expected a count")
+        if not isinstance(window, list) or len(window) > WINDOW or not all(map(_is_episode, window)):
+            raise CheckpointError(f"loop/window is no list of at most {WINDOW} episodes (return, length, environment, success)")
+        self.episodes = episodes
+        self.window = deque((Episode(*values) for values in window), maxlen=WINDOW)
         self._window_means = _means(self.window)
         self.goal_reached = self._recent_return() >= self.limits.stop_at_return
 
@@ -178,6 +186,17 @@ class Loop(ABC):
             **losses,
         }
         return Metrics(values, ended)
+
+
+def _is_episode(values: Any) -> bool:
+    kinds = ((float, int), (int,), (int,), (bool, type(None)))
+    return (
+        isinstance(values, list)
+        and len(values) == 4
+        and all(type(v) in kind for v, kind in zip(values, kinds))
+        and values[1] > 0
+        and values[2] >= 0
+    )
 
 
 def _means(window: deque[Episode]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from pyrl.agents.base import Agent
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
-from pyrl.errors import DeviceError
+from pyrl.errors import CheckpointError, DeviceError
 from pyrl.loops.base import Limits, Loop
 from pyrl.schedules import linear
 from pyrl.seeding import stream_key
@@ -95,5 +95,9 @@ class OffPolicyLoop(Loop):
         return {**super().state_dict(), "buffer": self.buffer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
+        rest = dict(state)
+        buffer = rest.pop("buffer", None)
+        if not isinstance(buffer, Mapping):
+            raise CheckpointError("loop/buffer is missing: the state is no off-policy loop's")
+        self.buffer.load_state_dict(buffer)
+        super().load_state_dict(rest)
