@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
     from pyrl.agents.base import Agent
 
 
-def save_agent(path: str | Path, agent: Agent, *, loop: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write what `load_agent` needs to make ``agent`` again; ``loop`` is the loop's own state, to go on training."""
+def agent_tree(agent: Agent) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``(tree, metadata)`` of a checkpoint from which `load_agent` makes ``agent`` again. The arrays are the agent's own memory."""
     about = {
         "algo": agent.name,
         "seed": agent.seed,
@@ -24,7 +23,12 @@ def save_agent(path: str | Path, agent: Agent, *, loop: Mapping[str, Any] | None
         "observation_space": space_to_json(agent.observation_space),
         "action_space": space_to_json(agent.action_space),
     }
-    return save(path, {**agent.state_dict(), **({} if loop is None else {"loop": loop})}, {**about, **(metadata or {})})
+    return agent.state_dict(), about
+
+
+def save_agent(path: str | Path, agent: Agent) -> Path:
+    """Write what `load_agent` needs to make ``agent`` again."""
+    return save(path, *agent_tree(agent))
 
 
 def load_agent(path: str | Path, *, device: str | None = None) -> Agent:

@@ -12,12 +12,14 @@ import io
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pyrl.experiment.files import replacing
 from pyrl.types import Episode, Metrics
 
 STEP = "time/env_steps"  # the column that every other one is drawn against
@@ -42,14 +44,16 @@ def running_mean(values: np.ndarray, window: int = 100) -> np.ndarray:
 class CsvLog:
     """Appends rows; a key not seen before becomes a new column, empty in the rows above.
 
-    Rows reach the file every ``flush_seconds`` and at `close`. With ``keep_until`` an existing file is continued: its
-    rows up to that value of ``step_column`` stay, later ones (written after the checkpoint it goes on from) go.
+    Rows reach the file every ``flush_seconds``, at `flush` and at `close`. When the disk refuses they are kept for the next time,
+    and ``failure`` says why. With ``keep_until`` an existing file is continued: its rows up to that value of ``step_column`` stay,
+    later ones (written after the checkpoint it goes on from) go.
     """
 
     def __init__(self, path: str | Path, *, keep_until: float | None = None, step_column: str = STEP, flush_seconds: float = 5.0) -> None:
         self.path = Path(path)
         self.columns: list[str] = []
-        self._lines = io.StringIO()
+        self.failure: OSError | None = None
+        self._waiting: list[Mapping[str, float | None]] = []
         self._flush_seconds = flush_seconds
         self._flushed = time.monotonic()
         rows: list[list[float]] = []
@@ -58,38 +62,53 @@ class CsvLog:
             if rows:
                 step = self.columns.index(step_column)
                 rows = [r for r in rows if r[step] <= keep_until]
-        self._rewrite(rows)
+        self._rewrite(self.columns, rows)
 
     def write(self, row: Mapping[str, float | None]) -> None:
-        new = [key for key in row if key not in self.columns]
-        if new:
-            self.flush()
-            rows = _read(self.path)[1]
-            self.columns += new
-            self._rewrite([r + [math.nan] * len(new) for r in rows])
-        csv.writer(self._lines, lineterminator="\n").writerow([_cell(row.get(c)) for c in self.columns])
+        self._waiting.append(dict(row))
         if time.monotonic() - self._flushed >= self._flush_seconds:
             self.flush()
 
     def flush(self) -> None:
-        text = self._lines.getvalue()
-        if text:
-            with self.path.open("a", newline="") as file:
-                file.write(text)
-            self._lines = io.StringIO()
         self._flushed = time.monotonic()
+        try:
+            self._flush()
+        except OSError as error:
+            self.failure = error
+        else:
+            self.failure = None
+            self._waiting = []
+
+    def _flush(self) -> None:
+        if not self.path.exists():  # who deleted it does not want half of it
+            raise FileNotFoundError(ENOENT, "it was deleted", str(self.path))
+        columns = list(dict.fromkeys([*self.columns, *(key for row in self._waiting for key in row)]))
+        lines = [[row.get(c) for c in columns] for row in self._waiting]
+        if len(columns) > len(self.columns):
+            rows = [row + [math.nan] * (len(columns) - len(row)) for row in _read(self.path)[1]]
+            self._rewrite(columns, [*rows, *lines])
+            self.columns = columns
+        elif lines:
+            self._append(_text(lines))
+
+    def _append(self, text: str) -> None:
+        """All of ``text``, or none of it."""
+        with self.path.open("r+b", buffering=0) as file:
+            size, rest = file.seek(0, os.SEEK_END), memoryview(text.encode())
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                file.truncate(size)
+                raise
 
     def close(self) -> None:
         self.flush()
 
-    def _rewrite(self, rows: list[list[float]]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if self.columns:
-                writer.writerow(self.columns)
-            writer.writerows([_cell(value) for value in row] for row in rows)
-        os.replace(temporary, self.path)
+    def _rewrite(self, columns: list[str], rows: Sequence[Sequence[float | None]]) -> None:
+        text = _text([columns], names=True) if columns else ""
+        with replacing(self.path) as temporary:
+            temporary.write_bytes((text + _text(rows)).encode())
 
 
 class MetricsLog:
@@ -104,6 +123,7 @@ class MetricsLog:
         self.metrics = CsvLog(folder / "metrics.csv", **kept)
         self.episodes = CsvLog(folder / "episodes.csv", step_column=EPISODE_COLUMNS[0], **kept)
         self.tensorboard = TensorBoardLog(folder, resume_from) if tensorboard_installed() else None
+        self._tensorboard_failure: OSError | None = None
 
     def write(self, metrics: Metrics) -> None:
         """One record and the episodes that ended since the last."""
@@ -111,20 +131,30 @@ class MetricsLog:
         self.metrics.write(metrics)
         for episode in metrics.episodes:
             self.episodes.write(_episode_row(step, episode))
-        if self.tensorboard is not None:
-            self.tensorboard.write(metrics, int(step))
+        self._tell_tensorboard(lambda board: board.write(metrics, int(step)))
 
     def flush(self) -> None:
         self.metrics.flush()
         self.episodes.flush()
-        if self.tensorboard is not None:
-            self.tensorboard.flush()
+        self._tell_tensorboard(TensorBoardLog.flush)
 
     def close(self) -> None:
         self.metrics.close()
         self.episodes.close()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        self._tell_tensorboard(TensorBoardLog.close)
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why not every row is on the disk."""
+        return self.metrics.failure or self.episodes.failure or self._tensorboard_failure
+
+    def _tell_tensorboard(self, write: Callable[[TensorBoardLog], None]) -> None:
+        if self.tensorboard is None:
+            return
+        try:
+            write(self.tensorboard)
+        except OSError as error:  # its writer cannot try again
+            self.tensorboard, self._tensorboard_failure = None, error
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -175,6 +205,12 @@ def _cell(value: float | None) -> str:
         return ""
     number = float(value)
     return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+
+
+def _text(rows: Sequence[Sequence[Any]], names: bool = False) -> str:
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(rows if names else [[_cell(value) for value in row] for row in rows])
+    return lines.getvalue()
 
 
 def _read(path: Path) -> tuple[list[str], list[list[float]]]:

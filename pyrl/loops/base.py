@@ -65,6 +65,8 @@ class Loop(ABC):
         self.stepper = stepper
         self.limits = limits
         self.goal_reached = False  # stop_at_return
+        self.stopped = False  # `stop`
+        self.seconds = 0.0  # of the iterations that are over
         self.episodes = 0
         self.window: deque[Episode] = deque(maxlen=WINDOW)
         self.refused: Any = None  # the data of an update that was not finite
@@ -72,7 +74,7 @@ class Loop(ABC):
         self._window_means: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[Metrics]:
-        start, first_step = time.perf_counter(), self.agent.env_steps
+        start, first_step, before = time.perf_counter(), self.agent.env_steps, self.seconds
         self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
         self.agent.normalizer.begin()
         self.begin()
@@ -80,12 +82,17 @@ class Loop(ABC):
         while not self.finished:
             losses = self.round()
             elapsed = max(time.perf_counter() - start, 1e-9)
+            self.seconds = before + elapsed
             yield self._record(losses, (self.agent.env_steps - first_step) / elapsed)
+
+    def stop(self) -> None:
+        """End before any limit: after the step that is being made, without another update. For signal handlers."""
+        self.stopped = True
 
     @property
     def finished(self) -> bool:
         limits = self.limits
-        return self.goal_reached or self.agent.env_steps >= limits.total_steps or self.episodes >= limits.total_episodes
+        return self.stopped or self.goal_reached or self.agent.env_steps >= limits.total_steps or self.episodes >= limits.total_episodes
 
     @property
     def ending(self) -> str:
@@ -130,15 +137,18 @@ class Loop(ABC):
         self._update_progress()
         return step, choice
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the loop itself must remember, beside the agent: arrays and JSON values only."""
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        """What the loop itself must remember, beside the agent: arrays and JSON values only; ``buffer`` is the replay, if it has one
+        and if it is wanted."""
         return {
             "episodes": self.episodes,
+            "seconds": self.seconds,
             "window": [[e.episode_return, e.length, e.env_index, e.success] for e in self.window],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.episodes = int(state["episodes"])
+        self.seconds = float(state.get("seconds", 0.0))
         self.window = deque((Episode(*values) for values in state["window"]), maxlen=WINDOW)
         self._window_means = _means(self.window)
         self.goal_reached = self._recent_return() >= self.limits.stop_at_return
@@ -170,6 +180,7 @@ class Loop(ABC):
             self._window_means = _means(self.window)
         values = {
             "time/env_steps": self.agent.env_steps,
+            "time/seconds": self.seconds,
             "time/env_steps_per_second": steps_per_second,
             "time/updates": self.agent.updates,
             "time/episodes": self.episodes,
