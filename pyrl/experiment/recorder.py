@@ -38,8 +38,9 @@ class Recorder:
         if self._folder is None:
             return
         score, episodes = metrics.get(score_key, -math.inf), self.loop.episodes
-        if score_key.startswith("evaluation/") or len(self.loop.window) >= 10:
-            self._saver.offer(score)
+        evaluated = score_key.startswith("evaluation/")
+        if evaluated or len(self.loop.window) >= 10:
+            self._saver.offer(score, rare=evaluated)
         if keep_every is not None and episodes // keep_every > self._kept // keep_every:
             self._saver.keep(episodes)
             self._kept = episodes

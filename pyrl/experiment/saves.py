@@ -24,15 +24,16 @@ from pyrl.experiment.runs import RunFolder
 from pyrl.loops.base import Loop
 
 SAVE_SECONDS = 5.0  # between two saves
-SHARE = 0.03  # of the time, that a kind of save may take
+SHARE = 0.02  # of the time, that a kind of save may take
 WAITING = 8  # checkpoints that are kept in memory while the disk refuses
 
 
 class Pace:
     """When something that costs time may be done again."""
 
-    def __init__(self) -> None:
+    def __init__(self, least: float) -> None:
         self.seconds = 0.0  # that it took last
+        self._least = least
         self._next = -math.inf
 
     @property
@@ -41,7 +42,7 @@ class Pace:
 
     @property
     def wait(self) -> float:
-        return max(SAVE_SECONDS, self.seconds / SHARE)
+        return max(self._least, self.seconds / SHARE)
 
     def took(self, seconds: float) -> None:
         self.seconds = seconds
@@ -81,7 +82,7 @@ class Saver:
             self.best = checkpoint.read_metadata(folder.best).get("score", folder.config.get("best", -math.inf))
         self._loop = loop
         self._waiting: dict[str, Callable[[], object]] = {}  # name of a checkpoint -> what writes it
-        self._agent_pace, self._replay_pace = Pace(), Pace()
+        self._agent_pace, self._replay_pace, self._copy_pace = Pace(SAVE_SECONDS), Pace(SAVE_SECONDS), Pace(0.0)
         self._replay_steps: int | None = None  # environment steps in the replay that `last` holds
 
     def begin(self, resumed: bool) -> None:
@@ -90,11 +91,13 @@ class Saver:
             self._write_last(whole=True)
         self._agent_pace.took(0.0)
 
-    def offer(self, score: float) -> None:
-        """The agent of now is the best so far, unless an older score was as high."""
-        if score > self.best:
-            self.best = score
+    def offer(self, score: float, rare: bool) -> None:
+        """The agent of now is the best so far, unless an older score was as high. Scores that are not ``rare`` are passed over where
+        copying the agent would take more than SHARE of the time."""
+        if score > self.best and (rare or self._copy_pace.due):
+            started, self.best = time.monotonic(), score
             self._waiting["best"] = self._snapshot(self.folder.best, score=float(score))
+            self._copy_pace.took(time.monotonic() - started)
 
     def keep(self, episodes: int) -> None:
         """The agent of now stays as ``episode_<n>``."""

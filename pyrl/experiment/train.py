@@ -119,29 +119,34 @@ def train(
         }  # fmt: skip
         folder = None
     options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
-    with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
-        agent = make_agent(
-            settings["algo"], stepper.single_observation_space, stepper.single_action_space,
-            seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
-        )  # fmt: skip
-        held.enter_context(use_threads(agent.threads if threads is None else threads))
-        limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
-        loop = iterate(agent, stepper, **limits)
-        score = None
-        if settings["eval_every"]:
-            score = lambda: evaluate(agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)  # noqa: E731
-        signals = StopSignals(loop.stop, saved=resume is not None or run_dir is not False)
-        with signals:
-            if resume is None and run_dir is not False:
-                settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
-                rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
-                path = None if run_dir in (None, True) else Path(str(run_dir))
-                folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
-            elif resume is not None and folder is not None:
-                _restore(folder, agent, loop)
-                folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
-                folder.write_config()
-            run = _run(loop, folder, settings, score, on_metrics, resume is not None, signals)
+    run: Run | None = None
+    try:
+        with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
+            agent = make_agent(
+                settings["algo"], stepper.single_observation_space, stepper.single_action_space,
+                seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
+            )  # fmt: skip
+            held.enter_context(use_threads(agent.threads if threads is None else threads))
+            limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
+            loop = iterate(agent, stepper, **limits)
+            score = None
+            if settings["eval_every"]:
+                score = lambda: evaluate(agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)  # noqa: E731
+            signals = StopSignals(loop.stop, saved=resume is not None or run_dir is not False)
+            with signals:
+                if resume is None and run_dir is not False:
+                    settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
+                    rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
+                    path = None if run_dir in (None, True) else Path(str(run_dir))
+                    folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
+                elif resume is not None and folder is not None:
+                    _restore(folder, agent, loop)
+                    folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
+                    folder.write_config()
+                run = _run(loop, folder, settings, score, on_metrics, resume is not None, signals)
+    except Exception:
+        if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
+            raise
     signals.deliver(run)
     return run
 
