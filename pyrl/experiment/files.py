@@ -18,3 +18,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def append(path: Path, data: bytes) -> None:
+    """All of ``data`` at the end of the file, or none of it. The file must be there: whoever deleted it does not want half of it."""
+    with path.open("r+b", buffering=0) as file:
+        size, rest = file.seek(0, os.SEEK_END), memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise

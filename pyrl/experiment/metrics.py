@@ -11,15 +11,16 @@ import importlib.util
 import io
 import math
 import os
+import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyrl.experiment.files import replacing
+from pyrl.experiment.files import append, replacing
 from pyrl.types import Episode, Metrics
 
 STEP = "time/env_steps"  # the column that every other one is drawn against
@@ -80,7 +81,7 @@ class CsvLog:
             self._waiting = []
 
     def _flush(self) -> None:
-        if not self.path.exists():  # who deleted it does not want half of it
+        if not self.path.exists():
             raise FileNotFoundError(ENOENT, "it was deleted", str(self.path))
         columns = list(dict.fromkeys([*self.columns, *(key for row in self._waiting for key in row)]))
         lines = [[row.get(c) for c in columns] for row in self._waiting]
@@ -89,18 +90,7 @@ class CsvLog:
             self._rewrite(columns, [*rows, *lines])
             self.columns = columns
         elif lines:
-            self._append(_text(lines))
-
-    def _append(self, text: str) -> None:
-        """All of ``text``, or none of it."""
-        with self.path.open("r+b", buffering=0) as file:
-            size, rest = file.seek(0, os.SEEK_END), memoryview(text.encode())
-            try:
-                while rest:
-                    rest = rest[file.write(rest) :]
-            except OSError:
-                file.truncate(size)
-                raise
+            append(self.path, _text(lines).encode())
 
     def close(self) -> None:
         self.flush()
@@ -122,8 +112,7 @@ class MetricsLog:
         kept: dict[str, Any] = {"keep_until": resume_from, "flush_seconds": flush_seconds}
         self.metrics = CsvLog(folder / "metrics.csv", **kept)
         self.episodes = CsvLog(folder / "episodes.csv", step_column=EPISODE_COLUMNS[0], **kept)
-        self.tensorboard = TensorBoardLog(folder, resume_from) if tensorboard_installed() else None
-        self._tensorboard_failure: OSError | None = None
+        self.tensorboard = TensorBoardLog(folder, resume_from, flush_seconds) if tensorboard_installed() else None
 
     def write(self, metrics: Metrics) -> None:
         """One record and the episodes that ended since the last."""
@@ -131,30 +120,23 @@ class MetricsLog:
         self.metrics.write(metrics)
         for episode in metrics.episodes:
             self.episodes.write(_episode_row(step, episode))
-        self._tell_tensorboard(lambda board: board.write(metrics, int(step)))
+        if self.tensorboard is not None:
+            self.tensorboard.write(metrics, int(step))
 
     def flush(self) -> None:
-        self.metrics.flush()
-        self.episodes.flush()
-        self._tell_tensorboard(TensorBoardLog.flush)
+        for log in self._logs():
+            log.flush()
 
     def close(self) -> None:
-        self.metrics.close()
-        self.episodes.close()
-        self._tell_tensorboard(TensorBoardLog.close)
+        self.flush()
 
     @property
     def failure(self) -> OSError | None:
         """Why not every row is on the disk."""
-        return self.metrics.failure or self.episodes.failure or self._tensorboard_failure
+        return next((log.failure for log in self._logs() if log.failure is not None), None)
 
-    def _tell_tensorboard(self, write: Callable[[TensorBoardLog], None]) -> None:
-        if self.tensorboard is None:
-            return
-        try:
-            write(self.tensorboard)
-        except OSError as error:  # its writer cannot try again
-            self.tensorboard, self._tensorboard_failure = None, error
+    def _logs(self) -> list[CsvLog | TensorBoardLog]:
+        return [self.metrics, self.episodes, *([] if self.tensorboard is None else [self.tensorboard])]
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -169,29 +151,44 @@ def tensorboard_installed() -> bool:
 
 
 class TensorBoardLog:
-    """Scalars in a TensorBoard event file, written with the tensorboard package alone."""
+    """Scalars in a TensorBoard event file. The tensorboard package frames the events; they are kept and written as `CsvLog` does."""
 
-    def __init__(self, folder: str | Path, resume_from: int | None = None) -> None:
+    def __init__(self, folder: str | Path, resume_from: int | None = None, flush_seconds: float = 5.0) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        self.failure: OSError | None = None
         self._event = Event
-        self._writer = EventFileWriter(str(folder))
+        self._waiting = io.BytesIO()
+        self._flush_seconds = flush_seconds
+        self._add(file_version="brain.Event:2")
         if resume_from is not None:  # TensorBoard drops the points after this step, as the CSV files do
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=resume_from + 1, session_log=start))
+            self._add(step=resume_from + 1, session_log=SessionLog(status=SessionLog.START))
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self.path = Path(folder) / name
+        self.path.touch(exist_ok=False)
+        self.flush()
 
     def write(self, metrics: Mapping[str, float], step: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=key, simple_value=float(value)) for key, value in metrics.items() if key != STEP]
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._add(step=step, summary=Summary(value=values))
+        if time.monotonic() - self._flushed >= self._flush_seconds:
+            self.flush()
 
     def flush(self) -> None:
-        self._writer.flush()
+        self._flushed = time.monotonic()
+        try:
+            append(self.path, self._waiting.getvalue())
+        except OSError as error:
+            self.failure = error
+        else:
+            self.failure, self._waiting = None, io.BytesIO()
 
-    def close(self) -> None:
-        self._writer.close()
+    def _add(self, **event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        RecordWriter(self._waiting).write(self._event(wall_time=time.time(), **event).SerializeToString())
 
 
 def _episode_row(step: float, episode: Episode) -> dict[str, float | None]:

@@ -49,6 +49,9 @@ class Recorder:
     def close(self, ending: str, error: BaseException | None = None) -> UnsavedError | None:
         """Write what is left; the error if that is not possible."""
         folder, attempt = self._folder, self.failures.attempt
+        broken_off = self.loop.rest()
+        if broken_off is not None:
+            self._write(self._thinner.row(broken_off))
         if folder is None:
             self._write(self._thinner.rest())
             return None

@@ -66,7 +66,8 @@ class Loop(ABC):
         self.limits = limits
         self.goal_reached = False  # stop_at_return
         self.stopped = False  # `stop`
-        self.seconds = 0.0  # of the iterations that are over
+        self.seconds = 0.0  # of training, evaluations and saves included, up to the last record
+        self._recorded, self._speed = agent.env_steps, 0.0  # at the last record
         self.episodes = 0
         self.window: deque[Episode] = deque(maxlen=WINDOW)
         self.refused: Any = None  # the data of an update that was not finite
@@ -82,12 +83,16 @@ class Loop(ABC):
         while not self.finished:
             losses = self.round()
             elapsed = max(time.perf_counter() - start, 1e-9)
-            self.seconds = before + elapsed
-            yield self._record(losses, (self.agent.env_steps - first_step) / elapsed)
+            self.seconds, self._speed = before + elapsed, (self.agent.env_steps - first_step) / elapsed
+            yield self._record(losses)
 
     def stop(self) -> None:
         """End before any limit: after the step that is being made, without another update. For signal handlers."""
         self.stopped = True
+
+    def rest(self) -> Metrics | None:
+        """The record of a round that an error broke off: its steps and episodes were counted."""
+        return self._record({}) if self.agent.env_steps > self._recorded else None
 
     @property
     def finished(self) -> bool:
@@ -147,7 +152,7 @@ class Loop(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.episodes = int(state["episodes"])
+        self.episodes, self._recorded = int(state["episodes"]), self.agent.env_steps
         self.seconds = float(state.get("seconds", 0.0))
         self.window = deque((Episode(*values) for values in state["window"]), maxlen=WINDOW)
         self._window_means = _means(self.window)
@@ -174,14 +179,15 @@ class Loop(ABC):
         limits = self.limits
         self.agent.progress = min(1.0, max(self.agent.env_steps / limits.total_steps, self.episodes / limits.total_episodes))
 
-    def _record(self, losses: Mapping[str, float], steps_per_second: float) -> Metrics:
+    def _record(self, losses: Mapping[str, float]) -> Metrics:
         ended, self._ended = self._ended, []
+        self._recorded = self.agent.env_steps
         if ended:
             self._window_means = _means(self.window)
         values = {
             "time/env_steps": self.agent.env_steps,
             "time/seconds": self.seconds,
-            "time/env_steps_per_second": steps_per_second,
+            "time/env_steps_per_second": self._speed,
             "time/updates": self.agent.updates,
             "time/episodes": self.episodes,
             **self._window_means,

@@ -168,6 +168,7 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
         log.write(record(20, x=1.5))
     with MetricsLog(tmp_path, resume_from=10) as log:
         log.write(record(15, x=2.5))
+    assert log.failure is None
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("x")] == [(10, 0.5), (15, 2.5)]
 

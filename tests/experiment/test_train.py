@@ -231,6 +231,8 @@ def test_an_environment_that_fails_says_which_and_the_run_keeps_its_files(tmp_pa
     assert f"(seed {error['env_seed']}, step 2)" in error["message"]
     assert any('raise RuntimeError("sensor lost")' in line for line in error["traceback"])
     assert "sensor lost" in error["traceback"][-1]
+    counted = read_csv(tmp_path / "run" / "metrics.csv")
+    assert counted["time/env_steps"][-1] == 4  # two steps of two environments, though their round was broken off
     agent = pyrl.train("random", Counter, resume=tmp_path / "run").agent  # the environment is mended
     assert agent.env_steps == 100
     assert not {"error", "save_failure"} & set(RunFolder.open(tmp_path / "run").config)
