@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrl import buffers, envs, ops
+    from pyrl import agents, buffers, checkpoint, engine, envs, errors, experiment, loops, nets, ops
     from pyrl.agents import available_agents
     from pyrl.agents.base import Agent
     from pyrl.agents.checkpoints import load_agent as load
@@ -36,7 +36,21 @@ _HOMES = {
 }
 _MODULES = ("agents", "buffers", "checkpoint", "engine", "envs", "errors", "experiment", "loops", "nets", "ops")
 
-__all__ = [*sorted(_HOMES), "buffers", "envs", "load", "ops"]
+__all__ = [
+    "Agent",
+    "Evaluation",
+    "RandomStream",
+    "Run",
+    "available_agents",
+    "buffers",
+    "envs",
+    "evaluate",
+    "iterate",
+    "load",
+    "make_agent",
+    "ops",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

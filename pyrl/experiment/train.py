@@ -11,12 +11,15 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, cast
 
+from typing_extensions import Unpack
+
 from pyrl import checkpoint
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import check_count
+from pyrl.agents.options import AgentOptions
 from pyrl.agents.registry import check_algorithm, config_to_json, make_agent, make_config
 from pyrl.engine.threads import use_threads
-from pyrl.envs import make
+from pyrl.envs import Backend, EnvSource, make
 from pyrl.errors import CheckpointError, NonFiniteError
 from pyrl.experiment.metrics import read_csv
 from pyrl.experiment.presets import preset
@@ -49,13 +52,13 @@ class Run:
 
 def train(
     algo: str,
-    env: Any,
+    env: EnvSource,
     *,
     total_steps: int | None = None,
     total_episodes: int | None = None,
     seed: int = 0,
     num_envs: int | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
     eval_every: int | None = None,
@@ -67,7 +70,7 @@ def train(
     resume: str | Path | None = None,
     on_metrics: Callable[[Metrics], bool | None] | None = None,
     threads: int | None = None,
-    **config: Any,
+    **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
 

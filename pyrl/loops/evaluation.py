@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import check_count
-from pyrl.envs import Stepper, make
+from pyrl.envs import EnvSource, Stepper, make
 from pyrl.errors import SpaceError
 from pyrl.loops.base import check_agent
 from pyrl.spaces import difference
@@ -48,7 +48,7 @@ class Evaluation:
 
 def evaluate(
     agent: Agent,
-    env: Any,
+    env: EnvSource | Stepper,
     episodes: int = 20,
     *,
     seed: int = 10_000,
@@ -66,7 +66,8 @@ def evaluate(
     check_agent("evaluate", agent)
     check_count("evaluate: episodes", episodes)
     own = not isinstance(env, Stepper)
-    stepper = make(env, num_envs if num_envs is not None else min(episodes, 20), seed=seed, **make_options) if own else env
+    count = num_envs if num_envs is not None else min(episodes, 20)
+    stepper = env if isinstance(env, Stepper) else make(env, count, seed=seed, **make_options)
     states = {name: stream.state for name, stream in agent.streams().items()}
     try:
         finished = _run(agent, stepper, episodes, seed, deterministic, stop)

@@ -181,6 +181,12 @@ def check_run(tally: Tally, what: str, algo: str, env: str, folder: Path, heart:
     tally.outcomes["gone on with"] += 1
 
 
+def told(tally: Tally) -> str:
+    lost = sorted(tally.lost) or [0.0]
+    seconds = f"seconds of training lost by a kill: median {lost[len(lost) // 2]:.2f}, most {lost[-1]:.2f}"
+    return f"{dict(tally.outcomes)}, {len(tally.faults)} faults; {seconds}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
@@ -202,12 +208,11 @@ def main() -> int:
         trial(tally, chance, folder, index < options.kills, options.longest, index)
         for fault in tally.faults[faults:]:
             print(fault, flush=True)
+        if index % 20 == 19:
+            print(f"after {index + 1} of {options.kills} kills and {options.terms} stops: {told(tally)}", flush=True)
         if len(tally.faults) == faults:
             shutil.rmtree(folder, ignore_errors=True)
-    print(f"{options.kills} kills and {options.terms} stops: {dict(tally.outcomes)}, {len(tally.faults)} faults")
-    if tally.lost:
-        lost = sorted(tally.lost)
-        print(f"seconds of training lost by a kill: median {lost[len(lost) // 2]:.2f}, most {lost[-1]:.2f}")
+    print(told(tally))
     if tally.faults:
         print(f"what the processes said is in {root / 'log'}")
         return 1
