@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pyrl.loops.iterate import iterate
     from pyrl.ops.random import RandomStream
 
+    __version__: str
+
 _HOMES = {
     "Agent": "pyrl.agents.base",
     "available_agents": "pyrl.agents",
@@ -53,18 +55,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a type checker is to refuse names that are not there
 
-        return version("pyrl")
-    if name == "load":
-        return importlib.import_module("pyrl.agents.checkpoints").load_agent
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"pyrl.{name}")
-    raise AttributeError(f"module 'pyrl' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("pyrl")
+        if name == "load":
+            return importlib.import_module("pyrl.agents.checkpoints").load_agent
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"pyrl.{name}")
+        raise AttributeError(f"module 'pyrl' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

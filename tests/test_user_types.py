@@ -64,7 +64,7 @@ pyrl.train("ppo", "CartPole-v1", activation="sigmoid")  # arg-type
 pyrl.train("ppo", "CartPole-v1", backend="threads")  # arg-type
 pyrl.train("ppo", 3)  # arg-type
 pyrl.train("ppo")  # call-arg
-pyrl.train("ppo", "CartPole-v1", on_metrics=lambda a, b: True)  # arg-type
+pyrl.train("ppo", "CartPole-v1", on_metrics=len)  # arg-type
 pyrl.make_agent("dqn", 1, 2)  # arg-type
 pyrl.iterate("ppo", "CartPole-v1", 10)  # arg-type
 pyrl.evaluate("ppo", "CartPole-v1")  # arg-type
