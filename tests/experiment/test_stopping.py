@@ -190,7 +190,8 @@ os.execv(sys.executable, [sys.executable, *command])
         process.kill()
         process.wait(60)
     assert RunFolder.open(tmp_path / "run").config["ending"] == "SIGHUP"
-    assert pyrl.load(tmp_path / "run" / "checkpoints" / "last").env_steps > 0
+    steps = pyrl.load(tmp_path / "run" / "checkpoints" / "last").env_steps
+    assert pyrl.train("random", "CartPole-v1", resume=tmp_path / "run", total_steps=steps + 10).agent.env_steps >= steps + 10
 
 
 def test_a_sample_of_random_moments() -> None:
