@@ -28,10 +28,10 @@ ALLOWANCE = 8 << 20  # bytes that a checkpoint may ask for beyond those of its w
 _MAX_ENVS = 1 << 20
 
 
-def save_agent(path: str | Path, agent: Agent, *, loop: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write what `load_agent` needs to make ``agent`` again; ``loop`` is the loop's own state, to go on training.
+def agent_tree(agent: Agent) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``(tree, metadata)`` of a checkpoint from which `load_agent` makes ``agent`` again. The arrays are the agent's own memory.
 
-    NonFiniteError where a weight is NaN or infinite, SpaceError where a space is larger than `load_agent` takes: nothing is written.
+    NonFiniteError where a weight is NaN or infinite, SpaceError where a space is larger than `load_agent` takes.
     """
     state = agent.state_dict()
     try:
@@ -48,7 +48,12 @@ def save_agent(path: str | Path, agent: Agent, *, loop: Mapping[str, Any] | None
         "observation_space": space_to_json(agent.observation_space, most),
         "action_space": space_to_json(agent.action_space, most),
     }
-    return save(path, {**state, **({} if loop is None else {"loop": loop})}, {**about, **(metadata or {})})
+    return state, about
+
+
+def save_agent(path: str | Path, agent: Agent) -> Path:
+    """Write what `load_agent` needs to make ``agent`` again; nothing where `agent_tree` refuses."""
+    return save(path, *agent_tree(agent))
 
 
 def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
@@ -74,8 +79,8 @@ def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
     return agent
 
 
-def restore_agent(path: str | Path, agent: Agent) -> Mapping[str, Any]:
-    """Make ``agent`` the one that `save_agent` wrote, if it has the same spaces and config; the loop's state."""
+def restore_agent(path: str | Path, agent: Agent) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make ``agent`` the one in the checkpoint of a run, if it has the same spaces and config; ``(tree, metadata)``, for its loop."""
     tree, about = load(path)
     with checkpoint_errors(path, "is not of this run"):
         if "loop" not in tree:
@@ -89,7 +94,7 @@ def restore_agent(path: str | Path, agent: Agent) -> Mapping[str, Any]:
         ):
             require_match(saved, wanted, what)
         agent.load_state_dict(tree)
-        return tree["loop"]
+    return tree, about
 
 
 def _bytes(model: Any) -> int:

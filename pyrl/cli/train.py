@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from pyrl.cli.flags import check_names, known_algorithms, parse, parse_known, split_env_kwargs
-from pyrl.cli.look import missing_to_draw
-from pyrl.cli.progress import Bar
+from pyrl.cli.play import missing_to_draw
+from pyrl.cli.progress import Bar, tell
 from pyrl.errors import UnknownNameError
-from pyrl.types import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,36 +98,22 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
-    """Call `pyrl.experiment.train` under a progress bar; Ctrl-C ends it after the update that is being made."""
+    """Call `pyrl.experiment.train` under a progress bar. A signal ends it when it has saved; the exit code is the signal's."""
     from pyrl.cli.report import print_report
-    from pyrl.experiment.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder, shown
+    from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
 
     console = Console(quiet=quiet)
-    interrupted = False
-
-    def stop_soon(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-        console.print("stopping after this update ...", style="dim")
-
-    before = signal.signal(signal.SIGINT, stop_soon)
     try:
         with Bar(f"{algo} {env}", console, keywords["total_steps"], keywords["total_episodes"]) as bar:
-
-            def watch(metrics: Metrics) -> bool:
-                bar.show(metrics)
-                return interrupted
-
-            run = train(algo, env, on_metrics=watch, **keywords)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    folder = shlex.quote(str(run.dir))
-    if interrupted:
-        print(f"stopped after {run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
-        return 130
+            run = train(algo, env, on_metrics=bar.show, **keywords)
+    except (Stopped, Interrupted) as stop:
+        folder = shlex.quote(shown(stop.folder))
+        tell(f"stopped after {stop.run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
+        return 128 + stop.signal
     assert run.dir is not None
+    folder = shlex.quote(shown(run.dir))
     print_report(console, RunFolder.open(run.dir), run.new_steps, run.seconds)
     remedy = missing_to_draw(env)
     needs = f" (needs: {escape(remedy)})" if remedy else ""

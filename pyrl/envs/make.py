@@ -29,6 +29,7 @@ from pyrl.types import zeros_for
 
 Backend: TypeAlias = Literal["auto", "lean", "sync", "async", "vector", "envpool"]
 BACKENDS = ("auto", "lean", "sync", "async", "vector", "envpool")
+EnvSource: TypeAlias = str | Callable[..., gymnasium.Env] | VectorEnv
 Wrapper: TypeAlias = Callable[[gymnasium.Env], gymnasium.Env]
 
 # Where an environment comes from -> the extra of pyrl that brings its packages.
@@ -36,7 +37,7 @@ _EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco", "
 
 
 def make(
-    env: str | Callable[..., gymnasium.Env] | VectorEnv,
+    env: EnvSource,
     num_envs: int = 1,
     *,
     backend: Backend = "auto",

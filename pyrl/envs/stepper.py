@@ -170,7 +170,9 @@ class Stepper(ABC):
         """The environments are unusable until a reset, and the message says which one failed."""
         self.observation = None
         age = self._clock - self._starts[index]
-        return EnvError(f"{self.name}: environment {index} (seed {self.env_seeds[index]}, step {age}): {what}")
+        error = EnvError(f"{self.name}: environment {index} (seed {self.env_seeds[index]}, step {age}): {what}")
+        error.index, error.seed = index, self.env_seeds[index]
+        return error
 
     def _check_numbers(self, buffer: ObservationBuffer, what: str) -> None:
         """EnvError where a reward or an observation is not finite."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyrl.agents.base import Agent
-from pyrl.envs import Stepper, make
+from pyrl.envs import EnvSource, Stepper, make
 from pyrl.errors import SpaceError, UnknownNameError
 from pyrl.loops.base import Limits, Loop, check_agent
 from pyrl.loops.off_policy import OffPolicyLoop
@@ -17,7 +15,7 @@ LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPoli
 
 def iterate(
     agent: Agent,
-    env: Any,
+    env: EnvSource | Stepper,
     total_steps: int | None = None,
     *,
     total_episodes: int | None = None,

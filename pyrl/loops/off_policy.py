@@ -79,20 +79,22 @@ class OffPolicyLoop(Loop):
             self.buffer.add(
                 observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip
-        if self.goal_reached or agent.env_steps < self._learning_begins:
+        if self.stopped or self.goal_reached or agent.env_steps < self._learning_begins:
             return {}
         if isinstance(self.buffer, PrioritizedReplayBuffer):
             self.buffer.beta = linear(config.priority_beta, config.priority_beta_final, agent.progress)
         losses: dict[str, float] = {}
         for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):
+            if self.stopped:
+                break
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
             losses = self.learn(self._batch)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
                 self.buffer.update_priorities(self._batch.index, abs(agent.td_error))
         return losses
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        return {**super().state_dict(), **({"buffer": self.buffer.state_dict()} if replay else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         rest = dict(state)

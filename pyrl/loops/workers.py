@@ -95,7 +95,7 @@ class AsynchronousLoop(Loop):
 
     def round(self) -> dict[str, float]:
         reports: list[Report] = []
-        while not reports:
+        while not reports and not self.stopped:
             wait([pipe for _, pipe in self._workers] + [process.sentinel for process, _ in self._workers], timeout=1.0)
             for index, (process, pipe) in enumerate(self._workers):
                 alive = process.is_alive()  # asked first, so that what it sent before it died is read
@@ -124,7 +124,7 @@ class AsynchronousLoop(Loop):
 
     def _done(self) -> bool:
         steps, episodes, limits = self.shared.steps.sum(), self.shared.episodes.sum(), self.limits
-        return bool(steps >= limits.total_steps or episodes >= limits.total_episodes or self.shared.stop)
+        return bool(self.stopped or steps >= limits.total_steps or episodes >= limits.total_episodes or self.shared.stop)
 
     def _start(self, index: int, generation: int) -> tuple[Any, Connection]:
         agent = self.agent
