@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrl.agents.registry import available_agents
-from pyrl.cli.flags import parse
+from pyrl.cli.flags import check_by_id, import_from_here, parse
 from pyrl.cli.progress import score
-from pyrl.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from pyrl.experiment.runs import RunFolder
@@ -227,15 +226,12 @@ def _trained(path: Path) -> tuple[RunFolder, Path]:
     from pyrl.experiment.runs import RunFolder
 
     run = RunFolder.open(path)
-    if not run.config.get("by_id", True):
-        raise UnknownNameError(
-            f"{run.path} was trained on {run.config['env']}, an environment of its program: evaluate it there, "
-            f"pyrl.evaluate(pyrl.load({str(run.trained())!r}), {run.config['env']})"
-        )
+    check_by_id(run, f"evaluate it there, pyrl.evaluate(pyrl.load({str(run.trained())!r}), {{env}})")
+    import_from_here()
     return run, path if path.parent.name == "checkpoints" else run.trained()
 
 
 def _env_options(run: RunFolder) -> dict[str, Any]:
     """How `pyrl.envs.make` was told to make the run's environments."""
-    names = ("backend", "env_kwargs", "max_episode_steps")
+    names = ("backend", "env_kwargs", "max_episode_steps", "env_timeout")
     return {name: run.config[name] for name in names if run.config.get(name) is not None}

@@ -129,14 +129,11 @@ class Guard(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, catches: Any = FROM_ENVS, made: Failure | None = None) -> None:
         super().__init__(env)
         self.made = made
+        self.metadata = dict(getattr(env, "metadata", None) or {})  # it may be missing
         self._catches = catches
         self._space = env.observation_space
         self._buffer = ObservationBuffer(self._space, 1)
         self._finished = False
-
-    @property
-    def metadata(self) -> dict[str, Any]:  # type: ignore[override]
-        return dict(getattr(self.env, "metadata", None) or {})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:

@@ -32,7 +32,7 @@ def find_spec(env_id: str) -> EnvSpec:
     game = _atari_name(name)
     if game is not None:
         raise UnknownNameError(
-            f"unknown environment {env_id!r}; did you mean {game}? There the frames are skipped, stacked and scaled by pyrl (`pyrl.envs.atari`)"
+            f"unknown environment {env_id!r}; did you mean {game}? Frames are skipped, stacked and scaled there (`pyrl.envs.atari`)"
         )
     try:
         return gymnasium.spec(name)

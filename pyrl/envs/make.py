@@ -51,8 +51,8 @@ def make(
 ) -> Stepper:
     """``num_envs`` environments behind one `Stepper`.
 
-    env: an id (``"CartPole-v1"``; ``"module:Name-v0"`` imports the module first), a callable that returns a new `gymnasium.Env` (a class will
-        do), or a `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
+    env: an id (``"CartPole-v1"``; ``"module:Name-v0"`` imports the module first), a callable that returns a new `gymnasium.Env`
+        (a class will do), or a `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
     backend: ``"lean"``: our own stepper in this process; ``"sync"`` and ``"async"``: Gymnasium's vector environments, the
         second with one process per environment; ``"vector"``: the id's native vector entry point; ``"envpool"``: C++
         threads (``pip install 'pyrl[envpool]'``). ``"auto"`` takes lean, and vector for Atari games, which have C++
@@ -86,9 +86,7 @@ def make(
     return stepper
 
 
-def _from_factory(
-    factory: _Factory, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None, timeout: float | None
-) -> Stepper:
+def _from_factory(factory: _Factory, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None, timeout: float | None) -> Stepper:
     if backend == "auto" and atari.is_atari(factory.spec) and factory.wrapper is None and factory.render_mode is None:
         backend = "vector"
     if backend == "envpool":
@@ -213,9 +211,7 @@ def _from_vector_env(env: VectorEnv, num_envs: int, backend: str, seed: int, mod
     return VectorStepper(env, seed=seed, name=name, spec=env.spec, autoreset=mode)
 
 
-def _from_gymnasium(
-    factory: _Factory, num_envs: int, seed: int, backend: str, mode: AutoresetMode, timeout: float | None
-) -> Stepper:
+def _from_gymnasium(factory: _Factory, num_envs: int, seed: int, backend: str, mode: AutoresetMode, timeout: float | None) -> Stepper:
     makers = [functools.partial(factory.guarded, index) for index in range(num_envs)]
     env: SyncVectorEnv | ProcessVector
     try:

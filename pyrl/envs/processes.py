@@ -94,7 +94,7 @@ class ProcessVector(AsyncVectorEnv):
                 if process.sentinel in ready and not pipe.poll():
                     raise WorkerFailure(self.parent_pipes.index(pipe), f"{phase}: its process {exit_in_words(process.exitcode)}")
 
-    def close_extras(self, **_: Any) -> None:
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Every environment's `close`, where its process still answers; then no process is left."""
         disturbed = self.failure is not None or self._state.value != "default"
         deadline = time.monotonic() + (min(PATIENCE, self.timeout) if disturbed else self.timeout)

@@ -10,13 +10,13 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from pyrl.envs.guard import FAILURE, FROM_ENVS, Finished, described, share_memory
-from pyrl.envs.notices import MASK_KEY, mask_is_ignored
+from pyrl.envs.notices import MASK_KEY, mask_is_ignored, say_once
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.processes import ProcessVector, WorkerFailure, dead_worker
 from pyrl.envs.stepper import Stepper
 from pyrl.envs.success import INFO_KEYS, success_in
 from pyrl.errors import EnvError
-from pyrl.types import Array, Episode, Observation, StepResult
+from pyrl.types import Array, Episode, StepResult, map_observation
 
 _FINAL_KEYS = ("final_obs", "final_observation")
 
@@ -149,9 +149,7 @@ class VectorStepper(Stepper):
         self._dead[:] = self._ended
         self._any_dead = True
 
-    def _split(
-        self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any], seen: Any
-    ) -> None:
+    def _split(self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any], seen: Any) -> None:
         """SAME_STEP and DISABLED: the final observations go to ``following``, the next episodes' first to ``after``."""
         after.copy_from(following)
         if self.autoreset is AutoresetMode.SAME_STEP:
@@ -215,6 +213,12 @@ class VectorStepper(Stepper):
                 index,
                 "final_obs in infos lies where the next episode's first observation was written: the environment reuses its array, "
                 "and the vector environment does not copy it. Return a copy, or pass make a callable in place of the vector environment",
+            )
+
+        if isinstance(self.env.unwrapped, AsyncVectorEnv) and _equal(final, _row(self.single_observation_space, seen, index)):
+            say_once(
+                f"{self.name}: a final observation equals the first of the next episode. If the environment writes to one array at every "
+                "step, AsyncVectorEnv has lost it: return copies, or pass make a callable with backend='async'"
             )
 
     def _whole(self, what: str) -> EnvError:
@@ -283,6 +287,12 @@ def declared_mode(env: VectorEnv) -> AutoresetMode | None:
     """What ``env.metadata["autoreset_mode"]`` says (Gymnasium 1.1 and later), None where it says nothing."""
     mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
     return None if mode is None else resolve_mode(mode)
+
+
+def _equal(one: Observation, other: Observation) -> bool:
+    equal: list[bool] = []
+    map_observation(lambda a, b: equal.append(bool(np.array_equal(a, b))), one, other)
+    return all(equal)
 
 
 def resolve_mode(mode: AutoresetMode | str) -> AutoresetMode:
