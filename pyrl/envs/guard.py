@@ -72,8 +72,8 @@ def _shape(value: Any, name: str) -> None:
 
 
 def read_number(value: Any) -> float:
-    if type(value) in (float, int):
-        return float(value)
+    if type(value) is float:
+        return value
     _shape(value, "reward")
     try:
         if isinstance(value, str | bytes):

@@ -108,15 +108,17 @@ class LeanStepper(Stepper):
         if self._flags_set:
             terminated[:] = truncated[:] = self._flags_set = False
         ended: list[int] = []
-        i = 0
+        i, result = 0, None
         try:
             for i, (step, env_action) in enumerate(zip(self._step_functions, env_actions)):
-                observations[i], rewards[i], over, cut, infos[i] = step(env_action)
+                result = observations[i], rewards[i], over, cut, infos[i] = step(env_action)
                 if over or cut:
                     terminated[i], truncated[i] = read_flag(over, "terminated"), read_flag(cut, "truncated")
                     ended.append(i)
+                elif over is None or cut is None:
+                    read_flag(over, "terminated"), read_flag(cut, "truncated")
         except FROM_ENVS as error:
-            raise self._step_error(i, error, env_actions[i]) from error
+            raise self._step_error(i, error, env_actions[i], result) from error
         if self._first_step:
             self._step_freely()
         current = (self._current + 1) % 3
@@ -175,16 +177,23 @@ class LeanStepper(Stepper):
             raise self._error(after.not_finite_rows()[0], "reset returned an observation that is not finite")
         return episodes
 
-    def _step_error(self, index: int, error: BaseException, action: Any) -> EnvError:
-        """What came of stepping one environment: it raised, or its result could not be taken apart."""
+    def _step_error(self, index: int, error: BaseException, action: Any, result: Any) -> EnvError:
+        """What came of stepping one environment: it raised, or returned a ``result`` that cannot be taken apart."""
         place = error.__traceback__
-        if isinstance(error, EnvError):
-            text = str(error)
-        elif isinstance(error, TypeError | ValueError) and place is not None and place.tb_next is None:  # not in its code
-            text = f"step returned something else than (observation, reward, terminated, truncated, info): {error}"
-        else:
-            text = f"step raised {described(error)}"
+        if isinstance(error, TypeError | ValueError) and place is not None and place.tb_next is None:  # not in its code
+            try:
+                read_step(result)
+            except EnvError as fault:
+                error = fault
+        text = str(error) if isinstance(error, EnvError) else f"step raised {described(error)}"
         return self._error(index, f"{text} (action {_shown(action)})")
+
+    def _reward_fault(self, index: int) -> str | None:
+        try:
+            read_number(self._rewards[index])
+        except EnvError as error:
+            return str(error)
+        return None
 
     def _output_error(self, env_actions: list[Any]) -> EnvError:
         """The batch could not be written: find the environment that returned something impossible."""

@@ -47,10 +47,7 @@ class ProcessVector(AsyncVectorEnv):
                     raise WorkerFailure(index, *failed[:2])
             super()._check_spaces()
         except BaseException:
-            for process in self.processes:
-                process.kill()
-                process.join()
-            self.closed = True
+            end_processes(self)
             raise
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
@@ -92,7 +89,7 @@ class ProcessVector(AsyncVectorEnv):
                 del silent[pipe]
             for pipe, process in silent.items():
                 if process.sentinel in ready and not pipe.poll():
-                    raise WorkerFailure(self.parent_pipes.index(pipe), f"{phase}: its process {exit_in_words(process.exitcode)}")
+                    raise WorkerFailure(self.parent_pipes.index(pipe), f"{phase}: its process {end_of(process)}")
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Every environment's `close`, where its process still answers; then no process is left."""
@@ -125,8 +122,7 @@ class ProcessVector(AsyncVectorEnv):
             with contextlib.suppress(EOFError, OSError):
                 answer = pipe.recv() if pipe.poll() else None
             if answer is None:
-                process.join(1.0)
-                return f"close: its process {exit_in_words(process.exitcode)}", EOFError("close"), ""
+                return f"close: its process {end_of(process)}", EOFError("close"), ""
             if isinstance(answer[0], Finished):
                 return answer[0].failure
 
@@ -142,8 +138,27 @@ def dead_worker(env: Any, phase: str, patience: float = 1.0) -> WorkerFailure | 
     if not isinstance(env, AsyncVectorEnv):
         return None
     wait([process.sentinel for process in env.processes], patience)  # its pipe may end before it does
-    dead = [(i, process) for i, process in enumerate(env.processes) if process.exitcode is not None]
-    return WorkerFailure(dead[0][0], f"{phase}: its process {exit_in_words(dead[0][1].exitcode)}") if dead else None
+    ends = {i: end_of(process) for i, process in enumerate(env.processes) if wait([process.sentinel], 0)}
+    if not ends:
+        return None
+    first = min(ends, key=lambda i: (env.processes[i].exitcode == 0, i))  # others may have been told to leave
+    return WorkerFailure(first, f"{phase}: its process {ends[first]}")
+
+
+def end_processes(env: AsyncVectorEnv) -> None:
+    """Without asking them."""
+    for process, pipe in zip(env.processes, env.parent_pipes):
+        process.kill()
+        process.join()
+        if pipe is not None:  # as gymnasium leaves the pipe of a worker that raised
+            pipe.close()
+    env.closed = True
+
+
+def end_of(process: Any) -> str:
+    """How a process that ends just now ended."""
+    process.join(1.0)
+    return exit_in_words(process.exitcode)
 
 
 def enter_worker(parent: int) -> None:

@@ -172,11 +172,17 @@ class Stepper(ABC):
         which = f"environment {self.first_index + index} (seed {self.env_seeds[index]}, step {age})"
         return EnvError(f"{self.name}: {which}: {what}")
 
+    def _reward_fault(self, index: int) -> str | None:
+        """What the environment returned in place of a number, which NumPy took for NaN."""
+        return None
+
     def _check_numbers(self, buffer: ObservationBuffer, what: str, given: Callable[[int], Observation] | None = None) -> None:
         """EnvError where a reward or an observation is not finite; ``given(index)`` is what the environment itself returned."""
         if not self._finite_reward():
             index = int(np.flatnonzero(~np.isfinite(self._reward))[0])
-            raise self._error(index, f"{what} returned the reward {self._reward[index]}, expected a finite number")
+            raise self._error(
+                index, self._reward_fault(index) or f"{what} returned the reward {self._reward[index]}, expected a finite number"
+            )
         if not buffer.finite():
             index = buffer.not_finite_rows()[0]
             fault = None if given is None else buffer.fault(given(index))

@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from pyrl.envs.guard import FAILURE, FROM_ENVS, Finished, described, share_memory
 from pyrl.envs.notices import MASK_KEY, mask_is_ignored, say_once
 from pyrl.envs.observations import ObservationBuffer
-from pyrl.envs.processes import ProcessVector, WorkerFailure, dead_worker
+from pyrl.envs.processes import ProcessVector, WorkerFailure, dead_worker, end_processes
 from pyrl.envs.stepper import Stepper
 from pyrl.envs.success import INFO_KEYS, success_in
 from pyrl.errors import EnvError
@@ -270,11 +270,19 @@ class VectorStepper(Stepper):
         if self._guarded and isinstance(inner, SyncVectorEnv):
             told: list[Finished] = [env.finish() for env in inner.envs]  # type: ignore[attr-defined]
             failed = [(i, finished.failure) for i, finished in enumerate(told) if finished.failure is not None]
+        if (
+            isinstance(inner, AsyncVectorEnv)
+            and not isinstance(inner, ProcessVector)
+            and (died or self._failed or None in inner.parent_pipes)
+        ):
+            end_processes(inner)  # the polite way would wait for each one's answer
         try:
-            # The polite way waits for the answer of each process.
-            self.env.close(**({"terminate": True} if died is not None or (self._failed and isinstance(inner, AsyncVectorEnv)) else {}))
+            self.env.close()
         except FROM_ENVS as error:
-            raise self._raised("close", error) from error
+            told_error = self._raised("close", error)
+            if isinstance(inner, AsyncVectorEnv):
+                end_processes(inner)
+            raise told_error from error
         if isinstance(inner, ProcessVector) and not self._failed:
             failed = inner.close_failures
         if failed:

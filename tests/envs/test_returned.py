@@ -22,7 +22,15 @@ GOOD_FLAGS: list[tuple[Any, Any]] = [
     (False, True), (0, 1), (np.bool_(False), np.bool_(True)), (np.int64(0), np.int64(1)), (np.array(False), np.array(True)),
     (0.0, 1.0), (torch.tensor(False), torch.tensor(True)),
 ]  # fmt: skip
-GOOD_OBSERVATIONS = [np.ones(2, np.float64), np.ones(2, np.float16), np.ones(2, np.int64), np.ones(2, bool), [1.0, 1.0], (1, 1), torch.ones(2)]
+GOOD_OBSERVATIONS = [
+    np.ones(2, np.float64),
+    np.ones(2, np.float16),
+    np.ones(2, np.int64),
+    np.ones(2, bool),
+    [1.0, 1.0],
+    (1, 1),
+    torch.ones(2),
+]
 # What is wrong, and what every message of it holds.
 BAD: dict[str, list[tuple[Any, str]]] = {
     "observation": [
@@ -114,7 +122,9 @@ def test_the_same_in_other_types(backend: Any, what: str, value: Any) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("at", [1, 3])
 @pytest.mark.parametrize(
-    ("what", "value", "words"), [(what, *case) for what, cases in BAD.items() for case in cases], ids=lambda v: str(v)[:24].replace("\n", " ")
+    ("what", "value", "words"),
+    [(what, *case) for what, cases in BAD.items() for case in cases],
+    ids=lambda v: str(v)[:24].replace("\n", " "),
 )
 def test_the_wrong_is_named(backend: Any, at: int, what: str, value: Any, words: str) -> None:
     if what.startswith("reset") and at > 1:
