@@ -48,6 +48,7 @@ class LeanStepper(Stepper):
         self._step_functions: list[Callable[[Any], Any]] = []
         self._deadline = min(self._limits)  # no time limit strikes before the clock says so
         self._observations: list[Any] = [None] * len(envs)
+        self._raw = self._observations.__getitem__
         # One more than there are: NumPy takes [[1.0]] for [1.0], but not [[1.0], 0.0].
         self._rewards: list[Any] = [0.0] * (len(envs) + 1)
         self._all_rewards = np.zeros(len(envs) + 1)
@@ -70,7 +71,9 @@ class LeanStepper(Stepper):
 
     def _reset_one(self, index: int, buffer: ObservationBuffer, seed: int | None = None) -> None:
         try:
-            observation, info = read_reset(self._inner[index].reset(seed=seed))
+            result = self._inner[index].reset(seed=seed)
+            usual = type(result) is tuple and len(result) == 2 and type(result[1]) is dict
+            observation, info = result if usual else read_reset(result)
         except FROM_ENVS as error:
             raise self._error(index, str(error) if isinstance(error, EnvError) else f"reset raised {described(error)}") from error
         try:
@@ -113,7 +116,9 @@ class LeanStepper(Stepper):
             for i, (step, env_action) in enumerate(zip(self._step_functions, env_actions)):
                 result = observations[i], rewards[i], over, cut, infos[i] = step(env_action)
                 if over or cut:
-                    terminated[i], truncated[i] = read_flag(over, "terminated"), read_flag(cut, "truncated")
+                    if type(over) is not bool or type(cut) is not bool:
+                        over, cut = read_flag(over, "terminated"), read_flag(cut, "truncated")
+                    terminated[i], truncated[i] = over, cut
                     ended.append(i)
                 elif over is None or cut is None:
                     read_flag(over, "terminated"), read_flag(cut, "truncated")
@@ -128,7 +133,7 @@ class LeanStepper(Stepper):
             self._all_rewards[:] = rewards
         except Exception as error:
             raise self._output_error(env_actions) from error
-        self._check_numbers(following, "step", observations.__getitem__)
+        self._check_numbers(following, "step", self._raw)
         self._clock += 1
         self._returns += self._reward
         if self._clock >= self._deadline:
@@ -165,7 +170,8 @@ class LeanStepper(Stepper):
         episodes = []
         for i in ended:
             try:
-                info = read_info(self._infos[i], "step")
+                info = self._infos[i]
+                info = info if type(info) is dict else read_info(info, "step")
                 success = success_in(info)
             except EnvError as error:
                 raise self._error(i, str(error)) from error

@@ -16,7 +16,7 @@ from pyrl.envs.processes import ProcessVector, WorkerFailure, dead_worker, end_p
 from pyrl.envs.stepper import Stepper
 from pyrl.envs.success import INFO_KEYS, success_in
 from pyrl.errors import EnvError
-from pyrl.types import Array, Episode, StepResult, map_observation
+from pyrl.types import Array, Episode, Observation, StepResult, map_observation
 
 _FINAL_KEYS = ("final_obs", "final_observation")
 
@@ -115,6 +115,8 @@ class VectorStepper(Stepper):
         episodes: list[Episode] = []
         after = following
         if ended:
+            if MASK_KEY in infos or MASK_KEY in (infos.get("final_info") or {}):
+                mask_is_ignored(self.name)
             if self.autoreset is not AutoresetMode.NEXT_STEP:
                 current = (current + 1) % 3
                 after = self._buffers[current]

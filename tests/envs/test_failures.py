@@ -129,12 +129,8 @@ def test_in_this_process(backend: Any, way: str, phase: str) -> None:
     check(backend, way, phase)
 
 
-SOME = [
-    (way, phase)
-    for i, way in enumerate([*RAISE, *ONLY_IN_PROCESSES])
-    for j, phase in enumerate(PHASES)
-    if ALL or way in ("raises", "killed") or (i + j) % 2
-]
+WAYS = [(i + j, way, phase) for i, way in enumerate([*RAISE, *ONLY_IN_PROCESSES]) for j, phase in enumerate(PHASES)]
+SOME = [(way, phase) for number, way, phase in WAYS if ALL or way in ("raises", "killed") or number % 2]
 
 
 @pytest.mark.timeout(LIMIT)
@@ -147,14 +143,14 @@ def test_in_processes(way: str, phase: str) -> None:
 @pytest.mark.parametrize("backend", ["lean", "sync"])
 @pytest.mark.parametrize("phase", ["make", "reset", "step 1", "step 3", "close"])
 def test_an_interrupt_is_the_users(backend: Any, phase: str) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        stepper = make(lambda: Interrupting(phase), 1, backend=backend)
-        try:
+    def run() -> None:
+        with make(lambda: Interrupting(phase), 1, backend=backend) as stepper:
             stepper.reset()
             for _ in range(3):
                 stepper.step(np.zeros(1, np.int64))
-        finally:
-            stepper.close()
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
 
 
 class Interrupting(Failing):
@@ -198,11 +194,9 @@ def test_a_users_own_processes(how: str) -> None:
     stepper = make(env, seed=SEED)
     stepper.reset()
     os.kill(env.processes[1].pid, signal.SIGKILL)
+    call = stepper.close if how == "close" else lambda: stepper.step(np.zeros(2, np.int64))
     with pytest.raises(EnvError, match=rf"environment 1 .*{how}: its process was killed by SIGKILL"):
-        if how == "step":
-            stepper.step(np.zeros(2, np.int64))
-        else:
-            stepper.close()
+        call()
     stepper.close()
     assert not any(process.is_alive() for process in env.processes)
 
@@ -223,7 +217,7 @@ def test_others_are_closed_when_one_hangs(tmp_path: Any) -> None:
 
     stepper = make(Leaves, 3, backend="async", seed=SEED, env_kwargs={"way": "hangs", "phase": "step 1", "parent": 0}, env_timeout=0.5)
     stepper.reset()
-    with pytest.raises(EnvError, match="environment 1 .*step did not return within 0.5 s"):
+    with pytest.raises(EnvError, match=r"environment 1 .*step did not return within 0.5 s"):
         stepper.step(np.zeros(3, np.int64))
     pids = [process.pid for process in stepper.env.processes]  # type: ignore[attr-defined]
     stepper.close()
@@ -232,5 +226,5 @@ def test_others_are_closed_when_one_hangs(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5"])
 def test_a_wrong_time_out(timeout: Any) -> None:
-    with pytest.raises(ValueError, match="env_timeout is .*, expected a number of seconds above 0, or None"):
+    with pytest.raises(ValueError, match=r"env_timeout is .*, expected a number of seconds above 0, or None"):
         make("CartPole-v1", env_timeout=timeout)

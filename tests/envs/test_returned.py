@@ -50,8 +50,12 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ("False", "terminated is 'False', expected a bool"), (np.ones(1, bool), r"terminated has shape \[1\]"), (2, "terminated is 2"),
         (np.nan, "terminated is nan, expected a bool"), ([True], r"terminated has shape \[1\]"), (None, "terminated is None"),
     ],
-    "truncated": [("yes", "truncated is 'yes', expected a bool"), (np.ones(2, bool), r"truncated has shape \[2\]"), (None, "truncated is None")],
-    "info": [(3, "info is int, expected a dict"), ([], "info is list, expected a dict"), ({"success": np.ones(2)}, r"info\['success'\] is")],
+    "truncated": [
+        ("yes", "truncated is 'yes', expected a bool"), (np.ones(2, bool), r"truncated has shape \[2\]"), (None, "truncated is None"),
+    ],
+    "info": [
+        (3, "info is int, expected a dict"), ([], "info is list, expected a dict"), ({"success": np.ones(2)}, r"info\['success'\] is"),
+    ],
     "step": [
         (None, "step returned NoneType, expected"), ((1, 2, 3, 4), "step returned 4 values, expected"), (5, "step returned int, expected"),
     ],
@@ -59,7 +63,9 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         (None, "reset returned NoneType, expected"), (np.ones(2, np.float32), "reset returned ndarray, expected"),
         ((np.ones(2, np.float32), 3), "reset: info is int"), ((np.ones(2),) * 3, "reset returned 3 values"),
     ],
-    "reset observation": [(np.ones(3), r"shape \[3\], expected \[2\]"), (np.array([0, np.nan], np.float32), "not finite"), (None, "observation")],
+    "reset observation": [
+        (np.ones(3), r"shape \[3\], expected \[2\]"), (np.array([0, np.nan], np.float32), "not finite"), (None, "observation"),
+    ],
 }  # fmt: skip
 
 
@@ -167,9 +173,10 @@ class Whole(ToyVector):
     ],
 )
 def test_a_vector_environment_that_returns_something_else(part: int, value: Any, words: str) -> None:
-    with make(Whole(part, value)) as stepper, pytest.raises(EnvError, match=rf"Whole \(3 environments, seed 0\): .*{words}"):
+    with make(Whole(part, value)) as stepper:
         stepper.reset()
-        stepper.step(np.zeros(3, np.int64))
+        with pytest.raises(EnvError, match=rf"Whole \(3 environments, seed 0\): .*{words}"):
+            stepper.step(np.zeros(3, np.int64))
 
 
 def test_a_vector_environment_without_infos_or_metadata() -> None:
