@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import signal
 import threading
 import time
@@ -36,6 +37,7 @@ class ProcessVector(AsyncVectorEnv):
     def __init__(self, env_fns: Sequence[Callable[[], Any]], mode: AutoresetMode, timeout: float | None) -> None:
         self.timeout = math.inf if timeout is None else timeout
         self.failure: WorkerFailure | None = None
+        self._polls: list[Callable[[float | None], Any]] = []
         self.close_failures: list[tuple[int, Failure]] = []
         # The stepper copies what it is given, so the vector environment need not.
         super().__init__(env_fns, copy=False, autoreset_mode=mode)
@@ -79,17 +81,15 @@ class ProcessVector(AsyncVectorEnv):
     def _await(self, phase: str) -> None:
         """Until every worker has answered."""
         deadline = time.monotonic() + self.timeout
-        silent = dict(zip(self.parent_pipes, self.processes))
-        while silent:
+        if not self._polls:
+            self._polls = [_poll(pipe, process) for pipe, process in zip(self.parent_pipes, self.processes)]
+        for index, (poll, process) in enumerate(zip(self._polls, self.processes)):
             left = deadline - time.monotonic()
-            ready = wait([*silent, *(process.sentinel for process in silent.values())], None if left == math.inf else max(left, 0.0))
+            ready = poll(None if left == math.inf else max(left, 0.0))
             if not ready:
-                raise WorkerFailure(self.parent_pipes.index(next(iter(silent))), late_in_words(phase, self.timeout))
-            for pipe in [pipe for pipe in silent if pipe in ready]:
-                del silent[pipe]
-            for pipe, process in silent.items():
-                if process.sentinel in ready and not pipe.poll():
-                    raise WorkerFailure(self.parent_pipes.index(pipe), f"{phase}: its process {end_of(process)}")
+                raise WorkerFailure(index, late_in_words(phase, self.timeout))
+            if ready == [process.sentinel]:  # the pipe may be held open by a process that it started
+                raise WorkerFailure(index, f"{phase}: its process {end_of(process)}")
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Every environment's `close`, where its process still answers; then no process is left."""
@@ -131,6 +131,16 @@ class ProcessVector(AsyncVectorEnv):
         if process.is_alive():
             process.kill()
         process.join()
+
+
+def _poll(pipe: Any, process: Any) -> Callable[[float | None], list[Any]]:
+    """A function that waits, for some seconds at most, for an answer or the end of a process, and tells which came."""
+    if not hasattr(select, "poll"):  # Windows
+        return lambda seconds: wait([pipe, process.sentinel], seconds)
+    poller = select.poll()  # made once, where `wait` makes one at every call
+    poller.register(pipe.fileno(), select.POLLIN)
+    poller.register(process.sentinel, select.POLLIN)
+    return lambda seconds: [fd for fd, _ in poller.poll(None if seconds is None else math.ceil(1000 * seconds))]
 
 
 def dead_worker(env: Any, phase: str, patience: float = 1.0) -> WorkerFailure | None:
