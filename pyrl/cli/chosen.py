@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from pyrl.errors import UnknownNameError
+from pyrl.cli.flags import check_by_id, import_from_here
 
 if TYPE_CHECKING:
     from pyrl.experiment.runs import RunFolder
@@ -20,15 +20,12 @@ def trained_run(path: Path) -> tuple[RunFolder, Path]:
     from pyrl.experiment.runs import RunFolder
 
     run = RunFolder.open(path)
-    if not run.config.get("by_id", True):
-        raise UnknownNameError(
-            f"{run.path} was trained on {run.config['env']}, an environment of its program: evaluate it there, "
-            f"pyrl.evaluate(pyrl.load({str(run.trained())!r}), {run.config['env']})"
-        )
+    check_by_id(run, f"evaluate it there, pyrl.evaluate(pyrl.load({str(run.trained())!r}), {{env}})")
+    import_from_here()
     return run, path if path.parent.name == "checkpoints" else run.trained()
 
 
 def env_options(run: RunFolder) -> dict[str, Any]:
     """How `pyrl.envs.make` was told to make the run's environments."""
-    names = ("backend", "env_kwargs", "max_episode_steps")
+    names = ("backend", "env_kwargs", "max_episode_steps", "env_timeout")
     return {name: run.config[name] for name in names if run.config.get(name) is not None}

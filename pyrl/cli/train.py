@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from pyrl.cli.flags import check_names, known_algorithms, parse, parse_known, split_env_kwargs
+from pyrl.cli.flags import check_by_id, check_names, import_from_here, known_algorithms, parse, parse_known, split_env_kwargs
 from pyrl.cli.play import missing_to_draw
 from pyrl.cli.progress import Bar, tell
 from pyrl.errors import UnknownNameError
@@ -25,6 +25,7 @@ class TrainOptions:
     num_envs: int | None = None  # environments stepped together
     env_backend: Literal["auto", "lean", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
     max_episode_steps: int | None = None  # time limit of an episode; None: the environment's own
+    env_timeout: float | None = 300.0  # seconds that an environment of another process gets to answer; None: for ever
     eval_every: int | None = None  # environment steps between evaluations; None: no evaluation
     eval_episodes: int = 10  # episodes of each evaluation
     stop_at_return: float | None = None  # stop when the mean return of the last stop_window episodes reaches this
@@ -90,6 +91,8 @@ def _resume(arguments: list[str]) -> int:
         taken = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ResumeOptions) if field.name != "resume")
         raise ValueError(f"train: {shlex.join(others)} cannot go with --resume: a resumed run keeps its settings, but for {taken}")
     run = RunFolder.open(options.resume)
+    check_by_id(run, f"go on there, pyrl.train({run.config['algo']!r}, {{env}}, resume={str(run.path)!r})")
+    import_from_here()
     limits: dict[str, Any] = {"stop_at_return": options.stop_at_return, "stop_window": options.stop_window}
     for name in ("total_steps", "total_episodes"):
         told = getattr(options, name)

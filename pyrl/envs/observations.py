@@ -91,6 +91,10 @@ class Leaf:
             return f"{name} has dtype {value.dtype}, expected {self.array.dtype}"
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             return f"{name} is {value.tolist() if value.size <= 16 else 'not finite'}, expected finite numbers"
+        if value.dtype.kind == self.array.dtype.kind == "f" and value.dtype.itemsize > self.array.dtype.itemsize:
+            huge = value[np.abs(value) > np.finfo(self.array.dtype).max]
+            if huge.size:
+                return f"{name} holds {huge.flat[0]:g}, out of the range of {self.array.dtype}"
         return None
 
 

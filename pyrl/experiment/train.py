@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -11,6 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, cast
 
+from gymnasium.vector import VectorEnv
 from typing_extensions import Unpack
 
 from pyrl import checkpoint
@@ -21,6 +23,7 @@ from pyrl.agents.options import AgentOptions
 from pyrl.agents.registry import check_algorithm, config_to_json, make_agent, make_config
 from pyrl.engine.threads import use_threads
 from pyrl.envs import Backend, EnvSource, make
+from pyrl.envs.make import ENV_TIMEOUT
 from pyrl.errors import NonFiniteError
 from pyrl.experiment.metrics import read_csv
 from pyrl.experiment.presets import preset
@@ -62,6 +65,7 @@ def train(
     backend: Backend = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
+    env_timeout: float | None = ENV_TIMEOUT,
     eval_every: int | None = None,
     eval_episodes: int = 10,
     stop_at_return: float | None = None,
@@ -78,7 +82,7 @@ def train(
     total_steps, total_episodes: the first limit that is reached ends the run; without either, the preset's.
     num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env). A vector environment brings
         its ``num_envs``.
-    backend, env_kwargs, max_episode_steps: as in `pyrl.envs.make`.
+    backend, env_kwargs, max_episode_steps, env_timeout: as in `pyrl.envs.make`.
     eval_every: evaluate at every multiple of so many environment steps, and at the end: ``eval_episodes`` episodes, on
         environments of their own.
     stop_at_return: end when the mean return of the last ``stop_window`` episodes reaches this, with the parameters that did it.
@@ -98,9 +102,11 @@ def train(
         if count is not None:
             check_count(name, count)
     check_algorithm(algo, env)
+    if eval_every is not None and isinstance(env, VectorEnv):
+        raise ValueError("train: eval_every needs environments of its own, expected env as an id or a callable, got a vector environment")
     if resume is not None:
         folder: RunFolder | None = RunFolder.open(resume)
-        if Path(resume) not in (folder.path, folder.last):  # type: ignore[union-attr]
+        if Path(os.path.abspath(resume)) not in (folder.path, folder.last):  # type: ignore[union-attr]
             raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run goes on from its checkpoint `last` only")
         settings = dict(folder.config)  # type: ignore[union-attr]
         settings |= {k: v for k, v in (("total_steps", total_steps), ("total_episodes", total_episodes)) if v is not None}
@@ -116,13 +122,14 @@ def train(
             "by_id": isinstance(env, str), "seed": seed,
             "num_envs": num_envs if num_envs is not None else getattr(env, "num_envs", chosen.num_envs),
             "total_steps": total_steps, "total_episodes": total_episodes,
-            "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "eval_every": eval_every,
-            "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "stop_window": stop_window,
+            "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "env_timeout": env_timeout,
+            "eval_every": eval_every, "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "stop_window": stop_window,
             "save_every_episodes": save_every_episodes,
             "config": {**chosen.config, **config},
         }  # fmt: skip
         folder = None
     options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
+    options["env_timeout"] = settings.get("env_timeout", ENV_TIMEOUT)
     run: Run | None = None
     try:
         with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:

@@ -76,7 +76,7 @@ class Loop(ABC):
 
     def __iter__(self) -> Iterator[Metrics]:
         start, first_step, before = time.perf_counter(), self.agent.env_steps, self.seconds
-        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
+        self.reset()
         self.agent.normalizer.begin()
         self.begin()
         self._update_progress()
@@ -111,6 +111,9 @@ class Loop(ABC):
         if self.agent.env_steps >= limits.total_steps:
             return f"total_steps: {limits.total_steps:,.0f} reached"
         return "stopped before any limit"
+
+    def reset(self) -> None:
+        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
 
     def begin(self) -> None:  # noqa: B027
         """Called after each reset, before the first round."""

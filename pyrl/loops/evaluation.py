@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import check_count
@@ -57,7 +58,8 @@ def evaluate(
     stop: Callable[[], bool] | None = None,
     **make_options: Any,
 ) -> Evaluation:
-    """Run ``episodes`` episodes; ``env`` is an id, a callable or a `Stepper`, ``make_options`` are those of `pyrl.envs.make`.
+    """Run ``episodes`` episodes; ``env`` is an id, a callable, a vector environment or a `Stepper` (the last two stay open),
+    ``make_options`` are those of `pyrl.envs.make`.
 
     The episodes are shared out over the environments beforehand (counting whichever end first would favour short ones), so
     the start states depend on ``seed`` only, and every agent meets the same. Nothing is learned; the agent's normaliser and
@@ -65,16 +67,24 @@ def evaluate(
     """
     check_agent("evaluate", agent)
     check_count("evaluate: episodes", episodes)
-    own = not isinstance(env, Stepper)
-    count = num_envs if num_envs is not None else min(episodes, 20)
-    stepper = env if isinstance(env, Stepper) else make(env, count, seed=seed, **make_options)
+    if isinstance(env, Stepper | VectorEnv):
+        lent, count = True, env.num_envs
+    else:
+        lent, count = False, min(episodes, 20)
+    if isinstance(env, Stepper):
+        given = {**make_options, **({} if num_envs is None else {"num_envs": num_envs})}
+        if given:
+            raise ValueError(f"evaluate: {', '.join(given)} cannot be applied to a Stepper, which is made already")
+        stepper = env
+    else:
+        stepper = make(env, count if num_envs is None else num_envs, seed=seed, **make_options)
     states = {name: stream.state for name, stream in agent.streams().items()}
     try:
         finished = _run(agent, stepper, episodes, seed, deterministic, stop)
     finally:
         for name, stream in agent.streams().items():
             stream.state = states[name]
-        if own:
+        if not lent:
             stepper.close()
     successes = [e.success for e in finished if e.success is not None]
     return Evaluation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyrl.agents.base import Agent
 from pyrl.envs import EnvSource, Stepper, make
+from pyrl.envs.notices import hindsight_is_not_applied
 from pyrl.errors import SpaceError, UnknownNameError
 from pyrl.loops.base import Limits, Loop, check_agent
 from pyrl.loops.off_policy import OffPolicyLoop
@@ -42,4 +43,6 @@ def iterate(
         raise ValueError(f"iterate: env has {stepper.num_envs} environments, expected {agent.num_envs} (the agent's num_envs)")
     if agent.loop not in LOOPS:
         raise UnknownNameError(f"{agent.name}: loop is {agent.loop!r}, expected one of {', '.join(LOOPS)}")
+    if agent.loop == "off_policy":
+        hindsight_is_not_applied(stepper.name, agent.name, agent.observation_space)
     return LOOPS[agent.loop](agent, stepper, limits)
