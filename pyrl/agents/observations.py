@@ -1,14 +1,14 @@
-"""Reading the observations that `Agent.act` is given: one or a batch, checked against the space, as finite arrays."""
+"""Reading the observations that `Agent.act` is given: one or a batch, as arrays of the space's dtypes."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from pyrl.errors import DTypeError, NonFiniteError, ShapeError
+from pyrl.errors import DTypeError, ShapeError
+from pyrl.spaces.observations import Numbers
 from pyrl.types import Observation, map_observation
 
 
@@ -27,7 +27,7 @@ def batched(space: spaces.Space, observation: Any) -> tuple[Observation, bool]:
 
 
 def _read(space: Any, value: Any, name: str, leading: list[tuple[int, ...]]) -> Observation:
-    """One observation or a batch of them as finite arrays of the space's shapes, whose ``leading`` dimensions are collected."""
+    """One observation or a batch of them as the space has it, in shape, dtype and numbers; ``leading`` dimensions are collected."""
     if isinstance(space, spaces.Dict):
         return {key: _read(entry, _entry(value, key, name), f"{name}[{key!r}]", leading) for key, entry in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
@@ -41,12 +41,8 @@ def _read(space: Any, value: Any, name: str, leading: list[tuple[int, ...]]) -> 
     count = array.ndim - len(space.shape)
     if count not in (0, 1) or array.shape[count:] != space.shape:
         raise ShapeError(f"act: {name} has shape {list(array.shape)}, expected {list(space.shape)} or [N, ...] of them")
-    # A sum of squares costs less than half of a look at each number, which decides if the sum overflows.
-    if array.dtype.kind == "f" and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
-        at = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise NonFiniteError(f"act: {name} holds {array[tuple(at)]} at {at}, expected finite numbers")
     leading.append(array.shape[:count])
-    return array
+    return Numbers(space).read(array, f"act: {name}")
 
 
 def _entry(value: Any, key: Any, name: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,11 @@ def space_to_json(space: Space) -> dict[str, Any]:
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(n) for n in space.shape]}
         case spaces.Dict():
-            return {"type": "Dict", "spaces": {str(key): space_to_json(s) for key, s in space.spaces.items()}}
+            keys = [_key_to_json(key) for key in space.spaces]
+            entries = [space_to_json(s) for s in space.spaces.values()]
+            if all(isinstance(key, str) for key in keys):
+                return {"type": "Dict", "spaces": dict(zip(keys, entries))}
+            return {"type": "Dict", "keys": keys, "spaces": entries}
         case spaces.Tuple():
             return {"type": "Tuple", "spaces": [space_to_json(s) for s in space.spaces]}
     raise SpaceError(f"space is {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of them")
@@ -66,6 +71,9 @@ def space_from_json(data: Any) -> Space:
                 return spaces.MultiDiscrete(np.array(data["nvec"]), dtype=dtype.type, start=np.array(data["start"]))
             case "MultiBinary":
                 return spaces.MultiBinary(data["n"])
+            case "Dict" if "keys" in data:
+                entries: Any = zip(map(_key_to_json, data["keys"]), data["spaces"], strict=True)
+                return spaces.Dict(OrderedDict((key, space_from_json(s)) for key, s in entries))
             case "Dict":
                 return spaces.Dict(OrderedDict((key, space_from_json(s)) for key, s in data["spaces"].items()))
             case "Tuple":
@@ -75,6 +83,15 @@ def space_from_json(data: Any) -> Space:
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise SpaceError(f"space is {_shortened(data)}, expected what space_to_json wrote ({error})") from error
     raise SpaceError(f"space has type {_shortened(data['type'])}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
+
+
+def _key_to_json(key: Any) -> str | int:
+    """JSON objects know strings only, so that Dicts with integers among their keys are written as two lists."""
+    if isinstance(key, str):
+        return str(key)
+    if isinstance(key, Integral):
+        return int(key)
+    raise SpaceError(f"space is a Dict with the key {key!r}, expected strings and integers")
 
 
 def _bounds_to_json(bounds: np.ndarray) -> Any:

@@ -260,8 +260,7 @@ class Guard(gymnasium.Wrapper):
         super().__init__(env)
         self._space = env.observation_space
         self._buffer = ObservationBuffer(self._space, 1)
-        self._discrete = isinstance(self._space, gymnasium.spaces.Discrete)
-        self._shape = self._space.shape
+        self._shape, self._dtype = self._space.shape, self._space.dtype
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
@@ -286,8 +285,8 @@ class Guard(gymnasium.Wrapper):
             )
 
     def _check(self, observation: Any, what: str) -> None:
-        # The usual cases at once; `fault` reads anything and is slow.
-        if isinstance(observation, int | np.integer) if self._discrete else getattr(observation, "shape", None) == self._shape:
+        # The usual case at once; `fault` reads anything and is slow.
+        if type(observation) is np.ndarray and observation.dtype == self._dtype and observation.shape == self._shape:
             return
         fault = self._buffer.fault(observation)
         if fault is not None:

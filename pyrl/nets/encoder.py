@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from pyrl.errors import SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, ImageFeatures, image_network
+from pyrl.spaces import check_observation_space, choices, leaves, pick, starts_of
 from pyrl.types import Observation, map_observation
 
 
@@ -29,8 +29,9 @@ class Encoder(nn.Module):
     def __init__(self, space: spaces.Space, features_extractor: FeaturesExtractor = "flatten") -> None:
         super().__init__()
         self.space = space
-        self.leaves = leaves = list(_leaves(space))
-        networks = [image_network(leaf, features_extractor) for leaf in leaves]
+        check_observation_space(space, "Encoder")
+        self.leaves = list(leaves(space))  # (path, space) of each array
+        networks = [image_network(leaf, features_extractor) for _, leaf in self.leaves]
         if features_extractor in ("nature", "impala") and not any(networks):
             raise SpaceError(
                 f"features_extractor is {features_extractor!r}, but observation_space is {space}, expected an image: "
@@ -38,7 +39,7 @@ class Encoder(nn.Module):
             )
         self.images = nn.ModuleDict()  # by the number of the leaf
         self.size = 0
-        for i, (leaf, network) in enumerate(zip(leaves, networks)):
+        for i, ((_, leaf), network) in enumerate(zip(self.leaves, networks)):
             if network is not None:
                 self.images[str(i)] = ImageFeatures(cast(spaces.Box, leaf).shape, network)
             self.size += _size(leaf) if network is None else network.size
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         if self._identity:
             return observation
-        parts = zip(self.leaves, _values(self.space, observation))
+        parts = [(leaf, pick(observation, path)) for path, leaf in self.leaves]
         rows = [self.images[str(i)](x) if str(i) in self.images else _encode(leaf, x) for i, (leaf, x) in enumerate(parts)]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
@@ -61,47 +62,19 @@ class Encoder(nn.Module):
 
 def has_images(space: spaces.Space, features_extractor: FeaturesExtractor) -> bool:
     """Whether an `Encoder` of ``space`` has convolutional networks."""
-    return any(image_network(leaf, features_extractor) is not None for leaf in _leaves(space))
-
-
-def _leaves(space: spaces.Space) -> Iterator[spaces.Space]:
-    """The spaces of single arrays, in order."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for entry in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
-            yield from _leaves(entry)
-    else:
-        yield space
-
-
-def _values(space: spaces.Space, observation: Observation) -> Iterator[Tensor]:
-    """The arrays of an observation, in the same order."""
-    if isinstance(space, spaces.Dict):
-        for key, entry in space.spaces.items():
-            yield from _values(entry, observation[key])
-    elif isinstance(space, spaces.Tuple):
-        for entry, value in zip(space.spaces, observation):
-            yield from _values(entry, value)
-    else:
-        yield observation
+    return any(image_network(leaf, features_extractor) is not None for _, leaf in leaves(space))
 
 
 def _size(space: spaces.Space) -> int:
     """Length of an encoded leaf."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(space.nvec.sum())
-    if isinstance(space, spaces.Box | spaces.MultiBinary):
-        return math.prod(space.shape)
-    raise SpaceError(f"observation_space is {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
+    return sum(choices(space)) if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else math.prod(space.shape)  # type: ignore[arg-type]
 
 
 def _encode(space: spaces.Space, observation: Tensor) -> Tensor:
     """A leaf [B, ...] as float32 [B, D]."""
-    if isinstance(space, spaces.Discrete):
-        return F.one_hot(observation.long() - int(space.start), int(space.n)).float()
-    if isinstance(space, spaces.MultiDiscrete):
-        flat, parts = observation.long().flatten(1), zip(space.start.ravel(), space.nvec.ravel())
-        return torch.cat([F.one_hot(flat[:, i] - int(start), int(n)) for i, (start, n) in enumerate(parts)], dim=1).float()
-    flat = observation.flatten(1)
+    flat = observation.flatten(1) if observation.dim() > 1 else observation.unsqueeze(1)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        flat, parts = flat.long(), zip(starts_of(space), choices(space))
+        tables = [F.one_hot(flat[:, i] - start, n) for i, (start, n) in enumerate(parts)]
+        return (tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)).float()
     return flat.float() / 255.0 if flat.dtype == torch.uint8 else flat.float()
