@@ -73,8 +73,8 @@ def _uniform_integers(space: spaces.Box, count: int, random: RandomStream) -> np
         span = int(high) - int(low) + 1
         if span <= _MOST:
             drawn = uniform_indices(count, span, random).astype(np.uint64)
-        else:  # the last of an odd number of 2^63 and more is never drawn
-            drawn = uniform_indices(count, span // 2, random).astype(np.uint64) * np.uint64(2)
-            drawn += uniform_indices(count, 2, random).astype(np.uint64)
+        else:  # up to three of more than 2^63 are never drawn
+            drawn = uniform_indices(count, span // 4, random).astype(np.uint64) * np.uint64(4)
+            drawn += uniform_indices(count, 4, random).astype(np.uint64)
         columns.append(drawn + np.uint64(int(low) % (1 << 64)))  # modulo 2^64, as the dtypes are
     return np.stack(columns, axis=1).reshape(count, *space.shape).astype(space.dtype)

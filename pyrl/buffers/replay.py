@@ -88,6 +88,7 @@ class ReplayBuffer:
         self._torch = kind == "torch"
         self._extra = tuple(extra or ())
         self._leaves = _leaves(observation_space, "observation")
+        self._nests = hasattr(observation_space, "spaces")  # observations are dicts or tuples, of a single array perhaps
         columns = _leaves(action_space, "action")
         columns += _extra_columns(extra)
         try:
@@ -156,8 +157,10 @@ class ReplayBuffer:
 
         Raises ShapeError, DTypeError, NonFiniteError (reward) or ValueError, naming the argument; then nothing is stored.
         """
-        if len(self._leaves) > 1:
+        if self._nests:
             observation, next_observation = (tuple(_flat(self.observation_space, o)) for o in (observation, next_observation))
+            if len(self._leaves) == 1:
+                observation, next_observation = observation[0], next_observation[0]
         columns = action
         if self._extra or extra:
             if extra.keys() != set(self._extra):
@@ -249,7 +252,7 @@ class ReplayBuffer:
         count = len(self._leaves)
         observation: Observation = arrays[0]
         next_observation: Observation = arrays[count]
-        if count > 1:
+        if self._nests:
             observation = _nested(self.observation_space, iter(arrays[:count]))
             next_observation = _nested(self.observation_space, iter(arrays[count : 2 * count]))
         extra = dict(zip(self._extra, arrays[2 * count + 1 : -4])) if self._extra else {}
@@ -259,7 +262,7 @@ class ReplayBuffer:
         if not isinstance(batch, Batch):
             raise DTypeError(f"ReplayBuffer: out is a {type(batch).__name__}, expected a Batch")
         tail = (batch.reward, batch.terminated, batch.discount, batch.index)
-        if len(self._leaves) == 1 and not self._extra:
+        if not self._nests and not self._extra:
             return (batch.observation, batch.next_observation, batch.action, *tail)
         observations = (*_flat(self.observation_space, batch.observation), *_flat(self.observation_space, batch.next_observation))
         return (*observations, batch.action, *(batch.extra[name] for name in self._extra), *tail)

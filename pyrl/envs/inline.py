@@ -67,8 +67,8 @@ class LeanStepper(Stepper):
 
     def step(self, action: Array) -> StepResult:
         observation = self._begin()
-        action = self._actions.check(action, self.num_envs)
-        env_actions = self._actions.each(action)
+        action = self._border.check(action)
+        env_actions = self._border.each(action)
         observations, rewards, infos = self._observations, self._rewards, self._infos
         terminated, truncated = self._terminated, self._truncated
         if self._flags_set:
@@ -128,9 +128,8 @@ class LeanStepper(Stepper):
         for i in ended:
             episodes.append(self._finish(i, self._clock, success_in(self._infos[i])))
             self._reset_one(i, after)
-        if not after.sound():
-            index, fault = after.first_fault()
-            raise self._error(index, f"reset returned an observation that is {fault}")
+        if not after.finite():
+            raise self._error(after.not_finite_rows()[0], "reset returned an observation that is not finite")
         return episodes
 
     def _output_error(self, env_actions: list[Any]) -> EnvError:

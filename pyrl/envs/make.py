@@ -260,6 +260,7 @@ class Guard(gymnasium.Wrapper):
         super().__init__(env)
         self._space = env.observation_space
         self._buffer = ObservationBuffer(self._space, 1)
+        self._box = isinstance(self._space, gymnasium.spaces.Box)
         self._shape, self._dtype = self._space.shape, self._space.dtype
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -286,7 +287,7 @@ class Guard(gymnasium.Wrapper):
 
     def _check(self, observation: Any, what: str) -> None:
         # The usual case at once; `fault` reads anything and is slow.
-        if type(observation) is np.ndarray and observation.dtype == self._dtype and observation.shape == self._shape:
+        if self._box and type(observation) is np.ndarray and observation.dtype == self._dtype and observation.shape == self._shape:
             return
         fault = self._buffer.fault(observation)
         if fault is not None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from gymnasium import Space
 
-from pyrl.errors import NonFiniteError
 from pyrl.spaces import Path, leaves, pick
 from pyrl.spaces.observations import Numbers
 from pyrl.types import Observation, zeros_for
@@ -43,7 +42,7 @@ def finite_test(array: np.ndarray) -> Callable[[], bool]:
 class Leaf:
     """One array of an observation [N, ...] and how to reach it inside a single observation."""
 
-    __slots__ = ("_casting", "_sound", "array", "numbers", "path", "rows", "shape")
+    __slots__ = ("_casting", "_finite", "array", "numbers", "path", "rows", "shape")
 
     def __init__(self, array: np.ndarray, path: Path, space: Any) -> None:
         self.array = array
@@ -54,7 +53,7 @@ class Leaf:
         # shapes.
         self.rows = array.reshape(-1, *array.shape[2:]) if self.shape else None
         self._casting: Any = "same_kind" if self.numbers.floats else "no"  # floats are rounded, integers must stay what they are
-        self._sound = finite_test(array) if self.numbers.floats else (lambda: self.numbers.legal(array)) if self.numbers.table else None
+        self._finite = finite_test(array) if self.numbers.floats else None
 
     @property
     def name(self) -> str:
@@ -62,31 +61,39 @@ class Leaf:
 
     def write(self, column: Sequence[Any]) -> None:
         if self.rows is None:
-            self.array[:] = column if self.numbers.floats else self.numbers.convert(np.asarray(column), self.name)
+            self.write_batch(column)
             return
         try:
             np.concatenate(column, out=self.rows, casting=self._casting)
         except TypeError:  # another dtype
             self.write_batch(column)
+            return
+        self._check_table()
 
     def write_batch(self, batch: Any) -> None:
         value = np.asarray(batch)
         if value.shape != self.array.shape:
             raise ValueError(f"{self.name} has shape {list(value.shape)}, expected {list(self.array.shape)}")
         np.copyto(self.array, value if self.numbers.floats else self.numbers.convert(value, self.name))
+        self._check_table()
+
+    def _check_table(self) -> None:
+        """ValueError where there is no such row. That floats are finite is looked at once a step (`finite`)."""
+        if self.numbers.table and not self.numbers.legal(self.array):
+            self.numbers.read(self.array, self.name)
 
     def write_row(self, index: int, observation: Observation) -> None:
         value = pick(observation, self.path)
         # The usual case at once; `fault` reads anything and is slow.
-        if not (type(value) is np.ndarray and value.dtype is self.array.dtype and value.shape == self.shape):
+        usual = type(value) is np.ndarray and value.dtype is self.array.dtype and value.shape == self.shape
+        if self.numbers.table or not usual:
             fault = self.fault(observation)
             if fault is not None:
                 raise ValueError(fault)
         self.array[index] = value
 
-    def sound(self) -> bool:
-        """Whether all numbers are finite, and in the space where that is a table."""
-        return self._sound is None or self._sound()
+    def finite(self) -> bool:
+        return self._finite is None or self._finite()
 
     def fault(self, observation: Observation) -> str | None:
         """What is wrong with this leaf of one environment's observation."""
@@ -138,26 +145,20 @@ class ObservationBuffer:
 
     def copy_rows(self, other: Observation, mask: np.ndarray) -> None:
         for leaf in self.leaves:
-            leaf.array[mask] = np.asarray(pick(other, leaf.path))[mask]
+            leaf.array[mask] = leaf.numbers.read(np.asarray(pick(other, leaf.path))[mask], leaf.name)
 
-    def sound(self) -> bool:
-        """Whether every number is finite and, where the space is a table, in it."""
+    def finite(self) -> bool:
         if self._only is not None:
-            return self._only.sound()
-        return all(leaf.sound() for leaf in self.leaves)
+            return self._only.finite()
+        return all(leaf.finite() for leaf in self.leaves)
 
     def fault(self, observation: Observation) -> str | None:
         """What is wrong with one environment's observation, in words; None if nothing is."""
         return next((f for f in (leaf.fault(observation) for leaf in self.leaves) if f is not None), None)
 
-    def first_fault(self) -> tuple[int, str]:
-        """The first environment whose observation is not `sound`, and what it is."""
-        for index in range(len(self.leaves[0].array)):
-            for leaf in self.leaves:
-                try:
-                    leaf.numbers.read(leaf.array[index : index + 1][0], leaf.name)
-                except NonFiniteError:
-                    return index, "not finite"
-                except ValueError as error:
-                    return index, f"outside of its space: {error}"
-        raise AssertionError("every observation is sound")
+    def not_finite_rows(self) -> list[int]:
+        bad = np.zeros(len(self.leaves[0].array), bool)
+        for leaf in self.leaves:
+            if leaf.array.dtype.kind == "f":
+                bad |= ~np.isfinite(leaf.array).reshape(len(bad), -1).all(axis=1)
+        return np.flatnonzero(bad).tolist()

@@ -26,12 +26,12 @@ import numpy as np
 from gymnasium import Space, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from pyrl.envs.actions import ActionBorder
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import INFO_KEYS, success_in, success_rule
 from pyrl.errors import EnvError
 from pyrl.seeding import stream_seed
-from pyrl.spaces import check_observation_space
-from pyrl.spaces.actions import Actions
+from pyrl.spaces import check_action_space, check_observation_space
 from pyrl.types import Array, Episode, Observation, StepResult
 
 FAILURE = "_pyrl_failure"  # in an info: the environment raised, and this is how (`pyrl.envs.make.Guard`)
@@ -54,6 +54,7 @@ class Stepper(ABC):
 
     def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
         check_observation_space(observation_space, name)
+        check_action_space(action_space, name)
         self.num_envs = num_envs
         self.single_observation_space: Any = observation_space
         self.single_action_space: Any = action_space
@@ -63,7 +64,7 @@ class Stepper(ABC):
         self.env_seeds = [stream_seed(seed, "env", i) for i in range(num_envs)]
         self.observation: Observation = None
         self.closed = False
-        self._actions = Actions(action_space, name)
+        self._border = ActionBorder(action_space, num_envs)
         # Three in rotation: acted on, following, and (where episodes ended) the first of the next episodes.
         self._buffers = [ObservationBuffer(observation_space, num_envs) for _ in range(3)]
         self._current = 0
@@ -109,8 +110,8 @@ class Stepper(ABC):
 
     @abstractmethod
     def step(self, action: Array) -> StepResult:
-        """Step every environment. ``action`` [N, ...] is the agent's (`pyrl.spaces.actions`): discrete actions count from
-        zero, Box actions are clipped.
+        """Step every environment. ``action`` [N, ...] is the agent's: discrete actions count from zero, Box actions
+        are clipped.
 
         After an error the environments are in an unknown state: `reset` or `close`.
         """
@@ -176,9 +177,9 @@ class Stepper(ABC):
         if not self._finite_reward():
             index = int(np.flatnonzero(~np.isfinite(self._reward))[0])
             raise self._error(index, f"{what} returned the reward {self._reward[index]}, expected a finite number")
-        if not buffer.sound():
-            index, fault = buffer.first_fault()
-            raise self._error(index, f"{what} returned an observation that is {fault}")
+        if not buffer.finite():
+            index = buffer.not_finite_rows()[0]
+            raise self._error(index, f"{what} returned an observation that is not finite")
 
 
 class VectorStepper(Stepper):
@@ -228,8 +229,8 @@ class VectorStepper(Stepper):
 
     def step(self, action: Array) -> StepResult:
         observation = self._begin()
-        action = self._actions.check(action, self.num_envs)
-        env_action = self._actions.to_environment(action)
+        action = self._border.check(action)
+        env_action = self._border.batch(action)
         try:
             seen, reward, terminated, truncated, infos = self.env.step(env_action)
         except Exception as error:
@@ -307,9 +308,8 @@ class VectorStepper(Stepper):
                     following.write_row(i, row)
                 except ValueError as error:
                     raise self._error(i, f"final_obs in infos: {error}") from error
-            if not following.sound():
-                index, fault = following.first_fault()
-                raise self._error(index, f"final_obs in infos is {fault}")
+            if not following.finite():
+                raise self._error(following.not_finite_rows()[0], "final_obs in infos is not finite")
             return
         mask = np.zeros(self.num_envs, bool)
         mask[ended] = True

@@ -71,7 +71,7 @@ def _unfit(space: Any) -> str | None:
             return f"which has {sum(counts)} choices, expected at most {MAX_CHOICES}: each is an input or output of a network"
         limit = min(np.iinfo(dtype).max, np.iinfo(np.int64).max)
         if any(start + count - 1 > limit for start, count in zip(starts, counts)):
-            return f"whose largest value is above {limit}, the largest of {dtype}"
+            return f"whose largest value is {max(s + n - 1 for s, n in zip(starts, counts))}, expected at most {limit}"
     return None
 
 

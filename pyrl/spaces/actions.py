@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from pyrl.errors import DTypeError, NonFiniteError, ShapeError
+from pyrl.errors import NonFiniteError
 from pyrl.spaces import check_action_space, choices, starts_of
-from pyrl.types import Array
 
 _FEW = 256  # numbers up to which a set of Python integers beats two comparisons of arrays
 
@@ -36,7 +35,7 @@ class Actions:
         self.space: Any = space
         self.stored: Any
         self._dtype = dtype = np.dtype(space.dtype)
-        self._discrete, self._box = isinstance(space, spaces.Discrete), isinstance(space, spaces.Box)
+        self._discrete, self.is_box = isinstance(space, spaces.Discrete), isinstance(space, spaces.Box)
         if isinstance(space, spaces.Box):
             self.stored = spaces.Box(-np.inf, np.inf, space.shape, np.result_type(dtype, np.float32))
             self._whole = dtype.kind != "f"
@@ -52,27 +51,13 @@ class Actions:
             self._start: Any = starts_of(space)[0] if self._discrete else np.reshape(starts_of(space), space.shape)
             self._from_zero = not np.any(self._start)
             self._legal = frozenset(range(counts[0])) if self._discrete and counts[0] <= 4096 else None
-        self._stored_dtype = np.dtype(self.stored.dtype)
-        self._kinds = "fiub" if self._box else "iu" if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else "iub"
 
-    def check(self, action: Any, num_envs: int) -> Array:
-        """An agent's actions of all environments as an array of the right shape and kind."""
-        array = np.asarray(action)
-        shape = (num_envs, *self.stored.shape)
-        if array.dtype is self._stored_dtype and array.shape == shape:
-            return array
-        if array.shape != shape:
-            raise ShapeError(f"step: action has shape {list(array.shape)}, expected [N, ...] = {list(shape)}")
-        if array.dtype.kind not in self._kinds:
-            raise DTypeError(f"step: action has dtype {array.dtype}, expected {self._stored_dtype}")
-        return array
-
-    def to_environment(self, action: np.ndarray, where: str = "step: action of environment") -> np.ndarray:
+    def batch(self, action: np.ndarray, where: str = "step: action of environment") -> np.ndarray:
         """Actions [N, ...] of the agent in the environment's units, in memory that the environment may keep.
 
         NonFiniteError or ValueError, which begins with ``where`` and the index, for an action that means nothing.
         """
-        if self._box:
+        if self.is_box:
             if not np.isfinite(action).all():
                 raise NonFiniteError(f"{where} {self._first(~np.isfinite(action))} is not finite")
             if self._whole:
@@ -93,7 +78,7 @@ class Actions:
     def each(self, action: np.ndarray) -> list[Any]:
         """The same, one action per environment; discrete ones as Python numbers, the fastest for environments."""
         if not self._discrete:
-            batch = self.to_environment(action)
+            batch = self.batch(action)
             return list(batch) if batch.ndim > 1 else [batch[i, ...] for i in range(len(batch))]
         numbers: list[Any] = action.tolist()
         legal = self._legal.issuperset(numbers) if self._legal is not None else min(numbers) >= 0 and max(numbers) < self._count
