@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 
 from pyrl.agents.checks import check_choice, check_count, check_device, check_numbers, check_range
-from pyrl.agents.observations import batched
+from pyrl.agents.observations import ObservationReader
 from pyrl.engine.arena import Arena
 from pyrl.engine.rollback import Atomic
 from pyrl.engine.runner import Runner
@@ -76,6 +76,7 @@ class Agent(ABC):
         self.observation_space = observation_space
         self.action_space = action_space
         self.actions = Actions(action_space, self.name)
+        self._read = ObservationReader(observation_space)
         self.config: Any = config
         self.seed = seed
         self.num_envs = num_envs
@@ -166,7 +167,7 @@ class Agent(ABC):
 
         ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
         """
-        observation, single = batched(self.observation_space, observation)
+        observation, single = self._read(observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
         action = self.actions.batch(action, "act: action of row")
         if not single:

@@ -30,8 +30,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.space = space
         check_observation_space(space, "Encoder")
-        self.leaves = list(leaves(space))  # (path, space) of each array
-        networks = [image_network(leaf, features_extractor) for _, leaf in self.leaves]
+        found = list(leaves(space))
+        self.leaves = [(path, _table(leaf)) for path, leaf in found]  # of each array
+        networks = [image_network(leaf, features_extractor) for _, leaf in found]
         if features_extractor in ("nature", "impala") and not any(networks):
             raise SpaceError(
                 f"features_extractor is {features_extractor!r}, but observation_space is {space}, expected an image: "
@@ -39,7 +40,7 @@ class Encoder(nn.Module):
             )
         self.images = nn.ModuleDict()  # by the number of the leaf
         self.size = 0
-        for i, ((_, leaf), network) in enumerate(zip(self.leaves, networks)):
+        for i, ((_, leaf), network) in enumerate(zip(found, networks)):
             if network is not None:
                 self.images[str(i)] = ImageFeatures(cast(spaces.Box, leaf).shape, network)
             self.size += _size(leaf) if network is None else network.size
@@ -49,8 +50,8 @@ class Encoder(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         if self._identity:
             return observation
-        parts = [(leaf, pick(observation, path)) for path, leaf in self.leaves]
-        rows = [self.images[str(i)](x) if str(i) in self.images else _encode(leaf, x) for i, (leaf, x) in enumerate(parts)]
+        parts = [(table, pick(observation, path)) for path, table in self.leaves]
+        rows = [self.images[str(i)](x) if str(i) in self.images else _encode(table, x) for i, (table, x) in enumerate(parts)]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
     def array(self, observation: Observation, dtype: type = np.float32) -> np.ndarray:
@@ -65,16 +66,21 @@ def has_images(space: spaces.Space, features_extractor: FeaturesExtractor) -> bo
     return any(image_network(leaf, features_extractor) is not None for _, leaf in leaves(space))
 
 
+def _table(space: spaces.Space) -> list[tuple[int, int]]:
+    """(start, choices) of each component of a Discrete or MultiDiscrete; none of other spaces."""
+    return list(zip(starts_of(space), choices(space))) if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else []
+
+
 def _size(space: spaces.Space) -> int:
     """Length of an encoded leaf."""
-    return sum(choices(space)) if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else math.prod(space.shape)  # type: ignore[arg-type]
+    return sum(n for _, n in _table(space)) or math.prod(space.shape)  # type: ignore[arg-type]
 
 
-def _encode(space: spaces.Space, observation: Tensor) -> Tensor:
+def _encode(table: list[tuple[int, int]], observation: Tensor) -> Tensor:
     """A leaf [B, ...] as float32 [B, D]."""
     flat = observation.flatten(1) if observation.dim() > 1 else observation.unsqueeze(1)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        flat, parts = flat.long(), zip(starts_of(space), choices(space))
-        tables = [F.one_hot(flat[:, i] - start, n) for i, (start, n) in enumerate(parts)]
-        return (tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)).float()
+    if table:
+        flat = flat.long()
+        rows = [F.one_hot(flat[:, i] - start, count) for i, (start, count) in enumerate(table)]
+        return (rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)).float()
     return flat.float() / 255.0 if flat.dtype == torch.uint8 else flat.float()
