@@ -72,8 +72,10 @@ def space_from_json(data: Any) -> Space:
             case "MultiBinary":
                 return spaces.MultiBinary(data["n"])
             case "Dict" if "keys" in data:
-                entries: Any = zip(map(_key_to_json, data["keys"]), data["spaces"], strict=True)
-                return spaces.Dict(OrderedDict((key, space_from_json(s)) for key, s in entries))
+                keys: list[Any] = [_key_to_json(key) for key in data["keys"]]
+                if len(set(keys)) < len(keys):
+                    raise ValueError("a key occurs twice")
+                return spaces.Dict(OrderedDict((key, space_from_json(s)) for key, s in zip(keys, data["spaces"], strict=True)))
             case "Dict":
                 return spaces.Dict(OrderedDict((key, space_from_json(s)) for key, s in data["spaces"].items()))
             case "Tuple":

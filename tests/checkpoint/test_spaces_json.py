@@ -81,6 +81,7 @@ def test_unknown_space() -> None:
         {"type": "Dict", "keys": [1.5], "spaces": [{"type": "Discrete", "n": 2, "start": 0, "dtype": "int64"}]},
         {"type": "Dict", "keys": [1, 2], "spaces": [{"type": "Discrete", "n": 2, "start": 0, "dtype": "int64"}]},
         {"type": "Dict", "keys": 1, "spaces": []},
+        {"type": "Dict", "keys": [2, 2], "spaces": [{"type": "Discrete", "n": 2, "start": 0, "dtype": "int64"}] * 2},
         {},
         None,
         3,
