@@ -245,3 +245,17 @@ def test_what_is_stored_is_what_was_drawn(kind: str, engine: str) -> None:
     with pyrl.envs.make(random_env(SMALL_BOX, EVERY_ACTION[kind]), 2) as stepper:
         metrics = next(iter(pyrl.iterate(agent, stepper, 32)))
     assert abs(metrics["train/kl"]) < 1e-6
+
+
+@pytest.mark.parametrize("backend", ["lean", "sync"])
+@pytest.mark.parametrize("kind", EVERY_ACTION)
+def test_environments_are_handed_what_their_space_contains(kind: str, backend: str) -> None:
+    """The environment asserts it; its observations are of the same kind, and come back as they were."""
+    space = EVERY_ACTION[kind]
+    agent = make(("random", "auto", space, space, False))
+    with pyrl.envs.make(random_env(space, space, length=3), 2, backend=backend) as stepper:
+        stepper.reset(seed=1)
+        for _ in range(8):
+            stepper.step(agent.policy(stepper.observation)["action"])
+            for observation in stepper.observation:
+                assert space.contains(np.asarray(observation) if isinstance(space, spaces.Box) else observation)
