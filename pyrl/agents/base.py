@@ -169,7 +169,7 @@ class Agent(ABC):
         """
         observation, single = self._read(observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
-        action = self.actions.batch(action, "act: action of row")
+        action = self.actions.chosen(action, "act: action of row")
         if not single:
             return action
         return action[0, ...] if isinstance(self.action_space, spaces.Box) else action[0]  # which of a Box () is an array, too

@@ -34,7 +34,7 @@ class ObservationReader:
 class _Leaf(Numbers):
     def __init__(self, space: spaces.Space, name: str) -> None:
         super().__init__(space)
-        self.name = name
+        self.name, self.caption = name, f"act: {name}"
 
 
 def _node(space: Any, name: str) -> Any:
@@ -64,7 +64,7 @@ def _read(node: Any, value: Any, leading: list[tuple[int, ...]]) -> Observation:
     if count not in (0, 1) or array.shape[count:] != shape:
         raise ShapeError(f"act: {name} has shape {list(array.shape)}, expected {list(shape)} or [N, ...] of them")
     leading.append(array.shape[:count])
-    return node.read(array, f"act: {name}")
+    return node.read(array, node.caption)
 
 
 def _entry(value: Any, key: Any, name: str) -> Any:

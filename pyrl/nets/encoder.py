@@ -78,9 +78,11 @@ def _size(space: spaces.Space) -> int:
 
 def _encode(table: list[tuple[int, int]], observation: Tensor) -> Tensor:
     """A leaf [B, ...] as float32 [B, D]."""
+    if table and observation.dim() == 1:
+        start, count = table[0]
+        return F.one_hot(observation.long() - start if start else observation.long(), count).float()
     flat = observation.flatten(1) if observation.dim() > 1 else observation.unsqueeze(1)
     if table:
         flat = flat.long()
-        rows = [F.one_hot(flat[:, i] - start, count) for i, (start, count) in enumerate(table)]
-        return (rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)).float()
+        return torch.cat([F.one_hot(flat[:, i] - start, count) for i, (start, count) in enumerate(table)], dim=1).float()
     return flat.float() / 255.0 if flat.dtype == torch.uint8 else flat.float()

@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from pyrl.errors import NonFiniteError
-from pyrl.spaces import check_action_space, choices, starts_of
+from pyrl.spaces import all_finite, check_action_space, choices, starts_of
 
 _FEW = 256  # numbers up to which a set of Python integers beats two comparisons of arrays
 
@@ -52,28 +52,35 @@ class Actions:
             self._from_zero = not np.any(self._start)
             self._legal = frozenset(range(counts[0])) if self._discrete and counts[0] <= 4096 else None
 
-    def batch(self, action: np.ndarray, where: str = "step: action of environment") -> np.ndarray:
-        """Actions [N, ...] of the agent in the environment's units, in memory that the environment may keep.
+    def batch(self, action: np.ndarray) -> np.ndarray:
+        """Actions [N, ...] of any agent in the environment's units, in memory that the environment may keep.
 
-        NonFiniteError or ValueError, which begins with ``where`` and the index, for an action that means nothing.
+        NonFiniteError or ValueError for an action that means nothing; it names the environment.
         """
+        if not self.is_box:
+            if self._discrete and action.size <= _FEW and self._legal is not None:
+                legal = self._legal.issuperset(action.tolist())
+            else:
+                legal = bool((action >= 0).all() and (action < self._count).all())
+            if not legal:
+                raise self._out_of_range(action)
+        return self.chosen(action, "step: action of environment", copy=True)
+
+    def chosen(self, action: np.ndarray, where: str, copy: bool = False) -> np.ndarray:
+        """The same for what a policy of ours has just chosen: discrete actions are legal, and nobody else has the memory."""
         if self.is_box:
-            if not np.isfinite(action).all():
+            if not all_finite(action):
                 raise NonFiniteError(f"{where} {self._first(~np.isfinite(action))} is not finite")
             if self._whole:
                 return self._rounded(action)
-            if self._bounded or action.dtype != self._dtype:
-                return np.minimum(np.maximum(action, self._low), self._high).astype(self._dtype, copy=False)
-            return action.copy()
-        if self._discrete and action.size <= _FEW and self._legal is not None:
-            legal = self._legal.issuperset(action.tolist())
-        else:
-            legal = bool((action >= 0).all() and (action < self._count).all())
-        if not legal:
-            raise self._out_of_range(action, where)
-        if self._from_zero:
-            return action.astype(self._dtype).reshape(-1, *self.space.shape)
-        return (action.reshape(-1, *self.space.shape) + self._start).astype(self._dtype)
+            if not self._bounded and action.dtype == self._dtype:
+                return action.copy() if copy else action
+            clipped = np.maximum(action, self._low)
+            np.minimum(clipped, self._high, out=clipped)
+            return clipped if clipped.dtype == self._dtype else clipped.astype(self._dtype)
+        if not self._discrete:
+            action = action.reshape(-1, *self.space.shape)
+        return (action if self._from_zero else action + self._start).astype(self._dtype, copy=copy)
 
     def each(self, action: np.ndarray) -> list[Any]:
         """The same, one action per environment; discrete ones as Python numbers, the fastest for environments."""
@@ -83,7 +90,7 @@ class Actions:
         numbers: list[Any] = action.tolist()
         legal = self._legal.issuperset(numbers) if self._legal is not None else min(numbers) >= 0 and max(numbers) < self._count
         if not legal:
-            raise self._out_of_range(action, "step: action of environment")
+            raise self._out_of_range(action)
         return [number + self._start for number in numbers] if not self._from_zero else numbers
 
     def _rounded(self, action: np.ndarray) -> np.ndarray:
@@ -97,10 +104,10 @@ class Actions:
     def _first(self, wrong: np.ndarray) -> int:
         return int(np.argwhere(wrong)[0][0])
 
-    def _out_of_range(self, action: np.ndarray, where: str) -> ValueError:
+    def _out_of_range(self, action: np.ndarray) -> ValueError:
         index = self._first((action < 0) | (action >= self._count))
         count = self._count if self._discrete else self._count.tolist()
         return ValueError(
-            f"{where} {index} is {action[index].tolist()}, expected at least 0 and less than "
+            f"step: action of environment {index} is {action[index].tolist()}, expected at least 0 and less than "
             f"{count} (agents count from zero; the space is {self.space})"
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from pyrl.errors import DTypeError, NonFiniteError
-from pyrl.spaces import choices, starts_of
+from pyrl.spaces import all_finite, choices, starts_of
 
 _FEW = 256  # numbers up to which a set of Python integers beats two comparisons of arrays
 
@@ -33,10 +33,8 @@ class Numbers:
         """``value`` [..., *shape] as the space has it. DTypeError, NonFiniteError or ValueError, which begins with ``name``."""
         array = self.convert(value, name)
         if self.floats:
-            # A sum of squares costs less than half of a look at each number, which decides if the sum overflows.
-            with np.errstate(over="ignore"):
-                if not math.isfinite(np.vdot(array, array)) and not (finite := np.isfinite(array)).all():
-                    raise self._fault(value, ~finite, name)
+            if not all_finite(array):
+                raise self._fault(value, ~np.isfinite(array), name)
         elif self.table and not self.legal(array):
             raise self._fault(value, (array < self._low) | (array > self._high), name)
         return array
@@ -52,6 +50,13 @@ class Numbers:
         if not self.floats and (other := array != value).any():
             raise self._fault(value, other, name)
         return array
+
+    def known(self, values: Sequence[Any]) -> bool:
+        """Whether all of ``values`` are elements of a small Discrete space, as far as that can be seen at once."""
+        try:
+            return self._elements is not None and self._elements.issuperset(values)
+        except TypeError:  # arrays, which have no hash
+            return False
 
     def legal(self, array: np.ndarray) -> bool:
         """Whether integers of the space's dtype are elements of the space."""
