@@ -22,7 +22,7 @@ from pyrl.agents.registry import available_agents
 from pyrl.buffers import RolloutBuffer
 from pyrl.errors import SpaceError
 
-COMPOSED = int(os.environ.get("PYRL_WALK", "64"))
+COMPOSED = int(os.environ.get("PYRL_WALK", "45"))
 AGENTS = [name for name in available_agents() if name in ("a2c", "a3c", "ddpg", "dqn", "ppo", "random", "sac", "svg", "td3")]
 INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = [np.dtype(f"float{bits}") for bits in (16, 32, 64)]
