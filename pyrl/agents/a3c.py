@@ -41,7 +41,7 @@ class A3CConfig(A2CConfig):
 
 @register("a3c")
 class A3C(A2C):
-    """Discrete, multi-discrete and continuous actions."""
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
 
     loop = "asynchronous"
     Config = A3CConfig

@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 
 from pyrl.agents.checks import check_choice, check_count, check_device, check_numbers, check_range
-from pyrl.agents.observations import batched
+from pyrl.agents.observations import ObservationReader
 from pyrl.agents.state import set_state, state_of
 from pyrl.engine.arena import Arena
 from pyrl.engine.rollback import Atomic
@@ -29,6 +29,8 @@ from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
 from pyrl.ops.random import RandomStream
 from pyrl.seeding import stream_seed
+from pyrl.spaces import check_observation_space
+from pyrl.spaces.actions import Actions
 from pyrl.types import Array, Observation, map_observation
 
 Engine: TypeAlias = Literal["auto", "native", "torch", "compile", "graph"]
@@ -71,10 +73,11 @@ class Agent(ABC):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
         check_count("num_envs", num_envs)
+        check_observation_space(observation_space, self.name)
         self.observation_space = observation_space
         self.action_space = action_space
-        start: Any = getattr(action_space, "start", 0)
-        self._start = start if np.any(start) else None  # of discrete actions, which policies count from zero
+        self.actions = Actions(action_space, self.name)
+        self._read = ObservationReader(observation_space)
         self.config: Any = config
         self.seed = seed
         self.num_envs = num_envs
@@ -133,7 +136,7 @@ class Agent(ABC):
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """Choose for a batch: ``{"action": [N, ...]}`` and whatever else the agent wants stored beside it.
 
-        ``observation`` has the leading dimension N. Discrete actions count from zero, whatever the space's ``start``.
+        ``observation`` has the leading dimension N. Actions are the agent's own (`pyrl.spaces.actions`): discrete ones count from zero.
         """
 
     @abstractmethod
@@ -161,17 +164,16 @@ class Agent(ABC):
         return {"env_steps": self.env_steps, "updates": self.updates}
 
     def act(self, observation: Observation, deterministic: bool = True) -> Any:
-        """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out.
+        """Actions of the action space for one observation or a batch [N, ...]: NumPy in, NumPy out.
 
         ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
         """
-        observation, single = batched(self.observation_space, observation)
+        observation, single = self._read(observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
-        if isinstance(self.action_space, spaces.Box):
-            action = np.minimum(np.maximum(action, self.action_space.low), self.action_space.high)
-        elif self._start is not None:
-            action = action + self._start
-        return action[0] if single else action
+        action = self.actions.chosen(action, "act: action of row")
+        if not single:
+            return action
+        return action[0, ...] if isinstance(self.action_space, spaces.Box) else action[0]  # which of a Box () is an array, too
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""

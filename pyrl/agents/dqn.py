@@ -190,6 +190,7 @@ class DQN(Agent):
     def torch_update(self, batch: Batch) -> dict[str, Any]:
         observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
         action, reward, discount = map(torch.as_tensor, (batch.action, self.normalizer.reward(batch.reward), batch.discount))
+        action = action.long()
         weight = None if batch.weight is None else torch.as_tensor(batch.weight)
         report = self.run(self.tensor_update, observation, action, reward, discount, next_observation, weight)
         if isinstance(batch.index, np.ndarray):
@@ -208,8 +209,9 @@ class DQN(Agent):
             encoder.array(self.normalizer.observation(o), dtype) for o in (batch.observation, batch.next_observation)
         )
         reward, discount = (x.astype(dtype, copy=False) for x in (self.normalizer.reward(batch.reward), batch.discount))
+        action = batch.action.astype(np.int64, copy=False)
         loss, q_mean, d_q, td_error = ops.q_loss(
-            native_q(online, observation), batch.action, reward, discount, native_q(self.target, next_observation, keep=False),
+            native_q(online, observation), action, reward, discount, native_q(self.target, next_observation, keep=False),
             next_q_online=native_q(online, next_observation, keep=False) if self.config.double else None,
             weight=None if batch.weight is None else batch.weight.astype(dtype, copy=False), huber=self.config.loss == "huber",
         )  # fmt: skip

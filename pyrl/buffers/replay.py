@@ -91,6 +91,7 @@ class ReplayBuffer(Pickled):
         self._torch = kind == "torch"
         self._extra = tuple(extra or ())
         self._leaves = _leaves(observation_space, "observation")
+        self._nests = hasattr(observation_space, "spaces")  # observations are dicts or tuples, of a single array perhaps
         columns = _leaves(action_space, "action")
         columns += _extra_columns(extra)
         try:
@@ -159,8 +160,10 @@ class ReplayBuffer(Pickled):
 
         Raises ShapeError, DTypeError, NonFiniteError (reward) or ValueError, naming the argument; then nothing is stored.
         """
-        if len(self._leaves) > 1:
+        if self._nests:
             observation, next_observation = (tuple(flat_leaves(self.observation_space, o)) for o in (observation, next_observation))
+            if len(self._leaves) == 1:
+                observation, next_observation = observation[0], next_observation[0]
         columns = action
         if self._extra or extra:
             if extra.keys() != set(self._extra):
@@ -235,37 +238,30 @@ class ReplayBuffer(Pickled):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Into a buffer of the same capacity, spaces and options; ValueError otherwise, and nothing is changed."""
-        given = state.get("options")
+        given = state.get("options") if isinstance(state, Mapping) else None
+        if not isinstance(given, Mapping):
+            raise DTypeError("load_state_dict: expected the dict that state_dict() gives, with its options")
         for name, own in self._options.items():
-            theirs = given.get(name) if isinstance(given, Mapping) else None
-            if theirs != own:
-                raise ValueError(f"load_state_dict: the state is of a buffer with {name} {theirs!r}, this one has {own!r}")
+            if given.get(name) != own:
+                raise ValueError(f"load_state_dict: the state is of a buffer with {name} {given.get(name)!r}, this one has {own!r}")
         columns = [name for name, _, _ in self._options["columns"]]
         columns += [] if self.linked else [f"next_{name}" for name, _, _ in self._leaves]
-        names = {
-            "options",
-            "random",
-            "origins",
-            "heads",
-            "pending",
-            "flags",
-            "priorities",
-            "column.reward",
-            *(f"column.{n}" for n in columns),
-        }
-        if further := sorted(state.keys() - names):
+        fixed = ("options", "random", "origins", "heads", "pending", "flags", "priorities", "column.reward")
+        if further := sorted(map(str, state.keys() - {*fixed, *(f"column.{n}" for n in columns)})):
             raise ValueError(f"load_state_dict: the state has an entry {further[0]!r}, which this buffer does not know")
-        words = state.get("random", ())
-        if len(words) != 3 or words[1] != 0 or not all(type(word) is int and 0 <= word < 1 << 64 for word in words):
+        words = state.get("random", (0, 0, 0))  # the core says that it is missing
+        sane = isinstance(words, tuple | list) and all(type(word) is int and 0 <= word < 1 << 64 for word in words)
+        if not sane or len(words) != 3 or words[1] != 0:
             raise ValueError(f"load_state_dict: random is {words!r}, expected (key, 0, draw) of 64-bit words")
-        arrays = {k: v if k == "random" else np.ascontiguousarray(v) for k, v in state.items() if k != "options"}
-        self._check_rows(arrays)
+        plain = {k for k, v in state.items() if isinstance(v, np.ndarray) and not isinstance(v, np.ma.MaskedArray)}
+        arrays = {k: np.ascontiguousarray(v) if k in plain else v for k, v in state.items() if k != "options"}
+        self._check_rows({k: arrays[k] for k in plain if state[k].dtype == np.uint8})  # what else there is the core refuses
         self._core.set_state(arrays)
 
     def _check_rows(self, arrays: Mapping[str, Any]) -> None:
         """What the records hold and no `add` would have stored; their shapes are for the core to check."""
         reward, flags = arrays.get("column.reward"), arrays.get("flags")
-        if reward is not None and flags is not None and reward.dtype == np.uint8 and reward.shape == (*flags.shape, 4):
+        if reward is not None and flags is not None and reward.shape == (*flags.shape, 4):
             transitions = reward.view(np.float32)[..., 0][flags & _TRANSITION != 0]
             if not np.isfinite(transitions).all():
                 raise NonFiniteError("load_state_dict: a reward is NaN or infinite")
@@ -291,7 +287,7 @@ class ReplayBuffer(Pickled):
         count = len(self._leaves)
         observation: Observation = arrays[0]
         next_observation: Observation = arrays[count]
-        if count > 1:
+        if self._nests:
             observation = nested_leaves(self.observation_space, iter(arrays[:count]))
             next_observation = nested_leaves(self.observation_space, iter(arrays[count : 2 * count]))
         extra = dict(zip(self._extra, arrays[2 * count + 1 : -4])) if self._extra else {}
@@ -301,12 +297,14 @@ class ReplayBuffer(Pickled):
         if not isinstance(batch, Batch):
             raise DTypeError(f"ReplayBuffer: out is a {type(batch).__name__}, expected a Batch")
         tail = (batch.reward, batch.terminated, batch.discount, batch.index)
-        if len(self._leaves) == 1 and not self._extra:
+        if not self._nests and not self._extra:
             return (batch.observation, batch.next_observation, batch.action, *tail)
         observations = (
             *flat_leaves(self.observation_space, batch.observation),
             *flat_leaves(self.observation_space, batch.next_observation),
         )
+        if batch.extra.keys() != set(self._extra):
+            raise ValueError(f"ReplayBuffer: out has extra columns {sorted(batch.extra)}, expected {sorted(self._extra)}")
         return (*observations, batch.action, *(batch.extra[name] for name in self._extra), *tail)
 
 
@@ -317,9 +315,12 @@ def check_number(caller: str, name: str, value: Any) -> None:
 
 def _integer(name: str, value: Any) -> int:
     try:
-        return operator.index(value)
+        integer = operator.index(value)
     except TypeError:
         raise DTypeError(f"ReplayBuffer: {name} is {value!r}, expected an integer") from None
+    if not -(2**63) <= integer < 2**63:
+        raise ValueError(f"ReplayBuffer: {name} is {integer:#x}, expected an integer that 64 bits hold")
+    return integer
 
 
 def _device(device: Any) -> str:
@@ -367,7 +368,11 @@ def flat_leaves(space: Any, value: Any) -> Iterator[Array]:
     if hasattr(space, "spaces"):
         children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
         for key, child in children:
-            yield from flat_leaves(child, value[key])
+            try:
+                entry = value[key]
+            except (KeyError, IndexError, TypeError):
+                raise ValueError(f"ReplayBuffer: an observation has no entry {key!r}, expected those of {space}") from None
+            yield from flat_leaves(child, entry)
     else:
         yield value
 

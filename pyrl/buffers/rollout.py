@@ -10,7 +10,8 @@ import numpy as np
 from pyrl.buffers.pickling import Pickled, pickled
 from pyrl.buffers.replay import flat_leaves, nested_leaves
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError
-from pyrl.spaces import check_action_space, check_observation_space
+from pyrl.spaces import check_observation_space
+from pyrl.spaces.actions import Actions
 from pyrl.types import Array, Observation, Rollout, StepResult, map_observation, zeros_for
 
 
@@ -26,11 +27,10 @@ class RolloutBuffer(Pickled):
         if num_steps < 1 or num_envs < 1:
             raise ValueError(f"RolloutBuffer: num_steps is {num_steps} and num_envs {num_envs}, expected at least 1 each")
         check_observation_space(observation_space, "RolloutBuffer")
-        check_action_space(action_space, "RolloutBuffer")
         self.num_steps, self.num_envs = num_steps, num_envs
         self.observation_space, self.action_space = observation_space, action_space
         self._observation = zeros_for(observation_space, num_steps + 1, num_envs)
-        self._action = zeros_for(action_space, num_steps, num_envs)
+        self._action = zeros_for(Actions(action_space, "RolloutBuffer").stored, num_steps, num_envs)
         self._reward = np.zeros((num_steps, num_envs), np.float32)
         self._terminated, self._truncated, self._valid = (np.zeros((num_steps, num_envs), bool) for _ in range(3))
         self._zeros = np.zeros(num_envs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections import OrderedDict
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,11 @@ def _json(space: Space) -> dict[str, Any]:
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(n) for n in space.shape]}
         case spaces.Dict():
-            return {"type": "Dict", "spaces": {str(key): _json(s) for key, s in space.spaces.items()}}
+            keys = [_key_to_json(key) for key in space.spaces]
+            entries = [_json(s) for s in space.spaces.values()]
+            if all(isinstance(key, str) for key in keys):
+                return {"type": "Dict", "spaces": dict(zip(keys, entries))}
+            return {"type": "Dict", "keys": keys, "spaces": entries}
         case spaces.Tuple():
             return {"type": "Tuple", "spaces": [_json(s) for s in space.spaces]}
     raise SpaceError(f"space is {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of them")
@@ -123,11 +128,25 @@ def _space(data: dict[str, Any]) -> Space:
             return spaces.MultiDiscrete(np.array(data["nvec"]), dtype=_dtype(data).type, start=np.array(data["start"]))
         case "MultiBinary":
             return spaces.MultiBinary(data["n"])
+        case "Dict" if "keys" in data:
+            keys: list[Any] = [_key_to_json(key) for key in data["keys"]]
+            if len(set(keys)) < len(keys):
+                raise ValueError("a key occurs twice")
+            return spaces.Dict(OrderedDict((key, _space(s)) for key, s in zip(keys, data["spaces"], strict=True)))
         case "Dict":
             return spaces.Dict(OrderedDict((key, _space(s)) for key, s in data["spaces"].items()))
         case "Tuple":
             return spaces.Tuple([_space(s) for s in data["spaces"]])
     raise SpaceError(f"space has type {_shortened(data['type'])}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
+
+
+def _key_to_json(key: Any) -> str | int:
+    """JSON objects know strings only, so that Dicts with integers among their keys are written as two lists."""
+    if isinstance(key, str):
+        return str(key)
+    if isinstance(key, Integral):
+        return int(key)
+    raise SpaceError(f"space is a Dict with the key {key!r}, expected strings and integers")
 
 
 def _bounds_to_json(bounds: np.ndarray) -> Any:

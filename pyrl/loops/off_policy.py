@@ -50,7 +50,7 @@ class OffPolicyLoop(Loop):
         self._single = stepper.frames is not None  # of a stack of pictures the replay stores the newest, and stacks them again
         if stepper.frames is not None:
             options["frame_stack"], options["stack_padding"] = stepper.frames
-        both = newest_of(agent.observation_space) if self._single else agent.observation_space, agent.action_space
+        both = newest_of(agent.observation_space) if self._single else agent.observation_space, agent.actions.stored
         self.buffer: ReplayBuffer = (
             PrioritizedReplayBuffer(config.buffer_size, *both, alpha=config.priority_alpha, beta=config.priority_beta, **options)
             if getattr(config, "prioritized", False)
