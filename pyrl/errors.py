@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ShapeError(ValueError):
@@ -33,9 +34,18 @@ class UnknownNameError(ValueError):
 class EnvError(RuntimeError):
     """An environment raised or returned something impossible; the message says which index and which seed."""
 
+    index: int | None = None  # of the environment, where one is to blame
+    seed: int | None = None  # that it was reset with
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint is damaged, of a later version, or made for something else."""
+
+
+class UnsavedError(OSError):
+    """A run has ended, but its folder could not be written; ``run`` is what `pyrl.train` would have returned."""
+
+    run: Any = None
 
 
 class NonFiniteError(ValueError):

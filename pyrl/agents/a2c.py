@@ -53,7 +53,7 @@ def value_loss(value: Tensor, return_: Tensor) -> Tensor:
 
 @register("a2c")
 class A2C(ActorCriticAgent):
-    """Discrete, multi-discrete and continuous actions."""
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
 
     Config = A2CConfig
     config: A2CConfig
@@ -100,10 +100,10 @@ class A2C(ActorCriticAgent):
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         actor_loss, entropy, _, _, d_output = ops.policy_loss(
-            output, batch.action, batch.advantage, ent_coef=config.ent_coef,
+            self.distribution.logits(output), batch.action, batch.advantage, ent_coef=config.ent_coef,
             normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         critic_loss, d_value = ops.value_loss(value, batch.return_, coefficient=config.vf_coef)
-        actor.backward(w, g, d_output)
+        actor.backward(w, g, self.distribution.by_output(d_output))
         critic.backward(w, g, d_value)
         return {"loss/policy": actor_loss, "loss/value": critic_loss, "loss/entropy": entropy}

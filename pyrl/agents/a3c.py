@@ -30,7 +30,7 @@ from pyrl.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class A3CConfig(A2CConfig):
-    """Rates as in source document S1 (SYSTEMS.md)."""
+    """Rates as in system S1 (docs/results.md)."""
 
     learning_rate: Schedule = 5e-4  # of the shared optimiser
     n_steps: int = 20  # of a worker between two updates; fewer at an episode's end
@@ -41,7 +41,7 @@ class A3CConfig(A2CConfig):
 
 @register("a3c")
 class A3C(A2C):
-    """Discrete, multi-discrete and continuous actions."""
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
 
     loop = "asynchronous"
     Config = A3CConfig

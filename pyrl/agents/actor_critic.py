@@ -82,12 +82,12 @@ def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray
 
 
 class ActorCriticAgent(Agent):
-    """Discrete, multi-discrete and continuous actions; actor, critic and log_std in one arena."""
+    """Actions of every space; actor, critic and log_std in one arena."""
 
     loop: ClassVar[Loop] = "on_policy"
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
-        check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box))
+        check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box))
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
         def build() -> ActorCritic:
@@ -160,8 +160,8 @@ class ActorCriticAgent(Agent):
         )  # fmt: skip
         rows = T * N
         action = rollout.action.reshape(rows, *rollout.action.shape[2:])
-        if isinstance(self.action_space, spaces.Box):
-            action = action.reshape(rows, -1).astype(value.dtype, copy=False)
+        continuous = not self.distribution.nvec
+        action = action.reshape(rows, -1).astype(value.dtype, copy=False) if continuous else action.astype(np.int64, copy=False)
         log_prob = rollout.extra["log_prob"].reshape(rows).astype(value.dtype, copy=False)
         observation = map_observation(lambda x: x[:rows], flat)
         samples = Samples(observation, action, log_prob, value[:T].reshape(rows), advantage.reshape(rows), return_.reshape(rows))

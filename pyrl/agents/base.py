@@ -20,7 +20,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl.agents.checks import check_choice, check_count, check_device, check_numbers, check_range
-from pyrl.agents.observations import batched
+from pyrl.agents.observations import ObservationReader
+from pyrl.agents.state import set_state, state_of
 from pyrl.engine.native import Native
 from pyrl.engine.step import Step
 from pyrl.engine.trainable import Trainable
@@ -32,6 +33,8 @@ from pyrl.nets.normalizer import Normalizer
 from pyrl.ops.random import RandomStream
 from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
+from pyrl.spaces import check_observation_space
+from pyrl.spaces.actions import Actions
 from pyrl.types import Array, Observation, map_observation
 
 Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
@@ -73,10 +76,11 @@ class Agent(ABC):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
         check_count("num_envs", num_envs)
+        check_observation_space(observation_space, self.name)
         self.observation_space = observation_space
         self.action_space = action_space
-        start: Any = getattr(action_space, "start", 0)
-        self._start = start if np.any(start) else None  # of discrete actions, which policies count from zero
+        self.actions = Actions(action_space, self.name)
+        self._read = ObservationReader(observation_space)
         self.config: Any = config
         self.seed = seed
         self.num_envs = num_envs
@@ -150,7 +154,7 @@ class Agent(ABC):
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """Choose for a batch: ``{"action": [N, ...]}`` and whatever else the agent wants stored beside it.
 
-        ``observation`` has the leading dimension N. Discrete actions count from zero, whatever the space's ``start``.
+        ``observation`` has the leading dimension N. Actions are the agent's own (`pyrl.spaces.actions`): discrete ones count from zero.
         """
 
     @abstractmethod
@@ -166,8 +170,9 @@ class Agent(ABC):
         return {name: trainable.network for name, trainable in self.trainables.items()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimisers a checkpoint keeps, by the names of their networks."""
-        return {name: t.arena.optimizer for name, t in self.trainables.items() if t.arena.optimizer is not None}
+        """The optimisers a checkpoint keeps, by the names of their networks; the only one of an agent is called optimizer."""
+        found = {name: t.arena.optimizer for name, t in self.trainables.items() if t.arena.optimizer is not None}
+        return {"optimizer": optimizer for optimizer in found.values()} if len(found) == 1 else found
 
     def streams(self) -> dict[str, RandomStream]:
         """The random streams a checkpoint keeps, by name."""
@@ -178,41 +183,26 @@ class Agent(ABC):
         return {"env_steps": self.env_steps, "updates": self.updates}
 
     def act(self, observation: Observation, deterministic: bool = True) -> Any:
-        """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out.
+        """Actions of the action space for one observation or a batch [N, ...]: NumPy in, NumPy out.
 
         ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
         """
-        observation, single = batched(self.observation_space, observation)
+        observation, single = self._read(observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
-        if isinstance(self.action_space, spaces.Box):
-            action = np.minimum(np.maximum(action, self.action_space.low), self.action_space.high)
-        elif self._start is not None:
-            action = action + self._start
-        return action[0] if single else action
+        action = self.actions.chosen(action, "act: action of row")
+        if not single:
+            return action
+        return action[0, ...] if isinstance(self.action_space, spaces.Box) else action[0]  # which of a Box () is an array, too
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
         for trainable in self.trainables.values():
             trainable.arena.sync()
-        return {
-            "model": {f"{k}.{n}": t for k, m in self.modules().items() for n, t in m.state_dict().items()},
-            "optimizer": {k: _optimizer_state(o) for k, o in self.optimizers().items()},
-            "normalizer": self.normalizer.state_dict(),
-            "random": {k: list(r.state) for k, r in self.streams().items()},
-            "counters": self.counters(),
-        }
+        return state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, module in self.modules().items():
-            module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in state["model"].items() if n.startswith(f"{name}.")})
-        for name, optimizer in self.optimizers().items():
-            states = state["optimizer"]
-            _load_optimizer_state(optimizer, states[name] if name in states else states["optimizer"])  # as the only one was called once
-        self.normalizer.load_state_dict(state["normalizer"])
-        for name, stream in self.streams().items():
-            stream.state = tuple(state["random"][name])
-        for name in self.counters():
-            setattr(self, name, int(state["counters"][name]))
+        """CheckpointError names the first entry that is not as this agent's; nothing is changed then."""
+        set_state(self, state)
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint folder: safetensors and JSON, no pickle (`pyrl.checkpoint`)."""
@@ -235,15 +225,3 @@ def seeded_network(
 def tensors(observation: Observation, device: torch.device | None = None) -> Observation:
     """As torch tensors, on ``device`` if it is given: the same memory where they lie there already."""
     return map_observation(lambda x: torch.as_tensor(x, device=device), observation)
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {f"{i}.{name}": value for i, slots in optimizer.state_dict()["state"].items() for name, value in slots.items()}
-
-
-def _load_optimizer_state(optimizer: torch.optim.Optimizer, flat: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in flat.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

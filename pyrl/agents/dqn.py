@@ -166,10 +166,12 @@ class DQN(Agent):
             encoder, dtype = self.q_network.encoder, self.native["q_network"].dtype
             observation, next_observation = (encoder.array(o, dtype) for o in (observation, next_observation))
             reward, discount = (x.astype(dtype, copy=False) for x in (reward, discount))
+            action = action.astype(np.int64, copy=False)
             weight = None if weight is None else weight.astype(dtype, copy=False)
         else:
             observation, next_observation = tensors(observation), tensors(next_observation)
             action, reward, discount = map(torch.as_tensor, (action, reward, discount))
+            action = action.long()
             weight = None if weight is None else torch.as_tensor(weight)
         return Batch(observation, action, reward, next_observation, None, discount, None, weight)
 

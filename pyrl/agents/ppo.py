@@ -76,7 +76,7 @@ def standardized(advantage: Tensor) -> Tensor:
 
 @register("ppo")
 class PPO(ActorCriticAgent):
-    """Discrete, multi-discrete and continuous actions."""
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
 
     Config = PPOConfig
     config: PPOConfig
@@ -141,13 +141,13 @@ class PPO(ActorCriticAgent):
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         policy_loss, entropy, kl, _, d_output = ops.policy_loss(
-            output, batch.action, batch.advantage, log_prob_old=batch.log_prob, clip_range=epsilon, ent_coef=config.ent_coef,
-            normalize_advantage=config.normalize_advantage, **self.native_distribution(),
+            self.distribution.logits(output), batch.action, batch.advantage, log_prob_old=batch.log_prob, clip_range=epsilon,
+            ent_coef=config.ent_coef, normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         old = None if config.clip_range_vf is None else batch.value
         critic_loss, d_value = ops.value_loss(
             value, batch.return_, value_old=old, clip_range=config.clip_range_vf or 0.0, coefficient=config.vf_coef
         )
-        actor.backward(w, g, d_output)
+        actor.backward(w, g, self.distribution.by_output(d_output))
         critic.backward(w, g, d_value)
         return {"loss/policy": policy_loss, "loss/value": critic_loss, "loss/entropy": entropy, "train/kl": kl}

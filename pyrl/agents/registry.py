@@ -14,6 +14,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from typing_extensions import Unpack
+
+from pyrl.agents.options import AgentOptions
 from pyrl.errors import UnknownNameError, closest_names
 
 if TYPE_CHECKING:
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
     from pyrl.agents.base import Agent, AgentConfig
 
-SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "registry"}  # files that are not agents
+# Files that are not agents.
+SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "options", "registry", "state"}
 registered: dict[str, Any] = {}  # name -> class, filled by `register`
 
 AgentType = TypeVar("AgentType", bound="type[Agent]")
@@ -79,7 +83,13 @@ def make_config(name: str, options: Mapping[str, Any], others: Iterable[str] = (
 
 
 def make_agent(
-    name: str, observation_space: spaces.Space, action_space: spaces.Space, *, seed: int = 0, num_envs: int = 1, **options: Any
+    name: str,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    *,
+    seed: int = 0,
+    num_envs: int = 1,
+    **options: Unpack[AgentOptions],
 ) -> Agent:
     """An untrained agent for these (single-environment) spaces; ``options`` are the fields of its config."""
     return agent_class(name)(observation_space, action_space, make_config(name, options), seed, num_envs)

@@ -39,7 +39,7 @@ from pyrl.types import Array, Batch, Observation
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SVGConfig(ContinuousConfig):
-    """Rates, replay and batches as in source document S0 (SYSTEMS.md), which averages its targets once an episode, not per update."""
+    """Rates, replay and batches as in system S0 (docs/results.md), which averages its targets once an episode, not per update."""
 
     learning_rate: Schedule = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
     buffer_size: int = 10_000  # slots of the replay, all environments together

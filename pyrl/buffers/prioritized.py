@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pyrl.buffers.pickling import pickled
 from pyrl.buffers.replay import ReplayBuffer, check_number
 from pyrl.types import Array, Batch
 
 
+@pickled
 class PrioritizedReplayBuffer(ReplayBuffer):
     """A `ReplayBuffer` that draws record i with probability p_i^alpha / sum of p_k^alpha.
 
@@ -48,6 +50,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self.alpha, self.beta, self.epsilon, self.weights_over = float(alpha), float(beta), float(epsilon), weights_over
         self._core.prioritize(self.alpha, self.epsilon)
         self._options |= {"alpha": self.alpha, "epsilon": self.epsilon}
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "beta": self.beta, "weights_over": self.weights_over}
 
     def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
         """Draw by priority, with replacement: ``batch_size`` windows with their importance weights.

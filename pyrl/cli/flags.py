@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
+import sys
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from pyrl.agents.registry import available_agents, check_algorithm
+from pyrl.errors import EnvError, UnknownNameError
+
+if TYPE_CHECKING:
+    from pyrl.experiment.runs import RunFolder
 
 Options = TypeVar("Options")
 _registry = ConstructorRegistry()
@@ -78,12 +84,28 @@ def check_names(algo: str, env: str, env_kwargs: dict[str, Any]) -> None:
     from pyrl.envs.make import find_spec as find_env
     from pyrl.envs.make import make
 
+    import_from_here()
     find_env(env)
     if env_kwargs:
         try:
             make(env, env_kwargs=env_kwargs).close()
-        except TypeError as error:
+        except (TypeError, EnvError) as error:  # a name that the environment does not take, or a value
             raise ValueError(f"train: {error}") from error
+
+
+def import_from_here() -> None:
+    """Find modules of the current folder, as ``python -m pyrl`` does: ``module:Name-v0`` may be one."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def check_by_id(run: RunFolder, action: str) -> None:
+    """UnknownNameError for a run that was trained on a class or an object: only its program can make that environment.
+
+    ``action`` is what to call there, with {env} in it."""
+    if not run.config.get("by_id", True):
+        env = run.config["env"]
+        raise UnknownNameError(f"{run.path} was trained on {env}, an environment of its program: {action.replace('{env}', env)}")
 
 
 def known_algorithms() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +11,10 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from pyrl.cli.flags import check_names, known_algorithms, parse, parse_known, split_env_kwargs
-from pyrl.cli.look import missing_to_draw
-from pyrl.cli.progress import Bar
+from pyrl.cli.flags import check_by_id, check_names, import_from_here, known_algorithms, parse, parse_known, split_env_kwargs
+from pyrl.cli.play import missing_to_draw
+from pyrl.cli.progress import Bar, tell
 from pyrl.errors import UnknownNameError
-from pyrl.types import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +25,7 @@ class TrainOptions:
     num_envs: int | None = None  # environments stepped together
     env_backend: Literal["auto", "lean", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
     max_episode_steps: int | None = None  # time limit of an episode; None: the environment's own
+    env_timeout: float | None = 300.0  # seconds that an environment of another process gets to answer; None: for ever
     eval_every: int | None = None  # environment steps between evaluations; None: no evaluation
     eval_episodes: int = 10  # episodes of each evaluation
     stop_at_return: float | None = None  # stop when the mean return of the last stop_window episodes reaches this
@@ -92,6 +91,8 @@ def _resume(arguments: list[str]) -> int:
         taken = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ResumeOptions) if field.name != "resume")
         raise ValueError(f"train: {shlex.join(others)} cannot go with --resume: a resumed run keeps its settings, but for {taken}")
     run = RunFolder.open(options.resume)
+    check_by_id(run, f"go on there, pyrl.train({run.config['algo']!r}, {{env}}, resume={str(run.path)!r})")
+    import_from_here()
     limits: dict[str, Any] = {"stop_at_return": options.stop_at_return, "stop_window": options.stop_window}
     for name in ("total_steps", "total_episodes"):
         told = getattr(options, name)
@@ -100,36 +101,22 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
-    """Call `pyrl.experiment.train` under a progress bar; Ctrl-C ends it after the update that is being made."""
+    """Call `pyrl.experiment.train` under a progress bar. A signal ends it when it has saved; the exit code is the signal's."""
     from pyrl.cli.report import print_report
-    from pyrl.experiment.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder, shown
+    from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
 
     console = Console(quiet=quiet)
-    interrupted = False
-
-    def stop_soon(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-        console.print("stopping after this update ...", style="dim")
-
-    before = signal.signal(signal.SIGINT, stop_soon)
     try:
         with Bar(f"{algo} {env}", console, keywords["total_steps"], keywords["total_episodes"]) as bar:
-
-            def watch(metrics: Metrics) -> bool:
-                bar.show(metrics)
-                return interrupted
-
-            run = train(algo, env, on_metrics=watch, **keywords)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    folder = shlex.quote(str(run.dir))
-    if interrupted:
-        print(f"stopped after {run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
-        return 130
+            run = train(algo, env, on_metrics=bar.show, **keywords)
+    except (Stopped, Interrupted) as stop:
+        folder = shlex.quote(shown(stop.folder))
+        tell(f"stopped after {stop.run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
+        return 128 + stop.signal
     assert run.dir is not None
+    folder = shlex.quote(shown(run.dir))
     print_report(console, RunFolder.open(run.dir), run.new_steps, run.seconds)
     remedy = missing_to_draw(env)
     needs = f" (needs: {escape(remedy)})" if remedy else ""

@@ -103,7 +103,7 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "exploration_fraction": 0.2, "exploration_final_eps": 0.07, "net_arch": (256, 256),
         },
     ),
-    # The settings of source document S2 (SYSTEMS.md): soft targets, one update a step, epsilon by 5e-4 an update.
+    # The settings of system S2 (docs/results.md): soft targets, one update a step, epsilon by 5e-4 an update.
     ("dqn", "LunarLander-v3"): Preset(
         total_steps=None,
         total_episodes=500,
@@ -130,14 +130,14 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "exploration_fraction": 0.6, "exploration_final_eps": 0.02, "double": False,
         },
     ),
-    # The settings of source document S4 (SYSTEMS.md): its noise of 0.2 is a tenth of Pendulum's torque of -2 to 2.
+    # The settings of system S4 (docs/results.md): its noise of 0.2 is a tenth of Pendulum's torque of -2 to 2.
     ("ddpg", "Pendulum-v1"): Preset(
         total_steps=10_000,
         config={"learning_rate": 1e-3, "learning_starts": 1_000, "random_steps": 5_000, "noise_std": 0.1, "tau": 0.005, "gamma": 0.99},
     ),
     ("td3", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_starts": 1_000, "noise_std": 0.1}),
     ("sac", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_rate": 1e-3}),
-    # Source document S0 stops when the mean return of 10 episodes passes -100: that took 25 to 307 episodes of 200 steps (seeds 0-4).
+    # System S0 stops when the mean return of 10 episodes passes -100: that took 25 to 307 episodes of 200 steps (seeds 0-4).
     ("svg", "Pendulum-v1"): Preset(total_steps=100_000, config={"buffer_size": 100_000}),
     ("ddpg", "MountainCarContinuous-v0"): Preset(
         total_steps=300_000, config={"noise_type": "ornstein-uhlenbeck", "noise_std": 0.5}

@@ -16,7 +16,7 @@ import numpy as np
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import check_numbers
 from pyrl.envs import Stepper
-from pyrl.errors import NonFiniteError
+from pyrl.errors import CheckpointError, NonFiniteError
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Episode, Metrics, StepResult
 
@@ -65,6 +65,9 @@ class Loop(ABC):
         self.stepper = stepper
         self.limits = limits
         self.goal_reached = False  # stop_at_return
+        self.stopped = False  # `stop`
+        self.seconds = 0.0  # of training, evaluations and saves included, up to the last record
+        self._recorded, self._speed = agent.env_steps, 0.0  # at the last record
         self.episodes = 0
         self.window: deque[Episode] = deque(maxlen=WINDOW)
         self.refused: Any = None  # the data of an update that was not finite
@@ -72,20 +75,29 @@ class Loop(ABC):
         self._window_means: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[Metrics]:
-        start, first_step = time.perf_counter(), self.agent.env_steps
-        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
+        start, first_step, before = time.perf_counter(), self.agent.env_steps, self.seconds
+        self.reset()
         self.agent.normalizer.begin()
         self.begin()
         self._update_progress()
         while not self.finished:
             losses = self.round()
             elapsed = max(time.perf_counter() - start, 1e-9)
-            yield self._record(losses, (self.agent.env_steps - first_step) / elapsed)
+            self.seconds, self._speed = before + elapsed, (self.agent.env_steps - first_step) / elapsed
+            yield self._record(losses)
+
+    def stop(self) -> None:
+        """End before any limit: after the step that is being made, without another update. For signal handlers."""
+        self.stopped = True
+
+    def rest(self) -> Metrics | None:
+        """The record of a round that an error broke off: its steps and episodes were counted."""
+        return self._record({}) if self.agent.env_steps > self._recorded else None
 
     @property
     def finished(self) -> bool:
         limits = self.limits
-        return self.goal_reached or self.agent.env_steps >= limits.total_steps or self.episodes >= limits.total_episodes
+        return self.stopped or self.goal_reached or self.agent.env_steps >= limits.total_steps or self.episodes >= limits.total_episodes
 
     @property
     def ending(self) -> str:
@@ -99,6 +111,9 @@ class Loop(ABC):
         if self.agent.env_steps >= limits.total_steps:
             return f"total_steps: {limits.total_steps:,.0f} reached"
         return "stopped before any limit"
+
+    def reset(self) -> None:
+        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
 
     def begin(self) -> None:  # noqa: B027
         """Called after each reset, before the first round."""
@@ -130,16 +145,29 @@ class Loop(ABC):
         self._update_progress()
         return step, choice
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the loop itself must remember, beside the agent: arrays and JSON values only."""
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        """What the loop itself must remember, beside the agent: arrays and JSON values only; ``buffer`` is the replay, if it has one
+        and if it is wanted."""
         return {
             "episodes": self.episodes,
+            "seconds": self.seconds,
             "window": [[e.episode_return, e.length, e.env_index, e.success] for e in self.window],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.episodes = int(state["episodes"])
-        self.window = deque((Episode(*values) for values in state["window"]), maxlen=WINDOW)
+        """CheckpointError for what `state_dict` does not give; nothing is changed then."""
+        episodes, window = state.get("episodes"), state.get("window")
+        seconds = state.get("seconds", 0.0)  # older versions did not keep it
+        if further := sorted(state.keys() - {"episodes", "seconds", "window"}):
+            raise CheckpointError(f"loop has an entry {further[0]!r}, which this loop does not know")
+        if type(episodes) is not int or episodes < 0:
+            raise CheckpointError(f"loop/episodes is {episodes!r}, expected a count")
+        if type(seconds) not in (float, int) or not 0 <= seconds < math.inf:
+            raise CheckpointError(f"loop/seconds is {seconds!r}, expected a time")
+        if not isinstance(window, list) or len(window) > WINDOW or not all(map(_is_episode, window)):
+            raise CheckpointError(f"loop/window is no list of at most {WINDOW} episodes (return, length, environment, success)")
+        self.episodes, self.seconds, self._recorded = episodes, float(seconds), self.agent.env_steps
+        self.window = deque((Episode(*values) for values in window), maxlen=WINDOW)
         self._window_means = _means(self.window)
         self.goal_reached = self._recent_return() >= self.limits.stop_at_return
 
@@ -164,13 +192,15 @@ class Loop(ABC):
         limits = self.limits
         self.agent.progress = min(1.0, max(self.agent.env_steps / limits.total_steps, self.episodes / limits.total_episodes))
 
-    def _record(self, losses: Mapping[str, float], steps_per_second: float) -> Metrics:
+    def _record(self, losses: Mapping[str, float]) -> Metrics:
         ended, self._ended = self._ended, []
+        self._recorded = self.agent.env_steps
         if ended:
             self._window_means = _means(self.window)
         values = {
             "time/env_steps": self.agent.env_steps,
-            "time/env_steps_per_second": steps_per_second,
+            "time/seconds": self.seconds,
+            "time/env_steps_per_second": self._speed,
             "time/updates": self.agent.updates,
             "time/episodes": self.episodes,
             **self._window_means,
@@ -178,6 +208,17 @@ class Loop(ABC):
             **losses,
         }
         return Metrics(values, ended)
+
+
+def _is_episode(values: Any) -> bool:
+    kinds = ((float, int), (int,), (int,), (bool, type(None)))
+    return (
+        isinstance(values, list)
+        and len(values) == 4
+        and all(type(v) in kind for v, kind in zip(values, kinds))
+        and values[1] > 0
+        and values[2] >= 0
+    )
 
 
 def _means(window: deque[Episode]) -> dict[str, float]:

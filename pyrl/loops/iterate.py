@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyrl.agents.base import Agent
-from pyrl.envs import Stepper, make
+from pyrl.envs import EnvSource, Stepper, make
+from pyrl.envs.notices import hindsight_is_not_applied
 from pyrl.errors import SpaceError, UnknownNameError
 from pyrl.loops.base import Limits, Loop, check_agent
 from pyrl.loops.off_policy import OffPolicyLoop
@@ -17,7 +16,7 @@ LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPoli
 
 def iterate(
     agent: Agent,
-    env: Any,
+    env: EnvSource | Stepper,
     total_steps: int | None = None,
     *,
     total_episodes: int | None = None,
@@ -44,4 +43,6 @@ def iterate(
         raise ValueError(f"iterate: env has {stepper.num_envs} environments, expected {agent.num_envs} (the agent's num_envs)")
     if agent.loop not in LOOPS:
         raise UnknownNameError(f"{agent.name}: loop is {agent.loop!r}, expected one of {', '.join(LOOPS)}")
+    if agent.loop == "off_policy":
+        hindsight_is_not_applied(stepper.name, agent.name, agent.observation_space)
     return LOOPS[agent.loop](agent, stepper, limits)

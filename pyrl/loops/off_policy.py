@@ -11,7 +11,7 @@ from gymnasium import spaces
 from pyrl.agents.base import Agent
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
-from pyrl.errors import DeviceError
+from pyrl.errors import CheckpointError, DeviceError
 from pyrl.loops.base import Limits, Loop
 from pyrl.schedules import linear
 from pyrl.seeding import stream_key
@@ -50,7 +50,7 @@ class OffPolicyLoop(Loop):
         self._single = stepper.frames is not None  # of a stack of pictures the replay stores the newest, and stacks them again
         if stepper.frames is not None:
             options["frame_stack"], options["stack_padding"] = stepper.frames
-        both = newest_of(agent.observation_space) if self._single else agent.observation_space, agent.action_space
+        both = newest_of(agent.observation_space) if self._single else agent.observation_space, agent.actions.stored
         self.buffer: ReplayBuffer = (
             PrioritizedReplayBuffer(config.buffer_size, *both, alpha=config.priority_alpha, beta=config.priority_beta, **options)
             if getattr(config, "prioritized", False)
@@ -79,21 +79,27 @@ class OffPolicyLoop(Loop):
             self.buffer.add(
                 observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip
-        if self.goal_reached or agent.env_steps < self._learning_begins:
+        if self.stopped or self.goal_reached or agent.env_steps < self._learning_begins:
             return {}
         if isinstance(self.buffer, PrioritizedReplayBuffer):
             self.buffer.beta = linear(config.priority_beta, config.priority_beta_final, agent.progress)
         losses: dict[str, float] = {}
         for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):
+            if self.stopped:
+                break
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
             losses = self.learn(self._batch)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
                 self.buffer.update_priorities(self._batch.index, abs(agent.td_error))
         return losses
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        return {**super().state_dict(), **({"buffer": self.buffer.state_dict()} if replay else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
+        rest = dict(state)
+        buffer = rest.pop("buffer", None)
+        if not isinstance(buffer, Mapping):
+            raise CheckpointError("loop/buffer is missing: the state is no off-policy loop's")
+        self.buffer.load_state_dict(buffer)
+        super().load_state_dict(rest)

@@ -34,7 +34,7 @@ class ActionScale:
             center, half = (high + low) / 2, (high - low) / 2
         if not (np.isfinite(center).all() and np.isfinite(half).all()):
             raise SpaceError(f"{name}: action_space is {space}, expected finite bounds, as its actions are bounded by tanh")
-        self.shape, self.dtype = space.shape, space.dtype
+        self.shape, self.dtype = space.shape, np.result_type(space.dtype, np.float32)
         self.size = half.size
         self.center, self.half = center, half
         wide = half >= np.finfo(np.float32).tiny  # a Box may have no width
@@ -42,7 +42,7 @@ class ActionScale:
         self._on_gpus: dict[torch.device, tuple[Tensor, ...]] = {}  # center and inverse there
 
     def to_box(self, action: np.ndarray) -> np.ndarray:
-        """[N, A] in [-1, 1] -> [N, *shape] in the Box, in its dtype."""
+        """[N, A] in [-1, 1] -> [N, *shape] in the Box, float32 or as precise as the Box."""
         return (self.center + self.half * action).reshape(-1, *self.shape).astype(self.dtype, copy=False)
 
     def to_unit(self, action: Array) -> Array:

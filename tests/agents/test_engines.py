@@ -26,6 +26,8 @@ ON_POLICY = dict(n_steps=16, num_envs=4, net_arch=(32, 17))
 CASES: dict[str, tuple[str, spaces.Space, spaces.Space, dict[str, Any]]] = {
     "ppo categorical": ("ppo", VECTOR, spaces.Discrete(3), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
     "ppo multi-categorical": ("ppo", VECTOR, spaces.MultiDiscrete([2, 3]), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
+    "ppo bernoulli": ("ppo", VECTOR, spaces.MultiBinary(3), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
+    "a3c bernoulli": ("a3c", VECTOR, spaces.MultiBinary((2, 2)), dict(**ON_POLICY)),
     "ppo gaussian": ("ppo", VECTOR, spaces.Box(-1, 1, (2,)), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
     "ppo value clip": ("ppo", VECTOR, spaces.Discrete(2), dict(batch_size=24, n_epochs=4, clip_range_vf=0.2, **ON_POLICY)),
     "ppo one-hot": ("ppo", spaces.Discrete(6), spaces.Discrete(2), dict(batch_size=32, n_epochs=4, **ON_POLICY)),
@@ -71,6 +73,8 @@ def actions(space: spaces.Space, random: np.random.Generator, *leading: int) -> 
         return random.integers(0, int(space.n), leading)
     if isinstance(space, spaces.MultiDiscrete):
         return random.integers(0, space.nvec, (*leading, len(space.nvec)))
+    if isinstance(space, spaces.MultiBinary):
+        return random.integers(0, 2, (*leading, int(np.prod(space.shape))))
     return random.normal(size=(*leading, *space.shape)).astype(np.float32)
 
 

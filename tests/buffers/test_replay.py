@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
-import pickle
 import re
 import sys
 import threading
@@ -294,13 +292,6 @@ def test_a_bad_row_is_named_and_changes_nothing(place: int, value: Any, error: t
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, DTypeError, MemoryError), match=message):
         ReplayBuffer(**{"capacity": 64, "observation_space": OBSERVATION, "action_space": ACTION, **options})
-
-
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_copies_go_through_the_state(duplicate: Any) -> None:
-    """A copy that shared its records with the original would be a trap."""
-    with pytest.raises(TypeError, match=r"^ReplayBuffer: cannot be copied or pickled; load its state_dict\(\) into another"):
-        duplicate(filled(5))
 
 
 def test_bad_draws() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import re
 import signal
 import subprocess
@@ -21,8 +20,10 @@ from rich.console import Console
 
 from pyrl.__main__ import main
 from pyrl.cli.flags import split_env_kwargs
+from pyrl.cli.play import why_no_display
 from pyrl.cli.progress import Bar
 from pyrl.cli.report import print_report
+from pyrl.experiment import signals
 from pyrl.experiment.metrics import MetricsLog
 from pyrl.experiment.presets import Preset
 from pyrl.experiment.runs import RunFolder
@@ -109,16 +110,16 @@ def test_preset_is_the_default(training: Training, capsys: pytest.CaptureFixture
         "ended by total_steps: 100 reached",
     ):
         assert part in output
-    assert f"pyrl play {training.folder}" in output
+    assert "pyrl play runs/ppo_CartPole-v1" in output
     assert "needs:" not in output
 
 
 def test_what_drawing_needs_is_told(training: Training, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the command to watch is named, and before anything slow is imported for it."""
-    monkeypatch.setattr("pyrl.cli.look.find_spec", lambda name: None)
+    monkeypatch.setattr("pyrl.cli.play.find_spec", lambda name: None)
     assert main(["train", "ppo", "CartPole-v1"]) == 0
     assert "watch it with (needs: pip install 'pyrl[video]') pyrl play" in " ".join(capsys.readouterr().out.split())
-    monkeypatch.setattr("pyrl.cli.look._trained", lambda path: (RunFolder.open(path), path))
+    monkeypatch.setattr("pyrl.cli.play.trained_run", lambda path: (RunFolder.open(path), path))
     assert main(["play", str(training.folder)]) == 2
     wanted = "pyrl: play: drawing CartPole-v1 needs a package that is not installed: pip install 'pyrl[video]'\n"
     assert capsys.readouterr().err == wanted
@@ -203,6 +204,8 @@ RESUMED = "cannot go with --resume: a resumed run keeps its settings"
         ("play nowhere --video x", "play: --video is x, expected a file that ends in"),
         ("plot nowhere", "there is no run in nowhere"),
         ("plot", "expected at least one run"),
+        ("plot nowhere --window 0", "plot: window is 0, expected an integer of at least 1"),
+        ("plot nowhere --x hours", "hours"),
     ],
 )
 def test_mistakes_are_told_in_a_line(training: Training, capsys: pytest.CaptureFixture[str], command: str, message: str) -> None:
@@ -280,24 +283,39 @@ def test_a_missing_package_is_a_mistake_to_mend(env: str, monkeypatch: pytest.Mo
     assert re.fullmatch(rf"pyrl: {env} needs a package that is not installed: pip install 'pyrl\[\w+\]'\n", capsys.readouterr().err)
 
 
-def test_interrupt_stops_after_the_update(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    training.at_record = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 3 else None
-    assert main(["train", "ppo", "CartPole-v1"]) == 130
-    output = capsys.readouterr().out
-    assert "stopped after 30 steps" in output
-    assert f"pyrl train --resume {training.folder}" in output
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize(("kind", "number"), [("Interrupted", 2), ("Stopped", 15), ("Stopped", 1)])
+def test_a_signal_is_answered_with_how_to_go_on(training: Training, capsys: pytest.CaptureFixture[str], kind: str, number: int) -> None:
+    stop = getattr(signals, kind)()
+    stop.run, stop.folder = types.SimpleNamespace(agent=types.SimpleNamespace(env_steps=12345)), training.folder
+    stop.signal = signal.Signals(number)
+
+    def raise_it(i: int) -> None:
+        raise stop
+
+    training.at_record = raise_it
+    assert main(["train", "ppo", "CartPole-v1"]) == 128 + number
+    assert capsys.readouterr().out.endswith("stopped after 12,345 steps; go on with\n  pyrl train --resume runs/ppo_CartPole-v1\n")
 
 
-def test_second_interrupt_does_not_wait(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
-    def twice(i: int) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    training.at_record = twice
-    assert main(["train", "ppo", "CartPole-v1"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({"SDL_VIDEODRIVER": "dummy"}, "SDL_VIDEODRIVER is 'dummy'"),
+        ({"SDL_VIDEODRIVER": "offscreen", "DISPLAY": ":0"}, "SDL_VIDEODRIVER is 'offscreen'"),
+        ({}, "neither DISPLAY nor WAYLAND_DISPLAY is set"),
+        ({"SDL_VIDEODRIVER": "x11"}, "neither DISPLAY nor WAYLAND_DISPLAY is set"),
+        ({"DISPLAY": ":0"}, None),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, None),
+        ({"SDL_VIDEODRIVER": "kmsdrm"}, None),
+    ],
+)
+def test_no_display(variables: dict[str, str], why: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert why_no_display() == why
 
 
 def test_resume_goes_on_as_told(training: Training, tmp_path: Path) -> None:
@@ -422,8 +440,8 @@ def test_plot(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
 
     runs = [RunFolder.create("ppo", "CartPole-v1", seed, {}) for seed in (0, 1)]
     assert main(["plot", str(runs[0].path)]) == 0
-    assert capsys.readouterr().out.strip() == str(runs[0].curve_file)
-    assert main(["plot", *(str(r.path) for r in runs), "--out", "both.png"]) == 0
+    assert capsys.readouterr().out.strip() == str(runs[0].curve_file.relative_to(Path.cwd()))
+    assert main(["plot", *(str(r.path) for r in runs), "--out", "both.png", "--window", "7", "--x", "episodes"]) == 0
     assert capsys.readouterr().out.strip() == "both.png"
     assert runs[0].curve_file.exists()
     assert Path("both.png").exists()

@@ -94,7 +94,7 @@ def test_going_on_is_exact(algo: str, tmp_path: Path) -> None:
     assert run.agent.env_steps == agent.env_steps
     assert all(torch.equal(a, b) for a, b in zip(weights(run.agent), weights(agent)))
     assert run.agent.random.state == agent.random.state
-    same = [k for k in last if "per_second" not in k and k in run.metrics[-1] and not k.startswith(("loss/", "train/"))]
+    same = [k for k in last if "second" not in k and k in run.metrics[-1] and not k.startswith(("loss/", "train/"))]
     assert {k: run.metrics[-1][k] for k in same} == {k: last[k] for k in same}
     steps = [line.split(",")[0] for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert [int(s) for s in steps] == sorted({int(s) for s in steps})
@@ -224,7 +224,18 @@ def test_an_environment_that_fails_says_which_and_the_run_keeps_its_files(tmp_pa
 
     with pytest.raises(pyrl.errors.EnvError, match=r"environment 0 \(seed \d+, step \d+\).*sensor lost"):
         pyrl.train("random", Fails, total_steps=100, run_dir=tmp_path / "run", num_envs=2)
-    assert RunFolder.open(tmp_path / "run").config["ending"] == "an error"
+    config = RunFolder.open(tmp_path / "run").config
+    assert config["ending"].startswith("an error: EnvError: Fails: environment 0 (seed ")
+    error = config["error"]
+    assert (error["type"], error["cause"], error["env_index"]) == ("EnvError", "RuntimeError: sensor lost", 0)
+    assert f"(seed {error['env_seed']}, step 2)" in error["message"]
+    assert any('raise RuntimeError("sensor lost")' in line for line in error["traceback"])
+    assert "sensor lost" in error["traceback"][-1]
+    counted = read_csv(tmp_path / "run" / "metrics.csv")
+    assert counted["time/env_steps"][-1] == 4  # two steps of two environments, though their round was broken off
+    agent = pyrl.train("random", Counter, resume=tmp_path / "run").agent  # the environment is mended
+    assert agent.env_steps == 100
+    assert not {"error", "save_failure"} & set(RunFolder.open(tmp_path / "run").config)
 
 
 def test_batches_that_can_never_be_filled_are_refused() -> None:

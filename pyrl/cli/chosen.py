@@ -1,0 +1,31 @@
+"""The run that a command looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from pyrl.cli.flags import check_by_id, import_from_here
+
+if TYPE_CHECKING:
+    from pyrl.experiment.runs import RunFolder
+
+RunArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+def trained_run(path: Path) -> tuple[RunFolder, Path]:
+    """The run, and its checkpoint to look at: the one named, else the best."""
+    from pyrl.experiment.runs import RunFolder
+
+    run = RunFolder.open(path)
+    check_by_id(run, f"evaluate it there, pyrl.evaluate(pyrl.load({str(run.trained())!r}), {{env}})")
+    import_from_here()
+    return run, path if path.parent.name == "checkpoints" else run.trained()
+
+
+def env_options(run: RunFolder) -> dict[str, Any]:
+    """How `pyrl.envs.make` was told to make the run's environments."""
+    names = ("backend", "env_kwargs", "max_episode_steps", "env_timeout")
+    return {name: run.config[name] for name in names if run.config.get(name) is not None}
