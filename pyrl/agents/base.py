@@ -172,7 +172,7 @@ class Agent(ABC):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers a checkpoint keeps, by the names of their networks; the only one of an agent is called optimizer."""
         found = {name: t.arena.optimizer for name, t in self.trainables.items() if t.arena.optimizer is not None}
-        return {"optimizer": optimizer for optimizer in found.values()} if len(found) == 1 else found
+        return {"optimizer": next(iter(found.values()))} if len(found) == 1 else found
 
     def streams(self) -> dict[str, RandomStream]:
         """The random streams a checkpoint keeps, by name."""
