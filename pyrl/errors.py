@@ -26,6 +26,14 @@ class UnknownNameError(ValueError):
     """No agent, environment or option has this name."""
 
 
+class SettingError(ValueError):
+    """A setting (a field of a config, an argument) has a value that it cannot have."""
+
+
+class SettingTypeError(SettingError, TypeError):
+    """A setting is of the wrong type."""
+
+
 class EnvError(RuntimeError):
     """An environment raised or returned something impossible; the message says which index and which seed."""
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from pyrl.agents.base import Agent
-from pyrl.agents.checks import check_count
+from pyrl.agents.checks import Count, NumEnvs, Seed, checks_arguments
 from pyrl.envs import Stepper, make
 from pyrl.errors import SpaceError
-from pyrl.loops.base import check_agent
+from pyrl.seeding import fresh_seed
 from pyrl.spaces import difference
 from pyrl.types import Episode
 
@@ -45,24 +45,24 @@ class Evaluation:
         return f"Evaluation({self.mean:.1f} +- {self.std:.1f} over {len(self.returns)} episodes, length {self.lengths.mean():.0f}{success})"
 
 
+@checks_arguments
 def evaluate(
     agent: Agent,
     env: Any,
-    episodes: int = 20,
+    episodes: Count = 20,
     *,
-    seed: int = 10_000,
+    seed: Seed | None = 10_000,
     deterministic: bool = True,
-    num_envs: int | None = None,
+    num_envs: NumEnvs | None = None,
     **make_options: Any,
 ) -> Evaluation:
     """Run ``episodes`` episodes; ``env`` is an id, a callable or a `Stepper`, ``make_options`` are those of `pyrl.envs.make`.
 
     The episodes are shared out over the environments beforehand (counting whichever end first would favour short ones), so
     the start states depend on ``seed`` only, and every agent meets the same. Nothing is learned; the agent's normaliser and
-    random streams are left as they were.
+    random streams are left as they were. ``seed=None`` draws one.
     """
-    check_agent("evaluate", agent)
-    check_count("evaluate: episodes", episodes)
+    seed = fresh_seed() if seed is None else seed
     own = not isinstance(env, Stepper)
     stepper = make(env, num_envs if num_envs is not None else min(episodes, 20), seed=seed, **make_options) if own else env
     states = {name: stream.state for name, stream in agent.streams().items()}

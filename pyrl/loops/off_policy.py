@@ -57,34 +57,37 @@ class OffPolicyLoop(Loop):
             else ReplayBuffer(config.buffer_size, *both, **options)
         )
         self._batch: Batch | None = None
-        self._learning_begins = max(config.learning_starts, config.batch_size)  # environment steps
+        self._stored = 0  # transitions that were added to this buffer, however long the agent has lived
+        self._learning_begins = max(config.learning_starts, config.batch_size)  # of them
 
     @property
     def ending(self) -> str:
         ending = super().ending
-        if self.agent.env_steps >= self._learning_begins or not self.finished:
+        if self._stored >= self._learning_begins or not self.finished:
             return ending
         return f"{ending}; nothing was learned: updates begin after {self._learning_begins:,} steps (learning_starts, batch_size)"
 
     def round(self) -> dict[str, float]:
         agent, config = self.agent, self.agent.config
-        first_step = agent.env_steps
+        stored_before = self._stored
         for _ in range(config.train_freq):
             if self.finished:
                 break
+            first_step = agent.env_steps
             step, extra = self.act()
+            self._stored += agent.env_steps - first_step
             observation, next_observation = step.observation, step.next_observation
             if self._single:
                 observation, next_observation = (np.ascontiguousarray(x[:, -1]) for x in (observation, next_observation))
             self.buffer.add(
                 observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip
-        if self.goal_reached or agent.env_steps < self._learning_begins:
+        if self.goal_reached or self._stored < self._learning_begins:
             return {}
         if isinstance(self.buffer, PrioritizedReplayBuffer):
             self.buffer.beta = linear(config.priority_beta, config.priority_beta_final, agent.progress)
         losses: dict[str, float] = {}
-        for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):
+        for _ in range(config.gradient_steps if config.gradient_steps >= 0 else self._stored - stored_before):
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
             losses = self.learn(self._batch)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
@@ -92,8 +95,9 @@ class OffPolicyLoop(Loop):
         return losses
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+        return {**super().state_dict(), "stored": self._stored, "buffer": self.buffer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
+        self._stored = int(state.get("stored", self.agent.env_steps))
         self.buffer.load_state_dict(state["buffer"])
