@@ -16,6 +16,7 @@ from pyrl.agents.registry import available_agents
 from pyrl.cli.flags import parse
 from pyrl.cli.progress import score
 from pyrl.errors import UnknownNameError
+from pyrl.schedules import function_named, is_name
 
 if TYPE_CHECKING:
     from pyrl.experiment.runs import RunFolder
@@ -176,15 +177,15 @@ def plot(arguments: list[str]) -> int:
 
 def list_all(arguments: list[str]) -> int:
     parse(ListOptions, arguments, "list", "What there is: algorithms, presets, environments, and the latest runs.")
-    from pyrl.experiment.presets import available_presets
+    from pyrl.experiment.presets import available_presets, describe
     from pyrl.experiment.runs import list_runs
 
     presets: dict[str, list[str]] = {}
     for algo, env in available_presets():
         presets.setdefault(algo, []).append(env)
-    table = Table("algorithm", "presets for", box=None, title_justify="left")
+    table = Table("algorithm", "presets for", "elsewhere", box=None, title_justify="left")
     for algo in available_agents():
-        table.add_row(algo, ", ".join(presets.get(algo, [])))
+        table.add_row(algo, ", ".join(presets.get(algo, [])), describe(algo, None).partition(": ")[2])
     console = Console()
     console.print(table, highlight=False)
     table = Table("environments", "", box=None)
@@ -232,10 +233,15 @@ def _trained(path: Path) -> tuple[RunFolder, Path]:
             f"{run.path} was trained on {run.config['env']}, an environment of its program: evaluate it there, "
             f"pyrl.evaluate(pyrl.load({str(run.trained())!r}), {run.config['env']})"
         )
+    for value in run.config.get("config", {}).values():
+        if is_name(value):
+            function_named(value)  # a schedule of the user's module, which a checkpoint alone would not import
     return run, path if path.parent.name == "checkpoints" else run.trained()
 
 
 def _env_options(run: RunFolder) -> dict[str, Any]:
     """How `pyrl.envs.make` was told to make the run's environments."""
     names = ("backend", "env_kwargs", "max_episode_steps")
-    return {name: run.config[name] for name in names if run.config.get(name) is not None}
+    from pyrl.experiment.settings import from_json
+
+    return {name: from_json(run.config[name]) for name in names if run.config.get(name) is not None}

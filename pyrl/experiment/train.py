@@ -14,15 +14,15 @@ from typing import Any
 from pyrl import checkpoint
 from pyrl.agents.base import Agent
 from pyrl.agents.checkpoints import save_agent
-from pyrl.agents.checks import check_count
-from pyrl.agents.registry import check_algorithm, config_to_json, make_agent, make_config
+from pyrl.agents.checks import Count, Goal, Limit, NumEnvs, Seed, Unsaid, checks_arguments
+from pyrl.agents.registry import check_algorithm, config_to_json, make_agent
 from pyrl.engine.threads import use_threads
 from pyrl.envs import make
-from pyrl.errors import CheckpointError, NonFiniteError
+from pyrl.errors import CheckpointError, NonFiniteError, SettingError
 from pyrl.experiment.metrics import MetricsLog
-from pyrl.experiment.presets import preset
 from pyrl.experiment.runs import RunFolder
-from pyrl.loops.base import Loop
+from pyrl.experiment.settings import CHANGEABLE_CONFIG, from_json, new_settings, resumed_settings, to_json
+from pyrl.loops.base import Loop, Window
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iterate import iterate
 from pyrl.types import Metrics
@@ -30,6 +30,8 @@ from pyrl.types import Metrics
 ROWS = 500  # about how many rows a run's metrics.csv gets
 SAVES = 50  # at most about how many times a run writes the checkpoint of its best 100-episode mean
 SAVE_SECONDS = 120.0  # between two saves of the checkpoint to go on from
+
+SEED, TEN = Unsaid(0), Unsaid(10)
 
 
 @dataclasses.dataclass(repr=False)
@@ -50,82 +52,75 @@ class Run:
         return f"Run({self.agent.name}, {self.agent.env_steps:,} steps{score}, ended by {self.ending}, dir={self.dir and str(self.dir)!r})"
 
 
+@checks_arguments
 def train(
     algo: str,
     env: Any,
     *,
-    total_steps: int | None = None,
-    total_episodes: int | None = None,
-    seed: int = 0,
-    num_envs: int | None = None,
-    backend: str = "auto",
+    total_steps: Limit | None = None,
+    total_episodes: Limit | None = None,
+    seed: Seed | None = SEED,
+    num_envs: NumEnvs | None = None,
+    backend: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: int | None = None,
-    eval_every: int | None = None,
-    eval_episodes: int = 10,
-    stop_at_return: float | None = None,
-    stop_window: int = 10,
-    save_every_episodes: int | None = None,
-    run_dir: str | Path | bool | None = None,
+    max_episode_steps: Count | None = None,
+    eval_every: Count | None = None,
+    eval_episodes: Count = TEN,
+    stop_at_return: Goal | None = None,
+    stop_window: Window = TEN,
+    save_every_episodes: Count | None = None,
+    run_dir: bool | str | Path | None = None,
     resume: str | Path | None = None,
+    agent: Agent | None = None,
     on_metrics: Callable[[Metrics], bool | None] | None = None,
-    threads: int | None = None,
+    threads: Count | None = None,
     **config: Any,
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
 
     total_steps, total_episodes: the first limit that is reached ends the run; without either, the preset's.
-    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env). A vector environment brings
-        its ``num_envs``.
+    seed: of everything random; None draws one, which is kept in the run's config.
+    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env), and where there is none from
+        pyrl's general settings for the algorithm (`pyrl.experiment.presets`). A vector environment brings its ``num_envs``.
     backend, env_kwargs, max_episode_steps: as in `pyrl.envs.make`.
     eval_every: evaluate at every multiple of so many environment steps, and at the end: ``eval_episodes`` episodes, on
         environments of their own.
     stop_at_return: end when the mean return of the last ``stop_window`` episodes reaches this, with the parameters that did it.
     save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
-    resume: the folder of a stopped run to go on with, by its own settings; only limits and ``on_metrics`` are read.
+    resume: the folder of a stopped run to go on with, by its own settings. New ones of limits, ``stop_*``, evaluations,
+        ``save_every_episodes`` and learning_rate are taken, and noted in config.json; any other that differs is refused.
+    agent: one that has learned already, to go on with (the object itself), in the same environment or in another of the same spaces: by its
+        own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
     threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
     """
-    counts = {"eval_every": eval_every, "eval_episodes": eval_episodes, "save_every_episodes": save_every_episodes, "threads": threads}
-    for name, count in counts.items():
-        if count is not None:
-            check_count(name, count)
+    arguments = dict(locals())
+    names = inspect.signature(train).parameters
     check_algorithm(algo, env)
     if resume is not None:
+        if agent is not None:
+            raise SettingError("train: agent and resume are both given, expected one of them: a resumed run has its own agent")
         folder: RunFolder | None = RunFolder.open(resume)
         if Path(resume) not in (folder.path, folder.last):  # type: ignore[union-attr]
             raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run goes on from its checkpoint `last` only")
-        settings = dict(folder.config)  # type: ignore[union-attr]
-        settings |= {k: v for k, v in (("total_steps", total_steps), ("total_episodes", total_episodes)) if v is not None}
-        if stop_at_return is not None:
-            settings |= {"stop_at_return": stop_at_return, "stop_window": stop_window}
+        settings, changes = resumed_settings(folder, arguments, names)  # type: ignore[arg-type]
+        settings["env_kwargs"] = from_json(settings.get("env_kwargs"))
     else:
-        chosen = preset(algo, env if isinstance(env, str) else None)
-        make_config(algo, {**chosen.config, **config}, inspect.signature(train).parameters)
-        if total_steps is None and total_episodes is None:
-            total_steps, total_episodes = chosen.total_steps, chosen.total_episodes
-        settings = {
-            "algo": algo, "env": env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__),
-            "by_id": isinstance(env, str), "seed": seed,
-            "num_envs": num_envs if num_envs is not None else getattr(env, "num_envs", chosen.num_envs),
-            "total_steps": total_steps, "total_episodes": total_episodes,
-            "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "eval_every": eval_every,
-            "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "stop_window": stop_window,
-            "save_every_episodes": save_every_episodes,
-            "config": {**chosen.config, **config},
-        }  # fmt: skip
-        folder = None
-    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
+        settings, folder = new_settings(arguments, names), None
+    saved_kwargs = None if run_dir is False else to_json(dict(settings["env_kwargs"] or {}), "env_kwargs")
+    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings.get(k)}
     with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
-        agent = make_agent(
-            settings["algo"], stepper.single_observation_space, stepper.single_action_space,
-            seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
-        )  # fmt: skip
+        if agent is None:
+            agent = make_agent(
+                settings["algo"], stepper.single_observation_space, stepper.single_action_space,
+                seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
+            )  # fmt: skip
         held.enter_context(use_threads(agent.threads if threads is None else threads))
         limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
         loop = iterate(agent, stepper, **limits)
+        settings["env_kwargs"] = saved_kwargs
         if resume is None and run_dir is not False:
             settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
             rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
@@ -133,6 +128,8 @@ def train(
             folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
         elif resume is not None and folder is not None:
             _restore(folder, agent, loop)
+            if changes:
+                settings["resumed"] = [*settings.get("resumed", []), {"env_steps": agent.env_steps, "changes": changes}]
             folder.config = settings
             folder.config.pop("ending", None)
             folder.write_config()
@@ -286,8 +283,13 @@ def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:
     for what, saved, wanted in (
         ("observation_space", metadata["observation_space"], checkpoint.space_to_json(agent.observation_space)),
         ("action_space", metadata["action_space"], checkpoint.space_to_json(agent.action_space)),
-        ("config", metadata["config"], config_to_json(agent.config)),
+        ("config", _fixed(metadata["config"]), _fixed(config_to_json(agent.config))),
     ):
         checkpoint.require_match(saved, wanted, what)
     agent.load_state_dict(tree)
     loop.load_state_dict(tree["loop"])
+
+
+def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what may change when a run goes on."""
+    return {name: value for name, value in config.items() if name not in CHANGEABLE_CONFIG}
