@@ -11,7 +11,7 @@ from pathlib import Path
 def generate() -> str:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pybind11_stubgen", "pyrl._core", "-o", folder, "--exit-code"]
-        subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder, timeout=300)
         return (Path(folder) / "pyrl" / "_core.pyi").read_text()
 
 

@@ -79,7 +79,7 @@ def test_cpp_arrows(path: Path) -> None:
 def run_python(code: str) -> str:
     """From another folder: in this one the source tree would hide the installed package."""
     with tempfile.TemporaryDirectory() as folder:
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder).stdout
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder, timeout=300).stdout
 
 
 def test_import_is_lazy() -> None:

@@ -1,10 +1,12 @@
 // The border: one reader for NumPy arrays and torch tensors, one check, one message.
 //
 //   auto reward = read_array(object, "gae", "reward");             // pointer, shape, dtype, device; nothing is copied
-//   auto view = reward.as<const float, 2>();                       // checked: dtype, rank, contiguity, device
+//   auto view = reward.as<const float, 2>("[T, N]");               // checked: dtype, rank, contiguity, alignment, device
 //   auto value = read_array(..).as<const float, 2>({T + 1, N}, "[T+1, N]");   // and the shape
-//   auto out = output<float, 2>(owner, args[9], reward.kind, {T, N}, "gae", "out", "[T, N]");   // an array or a tensor, as the input was
 //   { ReleaseGil released; kernel(...); }
+//
+// This is for calls that only read. One that writes reads its arguments through a Border (border.hpp), which keeps apart what is read
+// and what is written.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -26,6 +28,8 @@ namespace py = pybind11;
 enum class DType : std::uint8_t { Bool, Int8, UInt8, Int16, UInt16, Int32, UInt32, Int64, UInt64, Float16, BFloat16, Float32, Float64, Other };
 const char* name_of(DType dtype);
 std::int64_t size_of(DType dtype);
+// Of an array of this shape; std::bad_alloc if no memory could hold it.
+std::int64_t bytes_of(DType dtype, std::span<const std::int64_t> shape);
 
 template <class T> constexpr DType dtype_of();
 template <> constexpr DType dtype_of<bool>() { return DType::Bool; }
@@ -79,16 +83,21 @@ struct ArrayArg {
   Device expected_device;  // a CPU kernel's, unless the caller knows a twin
   const char* like = "";   // the argument that decided so
   bool contiguous = true;  // row-major
+  bool aligned = true;     // to its items
   bool writable = true;
+  py::handle object;  // for messages
 
+  bool given() const { return function[0] != '\0'; }  // not an argument that is None
   std::int64_t size() const;
+  std::int64_t bytes() const { return size() * size_of(dtype); }
   std::string shape_text() const;  // "[128, 8]"
+  std::string dtype_text() const;  // "float32", ">f4, not in this machine's byte order"
 
   // Each throws a typed error that names function, argument, expectation and what came.
   void require_cpu() const;
   void require_device() const;
   void require_dtype(DType wanted) const;
-  void require_contiguous() const;
+  void require_contiguous() const;  // and aligned
   void require_writable() const;
   void require_rank(int wanted, const char* meaning) const;
   // `meaning` names the shape in letters: "[T, N]"; -1 matches any extent.
@@ -96,9 +105,21 @@ struct ArrayArg {
 
   bool on_cpu() const { return device.is_cpu(); }
 
-  // All the checks at once, then a view. A const T takes read-only arrays; bool also takes uint8.
+  // All the checks at once, then a view. What is written is an OutputArg. bool also takes uint8; any byte but 0 is true.
   template <class T, int Rank>
   ArrayView<T, Rank> as(const char* meaning) const {
+    static_assert(std::is_const_v<T>, "only an OutputArg can be written to");
+    return view<T, Rank>(meaning);
+  }
+  template <class T, int Rank>
+  ArrayView<T, Rank> as(const std::array<std::int64_t, Rank>& wanted, const char* meaning) const {
+    static_assert(std::is_const_v<T>, "only an OutputArg can be written to");
+    return view<T, Rank>(wanted, meaning);
+  }
+
+ protected:
+  template <class T, int Rank>
+  ArrayView<T, Rank> view(const char* meaning) const {
     checks<T>();
     require_rank(Rank, meaning);
     ArrayView<T, Rank> view{static_cast<T*>(data), {}};
@@ -106,7 +127,7 @@ struct ArrayArg {
     return view;
   }
   template <class T, int Rank>
-  ArrayView<T, Rank> as(const std::array<std::int64_t, Rank>& wanted, const char* meaning) const {
+  ArrayView<T, Rank> view(const std::array<std::int64_t, Rank>& wanted, const char* meaning) const {
     checks<T>();
     require_shape(wanted, meaning);
     return {static_cast<T*>(data), wanted};
@@ -124,19 +145,15 @@ struct ArrayArg {
   }
 };
 
-// Throws DTypeError for anything but a NumPy array or a torch tensor, and for a tensor that requires grad.
+// Throws a typed error for anything but a NumPy array or a torch tensor whose memory holds its elements: for masked arrays, for
+// tensors that require grad, are sparse, quantized, nested or negated, and for those without data.
 ArrayArg read_array(py::handle object, const char* function, const char* name);
 // The same for an array that must lie where another one does.
 ArrayArg read_array(py::handle object, const char* function, const char* name, const Place& place);
-// The same for an array that is only looked at: parameters, which require grad.
+// The same for an array whose elements nobody reads: parameters, which require grad.
 ArrayArg look_at_array(py::handle object, const char* function, const char* name);
-bool requires_grad(py::handle tensor);
-// Of a torch tensor; of anything else, the CPU.
-Device device_of(py::handle object);
-// A CUDA device's stream that is current in torch: a cudaStream_t.
-void* current_stream(Device device);
-// The least of it, 40 ns: where a tensor's data lie, or null if that is not on the CPU.
-const void* cpu_address(py::handle tensor);
+// Sets the rank; ShapeError for more than any kernel takes.
+void require_few_dimensions(ArrayArg& arg, std::int64_t rank);
 
 // An uninitialised array of the same kind and in the same place as its inputs.
 py::object empty_like_kind(const Place& place, DType dtype, std::span<const std::int64_t> shape, void** data);
@@ -145,15 +162,6 @@ ArrayView<T, Rank> allocate(py::object& owner, const Place& place, const std::ar
   void* data = nullptr;
   owner = empty_like_kind(place, dtype_of<T>(), shape, &data);
   return {static_cast<T*>(data), shape};
-}
-
-// `out` given: checked and used. None: a fresh array. Either way `owner` holds what to return.
-template <class T, int Rank>
-ArrayView<T, Rank> output(py::object& owner, py::handle out, const Place& place, const std::array<std::int64_t, Rank>& shape,
-                          const char* function, const char* name, const char* meaning) {
-  if (out.is_none()) return allocate<T, Rank>(owner, place, shape);
-  owner = py::reinterpret_borrow<py::object>(out);
-  return read_array(out, function, name, place).as<T, Rank>(shape, meaning);
 }
 
 // Releases the interpreter lock around a kernel, whose pointers were all taken before; tells `parallel` whether torch is loaded.

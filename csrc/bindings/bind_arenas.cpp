@@ -4,8 +4,10 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/constructed.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
+#include "bindings/tensor_arg.hpp"
 
 namespace py = pybind11;
 using namespace pyrl;
@@ -33,8 +35,10 @@ class ArenaViews {
   }
 
   bool trainable() const {
-    for (const View& view : views_)
-      if (PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr()); parameter == nullptr || !requires_grad(parameter)) return false;
+    for (const View& view : views_) {
+      PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
+      if (parameter == nullptr || torch_type(Py_TYPE(parameter)).type == nullptr || !requires_grad(parameter)) return false;
+    }
     return true;
   }
 
@@ -62,6 +66,8 @@ py::object intact(ArenaViews& self, FastArgs args) { return py::bool_(self.intac
 py::object trainable(ArenaViews& self, FastArgs) { return py::bool_(self.trainable()); }
 
 }  // namespace
+
+PYRL_CONSTRUCTED(ArenaViews);
 
 PYRL_BINDINGS(arenas, m) {
   py::class_<ArenaViews> views(m, "ArenaViews", "Where the parameters of modules should lie in an arena.");

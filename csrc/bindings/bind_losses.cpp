@@ -2,11 +2,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
 #include "bindings/fast_call.hpp"
+#include "bindings/nvec_arg.hpp"
 #include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
 #include "nn/policy_loss.hpp"
@@ -19,21 +20,10 @@ using namespace pyrl::bindings;
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-
-// An argument that may be None.
-struct Optional {
-  ArrayArg array;
-  bool given = false;
-
-  Optional(py::handle object, const char* function, const char* name, const Place& place) : given(!object.is_none()) {
-    if (given) array = read_array(object, function, name, place);
-  }
-  template <class T, int Rank>
-  ArrayView<T, Rank> as(const std::array<std::int64_t, Rank>& shape, const char* meaning) const {
-    return given ? array.as<T, Rank>(shape, meaning) : ArrayView<T, Rank>{};
-  }
-};
+template <class T, int Rank>
+ArrayView<T, Rank> view_if_given(const ArrayArg& array, const std::array<std::int64_t, Rank>& shape, const char* meaning) {
+  return array.given() ? array.as<T, Rank>(shape, meaning) : ArrayView<T, Rank>{};
+}
 
 void require_choices(const ArrayView<const std::int64_t, 2>& choice, const std::vector<std::int64_t>& nvec, const char* function) {
   const auto components = static_cast<std::int64_t>(nvec.size());
@@ -48,28 +38,17 @@ void require_choices(const ArrayView<const std::int64_t, 2>& choice, const std::
 //   -> (loss, entropy, kl, clip_fraction, d_output)
 py::object policy_loss(FastArgs args) {
   const char* function = "policy_loss";
-  const ArrayArg output = read_array(args[0], function, "output");
+  Border border(function);
+  const ArrayArg output = border.input(args[0], "output");
   const Place place = real_place(output.kind, output);
-  const ArrayArg action = read_array(args[3], function, "action", place), advantage = read_array(args[5], function, "advantage", place);
-  const Optional log_std(args[2], function, "log_std", place), log_prob_old(args[4], function, "log_prob_old", place);
+  const ArrayArg action = border.input(args[3], "action", place), advantage = border.input(args[5], "advantage", place);
+  const ArrayArg log_std = border.optional(args[2], "log_std", place), log_prob_old = border.optional(args[4], "log_prob_old", place);
   output.require_rank(2, "[B, K]");
   const std::int64_t batch = output.shape[0], width = output.shape[1];
-  std::vector<std::int64_t> nvec;
-  if (!args[1].is_none()) {
-    std::int64_t total = 0;
-    PYRL_CHECK(PySequence_Check(args[1].ptr()), DTypeError, function, ": nvec is a ", Py_TYPE(args[1].ptr())->tp_name,
-               ", expected a sequence of integers");
-    for (const py::handle item : py::reinterpret_borrow<py::sequence>(args[1])) {
-      const std::int64_t count = integer_arg(item, function, "nvec");
-      PYRL_CHECK(count > 0, ArgumentError, function, ": nvec holds ", count, ", expected positive numbers of choices");
-      nvec.push_back(count);
-      total += std::min(count, width + 1);  // cannot overflow, nor become `width` again
-    }
-    PYRL_CHECK(total == width && !nvec.empty(), ShapeError, function, ": output has shape ", output.shape_text(),
-               ", expected [B, sum of nvec] = [", batch, ", ", total, "]");
-  }
-  PYRL_CHECK(nvec.empty() == log_std.given, ArgumentError, function, ": nvec and log_std are both ", log_std.given ? "given" : "None",
+  const std::vector<std::int64_t> nvec = args[1].is_none() ? std::vector<std::int64_t>{} : nvec_arg(args[1], output);
+  PYRL_CHECK(nvec.empty() == log_std.given(), ArgumentError, function, ": nvec and log_std are both ", log_std.given() ? "given" : "None",
              ", expected one of them");
+  PYRL_CHECK(log_std.given() || args[10].is_none(), ArgumentError, function, ": d_log_std is given and log_std is None, expected both or neither");
   const auto components = static_cast<std::int64_t>(nvec.size());
   const bool normalize = flag_arg(args[6], function, "normalize_advantage");
   const double clip_range = number_in(args[7], 0, infinity, function, "clip_range"), ent_coef = finite_arg(args[8], function, "ent_coef");
@@ -77,7 +56,7 @@ py::object policy_loss(FastArgs args) {
     nn::PolicyLossArgs<Real> call;
     call.output = output.as<const Real, 2>("[B, K]");
     call.advantage = advantage.as<const Real, 1>({batch}, "[B]");
-    call.log_prob_old = log_prob_old.as<const Real, 1>({batch}, "[B]");
+    call.log_prob_old = view_if_given<const Real, 1>(log_prob_old, {batch}, "[B]");
     if (components > 0) {
       call.nvec = {nvec.data(), {components}};
       call.choice = action.rank == 1 && components == 1 ? ArrayView<const std::int64_t, 2>{action.as<const std::int64_t, 1>({batch}, "[B]").data, {batch, 1}}
@@ -86,20 +65,20 @@ py::object policy_loss(FastArgs args) {
     } else {
       call.log_std = log_std.as<const Real, 1>({width}, "[A]");
       call.action = action.as<const Real, 2>({batch, width}, "[B, A]");
-      call.d_log_std = read_array(args[10], function, "d_log_std", place).template as<Real, 1>({width}, "[A]");
+      call.d_log_std = border.output(args[10], "d_log_std", place).template as<Real, 1>({width}, "[A]");
     }
     call.normalize_advantage = normalize;
     call.clip_range = clip_range;
     call.ent_coef = ent_coef;
     py::object d_output;
-    call.d_output = bindings::output<Real, 2>(d_output, args[9], place, {batch, width}, function, "d_output", "[B, K]");
+    call.d_output = border.template result<Real, 2>(d_output, args[9], place, {batch, width}, "d_output", "[B, K]");
     nn::PolicyLossReport report;
     {
       ReleaseGil released;
       report = nn::policy_loss(call);
     }
     if (!std::isfinite(report.loss + report.entropy + report.log_ratio))
-      throw_non_finite<Real>({&output, &log_std.array, &action, &log_prob_old.array, &advantage});
+      throw_non_finite<Real>({&output, &log_std, &action, &log_prob_old, &advantage});
     return py::make_tuple(report.loss, report.entropy, report.kl, report.clip_fraction, std::move(d_output));
   });
 }
@@ -107,10 +86,11 @@ py::object policy_loss(FastArgs args) {
 // (value, return, value_old or None, clip_range, coefficient, huber, d_value) -> (loss, d_value)
 py::object value_loss(FastArgs args) {
   const char* function = "value_loss";
-  const ArrayArg value = read_array(args[0], function, "value");
+  Border border(function);
+  const ArrayArg value = border.input(args[0], "value");
   const Place place = real_place(value.kind, value);
-  const ArrayArg return_ = read_array(args[1], function, "return_", place);
-  const Optional value_old(args[2], function, "value_old", place);
+  const ArrayArg return_ = border.input(args[1], "return_", place);
+  const ArrayArg value_old = border.optional(args[2], "value_old", place);
   const double clip_range = number_in(args[3], 0, infinity, function, "clip_range");
   const double coefficient = finite_arg(args[4], function, "coefficient");
   const bool huber = flag_arg(args[5], function, "huber");
@@ -120,18 +100,18 @@ py::object value_loss(FastArgs args) {
     nn::ValueLossArgs<Real> call;
     call.value = {(value.rank == 1 ? value.as<const Real, 1>("[B]").data : value.as<const Real, 2>("[B, 1]").data), {batch}};
     call.return_ = return_.as<const Real, 1>({batch}, "[B]");
-    call.value_old = value_old.as<const Real, 1>({batch}, "[B]");
+    call.value_old = view_if_given<const Real, 1>(value_old, {batch}, "[B]");
     call.clip_range = clip_range;
     call.coefficient = coefficient;
     call.huber = huber;
     py::object d_value;
-    call.d_value = {output<Real, 2>(d_value, args[6], place, {batch, 1}, function, "d_value", "[B, 1]").data, {batch}};
+    call.d_value = {border.template result<Real, 2>(d_value, args[6], place, {batch, 1}, "d_value", "[B, 1]").data, {batch}};
     double loss = 0;
     {
       ReleaseGil released;
       loss = nn::value_loss(call);
     }
-    if (!std::isfinite(loss)) throw_non_finite<Real>({&value, &return_, &value_old.array});
+    if (!std::isfinite(loss)) throw_non_finite<Real>({&value, &return_, &value_old});
     return py::make_tuple(loss, std::move(d_value));
   });
 }
@@ -139,11 +119,12 @@ py::object value_loss(FastArgs args) {
 // (q, action, reward, discount, next_q_target, next_q_online or None, weight or None, huber, d_q, td_error) -> (loss, q_mean, d_q, td_error)
 py::object q_loss(FastArgs args) {
   const char* function = "q_loss";
-  const ArrayArg q = read_array(args[0], function, "q");
+  Border border(function);
+  const ArrayArg q = border.input(args[0], "q");
   const Place place = real_place(q.kind, q);
-  const ArrayArg action = read_array(args[1], function, "action", place), reward = read_array(args[2], function, "reward", place);
-  const ArrayArg discount = read_array(args[3], function, "discount", place), next_q_target = read_array(args[4], function, "next_q_target", place);
-  const Optional next_q_online(args[5], function, "next_q_online", place), weight(args[6], function, "weight", place);
+  const ArrayArg action = border.input(args[1], "action", place), reward = border.input(args[2], "reward", place);
+  const ArrayArg discount = border.input(args[3], "discount", place), next_q_target = border.input(args[4], "next_q_target", place);
+  const ArrayArg next_q_online = border.optional(args[5], "next_q_online", place), weight = border.optional(args[6], "weight", place);
   const bool huber = flag_arg(args[7], function, "huber");
   q.require_rank(2, "[B, A]");
   const std::int64_t batch = q.shape[0], actions = q.shape[1];
@@ -155,18 +136,18 @@ py::object q_loss(FastArgs args) {
     call.reward = reward.as<const Real, 1>({batch}, "[B]");
     call.discount = discount.as<const Real, 1>({batch}, "[B]");
     call.next_q_target = next_q_target.as<const Real, 2>({batch, actions}, "[B, A]");
-    call.next_q_online = next_q_online.as<const Real, 2>({batch, actions}, "[B, A]");
-    call.weight = weight.as<const Real, 1>({batch}, "[B]");
+    call.next_q_online = view_if_given<const Real, 2>(next_q_online, {batch, actions}, "[B, A]");
+    call.weight = view_if_given<const Real, 1>(weight, {batch}, "[B]");
     call.huber = huber;
     py::object d_q, td_error;
-    call.d_q = output<Real, 2>(d_q, args[8], place, {batch, actions}, function, "d_q", "[B, A]");
-    call.td_error = output<Real, 1>(td_error, args[9], place, {batch}, function, "td_error", "[B]");
+    call.d_q = border.template result<Real, 2>(d_q, args[8], place, {batch, actions}, "d_q", "[B, A]");
+    call.td_error = border.template result<Real, 1>(td_error, args[9], place, {batch}, "td_error", "[B]");
     nn::QLossReport report;
     {
       ReleaseGil released;
       report = nn::q_loss(call);
     }
-    if (!std::isfinite(report.loss)) throw_non_finite<Real>({&q, &reward, &discount, &next_q_target, &next_q_online.array, &weight.array});
+    if (!std::isfinite(report.loss)) throw_non_finite<Real>({&q, &reward, &discount, &next_q_target, &next_q_online, &weight});
     return py::make_tuple(report.loss, report.q_mean, std::move(d_q), std::move(td_error));
   });
 }
@@ -174,16 +155,17 @@ py::object q_loss(FastArgs args) {
 // (value, advantage, out) -> q
 py::object dueling(FastArgs args) {
   const char* function = "dueling";
-  const ArrayArg advantage = read_array(args[1], function, "advantage");
+  Border border(function);
+  const ArrayArg advantage = border.input(args[1], "advantage");
   const Place place = real_place(advantage.kind, advantage);
-  const ArrayArg value = read_array(args[0], function, "value", place);
+  const ArrayArg value = border.input(args[0], "value", place);
   advantage.require_rank(2, "[B, A]");
   const std::int64_t batch = advantage.shape[0], actions = advantage.shape[1];
   return with_real(advantage, [&]<class Real>(Real) -> py::object {
     const auto v = value.as<const Real, 2>({batch, 1}, "[B, 1]");
     const auto a = advantage.as<const Real, 2>("[B, A]");
     py::object q;
-    const auto out = output<Real, 2>(q, args[2], place, {batch, actions}, function, "out", "[B, A]");
+    const auto out = border.template result<Real, 2>(q, args[2], place, {batch, actions}, "out", "[B, A]", &advantage);
     ReleaseGil released;
     nn::dueling<Real>(v, a, out);
     return q;
@@ -193,15 +175,16 @@ py::object dueling(FastArgs args) {
 // (d_q, d_value, d_advantage) -> (d_value, d_advantage)
 py::object dueling_backward(FastArgs args) {
   const char* function = "dueling_backward";
-  const ArrayArg d_q = read_array(args[0], function, "d_q");
+  Border border(function);
+  const ArrayArg d_q = border.input(args[0], "d_q");
   const Place place = real_place(d_q.kind, d_q);
   d_q.require_rank(2, "[B, A]");
   const std::int64_t batch = d_q.shape[0], actions = d_q.shape[1];
   return with_real(d_q, [&]<class Real>(Real) -> py::object {
     const auto from = d_q.as<const Real, 2>("[B, A]");
     py::object d_value, d_advantage;
-    const auto v = output<Real, 2>(d_value, args[1], place, {batch, 1}, function, "d_value", "[B, 1]");
-    const auto a = output<Real, 2>(d_advantage, args[2], place, {batch, actions}, function, "d_advantage", "[B, A]");
+    const auto v = border.template result<Real, 2>(d_value, args[1], place, {batch, 1}, "d_value", "[B, 1]");
+    const auto a = border.template result<Real, 2>(d_advantage, args[2], place, {batch, actions}, "d_advantage", "[B, A]", &d_q);
     {
       ReleaseGil released;
       nn::dueling_backward<Real>(from, v, a);
@@ -221,16 +204,17 @@ nn::SquashedGaussian<Real> squashed_args(const ArrayArg& output, const ArrayArg&
 // (output, noise, low, high, action, log_prob) -> (action, log_prob)
 py::object squashed_gaussian(FastArgs args) {
   const char* function = "squashed_gaussian";
-  const ArrayArg output = read_array(args[0], function, "output");
+  Border border(function);
+  const ArrayArg output = border.input(args[0], "output");
   const Place place = real_place(output.kind, output);
-  const ArrayArg noise = read_array(args[1], function, "noise", place);
+  const ArrayArg noise = border.input(args[1], "noise", place);
   output.require_rank(2, "[B, 2 A]");
   const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     py::object action, log_prob;
-    const auto a = bindings::output<Real, 2>(action, args[4], place, call.noise.extent, function, "action", "[B, A]");
-    const auto l = bindings::output<Real, 1>(log_prob, args[5], place, {output.shape[0]}, function, "log_prob", "[B]");
+    const auto a = border.template result<Real, 2>(action, args[4], place, call.noise.extent, "action", "[B, A]");
+    const auto l = border.template result<Real, 1>(log_prob, args[5], place, {output.shape[0]}, "log_prob", "[B]");
     double sum = 0;
     {
       ReleaseGil released;
@@ -244,25 +228,26 @@ py::object squashed_gaussian(FastArgs args) {
 // (output, noise, low, high, action, d_action or None, d_log_prob, d_output) -> d_output
 py::object squashed_gaussian_backward(FastArgs args) {
   const char* function = "squashed_gaussian_backward";
-  const ArrayArg output = read_array(args[0], function, "output");
+  Border border(function);
+  const ArrayArg output = border.input(args[0], "output");
   const Place place = real_place(output.kind, output);
-  const ArrayArg noise = read_array(args[1], function, "noise", place), action = read_array(args[4], function, "action", place);
-  const Optional d_action(args[5], function, "d_action", place);
+  const ArrayArg noise = border.input(args[1], "noise", place), action = border.input(args[4], "action", place);
+  const ArrayArg d_action = border.optional(args[5], "d_action", place);
   output.require_rank(2, "[B, 2 A]");
   const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
   const double d_log_prob = finite_arg(args[6], function, "d_log_prob");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     const auto a = action.as<const Real, 2>(call.noise.extent, "[B, A]");
-    const auto da = d_action.as<const Real, 2>(call.noise.extent, "[B, A]");
+    const auto da = view_if_given<const Real, 2>(d_action, call.noise.extent, "[B, A]");
     py::object d_output;
-    const auto out = bindings::output<Real, 2>(d_output, args[7], place, call.output.extent, function, "d_output", "[B, 2 A]");
+    const auto out = border.template result<Real, 2>(d_output, args[7], place, call.output.extent, "d_output", "[B, 2 A]");
     double sum = 0;
     {
       ReleaseGil released;
       sum = nn::squashed_gaussian_backward<Real>(call, a, da, d_log_prob, out);
     }
-    if (!std::isfinite(sum)) throw_non_finite<Real>({&output, &noise, &action, &d_action.array});
+    if (!std::isfinite(sum)) throw_non_finite<Real>({&output, &noise, &action, &d_action});
     return d_output;
   });
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/network_core.hpp"
 #include "bindings/registry.hpp"
@@ -27,14 +28,13 @@ NetworkCore::NetworkCore(std::vector<Layer> layers, DType type) : network(nn::Ne
   if (dtype == DType::Float64) network.emplace<nn::Network<double>>(std::move(layers));
 }
 
-const void* NetworkCore::arena(py::handle object, const char* function, const char* name, bool writable) const {
-  const ArrayArg arg = read_array(object, function, name);
+void* NetworkCore::arena(const ArrayArg& arg) const {
+  if (!arg.given()) return nullptr;
   arg.require_cpu();
   arg.require_dtype(dtype);
   arg.require_rank(1, "[size]");
   arg.require_contiguous();
-  if (writable) arg.require_writable();
-  PYRL_CHECK(arg.shape[0] >= arena_size, ShapeError, function, ": ", name, " has shape ", arg.shape_text(), ", expected at least [", arena_size, "]");
+  PYRL_CHECK(arg.shape[0] >= arena_size, ShapeError, arg.function, ": ", arg.name, " has shape ", arg.shape_text(), ", expected at least [", arena_size, "]");
   return arg.data;
 }
 
@@ -77,9 +77,10 @@ struct InputsArg {
   ArrayArg a, b;
   std::int64_t batch = 0;
 
-  InputsArg(const NetworkCore& core, py::handle first, py::handle second, const char* function) : a(read(core, first, function, "x")), batch(a.shape[0]) {
+  InputsArg(Border& border, const NetworkCore& core, py::handle first, py::handle second) : a(read(core, border.input(first, "x"))), batch(a.shape[0]) {
+    const char* function = border.function;
     const bool two = !second.is_none();
-    if (two) b = read(core, second, function, "x[1]");
+    if (two) b = read(core, border.input(second, "x[1]"));
     const std::int64_t width = a.shape[1] + (two ? b.shape[1] : 0);
     PYRL_CHECK(width == core.in, ShapeError, function, ": x has ", width, " columns, expected ", core.in, " (the network's inputs)");
     PYRL_CHECK(!two || b.shape[0] == batch, ShapeError, function, ": x[1] has shape ", b.shape_text(), ", expected [B, ...] with B = ", batch, " (from x[0])");
@@ -90,8 +91,7 @@ struct InputsArg {
   }
 
  private:
-  static ArrayArg read(const NetworkCore& core, py::handle object, const char* function, const char* name) {
-    const ArrayArg arg = read_array(object, function, name);
+  static const ArrayArg& read(const NetworkCore& core, const ArrayArg& arg) {
     arg.require_cpu();
     arg.require_dtype(core.dtype);
     arg.require_rank(2, "[B, D]");
@@ -100,14 +100,13 @@ struct InputsArg {
   }
 };
 
-void* matrix(const NetworkCore& core, py::handle object, const char* function, const char* name, std::int64_t batch, std::int64_t width, bool writable) {
-  if (object.is_none()) return nullptr;
-  const ArrayArg arg = read_array(object, function, name);
+// The elements of a matrix, null if it is not given.
+void* matrix(const NetworkCore& core, const ArrayArg& arg, std::int64_t batch, std::int64_t width) {
+  if (!arg.given()) return nullptr;
   arg.require_cpu();
   arg.require_dtype(core.dtype);
   arg.require_shape(std::array<std::int64_t, 2>{batch, width}, "[B, width]");
   arg.require_contiguous();
-  if (writable) arg.require_writable();
   return arg.data;
 }
 
@@ -115,16 +114,11 @@ void* matrix(const NetworkCore& core, py::handle object, const char* function, c
 template <bool keep>
 py::object run(NetworkCore& core, FastArgs args) {
   const char* function = keep ? "forward" : "infer";
-  const void* const parameters = core.arena(args[0], function, "parameters");
-  const InputsArg x(core, args[1], args[2], function);
+  Border border(function);
+  const void* const parameters = core.arena(border.input(args[0], "parameters"));
+  const InputsArg x(border, core, args[1], args[2]);
   py::object y;
-  void* data = nullptr;
-  if (args[3].is_none()) {
-    y = empty_like_kind(x.a.kind, core.dtype, std::array<std::int64_t, 2>{x.batch, core.out}, &data);
-  } else {
-    y = py::reinterpret_borrow<py::object>(args[3]);
-    data = matrix(core, args[3], function, "out", x.batch, core.out, true);
-  }
+  void* const data = border.result(y, args[3], x.a.kind, core.dtype, std::array<std::int64_t, 2>{x.batch, core.out}, "out", "[B, out]");
   core.visit([&]<class Real>(nn::Network<Real>& network) {
     const auto* arena = static_cast<const Real*>(parameters);
     ReleaseGil released;
@@ -140,14 +134,16 @@ py::object run(NetworkCore& core, FastArgs args) {
 // (parameters, gradients or None, dy, dx or None, dx[1] or None)
 py::object backward(NetworkCore& core, FastArgs args) {
   const char* function = "backward";
-  const void* const parameters = core.arena(args[0], function, "parameters");
-  void* const gradients = args[1].is_none() ? nullptr : const_cast<void*>(core.arena(args[1], function, "gradients", true));
+  Border border(function);
+  const auto output = [&](py::handle object, const char* name) { return object.is_none() ? OutputArg{} : border.output(object, name); };
+  const void* const parameters = core.arena(border.input(args[0], "parameters"));
+  void* const gradients = core.arena(output(args[1], "gradients"));
   const auto [batch, width] = core.visit([](const auto& network) { return std::pair{network.batch(), network.a_width()}; });
   PYRL_CHECK(batch >= 0, ArgumentError, function, ": there was no forward, expected one before it");
   PYRL_CHECK(!args[2].is_none(), DTypeError, function, ": dy is None, expected an array [B, out]");
-  const void* const dy = matrix(core, args[2], function, "dy", batch, core.out, false);
-  void* const da = matrix(core, args[3], function, "dx", batch, width, true);
-  void* const db = matrix(core, args[4], function, "dx[1]", batch, core.in - width, true);
+  const void* const dy = matrix(core, border.input(args[2], "dy"), batch, core.out);
+  void* const da = matrix(core, output(args[3], "dx"), batch, width);
+  void* const db = matrix(core, output(args[4], "dx[1]"), batch, core.in - width);
   core.visit([&]<class Real>(nn::Network<Real>& network) {
     ReleaseGil released;
     network.backward(static_cast<const Real*>(parameters), static_cast<Real*>(gradients), static_cast<const Real*>(dy), static_cast<Real*>(da),

@@ -1,9 +1,9 @@
 // Optimiser steps over arenas.
 #include <cmath>
-#include <limits>
 #include <span>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
@@ -15,8 +15,6 @@ using namespace pyrl;
 using namespace pyrl::bindings;
 
 namespace {
-
-constexpr double infinity = std::numeric_limits<double>::infinity();
 
 double max_norm_arg(py::handle object, const char* function) { return object.is_none() ? infinity : number_in(object, 0, infinity, function, "max_grad_norm"); }
 
@@ -39,11 +37,12 @@ double clipped_step(const ArrayArg& gradients, double max_norm, const Step& step
 // (parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm) -> norm
 py::object adam(FastArgs args) {
   const char* function = "adam";
-  const ArrayArg gradients = read_array(args[1], function, "gradients");
+  Border border(function);
+  const ArrayArg gradients = border.input(args[1], "gradients");
   const Place place = real_place(gradients.kind, gradients);
-  const ArrayArg parameters = read_array(args[0], function, "parameters", place);
-  const ArrayArg exp_avg = read_array(args[2], function, "exp_avg", place), exp_avg_sq = read_array(args[3], function, "exp_avg_sq", place);
-  const auto count = read_array(args[4], function, "step").as<float, 0>("[]");
+  const OutputArg parameters = border.output(args[0], "parameters", place);
+  const OutputArg exp_avg = border.output(args[2], "exp_avg", place), exp_avg_sq = border.output(args[3], "exp_avg_sq", place);
+  const auto count = border.output(args[4], "step").as<float, 0>("[]");
   const double lr = number_below(args[5], 0, infinity, function, "lr"), beta1 = number_below(args[6], 0, 1, function, "beta1");
   const double beta2 = number_below(args[7], 0, 1, function, "beta2"), epsilon = number_below(args[8], 0, infinity, function, "eps");
   const double decay = number_below(args[9], 0, infinity, function, "weight_decay"), max_norm = max_norm_arg(args[11], function);
@@ -61,10 +60,11 @@ py::object adam(FastArgs args) {
 // (parameters, gradients, square_avg, step, lr, alpha, eps, weight_decay, epsilon_inside, max_grad_norm) -> norm
 py::object rmsprop(FastArgs args) {
   const char* function = "rmsprop";
-  const ArrayArg gradients = read_array(args[1], function, "gradients");
+  Border border(function);
+  const ArrayArg gradients = border.input(args[1], "gradients");
   const Place place = real_place(gradients.kind, gradients);
-  const ArrayArg parameters = read_array(args[0], function, "parameters", place), square_avg = read_array(args[2], function, "square_avg", place);
-  const auto count = read_array(args[3], function, "step").as<float, 0>("[]");
+  const OutputArg parameters = border.output(args[0], "parameters", place), square_avg = border.output(args[2], "square_avg", place);
+  const auto count = border.output(args[3], "step").as<float, 0>("[]");
   const double lr = number_below(args[4], 0, infinity, function, "lr"), alpha = number_in(args[5], 0, 1, function, "alpha");
   const double epsilon = number_below(args[6], 0, infinity, function, "eps");
   const double decay = number_below(args[7], 0, infinity, function, "weight_decay");
@@ -82,8 +82,9 @@ py::object rmsprop(FastArgs args) {
 // (target, online, tau)
 py::object polyak(FastArgs args) {
   const char* function = "polyak";
-  const ArrayArg target = read_array(args[0], function, "target");
-  const ArrayArg online = read_array(args[1], function, "online", real_place(target.kind, target));
+  Border border(function);
+  const OutputArg target = border.output(args[0], "target");
+  const ArrayArg online = border.input(args[1], "online", real_place(target.kind, target));
   const double tau = number_in(args[2], 0, 1, function, "tau");
   with_real(target, [&]<class Real>(Real) {
     const auto to = target.as<Real, 1>("[size]");
@@ -97,15 +98,16 @@ py::object polyak(FastArgs args) {
 // (array, kept)
 py::object set_aside(FastArgs args) {
   const char* function = "set_aside";
-  const ArrayArg from = read_array(args[0], function, "array"), to = read_array(args[1], function, "kept");
-  PYRL_CHECK(from.dtype != DType::Other, DTypeError, function, ": array has ", name_of(from.dtype), ", expected a boolean, integers or floats");
+  Border border(function);
+  const ArrayArg from = border.input(args[0], "array");
+  const OutputArg to = border.output(args[1], "kept");
+  PYRL_CHECK(from.dtype != DType::Other, DTypeError, function, ": array has dtype ", from.dtype_text(), ", expected a boolean, integers or floats");
   from.require_cpu();
   from.require_contiguous();
   to.require_cpu();
   to.require_dtype(from.dtype);
   to.require_shape(std::span(from.shape.data(), static_cast<std::size_t>(from.rank)), "[...]");
   to.require_contiguous();
-  to.require_writable();
   ReleaseGil released;
   streaming_copy(to.data, from.data, from.size() * size_of(from.dtype));
   return py::none();

@@ -13,6 +13,7 @@
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
 #include "bindings/replay_core.hpp"
+#include "bindings/tensor_arg.hpp"
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
 #include "replay/window_gather.hpp"
@@ -129,12 +130,11 @@ void check_batch_size(std::int64_t count, std::int64_t stored, bool replacement)
 // (batch_size, replacement, torch, out) -> tuple of arrays
 py::object sample(ReplayCore& self, FastArgs args) {
   const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
-  const int truth = PyObject_IsTrue(args[1].ptr());
-  if (truth < 0) throw py::error_already_set();
-  const bool replacement = truth != 0;
+  const bool replacement = flag_arg(args[1], "sample", "replacement");
   const CudaStream caller = self.caller_stream("sample");
   check_batch_size(count, self.device ? count : self.ring->size(), replacement);
-  Outputs out(self, count, batch_place(self, args[2]), args[3], "sample");
+  Border border("sample");
+  Outputs out(border, self, count, batch_place(self, args[2]), args[3]);
   void* space = nullptr;
   const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
@@ -172,9 +172,10 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   const CudaStream caller = self.caller_stream("sample");
   const Place place = batch_place(self, args[3]);
   check_batch_size(count, self.device ? count : self.ring->size(), true);
-  Outputs out(self, count, place, args[4], "sample");
+  Border border("sample");
+  Outputs out(border, self, count, place, args[4]);
   py::object weight;
-  const auto weights = output<float, 1>(weight, args[5], place, {count}, "sample", "out.weight", "[B]");
+  const auto weights = border.result<float, 1>(weight, args[5], place, {count}, "out.weight", "[B]");
   void* space = nullptr;
   const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
@@ -192,8 +193,9 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
 // (index, torch, out) -> tuple of arrays
 py::object get(ReplayCore& self, FastArgs args) {
   const CudaStream caller = self.caller_stream("get");
-  const ArrayThere<std::int64_t> index(self, args[0], "get", "index");
-  Outputs out(self, index.count(), batch_place(self, args[1]), args[2], "get");
+  Border border("get");
+  const ArrayThere<std::int64_t> index(self, border, args[0], "index");
+  Outputs out(border, self, index.count(), batch_place(self, args[1]), args[2]);
   void* space = nullptr;
   const py::object owner = self.device ? self.space(DeviceRing::space_bytes(index.count()), &space) : py::object();
   const std::int64_t stale = alone(self, [&] {
@@ -294,8 +296,8 @@ std::int64_t skipped_rows(ReplayCore& self) {
 PYRL_BINDINGS(replay, m) {
   py::class_<ReplayCore> core(m, "ReplayCore", "The record stream behind pyrl.buffers.ReplayBuffer.");
   core.def(py::init([](const std::vector<ReplayCore::LeafSpec>& observation, const std::vector<ReplayCore::LeafSpec>& columns, std::int64_t capacity,
-                       std::int64_t num_envs, int n_step, int frame_stack, bool pad_with_zeros, bool linked, double gamma, std::uint64_t key) {
-             return std::make_unique<ReplayCore>(observation, columns, StreamOptions{capacity, num_envs, n_step, frame_stack, pad_with_zeros, linked, gamma}, key);
+                       std::int64_t num_envs, std::int64_t n_step, std::int64_t frame_stack, bool pad_with_zeros, bool linked, double gamma, std::uint64_t key) {
+             return std::make_unique<ReplayCore>(observation, columns, StreamOptions{capacity, num_envs, ReplayCore::window_arg(n_step, "n_step"), ReplayCore::window_arg(frame_stack, "frame_stack"), pad_with_zeros, linked, gamma}, key);
            }),
            py::arg("observation"), py::arg("columns"), py::arg("capacity"), py::arg("num_envs"), py::arg("n_step"), py::arg("frame_stack"),
            py::arg("pad_with_zeros"), py::arg("linked"), py::arg("gamma"), py::arg("key"))

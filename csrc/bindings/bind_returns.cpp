@@ -1,8 +1,8 @@
 // Advantages and returns over rollouts [T, N].
-#include <initializer_list>
 #include <limits>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
 #include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/real_arg.hpp"
@@ -18,15 +18,7 @@ using namespace pyrl::bindings;
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-
 using Shape = std::array<std::int64_t, 2>;
-
-ArrayArg read_optional(py::handle object, const char* function, const char* name, const Place& place) {
-  return object.is_none() ? ArrayArg{} : read_array(object, function, name, place);
-}
-
-bool given(const ArrayArg& arg) { return arg.name[0] != '\0'; }
 
 void require_shape_of_reward(const ArrayArg& arg, const Shape& wanted, const char* meaning) {
   if (arg.rank == 2 && arg.shape[0] == wanted[0] && arg.shape[1] == wanted[1]) return;
@@ -40,25 +32,25 @@ class RolloutArg {
   static constexpr std::size_t count = 7;
 
   // `value_needed`: the function reads value[t] itself, not only as the value after the step before.
-  RolloutArg(const FastArgs& args, const char* name, bool value_needed)
-      : function(name), reward(read_array(args[0], function, "reward")), place(real_place(place_of(reward), reward)) {
-    value = read_optional(args[1], function, "value", place);
-    next_value = read_optional(args[2], function, "next_value", place);
-    terminated = read_array(args[3], function, "terminated", place);
-    truncated = read_array(args[4], function, "truncated", place);
-    final_value = read_optional(args[5], function, "final_value", place);
-    valid = read_optional(args[6], function, "valid", place);
+  RolloutArg(Border& border, const FastArgs& args, bool value_needed)
+      : function(border.function), reward(border.input(args[0], "reward")), place(real_place(place_of(reward), reward)) {
+    value = border.optional(args[1], "value", place);
+    next_value = border.optional(args[2], "next_value", place);
+    terminated = border.input(args[3], "terminated", place);
+    truncated = border.input(args[4], "truncated", place);
+    final_value = border.optional(args[5], "final_value", place);
+    valid = border.optional(args[6], "valid", place);
     reward.require_rank(2, "[T, N]");
-    PYRL_CHECK(given(value) || !value_needed, DTypeError, function, ": value is None, expected [T, N], or [T+1, N] without next_value");
-    PYRL_CHECK(!given(final_value) || (given(value) && !given(next_value)), ArgumentError, function,
+    PYRL_CHECK(value.given() || !value_needed, DTypeError, function, ": value is None, expected [T, N], or [T+1, N] without next_value");
+    PYRL_CHECK(!final_value.given() || (value.given() && !next_value.given()), ArgumentError, function,
                ": final_value belongs to the form without next_value, where value is [T+1, N]; pass next_value or final_value, not both");
-    if (given(value) && given(next_value)) {
+    if (value.given() && next_value.given()) {
       require_shape_of_reward(value, shape(), "[T, N]");
-    } else if (given(value)) {
+    } else if (value.given()) {
       require_shape_of_reward(value, {shape()[0] + 1, shape()[1]}, "[T+1, N] without next_value");
     }
     for (const ArrayArg* arg : {&next_value, &terminated, &truncated, &final_value, &valid})
-      if (given(*arg)) require_shape_of_reward(*arg, shape(), "[T, N]");
+      if (arg->given()) require_shape_of_reward(*arg, shape(), "[T, N]");
   }
 
   Shape shape() const { return {reward.shape[0], reward.shape[1]}; }
@@ -67,26 +59,13 @@ class RolloutArg {
   returns::RolloutView<T> view() const {
     returns::RolloutView<T> view;
     view.reward = reward.as<const T, 2>("[T, N]");
-    if (given(value)) view.value = value.as<const T, 2>("[T, N]");
-    if (given(next_value)) view.next_value = next_value.as<const T, 2>("[T, N]");
-    if (given(final_value)) view.final_value = final_value.as<const T, 2>("[T, N]");
+    if (value.given()) view.value = value.as<const T, 2>("[T, N]");
+    if (next_value.given()) view.next_value = next_value.as<const T, 2>("[T, N]");
+    if (final_value.given()) view.final_value = final_value.as<const T, 2>("[T, N]");
     view.terminated = terminated.as<const bool, 2>("[T, N]");
     view.truncated = truncated.as<const bool, 2>("[T, N]");
-    if (given(valid)) view.valid = valid.as<const bool, 2>("[T, N]");
+    if (valid.given()) view.valid = valid.as<const bool, 2>("[T, N]");
     return view;
-  }
-
-  // Throws if [data, data + bytes) meets one of the inputs.
-  void require_apart(const void* data, std::int64_t bytes, const char* name, std::initializer_list<const ArrayArg*> more = {}) const {
-    const auto check = [&](const ArrayArg& arg) {
-      const auto* begin = static_cast<const char*>(arg.data);
-      const auto* out = static_cast<const char*>(data);
-      PYRL_CHECK(out + bytes <= begin || begin + arg.size() * size_of(arg.dtype) <= out, ArgumentError, function, ": ", name, " shares memory with ",
-                 arg.name, ", expected memory of its own");
-    };
-    for (const ArrayArg* arg : {&reward, &value, &next_value, &terminated, &truncated, &final_value, &valid})
-      if (given(*arg)) check(*arg);
-    for (const ArrayArg* arg : more) check(*arg);
   }
 
   const char* function;
@@ -97,33 +76,24 @@ class RolloutArg {
 
 // One output: `out` itself if given, else fresh.
 template <class T>
-ArrayView<T, 2> one_output(py::object& owner, py::handle out, const char* name, const RolloutArg& rollout, std::initializer_list<const ArrayArg*> more = {}) {
+ArrayView<T, 2> one_output(Border& border, py::object& owner, py::handle out, const char* name, const RolloutArg& rollout) {
   const Shape shape = rollout.shape();
   if (out.is_none()) return allocate<T, 2>(owner, rollout.place, shape);
-  const ArrayArg arg = read_array(out, rollout.function, name, rollout.place);
+  const OutputArg arg = border.output(out, name, rollout.place);
   require_shape_of_reward(arg, shape, "[T, N]");
-  const auto view = arg.as<T, 2>("[T, N]");
-  rollout.require_apart(view.data, view.size() * static_cast<std::int64_t>(sizeof(T)), name, more);
   owner = py::reinterpret_borrow<py::object>(out);
-  return view;
+  return arg.as<T, 2>("[T, N]");
 }
 
 // Two outputs: `out` is None or a pair. Returns the pair.
 template <class T>
-py::tuple two_outputs(ArrayView<T, 2>& first, ArrayView<T, 2>& second, py::handle out, const RolloutArg& rollout,
-                      std::initializer_list<const ArrayArg*> more = {}) {
+py::tuple two_outputs(Border& border, ArrayView<T, 2>& first, ArrayView<T, 2>& second, py::handle out, const RolloutArg& rollout) {
+  PYRL_CHECK(out.is_none() || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == 2), DTypeError, border.function, ": out is a ",
+             Py_TYPE(out.ptr())->tp_name, ", expected a tuple of two arrays");
+  const auto item = [&](Py_ssize_t i) { return out.is_none() ? out : py::handle(PyTuple_GET_ITEM(out.ptr(), i)); };
   py::object a, b;
-  if (out.is_none()) {
-    first = one_output<T>(a, out, "", rollout);
-    second = one_output<T>(b, out, "", rollout);
-  } else {
-    PYRL_CHECK(PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == 2, DTypeError, rollout.function, ": out is a ", Py_TYPE(out.ptr())->tp_name,
-               ", expected a tuple of two arrays");
-    first = one_output<T>(a, PyTuple_GET_ITEM(out.ptr(), 0), "out[0]", rollout, more);
-    second = one_output<T>(b, PyTuple_GET_ITEM(out.ptr(), 1), "out[1]", rollout, more);
-    PYRL_CHECK(first.data + first.size() <= second.data || second.data + second.size() <= first.data, ArgumentError, rollout.function,
-               ": out[1] shares memory with out[0], expected memory of its own");
-  }
+  first = one_output<T>(border, a, item(0), "out[0]", rollout);
+  second = one_output<T>(border, b, item(1), "out[1]", rollout);
   py::tuple pair(2);
   PyTuple_SET_ITEM(pair.ptr(), 0, a.release().ptr());
   PyTuple_SET_ITEM(pair.ptr(), 1, b.release().ptr());
@@ -132,23 +102,25 @@ py::tuple two_outputs(ArrayView<T, 2>& first, ArrayView<T, 2>& second, py::handl
 
 // (rollout.., gamma, gae_lambda, out)
 py::object gae(FastArgs args) {
-  const RolloutArg rollout(args, "gae", true);
+  Border border("gae");
+  const RolloutArg rollout(border, args, true);
   const double gamma = number_in(args[7], 0, 1, "gae", "gamma"), gae_lambda = number_in(args[8], 0, 1, "gae", "gae_lambda");
   return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::GaeArgs<T> call{rollout.view<T>(), {}, {}, gamma, gae_lambda};
-    py::tuple result = two_outputs<T>(call.advantage, call.return_, args[9], rollout);
+    py::tuple result = two_outputs<T>(border, call.advantage, call.return_, args[9], rollout);
     run_at(rollout.place, "gae", [&] { returns::gae(call); }, [&](const auto& stream) { returns::gae_cuda(call, stream); });
     return result;
   });
 }
 
 py::object lambda_return_as(const char* function, const FastArgs& args, double lambda, py::handle out) {
-  const RolloutArg rollout(args, function, false);
+  Border border(function);
+  const RolloutArg rollout(border, args, false);
   const double gamma = number_in(args[7], 0, 1, function, "gamma");
   return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::LambdaReturnArgs<T> call{rollout.view<T>(), {}, gamma, lambda};
     py::object result;
-    call.return_ = one_output<T>(result, out, "out", rollout);
+    call.return_ = one_output<T>(border, result, out, "out", rollout);
     run_at(rollout.place, function, [&] { returns::lambda_return(call, function); },
            [&](const auto& stream) { returns::lambda_return_cuda(call, stream); });
     return result;
@@ -167,14 +139,15 @@ py::object discounted_return(FastArgs args) { return lambda_return_as("discounte
 // (rollout.., gamma, n, out)
 py::object n_step_return(FastArgs args) {
   const char* function = "n_step_return";
-  const RolloutArg rollout(args, function, false);
+  Border border(function);
+  const RolloutArg rollout(border, args, false);
   const double gamma = number_in(args[7], 0, 1, function, "gamma");
   const std::int64_t n = integer_arg(args[8], function, "n");
   PYRL_CHECK(n >= 1, ArgumentError, function, ": n is ", n, ", expected at least 1");
   return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::NStepReturnArgs<T> call{rollout.view<T>(), {}, n, gamma};
     py::object result;
-    call.return_ = one_output<T>(result, args[9], "out", rollout);
+    call.return_ = one_output<T>(border, result, args[9], "out", rollout);
     run_at(rollout.place, function, [&] { returns::n_step_return(call); },
            [&](const auto& stream) { returns::n_step_return_cuda(call, stream); });
     return result;
@@ -184,16 +157,17 @@ py::object n_step_return(FastArgs args) {
 // (rollout.., log_prob, behaviour_log_prob, gamma, lambda_, rho_bar, c_bar, out)
 py::object vtrace(FastArgs args) {
   const char* function = "vtrace";
-  const RolloutArg rollout(args, function, true);
-  const ArrayArg log_prob = read_array(args[7], function, "log_prob", rollout.place);
-  const ArrayArg behaviour_log_prob = read_array(args[8], function, "behaviour_log_prob", rollout.place);
+  Border border(function);
+  const RolloutArg rollout(border, args, true);
+  const ArrayArg log_prob = border.input(args[7], "log_prob", rollout.place);
+  const ArrayArg behaviour_log_prob = border.input(args[8], "behaviour_log_prob", rollout.place);
   for (const ArrayArg* arg : {&log_prob, &behaviour_log_prob}) require_shape_of_reward(*arg, rollout.shape(), "[T, N]");
   const double gamma = number_in(args[9], 0, 1, function, "gamma"), lambda = number_in(args[10], 0, 1, function, "lambda_");
   const double rho_bar = number_in(args[11], 0, infinity, function, "rho_bar"), c_bar = number_in(args[12], 0, infinity, function, "c_bar");
   return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::VtraceArgs<T> call{rollout.view<T>(), log_prob.as<const T, 2>("[T, N]"), behaviour_log_prob.as<const T, 2>("[T, N]"), {}, {},
                                 gamma, lambda, rho_bar, c_bar};
-    py::tuple result = two_outputs<T>(call.vs, call.pg_advantage, args[13], rollout, {&log_prob, &behaviour_log_prob});
+    py::tuple result = two_outputs<T>(border, call.vs, call.pg_advantage, args[13], rollout);
     run_at(rollout.place, function, [&] { returns::vtrace(call); }, [&](const auto& stream) { returns::vtrace_cuda(call, stream); });
     return result;
   });

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
 #include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
@@ -18,51 +19,45 @@ namespace {
 // (columns, index, out or None) -> tuple of arrays [B, ...]
 py::object take_rows(FastArgs args) {
   const char* function = "take_rows";
+  Border border(function);
   PYRL_CHECK(PyTuple_Check(args[0].ptr()) && PyTuple_GET_SIZE(args[0].ptr()) > 0, DTypeError, function, ": columns is a ", Py_TYPE(args[0].ptr())->tp_name,
              ", expected a tuple of arrays");
-  ArrayArg first = read_array(PyTuple_GET_ITEM(args[0].ptr(), 0), function, "columns");
-  const Place place = place_of(first);
-  const auto index = read_array(args[1], function, "index", place).as<const std::int64_t, 1>("[B]");
   const Py_ssize_t count = PyTuple_GET_SIZE(args[0].ptr());
   const bool given = !args[2].is_none();
   PYRL_CHECK(!given || PyTuple_Check(args[2].ptr()), DTypeError, function, ": out is a ", Py_TYPE(args[2].ptr())->tp_name,
              ", expected a tuple of arrays");
   PYRL_CHECK(!given || PyTuple_GET_SIZE(args[2].ptr()) == count, ArgumentError, function, ": out holds ", PyTuple_GET_SIZE(args[2].ptr()),
              " arrays, expected ", count, " (from columns)");
-  std::vector<sampling::RowsColumn> columns(static_cast<std::size_t>(count));
-  py::tuple outputs(count);
-  std::int64_t rows = -1;
+  std::vector<ArrayArg> from;
+  from.reserve(static_cast<std::size_t>(count));
+  Place place(Kind::NumPy);
   for (Py_ssize_t c = 0; c < count; ++c) {
-    const ArrayArg from = read_array(PyTuple_GET_ITEM(args[0].ptr(), c), function, "columns", place);
-    from.require_device();
-    from.require_contiguous();
-    PYRL_CHECK(from.dtype != DType::Other, DTypeError, function, ": columns[", c, "] has ", name_of(from.dtype),
-               ", expected a boolean, integers or floats");
-    PYRL_CHECK(from.rank >= 1, ShapeError, function, ": columns[", c, "] has shape ", from.shape_text(), ", expected [M, ...]");
-    PYRL_CHECK(rows < 0 || from.shape[0] == rows, ShapeError, function, ": columns[", c, "] has ", from.shape[0], " rows, expected M = ", rows, " (from columns[0])");
-    rows = from.shape[0];
-    std::array<std::int64_t, ArrayArg::max_rank> shape = from.shape;
+    const py::handle object = PyTuple_GET_ITEM(args[0].ptr(), c);
+    from.push_back(c == 0 ? border.input(object, "columns") : border.input(object, "columns", place));
+    if (c == 0) place = place_of(from[0]);
+    const ArrayArg& column = from.back();
+    column.require_device();
+    column.require_contiguous();
+    PYRL_CHECK(column.dtype != DType::Other, DTypeError, function, ": columns[", c, "] has dtype ", column.dtype_text(), ", expected a boolean, integers or floats");
+    PYRL_CHECK(column.rank >= 1, ShapeError, function, ": columns[", c, "] has shape ", column.shape_text(), ", expected [M, ...]");
+    PYRL_CHECK(column.shape[0] == from[0].shape[0], ShapeError, function, ": columns[", c, "] has ", column.shape[0], " rows, expected M = ", from[0].shape[0],
+               " (from columns[0])");
+  }
+  const auto index = border.input(args[1], "index", place).as<const std::int64_t, 1>("[B]");
+  const std::int64_t rows = from[0].shape[0];
+  std::vector<sampling::RowsColumn> columns;
+  columns.reserve(static_cast<std::size_t>(count));
+  py::tuple outputs(count);
+  for (Py_ssize_t c = 0; c < count; ++c) {
+    const ArrayArg& column = from[static_cast<std::size_t>(c)];
+    std::array<std::int64_t, ArrayArg::max_rank> shape = column.shape;
     shape[0] = index.size();
-    const std::span<const std::int64_t> extents(shape.data(), static_cast<std::size_t>(from.rank));
-    void* to = nullptr;
+    const std::span<const std::int64_t> extents(shape.data(), static_cast<std::size_t>(column.rank));
     py::object out;
-    if (given) {
-      out = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(args[2].ptr(), c));
-      const ArrayArg into = read_array(out, function, "out", place);
-      into.require_device();
-      into.require_dtype(from.dtype);
-      into.require_shape(extents, "[B, ...]");
-      into.require_contiguous();
-      into.require_writable();
-      to = into.data;
-    } else {
-      out = empty_like_kind({from.kind, place.device, place.like}, from.dtype, extents, &to);
-    }
-    std::int64_t row_bytes = size_of(from.dtype);
-    for (int axis = 1; axis < from.rank; ++axis) row_bytes *= from.shape[axis];
-    const std::uint8_t missing = from.dtype == DType::Bool ? 0 : 0xff;
-    columns[static_cast<std::size_t>(c)] = {static_cast<const std::uint8_t*>(from.data), static_cast<std::uint8_t*>(to), row_bytes,
-                                            missing};
+    const py::handle into = given ? py::handle(PyTuple_GET_ITEM(args[2].ptr(), c)) : args[2];
+    void* const to = border.result(out, into, {column.kind, place.device, place.like}, column.dtype, extents, "out", "[B, ...]");
+    const std::uint8_t missing = column.dtype == DType::Bool ? 0 : 0xff;
+    columns.push_back({static_cast<const std::uint8_t*>(column.data), static_cast<std::uint8_t*>(to), bytes_of(column.dtype, extents.subspan(1)), missing});
     PyTuple_SET_ITEM(outputs.ptr(), c, out.release().ptr());
   }
   for (std::int64_t i = 0; place.device.is_cpu() && i < index.size(); ++i)

@@ -2,12 +2,13 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
-#include <limits>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
 #include "bindings/cuda_arg.hpp"
 #include "bindings/fast_call.hpp"
+#include "bindings/nvec_arg.hpp"
 #include "bindings/random_arg.hpp"
 #include "bindings/real_arg.hpp"
 #include "bindings/registry.hpp"
@@ -24,47 +25,12 @@ using namespace pyrl::bindings;
 
 namespace {
 
-bool flag_arg(py::handle object, const char* function, const char* name) {
-  const int truth = PyObject_IsTrue(object.ptr());
-  if (truth < 0) {
-    PyErr_Clear();
-    throw DTypeError(concat(function, ": ", name, " is a ", Py_TYPE(object.ptr())->tp_name, ", expected True or False"));
-  }
-  return truth != 0;
-}
-
-void require_apart(const void* out, std::int64_t bytes, const char* name, const ArrayArg& arg) {
-  const auto *begin = static_cast<const char*>(arg.data), *first = static_cast<const char*>(out);
-  PYRL_CHECK(first + bytes <= begin || begin + arg.size() * size_of(arg.dtype) <= first, ArgumentError, arg.function, ": ", name,
-             " shares memory with ", arg.name, ", expected memory of its own");
-}
-
-template <class T, int Rank>
-std::int64_t bytes_of(const ArrayView<T, Rank>& view) {
-  return view.size() * static_cast<std::int64_t>(sizeof(T));
-}
-
 // `out` is None or a pair (action, log_prob).
 std::array<py::handle, 2> pair_arg(py::handle out, const char* function) {
   if (out.is_none()) return {out, out};
   PYRL_CHECK(PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == 2, DTypeError, function, ": out is a ", Py_TYPE(out.ptr())->tp_name,
              ", expected a tuple (action, log_prob)");
   return {PyTuple_GET_ITEM(out.ptr(), 0), PyTuple_GET_ITEM(out.ptr(), 1)};
-}
-
-// Outputs given by the caller lie apart from the inputs and each other.
-template <class Action, int Rank>
-void require_outputs_apart(py::handle out, const ArrayView<Action, Rank>& action, const ArrayView<float, 1>& log_prob,
-                           std::initializer_list<const ArrayArg*> inputs) {
-  if (out.is_none()) return;
-  for (const ArrayArg* input : inputs) {
-    if (input->data == nullptr) continue;
-    require_apart(action.data, bytes_of(action), "out[0]", *input);
-    require_apart(log_prob.data, bytes_of(log_prob), "out[1]", *input);
-  }
-  const auto *a = reinterpret_cast<const char*>(action.data), *b = reinterpret_cast<const char*>(log_prob.data);
-  PYRL_CHECK(a + bytes_of(action) <= b || b + bytes_of(log_prob) <= a, ArgumentError, (*inputs.begin())->function,
-             ": out[0] shares memory with out[1], expected memory of its own");
 }
 
 // (size, high, random, replacement, out)
@@ -81,7 +47,7 @@ py::object uniform_indices(FastArgs args) {
   PYRL_CHECK(replacement || place.device.is_cpu() || size < std::int64_t{1} << 32, ArgumentError, function, ": size is ", size,
              ", expected less than 2^32 without replacement on a GPU");
   py::object result, space;
-  const auto index = output<std::int64_t, 1>(result, args[4], place, {size}, function, "out", "[size]");
+  const auto index = Border(function).result<std::int64_t, 1>(result, args[4], place, {size}, "out", "[size]");
   void* memory = nullptr;
   if (place.device.is_cuda() && !replacement) space = device_space(place, sampling::Moves::bytes(size), &memory);
   sampling::UniformIndicesArgs call{index, static_cast<std::uint64_t>(high), {}};
@@ -101,7 +67,7 @@ py::object permutation(FastArgs args) {
   RandomObject& random = random_arg(args[1], function);
   const Place place = place_of_output(args[2], function, "out");
   py::object result, space;
-  const auto out = output<std::int64_t, 1>(result, args[2], place, {n}, function, "out", "[n]");
+  const auto out = Border(function).result<std::int64_t, 1>(result, args[2], place, {n}, "out", "[n]");
   void* memory = nullptr;
   if (place.device.is_cuda()) space = device_space(place, sampling::Moves::bytes(n), &memory);
   sampling::PermutationArgs call{out, {}};
@@ -112,6 +78,7 @@ py::object permutation(FastArgs args) {
 
 // Reads and checks what both forms share; the caller sets nvec and action.
 struct CategoricalCall {
+  Border border;
   ArrayArg logits;
   Place place;
   ArrayArg mask;
@@ -120,13 +87,11 @@ struct CategoricalCall {
 
   CategoricalCall(const char* function, py::handle logits_object, py::handle mask_object, py::handle random_object,
                   py::handle deterministic)
-      : logits(read_array(logits_object, function, "logits")), place(place_of(logits)), random(random_arg(random_object, function)) {
+      : border(function), logits(border.input(logits_object, "logits")), place(place_of(logits)), random(random_arg(random_object, function)) {
     args.function = function;
     args.logits = logits.as<const float, 2>("[B, K]");
-    if (!mask_object.is_none()) {
-      mask = read_array(mask_object, function, "mask", place);
-      args.mask = mask.as<const bool, 2>({logits.shape[0], logits.shape[1]}, "[B, K]");
-    }
+    mask = border.optional(mask_object, "mask", place);
+    if (mask.given()) args.mask = mask.as<const bool, 2>({logits.shape[0], logits.shape[1]}, "[B, K]");
     args.deterministic = flag_arg(deterministic, function, "deterministic");
     PYRL_CHECK(logits.shape[0] <= (std::int64_t{1} << 32), ShapeError, function, ": logits has shape ", logits.shape_text(),
                ", expected at most 2^32 rows");
@@ -149,44 +114,24 @@ py::object sample_categorical(FastArgs args) {
   PYRL_CHECK(categories >= 1, ShapeError, function, ": logits has shape ", call.logits.shape_text(), ", expected [B, K] with K at least 1");
   const auto [action_out, log_prob_out] = pair_arg(args[4], function);
   py::object action, log_prob;
-  const auto flat = output<std::int64_t, 1>(action, action_out, call.place, {batch}, function, "out[0]", "[B]");
-  call.args.log_prob = output<float, 1>(log_prob, log_prob_out, call.place, {batch}, function, "out[1]", "[B]");
-  require_outputs_apart(args[4], flat, call.args.log_prob, {&call.logits, &call.mask});
+  const auto flat = call.border.result<std::int64_t, 1>(action, action_out, call.place, {batch}, "out[0]", "[B]");
+  call.args.log_prob = call.border.result<float, 1>(log_prob, log_prob_out, call.place, {batch}, "out[1]", "[B]");
   call.args.action = {flat.data, {batch, 1}};
   call.args.nvec = {&categories, {1}};
   call.run();
   return py::make_tuple(std::move(action), std::move(log_prob));
 }
 
-std::vector<std::int64_t> nvec_arg(py::handle object, const char* function) {
-  const py::object items = py::reinterpret_steal<py::object>(PySequence_Fast(object.ptr(), ""));
-  if (!items) {
-    PyErr_Clear();
-    throw DTypeError(concat(function, ": nvec is a ", Py_TYPE(object.ptr())->tp_name, ", expected a sequence of integers"));
-  }
-  std::vector<std::int64_t> nvec(static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr())));
-  for (std::size_t m = 0; m < nvec.size(); ++m) {
-    nvec[m] = integer_arg(PySequence_Fast_GET_ITEM(items.ptr(), static_cast<Py_ssize_t>(m)), function, "nvec");
-    PYRL_CHECK(nvec[m] >= 1, ArgumentError, function, ": nvec[", m, "] is ", nvec[m], ", expected at least 1");
-  }
-  return nvec;
-}
-
 // (logits, nvec, mask, random, deterministic, out)
 py::object sample_multi_categorical(FastArgs args) {
   const char* function = "sample_multi_categorical";
   CategoricalCall call(function, args[0], args[2], args[3], args[4]);
-  const std::vector<std::int64_t> nvec = nvec_arg(args[1], function);
+  const std::vector<std::int64_t> nvec = nvec_arg(args[1], call.logits);
   const std::int64_t batch = call.logits.shape[0], components = static_cast<std::int64_t>(nvec.size());
-  std::int64_t columns = 0;
-  for (const std::int64_t n : nvec) columns += n;
-  PYRL_CHECK(columns == call.logits.shape[1], ShapeError, function, ": logits has shape ", call.logits.shape_text(),
-             ", expected [B, sum of nvec] = [", batch, ", ", columns, "]");
   const auto [action_out, log_prob_out] = pair_arg(args[5], function);
   py::object action, log_prob;
-  call.args.action = output<std::int64_t, 2>(action, action_out, call.place, {batch, components}, function, "out[0]", "[B, M]");
-  call.args.log_prob = output<float, 1>(log_prob, log_prob_out, call.place, {batch}, function, "out[1]", "[B]");
-  require_outputs_apart(args[5], call.args.action, call.args.log_prob, {&call.logits, &call.mask});
+  call.args.action = call.border.result<std::int64_t, 2>(action, action_out, call.place, {batch, components}, "out[0]", "[B, M]");
+  call.args.log_prob = call.border.result<float, 1>(log_prob, log_prob_out, call.place, {batch}, "out[1]", "[B]");
   call.args.nvec = {nvec.data(), {components}};
   call.run();
   return py::make_tuple(std::move(action), std::move(log_prob));
@@ -195,9 +140,10 @@ py::object sample_multi_categorical(FastArgs args) {
 // (mean, log_std, random, deterministic, out)
 py::object sample_gaussian(FastArgs args) {
   const char* function = "sample_gaussian";
-  ArrayArg mean = read_array(args[0], function, "mean");
+  Border border(function);
+  ArrayArg mean = border.input(args[0], "mean");
   const Place place = place_of(mean);
-  const ArrayArg log_std = read_array(args[1], function, "log_std", place);
+  const ArrayArg log_std = border.input(args[1], "log_std", place);
   RandomObject& random = random_arg(args[2], function);
   sampling::GaussianArgs call;
   call.mean = mean.as<const float, 2>("[B, A]");
@@ -212,9 +158,8 @@ py::object sample_gaussian(FastArgs args) {
   call.deterministic = flag_arg(args[3], function, "deterministic");
   const auto [action_out, log_prob_out] = pair_arg(args[4], function);
   py::object action, log_prob;
-  call.action = output<float, 2>(action, action_out, place, {batch, dimensions}, function, "out[0]", "[B, A]");
-  call.log_prob = output<float, 1>(log_prob, log_prob_out, place, {batch}, function, "out[1]", "[B]");
-  require_outputs_apart(args[4], call.action, call.log_prob, {&mean, &log_std});
+  call.action = border.result<float, 2>(action, action_out, place, {batch, dimensions}, "out[0]", "[B, A]");
+  call.log_prob = border.result<float, 1>(log_prob, log_prob_out, place, {batch}, "out[1]", "[B]");
   const auto on_cpu = [&] { sampling::sample_gaussian(call); };
   const auto on_cuda = [&](const auto& stream) { sampling::sample_gaussian_cuda(call, stream); };
   call.deterministic ? run_at(place, function, on_cpu, on_cuda) : run_drawing(place, function, random, call.random, on_cpu, on_cuda);
@@ -222,19 +167,19 @@ py::object sample_gaussian(FastArgs args) {
 }
 
 // count (int64 []), mean and m2 (float64, shaped like an item) are the arrays of one RunningMoments; they lie where the batch does.
+// `Moment` is OutputArg where they are changed.
+template <class Moment>
 struct MomentsCall {
+  Border border;
   ArrayArg batch;
   Place place;
-  ArrayArg mean, m2;
+  Moment mean, m2;
   std::int64_t rows = 1;
   sampling::Moments moments;
 
   MomentsCall(const char* function, const char* name, py::handle batch_object, py::handle count_object, py::handle mean_object,
               py::handle m2_object)
-      : batch(read_array(batch_object, function, name)),
-        place(place_of(batch)),
-        mean(read_array(mean_object, function, "mean", place)),
-        m2(read_array(m2_object, function, "m2", place)) {
+      : border(function), batch(border.input(batch_object, name)), place(place_of(batch)), mean(read(mean_object, "mean")), m2(read(m2_object, "m2")) {
     const int leading = batch.rank - mean.rank;
     bool matches = leading >= 0;
     for (int axis = 0; matches && axis < mean.rank; ++axis) matches = batch.shape[leading + axis] == mean.shape[axis];
@@ -244,11 +189,11 @@ struct MomentsCall {
           concat(function, ": ", name, " has shape ", batch.shape_text(), ", expected [...", item.size() > 2 ? ", " : "", item.substr(1)));
     }
     for (int axis = 0; axis < leading; ++axis) rows *= batch.shape[axis];
-    moments.count = read_array(count_object, function, "count", place).as<std::int64_t, 0>("[]").data;
+    moments.count = const_cast<std::int64_t*>(read(count_object, "count").template as<const std::int64_t, 0>("[]").data);
     moments.mean = flat(mean);
     moments.m2 = flat(m2);
     PYRL_CHECK(batch.dtype == DType::Float32 || batch.dtype == DType::Float64, DTypeError, function, ": ", name, " has dtype ",
-               name_of(batch.dtype), ", expected float32 or float64");
+               batch.dtype_text(), ", expected float32 or float64");
     batch.require_contiguous();
   }
 
@@ -258,11 +203,17 @@ struct MomentsCall {
   }
 
  private:
+  Moment read(py::handle object, const char* name) {
+    if constexpr (std::is_same_v<Moment, OutputArg>) {
+      return border.output(object, name, place);
+    } else {
+      return border.input(object, name, place);
+    }
+  }
   static ArrayView<double, 1> flat(const ArrayArg& arg) {
     arg.require_device();
     arg.require_dtype(DType::Float64);
     arg.require_contiguous();
-    arg.require_writable();
     return {static_cast<double*>(arg.data), {arg.size()}};
   }
 };
@@ -270,12 +221,12 @@ struct MomentsCall {
 // (batch, count, mean, m2)
 py::object update_moments(FastArgs args) {
   const char* function = "RunningMoments.update";
-  MomentsCall call(function, "batch", args[0], args[1], args[2], args[3]);
+  MomentsCall<OutputArg> call(function, "batch", args[0], args[1], args[2], args[3]);
   py::object space;
   void* memory = nullptr;
   if (call.place.device.is_cuda()) space = device_space(call.place, sampling::moments_space(call.rows, call.mean.size()), &memory);
   with_real(call.batch, [&]<class T>(T) {
-    const auto view = call.view<T>();
+    const auto view = call.template view<T>();
     run_at(call.place, function, [&] { sampling::update_moments(view, call.moments); },
            [&](const auto& stream) { sampling::update_moments_cuda(view, call.moments, memory, stream); });
   });
@@ -285,31 +236,16 @@ py::object update_moments(FastArgs args) {
 // (x, count, mean, m2, clip, epsilon, center, out)
 py::object normalize(FastArgs args) {
   const char* function = "RunningMoments.normalize";
-  const MomentsCall call(function, "x", args[0], args[1], args[2], args[3]);
-  const double infinity = std::numeric_limits<double>::infinity();
+  MomentsCall<ArrayArg> call(function, "x", args[0], args[1], args[2], args[3]);
   const double clip = args[4].is_none() ? infinity : number_in(args[4], 0, infinity, function, "clip");
   const double epsilon = number_in(args[5], 0, infinity, function, "epsilon");
   const bool center = flag_arg(args[6], function, "center");
   const std::span<const std::int64_t> shape(call.batch.shape.data(), static_cast<std::size_t>(call.batch.rank));
   py::object result;
-  void* data = nullptr;
-  if (args[7].is_none()) {
-    result = empty_like_kind(call.place, DType::Float32, shape, &data);
-  } else {
-    const ArrayArg out = read_array(args[7], function, "out", call.place);
-    out.require_device();
-    out.require_dtype(DType::Float32);
-    out.require_contiguous();
-    out.require_writable();
-    out.require_shape(shape, "the shape of x");
-    if (out.data != call.batch.data || call.batch.dtype != DType::Float32)
-      require_apart(out.data, out.size() * size_of(out.dtype), "out", call.batch);
-    result = py::reinterpret_borrow<py::object>(args[7]);
-    data = out.data;
-  }
+  void* const data = call.border.result(result, args[7], call.place, DType::Float32, shape, "out", "the shape of x", &call.batch);
   const ArrayView<float, 2> out{static_cast<float*>(data), {call.rows, call.mean.size()}};
   with_real(call.batch, [&]<class T>(T) {
-    const sampling::NormalizeArgs<T> normalize_args{call.view<T>(), out, call.moments, clip, epsilon, center};
+    const sampling::NormalizeArgs<T> normalize_args{call.template view<T>(), out, call.moments, clip, epsilon, center};
     run_at(call.place, function, [&] { sampling::normalize(normalize_args); },
            [&](const auto& stream) { sampling::normalize_cuda(normalize_args, stream); });
   });

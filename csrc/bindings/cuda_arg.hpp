@@ -7,6 +7,7 @@
 #pragma once
 
 #include "bindings/array_arg.hpp"
+#include "bindings/tensor_arg.hpp"
 #include "core/cuda.hpp"
 
 namespace pyrl::bindings {

@@ -6,17 +6,30 @@
 namespace pyrl::bindings {
 namespace {
 
-std::string text_of(py::handle object) { return py::repr(object).cast<std::string>(); }
+// Numbers may be too long to print.
+std::string text_of(py::handle object) {
+  py::object text = py::reinterpret_steal<py::object>(PyObject_Repr(object.ptr()));
+  if (text) return text.cast<std::string>();
+  PyErr_Clear();
+  return concat("a ", Py_TYPE(object.ptr())->tp_name);
+}
+
+// Turns the error of a conversion into ours; one that is no wrong type or value (KeyboardInterrupt) goes through.
+[[noreturn]] void refuse(py::handle object, const char* function, const char* name, const char* kind, const char* range) {
+  const bool wrong_type = PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_ValueError);
+  if (!wrong_type && !PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
+  PyErr_Clear();
+  const std::string start = concat(function, ": ", name, " is ", text_of(object), ", expected ");
+  if (wrong_type) throw DTypeError(start + kind);
+  throw ArgumentError(start + range);
+}
 
 }  // namespace
 
 double number_arg(py::handle object, const char* function, const char* name) {
   if (PyFloat_CheckExact(object.ptr())) return PyFloat_AS_DOUBLE(object.ptr());
   const double value = PyFloat_AsDouble(object.ptr());
-  if (value == -1.0 && PyErr_Occurred() != nullptr) {
-    PyErr_Clear();
-    throw DTypeError(concat(function, ": ", name, " is ", text_of(object), ", expected a number"));
-  }
+  if (value == -1.0 && PyErr_Occurred() != nullptr) refuse(object, function, name, "a number", "a number that a double holds");
   return value;
 }
 
@@ -48,10 +61,7 @@ std::int64_t integer_arg(py::handle object, const char* function, const char* na
   PyObject* index = PyNumber_Index(object.ptr());
   const long long value = index == nullptr ? -1 : PyLong_AsLongLong(index);
   Py_XDECREF(index);
-  if (PyErr_Occurred() != nullptr) {
-    PyErr_Clear();
-    throw DTypeError(concat(function, ": ", name, " is ", text_of(object), ", expected an integer"));
-  }
+  if (value == -1 && PyErr_Occurred() != nullptr) refuse(object, function, name, "an integer", "an integer that 64 bits hold");
   return value;
 }
 

@@ -9,6 +9,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
+#include <limits>
 
 #include "core/check.hpp"
 
@@ -24,6 +25,8 @@ class FastArgs {
  private:
   PyObject* const* values_;
 };
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // A number; messages say "gae: gamma is 'x', expected a number".
 double number_arg(py::handle object, const char* function, const char* name);

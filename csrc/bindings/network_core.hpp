@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/constructed.hpp"
 #include "nn/network.hpp"
 
 namespace pyrl::bindings {
@@ -20,8 +21,8 @@ struct NetworkCore {
   decltype(auto) visit(const Body& body) {
     return std::visit(body, network);
   }
-  // The arena as `const Real*`: checked for dtype, and to be long enough for every layer.
-  const void* arena(py::handle object, const char* function, const char* name, bool writable = false) const;
+  // Where an arena lies: checked for dtype, and to be long enough for every layer. Null if it is not given.
+  void* arena(const ArrayArg& arg) const;
 
   std::variant<nn::Network<float>, nn::Network<double>> network;
   DType dtype;
@@ -30,3 +31,5 @@ struct NetworkCore {
 };
 
 }  // namespace pyrl::bindings
+
+PYRL_CONSTRUCTED(::pyrl::bindings::NetworkCore);

@@ -7,6 +7,8 @@
 #pragma once
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
+#include "bindings/constructed.hpp"
 #include "bindings/cuda_arg.hpp"
 #include "core/check.hpp"
 #include "core/philox.hpp"
@@ -18,27 +20,32 @@ class RandomObject {
  public:
   RandomObject(std::uint64_t key, std::uint64_t draw, py::object memory) : own_{key, draw}, memory_(std::move(memory)) {
     if (memory_.is_none()) return;
-    ArrayArg arg = read_array(memory_, "RandomStream", "memory");
-    device_ = place_of(arg).device;
-    words_ = reinterpret_cast<RandomStream*>(arg.as<std::int64_t, 1>({2}, "(key, draw)").data);
+    device_ = read_array(memory_, "RandomStream", "memory").device;
+    words();
     set_state(own_);
   }
 
   Device device() const { return device_; }
   const py::object& memory() const { return memory_; }
   // Null on a GPU.
-  RandomStream* here() { return words_ == nullptr ? &own_ : device_.is_cpu() ? words_ : nullptr; }
-  RandomStream* there() const { return words_; }
+  RandomStream* here() { return memory_.is_none() ? &own_ : device_.is_cpu() ? words() : nullptr; }
+  // The words of the tensor, wherever it keeps them now.
+  RandomStream* words() const {
+    OutputArg arg = Border("RandomStream").output(memory_, "memory");
+    PYRL_CHECK(place_of(arg).device == device_, DeviceError, "RandomStream: memory is on ", arg.device.text(), ", expected ", device_.text());
+    return reinterpret_cast<RandomStream*>(arg.as<std::int64_t, 1>({2}, "(key, draw)").data);
+  }
 
   // Waits for a GPU.
   RandomStream state() const {
-    if (words_ == nullptr) return own_;
+    if (memory_.is_none()) return own_;
     const auto words = memory_.attr("tolist")().cast<std::array<std::int64_t, 2>>();
     return {static_cast<std::uint64_t>(words[0]), static_cast<std::uint64_t>(words[1])};
   }
   void set_state(const RandomStream& state) {
     own_ = state;
-    if (words_ == nullptr) return;
+    if (memory_.is_none()) return;
+    words();  // checked again
     memory_[py::int_(0)] = static_cast<std::int64_t>(state.key);
     memory_[py::int_(1)] = static_cast<std::int64_t>(state.draw);
   }
@@ -47,8 +54,13 @@ class RandomObject {
   RandomStream own_;
   py::object memory_;
   Device device_;
-  RandomStream* words_ = nullptr;
 };
+
+}  // namespace pyrl::bindings
+
+PYRL_CONSTRUCTED(::pyrl::bindings::RandomObject);
+
+namespace pyrl::bindings {
 
 inline RandomObject& random_arg(py::handle object, const char* function) {
   PYRL_CHECK(py::isinstance<RandomObject>(object), DTypeError, function, ": random is a ", Py_TYPE(object.ptr())->tp_name,
@@ -65,10 +77,11 @@ void run_drawing(const Place& place, const char* function, RandomObject& random,
   if (here == nullptr) {
     PYRL_CHECK(place.device == random.device(), DeviceError, function, ": random is on ", random.device().text(), ", expected ",
                place.device.text());
-    source = {0, 0, random.there()};
+    RandomStream* const there = random.words();
+    source = {0, 0, there};
     run_at(place, function, on_cpu, [&](const auto& stream) {
       on_cuda(stream);
-      add_cuda(reinterpret_cast<std::int64_t*>(&random.there()->draw), 1, stream);
+      add_cuda(reinterpret_cast<std::int64_t*>(&there->draw), 1, stream);
     });
     return;
   }

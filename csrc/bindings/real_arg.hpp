@@ -18,7 +18,7 @@ inline Place real_place(Place place, const ArrayArg& first) {
 // body(Real{}) with Real = float or double.
 template <class Body>
 decltype(auto) with_real(const ArrayArg& first, const Body& body) {
-  PYRL_CHECK(first.dtype == DType::Float32 || first.dtype == DType::Float64, DTypeError, first.function, ": ", first.name, " has dtype ", name_of(first.dtype),
+  PYRL_CHECK(first.dtype == DType::Float32 || first.dtype == DType::Float64, DTypeError, first.function, ": ", first.name, " has dtype ", first.dtype_text(),
              ", expected float32 or float64");
   if (first.dtype == DType::Float32) return body(float{});
   return body(double{});

@@ -1,6 +1,7 @@
 #include "bindings/replay_core.hpp"
 
 #include "bindings/cuda_arg.hpp"
+#include "bindings/tensor_arg.hpp"
 
 namespace pyrl::bindings {
 
@@ -22,6 +23,10 @@ void ReplayCore::move_to(const std::string& name, bool copied) {
 }
 
 void ReplayCore::prioritize(double alpha, double epsilon) {
+  PYRL_CHECK(alpha >= 0 && alpha <= 1, ArgumentError, "PrioritizedReplayBuffer: alpha is ", alpha, ", expected a number in [0, 1]");
+  PYRL_CHECK(epsilon >= tree::least && epsilon <= tree::most, ArgumentError, "PrioritizedReplayBuffer: epsilon is ", epsilon, ", expected a number in [", tree::least,
+             ", ", tree::most, "]");
+  PYRL_CHECK(!is_prioritized() && ring->filled() == 0, ArgumentError, "PrioritizedReplayBuffer: the core is prioritized or filled already, expected a new one");
   if (device != nullptr) return device->prioritize({alpha, epsilon}, caller_stream("PrioritizedReplayBuffer"));
   priorities = std::make_unique<Priorities>(ring->num_slots(), PriorityOptions{alpha, epsilon});
   ring->set_observer(priorities.get());

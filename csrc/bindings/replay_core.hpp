@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/border.hpp"
+#include "bindings/constructed.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/row_reader.hpp"
 #include "core/philox.hpp"
@@ -25,17 +27,23 @@ class ReplayCore {
  public:
   using LeafSpec = std::tuple<std::string, std::string, std::vector<std::int64_t>>;  // name, dtype, shape
 
+  // The length of a window, as an int.
+  static int window_arg(std::int64_t length, const char* name) {
+    constexpr std::int64_t most = std::int64_t{1} << 30;
+    PYRL_CHECK(length >= 1, ArgumentError, "ReplayBuffer: ", name, " is ", length, ", expected at least 1");
+    PYRL_CHECK(length <= most, ArgumentError, "ReplayBuffer: ", name, " is ", length, ", expected at most ", most);
+    return static_cast<int>(length);
+  }
+
   ReplayCore(const std::vector<LeafSpec>& observation, const std::vector<LeafSpec>& columns, const replay::StreamOptions& options, std::uint64_t key)
       : stream{key, 0} {
-    const std::int64_t N = options.num_lanes, least = options.linked ? options.n_step + options.frame_stack : 1;
+    const std::int64_t N = options.num_lanes, least = options.linked ? std::int64_t{options.n_step} + options.frame_stack : 1;
     PYRL_CHECK(N >= 1, ArgumentError, "ReplayBuffer: num_envs is ", N, ", expected at least 1");
-    PYRL_CHECK(options.n_step >= 1, ArgumentError, "ReplayBuffer: n_step is ", options.n_step, ", expected at least 1");
-    PYRL_CHECK(options.frame_stack >= 1, ArgumentError, "ReplayBuffer: frame_stack is ", options.frame_stack, ", expected at least 1");
     PYRL_CHECK(options.gamma >= 0 && options.gamma <= 1, ArgumentError, "ReplayBuffer: gamma is ", options.gamma, ", expected a number in [0, 1]");
     PYRL_CHECK(options.linked || (options.n_step == 1 && options.frame_stack == 1), ArgumentError,
                "ReplayBuffer: linked=False stores transitions without order, expected n_step=1 and frame_stack=1");
-    PYRL_CHECK(options.capacity >= N * least, ArgumentError, "ReplayBuffer: capacity is ", options.capacity, ", expected at least ", N * least,
-               " slots (num_envs * (n_step + frame_stack))");
+    PYRL_CHECK(options.capacity / N >= least, ArgumentError, "ReplayBuffer: capacity is ", options.capacity, ", expected at least ",
+               N <= std::numeric_limits<std::int64_t>::max() / least ? std::to_string(N * least) : "2^63", " slots (num_envs * (n_step + frame_stack))");
     std::vector<replay::Column> layout;
     for (const LeafSpec& spec : observation) {
       observation_.push_back(leaf_of(spec));
@@ -131,6 +139,7 @@ class ReplayCore {
     const auto& [name, dtype, shape] = spec;
     PYRL_CHECK(shape.size() + 2 <= ArrayArg::max_rank, ShapeError, "ReplayBuffer: ", name, " has ", shape.size(), " dimensions, at most ",
                ArrayArg::max_rank - 2, " are supported");
+    for (const std::int64_t extent : shape) PYRL_CHECK(extent >= 0, ShapeError, "ReplayBuffer: ", name, " has an extent of ", extent, ", expected at least 0");
     return {name, dtype_named(dtype, name), shape};
   }
   static Leaf renamed(Leaf leaf, std::string name) {
@@ -173,10 +182,10 @@ void set_replay_state(ReplayCore& self, const py::dict& saved);
 template <class T>
 class ArrayThere {
  public:
-  ArrayThere(const ReplayCore& self, py::handle object, const char* function, const char* name, std::int64_t count = -1) {
-    ArrayArg arg = read_array(object, function, name);
+  ArrayThere(const ReplayCore& self, Border& border, py::handle object, const char* name, std::int64_t count = -1) {
+    ArrayArg arg = border.input(object, name);
     is_there_ = self.device != nullptr && !arg.on_cpu();
-    if (is_there_) arg = read_array(object, function, name, self.place);
+    if (is_there_) arg = border.input(object, name, self.place);
     view_ = arg.as<const T, 1>({count}, "[B]");
     view_.extent[0] = arg.shape[0];
     if (self.device != nullptr && !is_there_) owner_ = self.space(static_cast<std::int64_t>(sizeof(T)) * this->count(), &space_);
@@ -208,10 +217,10 @@ std::pair<std::int64_t, std::int64_t> unused_updates(ReplayCore& self);
 // The arrays of a batch, in the order of ReplayCore::outputs(): fresh, or those of `out`, a tuple.
 class Outputs {
  public:
-  Outputs(const ReplayCore& core, std::int64_t count, const Place& place, py::handle out, const char* function) : data_(core.outputs().size()) {
+  Outputs(Border& border, const ReplayCore& core, std::int64_t count, const Place& place, py::handle out) : data_(core.outputs().size()) {
     const std::size_t total = data_.size(), observations = core.observation().size();
     const bool given = !out.is_none();
-    PYRL_CHECK(!given || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == static_cast<py::ssize_t>(total)), ArgumentError, function,
+    PYRL_CHECK(!given || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == static_cast<py::ssize_t>(total)), ArgumentError, border.function,
                ": out has other fields than this buffer's batches");
     arrays = py::tuple(total);
     for (std::size_t i = 0; i < total; ++i) {
@@ -219,8 +228,8 @@ class Outputs {
       std::array<std::int64_t, ArrayArg::max_rank> extents{count};
       std::copy(leaf.shape.begin(), leaf.shape.end(), extents.begin() + 1);
       const std::span<const std::int64_t> shape(extents.data(), leaf.shape.size() + 1);
-      py::object array = given ? py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(out.ptr(), i)) : empty_like_kind(place, leaf.dtype, shape, &data_[i]);
-      if (given) data_[i] = checked(array, leaf, shape, function, place);
+      py::object array;
+      data_[i] = border.result(array, given ? py::handle(PyTuple_GET_ITEM(out.ptr(), i)) : out, place, leaf.dtype, shape, leaf.name.c_str(), "[B, ...]");
       PyTuple_SET_ITEM(arrays.ptr(), i, array.release().ptr());
     }
     gather.count = count;
@@ -238,17 +247,9 @@ class Outputs {
   std::int64_t* index = nullptr;
 
  private:
-  static void* checked(py::handle array, const Leaf& leaf, std::span<const std::int64_t> shape, const char* function, const Place& place) {
-    const ArrayArg arg = read_array(array, function, leaf.name.c_str(), place);
-    arg.require_device();
-    arg.require_dtype(leaf.dtype);
-    arg.require_shape(shape, "[B, ...]");
-    arg.require_contiguous();
-    arg.require_writable();
-    return arg.data;
-  }
-
   std::vector<void*> data_;
 };
 
 }  // namespace pyrl::bindings
+
+PYRL_CONSTRUCTED(::pyrl::bindings::ReplayCore);

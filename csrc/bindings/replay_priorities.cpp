@@ -11,17 +11,20 @@ namespace pyrl::bindings {
 
 using namespace pyrl::replay;
 
-// (index, priority): nothing is changed if any priority is negative or not finite, unless they lie on a GPU, where nobody looks.
+// (index, priority): nothing is changed if any priority is negative, not finite or above tree::most, unless they lie on a GPU, where nobody looks.
 py::object update_priorities(ReplayCore& self, FastArgs args) {
   const char* function = "update_priorities";
   const CudaStream caller = self.caller_stream(function);
-  const ArrayThere<std::int64_t> index(self, args[0], function, "index");
+  Border border(function);
+  const ArrayThere<std::int64_t> index(self, border, args[0], "index");
   const auto update = [&]<class Real>(Real) {
-    const ArrayThere<Real> priority(self, args[1], function, "priority", index.count());
+    const ArrayThere<Real> priority(self, border, args[1], "priority", index.count());
     for (std::int64_t i = 0; !priority.is_there() && i < index.count(); ++i) {
       const Real value = priority.data()[i];
       PYRL_CHECK(std::isfinite(value), NonFiniteError, function, ": priority of element ", i, " is ", value, ", expected a finite number");
       PYRL_CHECK(value >= 0, ArgumentError, function, ": priority of element ", i, " is ", value, ", expected at least 0");
+      PYRL_CHECK(static_cast<double>(value) <= tree::most, ArgumentError, function, ": priority of element ", i, " is ", value, ", expected at most ", tree::most,
+                 ", so that the sum of all is finite");
     }
     void* space = nullptr;
     const py::object owner = self.device ? self.space(8 * index.count(), &space) : py::object();

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +26,15 @@ void move_rows(const LaneRing& ring, std::int64_t used, const std::vector<Column
 // Where records lie on a device only: a ring in host memory that takes them for a while.
 std::unique_ptr<LaneRing> host_ring(const ReplayCore& self) {
   return self.is_resident() ? std::make_unique<LaneRing>(self.ring->layout().columns(), self.ring->options()) : nullptr;
+}
+
+RandomStream random_of(const py::object& saved) {
+  try {
+    const auto [key, low, draw] = saved.cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
+    if (low == 0) return {key, draw};
+  } catch (const py::cast_error&) {
+  }
+  throw ArgumentError(concat("load_state_dict: random is ", py::repr(saved).cast<std::string>(), ", expected (key, 0, draw) of 64-bit words"));
 }
 
 }  // namespace
@@ -94,10 +104,10 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
     PYRL_CHECK(saved.contains(name), ArgumentError, "load_state_dict: ", name, " is missing");
     return py::object(saved[py::str(name)]);
   };
-  std::vector<py::object> alive;
+  std::list<std::pair<std::string, py::object>> alive;  // names and arrays, as long as messages and views need them
   const auto read = [&](const std::string& name) {
-    alive.push_back(item(name));
-    return read_array(alive.back(), "load_state_dict", name.c_str());
+    const auto& [kept_name, array] = alive.emplace_back(name, item(name));
+    return read_array(array, "load_state_dict", kept_name.c_str());
   };
   const auto copy = [](const auto& view) { return std::vector<std::decay_t<decltype(view.data[0])>>(view.data, view.data + view.size()); };
   RingState state;
@@ -108,6 +118,7 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   flags.require_shape(std::array<std::int64_t, 2>{lanes, -1}, "[N, written slots]");
   state.flags = copy(flags.as<const std::uint8_t, 2>("[N, written slots]"));
   state.used = flags.shape[1];
+  state = ring.completed(std::move(state));
   std::vector<const std::uint8_t*> from;
   for (std::size_t c = 0; c < columns.size(); ++c)
     from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
@@ -115,10 +126,10 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   if (self.is_prioritized()) {
     leaves = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");
     for (std::int64_t i = 0; i < leaves.size(); ++i)
-      PYRL_CHECK(std::isfinite(leaves.data[i]) && (leaves.data[i] > 0) == ((state.flags[static_cast<std::size_t>(i)] & flag::drawable) != 0), ArgumentError,
+      PYRL_CHECK((leaves.data[i] == 0 || (leaves.data[i] >= tree::least / 2 && leaves.data[i] <= 2 * tree::most)) && (leaves.data[i] > 0) == ((state.flags[static_cast<std::size_t>(i)] & flag::drawable) != 0), ArgumentError,
                  "load_state_dict: priorities[", i / state.used, ", ", i % state.used, "] is ", leaves.data[i], ", expected a positive number where a record can be drawn, else 0");
   }
-  const auto random = item("random").cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
+  const RandomStream random = random_of(item("random"));
   alone(self, [&] {
     ring.set_state(state);
     move_rows(ring, state.used, columns, [&](std::size_t c, std::int64_t at, std::uint8_t* row) { std::memcpy(row, from[c] + at, static_cast<std::size_t>(columns[c].row_bytes)); });
@@ -128,7 +139,7 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
       for (std::int64_t lane = 0; lane < lanes; ++lane) std::copy_n(leaves.row(lane), state.used, all.begin() + lane * ring.lane_capacity());
       self.set_leaves(all, caller);
     }
-    self.set_random({std::get<0>(random), std::get<2>(random)}, caller);
+    self.set_random(random, caller);
   });
 }
 

@@ -32,12 +32,19 @@ const void* convert(const ArrayArg& arg, RowScratch& scratch, const Convert& con
   return to;
 }
 
+// Any byte but 0 is true; what is stored is 0 or 1.
+const void* zeros_and_ones(const ArrayArg& arg, RowScratch& scratch) {
+  const auto* bytes = static_cast<const std::uint8_t*>(arg.data);
+  std::uint8_t any = 0;
+  for (std::int64_t i = 0; i < arg.size(); ++i) any |= bytes[i];
+  if (any <= 1) return arg.data;
+  return convert<std::uint8_t, bool>(arg, scratch, [](std::uint8_t value) { return value != 0; });
+}
+
 }  // namespace
 
 std::int64_t Leaf::row_bytes() const {
-  std::int64_t bytes = size_of(dtype);
-  for (auto extent : shape) bytes *= extent;
-  return bytes;
+  return bytes_of(dtype, shape);
 }
 
 DType dtype_named(const std::string& name, const std::string& leaf) {
@@ -57,12 +64,11 @@ const void* RowReader::read(py::handle object, RowScratch& scratch) const {
   const ArrayArg arg = read_array(array, "add", leaf_.name.c_str());
   check_shape(arg);
   arg.require_cpu();
-  if (!arg.contiguous) return read_converted(std::move(array), arg, scratch);
-  if (arg.dtype == leaf_.dtype) return arg.data;
+  if (!arg.contiguous || !arg.aligned) return read_converted(std::move(array), arg, scratch);
+  if (arg.dtype == leaf_.dtype) return leaf_.dtype == DType::Bool ? zeros_and_ones(arg, scratch) : arg.data;
   if (arg.dtype == DType::Float64 && leaf_.dtype == DType::Float32)
     return convert<double, float>(arg, scratch, [](double value) { return static_cast<float>(value); });
-  if (arg.dtype == DType::UInt8 && leaf_.dtype == DType::Bool)
-    return convert<std::uint8_t, bool>(arg, scratch, [](std::uint8_t value) { return value != 0; });
+  if (arg.dtype == DType::UInt8 && leaf_.dtype == DType::Bool) return zeros_and_ones(arg, scratch);
   return read_converted(std::move(array), arg, scratch);
 }
 
@@ -117,14 +123,16 @@ const void* RowReader::read_converted(py::object object, const ArrayArg& arg, Ro
   const py::object array = numpy.attr("asarray")(object), given = array.attr("dtype"), wanted = numpy.attr("dtype")(name_of(leaf_.dtype));
   const auto can_cast = [&](const char* how) { return numpy.attr("can_cast")(given, wanted, how).cast<bool>(); };
   const bool integer_to_float = is_integer(arg.dtype) && leaf_.dtype >= DType::Float16;
-  PYRL_CHECK(integer_to_float || can_cast("same_kind"), DTypeError, "add: ", leaf_.name, " has dtype ", py::str(given).cast<std::string>(), ", expected ",
+  const bool byte_to_flag = arg.dtype == DType::UInt8 && leaf_.dtype == DType::Bool;
+  PYRL_CHECK(integer_to_float || byte_to_flag || can_cast("same_kind"), DTypeError, "add: ", leaf_.name, " has dtype ", py::str(given).cast<std::string>(), ", expected ",
              name_of(leaf_.dtype));
-  const py::object converted = numpy.attr("ascontiguousarray")(array, wanted);
+  const py::object converted = numpy.attr("require")(array, wanted, "CA");
   if (is_integer(leaf_.dtype) && !can_cast("safe"))
     PYRL_CHECK(numpy.attr("array_equal")(converted, array).cast<bool>(), ArgumentError, "add: ", leaf_.name, " has values that ", name_of(leaf_.dtype),
                " does not hold");
   scratch.kept.push_back(converted);
-  return read_array(converted, "add", leaf_.name.c_str()).data;
+  const ArrayArg plain = read_array(converted, "add", leaf_.name.c_str());
+  return leaf_.dtype == DType::Bool ? zeros_and_ones(plain, scratch) : plain.data;
 }
 
 }  // namespace pyrl::bindings

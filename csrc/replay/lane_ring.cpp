@@ -303,9 +303,10 @@ RingState LaneRing::state(std::int64_t used) const {
 }
 
 void LaneRing::check_lane(const RingState& state, std::int64_t lane) const {
-  const std::int64_t origin = state.origins[lane], head = state.heads[lane], written = std::min(head - origin, lane_capacity());
+  const std::int64_t origin = state.origins[lane], head = state.heads[lane];
   const auto check = [&](bool holds, const char* what) { PYRL_CHECK(holds, ArgumentError, "load_state_dict: ", what, " of lane ", lane, " are impossible"); };
   check(origin >= 0 && origin % lane_capacity() == 0 && head >= origin && head < (std::int64_t{1} << 61) / options().num_lanes, "origins and heads");
+  const std::int64_t written = std::min(head - origin, lane_capacity());
   check(written <= state.used, "heads and the number of written slots");
   const std::uint8_t* flags = state.flags.data() + lane * state.used;
   for (std::int64_t offset = 0; offset < state.used; ++offset) check(flags[offset] < 64 && (offset < written || flags[offset] == 0), "flags");
@@ -316,9 +317,28 @@ void LaneRing::check_lane(const RingState& state, std::int64_t lane) const {
   check(state.pending[lane] == ((flags[(head - 2) % lane_capacity()] & flag::end) == 0), "pending marks");
 }
 
-void LaneRing::set_state(const RingState& state) {
+RingState LaneRing::completed(RingState state) const {
   PYRL_CHECK(state.used >= 0 && state.used <= lane_capacity(), ArgumentError, "load_state_dict: ", state.used, " written slots in a lane of ", lane_capacity());
   for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) check_lane(state, lane);
+  std::vector<std::uint8_t> flags(flags_.size(), 0);
+  RingView given = view_;
+  given.origins = state.origins.data();
+  given.heads = state.heads.data();
+  given.flags = flags.data();
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
+    const auto saved = state.flags.begin() + lane * state.used;
+    std::copy_n(saved, state.used, flags.begin() + lane * lane_capacity());
+    for (std::int64_t p = std::max(state.origins[lane], state.heads[lane] - lane_capacity()); p < state.heads[lane]; ++p) {
+      const std::uint8_t bits = flags[given.slot(lane, p)];
+      const bool whole = (bits & flag::transition) != 0 && given.history_is_whole(lane, p);
+      saved[p % lane_capacity()] = static_cast<std::uint8_t>(whole ? bits | flag::drawable : bits & ~flag::drawable);
+    }
+  }
+  return state;
+}
+
+void LaneRing::set_state(const RingState& saved) {
+  const RingState state = completed(saved);
   origins_ = state.origins;
   heads_ = state.heads;
   pending_ = state.pending;
@@ -327,14 +347,8 @@ void LaneRing::set_state(const RingState& state) {
   for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
     std::copy_n(state.flags.begin() + lane * state.used, state.used, flags_.begin() + lane * lane_capacity());
     newest_[lane] = heads_[lane] == origins_[lane] ? -1 : (heads_[lane] - 1) % lane_capacity();
-    // Drawable follows from the rest.
-    for (std::int64_t p = std::max(origins_[lane], heads_[lane] - lane_capacity()); p < heads_[lane]; ++p) {
-      std::uint8_t& flags = flags_[view_.slot(lane, p)];
-      const bool whole = (flags & flag::transition) && view_.history_is_whole(lane, p);
-      flags = static_cast<std::uint8_t>(whole ? flags | flag::drawable : flags & ~flag::drawable);
-      drawables += whole;
-    }
   }
+  for (const std::uint8_t flags : flags_) drawables += (flags & flag::drawable) != 0;
   size_.store(drawables, std::memory_order_relaxed);
 }
 

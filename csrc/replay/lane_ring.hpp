@@ -114,6 +114,8 @@ class LaneRing {
   RingState state(std::int64_t used) const;
   // Throws ArgumentError, and changes nothing, if no sequence of calls could have led there. The records' bytes are the caller's care.
   void set_state(const RingState& state);
+  // Checked, with flag::drawable as it follows from the rest.
+  RingState completed(RingState state) const;
 
  private:
   struct Unmap {

@@ -13,6 +13,8 @@ namespace pyrl::replay::tree {
 
 constexpr std::int64_t children = 16;
 constexpr double infinity = std::numeric_limits<double>::infinity();
+// Of priorities, their epsilon and leaves that are not zero: every sum of leaves and every ratio of two is finite, and none is zero.
+constexpr double least = 0x1p-500, most = 0x1p500;
 
 PYRL_HD PYRL_INLINE std::int64_t groups(std::int64_t n) { return (n + children - 1) / children; }
 

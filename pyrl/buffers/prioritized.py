@@ -62,13 +62,14 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             batch = self._batch(arrays)
             batch.weight = weight
             return batch
+        arrays = self._arrays(out)
         if out.weight is None:
             raise ValueError("sample: out.weight is None, expected a batch that was drawn by priority")
-        self._core.sample_prioritized(batch_size, self.beta, over_buffer, self._torch, self._arrays(out), out.weight)
+        self._core.sample_prioritized(batch_size, self.beta, over_buffer, self._torch, arrays, out.weight)
         return out
 
     def update_priorities(self, index: Array, priority: Array) -> None:
-        """Give the records ``index`` (``batch.index``, int64 [B]) new priorities [B], float32 or float64, finite and at least 0.
+        """Give the records ``index`` (``batch.index``, int64 [B]) new priorities [B], float32 or float64, from 0 to 1e150.
 
         Of a record named twice the last counts. Records that are gone are left out, and counted in ``stale_updates``.
         NonFiniteError or ValueError for a bad priority; then nothing is changed. On a GPU both may be tensors there; then nothing waits,

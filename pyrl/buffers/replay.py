@@ -232,11 +232,14 @@ class ReplayBuffer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Into a buffer of the same capacity, spaces and options; ValueError otherwise, and nothing is changed."""
-        given = state.get("options") or {}
+        given = state.get("options") if isinstance(state, Mapping) else None
+        if not isinstance(given, Mapping):
+            raise DTypeError("load_state_dict: expected the dict that state_dict() gives, with its options")
         for name, own in self._options.items():
             if given.get(name) != own:
                 raise ValueError(f"load_state_dict: the state is of a buffer with {name} {given.get(name)!r}, this one has {own!r}")
-        arrays = {k: v if k == "random" else np.ascontiguousarray(v) for k, v in state.items() if k != "options"}
+        plain = {k for k, v in state.items() if isinstance(v, np.ndarray) and not isinstance(v, np.ma.MaskedArray)}
+        arrays = {k: np.ascontiguousarray(v) if k in plain else v for k, v in state.items() if k != "options"}
         self._core.set_state(arrays)
 
     def __reduce__(self) -> NoReturn:
@@ -262,6 +265,8 @@ class ReplayBuffer:
         if len(self._leaves) == 1 and not self._extra:
             return (batch.observation, batch.next_observation, batch.action, *tail)
         observations = (*_flat(self.observation_space, batch.observation), *_flat(self.observation_space, batch.next_observation))
+        if batch.extra.keys() != set(self._extra):
+            raise ValueError(f"ReplayBuffer: out has extra columns {sorted(batch.extra)}, expected {sorted(self._extra)}")
         return (*observations, batch.action, *(batch.extra[name] for name in self._extra), *tail)
 
 
@@ -272,9 +277,12 @@ def check_number(caller: str, name: str, value: Any) -> None:
 
 def _integer(name: str, value: Any) -> int:
     try:
-        return operator.index(value)
+        integer = operator.index(value)
     except TypeError:
         raise DTypeError(f"ReplayBuffer: {name} is {value!r}, expected an integer") from None
+    if not -(2**63) <= integer < 2**63:
+        raise ValueError(f"ReplayBuffer: {name} is {integer:#x}, expected an integer that 64 bits hold")
+    return integer
 
 
 def _device(device: Any) -> str:
@@ -321,7 +329,11 @@ def _flat(space: Any, value: Any) -> Iterator[Array]:
     if hasattr(space, "spaces"):
         children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
         for key, child in children:
-            yield from _flat(child, value[key])
+            try:
+                entry = value[key]
+            except (KeyError, IndexError, TypeError):
+                raise ValueError(f"ReplayBuffer: an observation has no entry {key!r}, expected those of {space}") from None
+            yield from _flat(child, entry)
     else:
         yield value
 

@@ -1,7 +1,8 @@
 """Losses of networks' outputs, with their gradients by these outputs: what `pyrl.ops.Network.backward` takes.
 
 Arrays are NumPy arrays or torch CPU tensors, contiguous, of one dtype (float32 or float64); actions of discrete spaces are
-int64. Gradients are fresh arrays unless the caller hands in some. NonFiniteError names the array that holds a NaN or an infinity.
+int64. Gradients are fresh arrays unless the caller hands in some, which must not share memory with an input or each other.
+NonFiniteError names the array that holds a NaN or an infinity; gradients that were handed in are overwritten then.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def dueling(value: Array, advantage: Array, out: Array | None = None) -> Array:
 
 
 def dueling_backward(d_q: Array, d_value: Array | None = None, d_advantage: Array | None = None) -> tuple[Array, Array]:
-    """(d_value [B, 1], d_advantage [B, A]) from d_q [B, A]."""
+    """(d_value [B, 1], d_advantage [B, A]) from d_q [B, A]; ``d_advantage`` may be ``d_q``."""
     return _core.dueling_backward(d_q, d_value, d_advantage)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from agent_envs import TwoPictures
 from gymnasium import spaces
+from rounding import SLACK, distance, in_rounded_steps
 from test_images import ALGORITHMS, CONTINUOUS, batch, seeing
 
 import pyrl
@@ -17,26 +18,33 @@ from pyrl.errors import SpaceError
 from pyrl.nets.convolutional import ImageFeatures, ImpalaCNN, NatureCNN
 
 
-def gradients(precision: Any, network: type[NatureCNN] | type[ImpalaCNN], shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def gradients(
+    precision: Any, network: type[NatureCNN] | type[ImpalaCNN], shape: tuple[int, ...], seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of eight pictures, and the gradient of a sum of them by the weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     features = ImageFeatures(shape, network)
-    features.precision = precision
-    output = features(torch.randint(0, 256, (8, *shape), dtype=torch.uint8))
+    images = torch.randint(0, 256, (8, *shape), dtype=torch.uint8)
+    if precision == "rounded":
+        output = in_rounded_steps(features, images)
+    else:
+        features.precision = precision
+        output = features(images)
     (output * torch.linspace(-1, 1, features.size)).sum().backward()
     grads = [p.grad for p in features.parameters() if p.grad is not None]
-    assert all(grad.dtype == torch.float32 for grad in grads)
+    assert all(grad.dtype == torch.float32 for grad in [output, *grads])
     return output.detach(), torch.cat([grad.flatten() for grad in grads])
 
 
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("network", [NatureCNN, ImpalaCNN])
 @pytest.mark.parametrize("shape", [(36, 40, 3), (4, 40, 36), (2, 36, 36, 1)])
-def test_gradients_are_close(network: Any, shape: tuple[int, ...]) -> None:
-    (features, gradient), (expected_features, expected) = gradients("bfloat16", network, shape), gradients("float32", network, shape)
-    assert features.dtype == torch.float32
-    assert not torch.equal(features, expected_features)  # it did compute otherwise
-    assert (features - expected_features).norm() < 0.02 * expected_features.norm()
-    assert (gradient - expected).norm() < 0.05 * expected.norm()
+def test_errors_are_those_of_the_roundings(network: Any, shape: tuple[int, ...], seed: int) -> None:
+    """Of features and gradients: neither larger than bfloat16 brings, nor smaller, as if it had computed in float32."""
+    exact, rounded, found = (gradients(precision, network, shape, seed) for precision in ("float32", "rounded", "bfloat16"))
+    for result, allowed, reference in zip(found, rounded, exact, strict=True):
+        error = distance(allowed, reference)
+        assert error / SLACK < distance(result, reference) < error * SLACK
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

@@ -153,7 +153,7 @@ try:
 except OSError as error:
     print(error)
 """
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
     assert "was not written: File too large" in output
     assert "model.safetensors" in output
     assert_same(small_tree(1), load(tmp_path / "last")[0])

@@ -98,7 +98,7 @@ from pyrl.checkpoint.spaces_json import space_to_json
 checkpoint.save({str(tmp_path / "c")!r}, {{"buffer": {{"x": np.arange(3)}}}}, {{}})
 print(checkpoint.load({str(tmp_path / "c")!r})[0]["buffer"]["x"].tolist())
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[0, 1, 2]\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout == "[0, 1, 2]\n"
 
 
 def test_groups_are_read_alone(tmp_path: Path) -> None:

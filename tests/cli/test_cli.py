@@ -260,7 +260,7 @@ from pyrl.__main__ import main
 main({code.split()!r})
 print(*sorted({{"torch", "matplotlib", "safetensors"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.splitlines()[-1] == ""
 
 
@@ -306,7 +306,7 @@ sys.meta_path.insert(0, Interrupt())
 sys.argv = ["pyrl", "train", "ppo", "CartPole-v1"]
 runpy.run_module("pyrl", run_name="__main__")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "pyrl: interrupted\n")
 
 
@@ -471,5 +471,5 @@ def test_plot(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_module_is_the_program() -> None:
-    done = subprocess.run([sys.executable, "-m", "pyrl", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "pyrl", "--version"], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.startswith("pyrl ")

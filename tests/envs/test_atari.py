@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,7 @@ def test_one_preset_for_every_game() -> None:
     assert not has_preset("sac", "ALE/Pong-v5")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ale_py") is not None, reason="ale-py is installed")
-def test_missing_package_is_named() -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyrl\[atari\]'"):
         make("ALE/Pong-v5")

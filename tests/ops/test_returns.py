@@ -356,7 +356,7 @@ BAD_ARRAYS = [
     ("value", lambda a: a.astype(np.float64), DTypeError, "value has dtype float64, expected float32 (from reward)"),
     ("value", lambda a: a[:, :5].copy(), ShapeError, f"value has shape [8, 5], {LIKE_REWARD}"),
     ("value", lambda a: np.zeros((16, 6), np.float32)[::2], ValueError, "value is not contiguous in row-major order"),
-    ("value", lambda a: a.astype(">f4"), DTypeError, "value has dtype an unsupported dtype, expected float32 (from reward)"),
+    ("value", lambda a: a.astype(">f4"), DTypeError, r"value has dtype >f4 (in the other byte order), expected float32 (from reward)"),
     ("next_value", lambda a: a[1:], ShapeError, f"next_value has shape [7, 6], {LIKE_REWARD}"),
     ("next_value", lambda a: None, ShapeError, f"value has shape [8, 6], {ROWS}"),
     ("terminated", lambda a: a.astype(np.float32), DTypeError, "terminated has dtype float32, expected bool"),

@@ -425,7 +425,7 @@ def test_outputs_must_lie_apart():
     logits = memory[:80].reshape(20, 4)
     with pytest.raises(ValueError, match=r"out\[1\] shares memory with logits"):
         sample_categorical(logits, stream(), out=(np.empty(20, np.int64), memory[70:90]))
-    with pytest.raises(ValueError, match=r"out\[0\] shares memory with out\[1\]"):
+    with pytest.raises(ValueError, match=r"out\[1\] shares memory with out\[0\]"):
         sample_categorical(logits, stream(), out=(memory[100:140].view(np.int64), memory[120:140]))
     with pytest.raises(ValueError, match=r"out\[0\] shares memory with mean"):
         sample_gaussian(logits, np.zeros(4, np.float32), stream(), out=(logits, np.empty(20, np.float32)))

@@ -75,10 +75,10 @@ struct ArrayRows {
   const float* rewards = nullptr;
   const bool *terminated = nullptr, *truncated = nullptr, *valid = nullptr;
 
-  PYRL_HD bool stores(std::int64_t lane) const { return valid == nullptr || valid[lane]; }
+  PYRL_HD bool stores(std::int64_t lane) const { return valid == nullptr || is_set(valid, lane); }
   PYRL_HD AddedRow row(std::int64_t, std::int64_t lane) const {
     const bool kept = stores(lane) && std::isfinite(rewards[lane]);
-    return AddedRow::of(kept ? AddedRow::compare : AddedRow::absent, terminated[lane], truncated[lane]);
+    return AddedRow::of(kept ? AddedRow::compare : AddedRow::absent, is_set(terminated, lane), is_set(truncated, lane));
   }
   PYRL_HD const std::uint8_t* reward(std::int64_t, std::int64_t lane) const { return reinterpret_cast<const std::uint8_t*>(rewards + lane); }
   PYRL_HD const std::uint8_t* column(std::int64_t, std::int64_t lane, int c, const Column& column) const { return at(c, lane, column); }
@@ -86,6 +86,8 @@ struct ArrayRows {
   PYRL_HD const std::uint8_t* next_observation(std::int64_t, std::int64_t lane, int c, const Column& column) const { return at(num_columns + c, lane, column); }
 
  private:
+  // Any byte but 0 is true.
+  static PYRL_HD bool is_set(const bool* flags, std::int64_t lane) { return reinterpret_cast<const std::uint8_t*>(flags)[lane] != 0; }
   PYRL_HD const std::uint8_t* at(int array, std::int64_t lane, const Column& column) const {
     return static_cast<const std::uint8_t*>(arrays[array]) + lane * column.row_bytes;
   }

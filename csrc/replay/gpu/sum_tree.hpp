@@ -109,10 +109,10 @@ struct UpdateArgs {
   ArrayView<const std::int64_t, 1> slots;  // [B], B < 2^32; -1: the record is gone
   const Real* priority;                    // [B]
   double alpha, epsilon;
-  UpdateCounts* counts;  // on the device: how many were gone, or were negative or not finite
+  UpdateCounts* counts;  // on the device: how many were gone, or were negative, not finite or above tree::most
 
   PYRL_HD bool usable(std::int64_t i) const {
-    return slots(i) >= 0 && priority[i] >= Real(0) && priority[i] <= std::numeric_limits<Real>::max();
+    return slots(i) >= 0 && priority[i] >= Real(0) && priority[i] <= Real(std::min<double>(tree::most, std::numeric_limits<Real>::max()));
   }
 };
 
