@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
+from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples, standardized
+from pyrl.agents.checks import Count, Fraction, Positive, Rate
 from pyrl.agents.registry import register
 from pyrl.engine.optimizers import TensorFlowRMSprop
 from pyrl.engine.update import Report, Update
-from pyrl.schedules import Schedule, value_at
+from pyrl.schedules import value_at
 from pyrl.types import Rollout
 
 
@@ -35,12 +36,12 @@ from pyrl.types import Rollout
 class A2CConfig(ActorCriticConfig):
     """Defaults as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 7e-4  # "linear_7e-4" falls to zero over the run
-    n_steps: int = 5  # T, steps of each environment between two updates
-    gae_lambda: float = 1.0  # 1: n-step returns
+    learning_rate: Rate = 7e-4  # "linear_7e-4" falls to zero over the run
+    n_steps: Count = 5  # T, steps of each environment between two updates
+    gae_lambda: Fraction = 1.0  # 1: n-step returns
     normalize_advantage: bool = False
     use_rms_prop: bool = True  # RMSprop in TensorFlow's form, alpha 0.99; False: Adam
-    rms_prop_eps: float = 1e-5
+    rms_prop_eps: Positive = 1e-5
 
 
 def policy_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -84,41 +85,39 @@ class A2C(ActorCriticAgent):
     def descend(self, rollout: Rollout, step: bool) -> dict[str, float]:
         learning_rate = value_at(self.config.learning_rate, self.progress)
         self.run.set_learning_rate(learning_rate)
-        samples = self.samples(rollout).steps()
+        samples, ent_coef = self.samples(rollout).steps(), value_at(self.config.ent_coef, self.progress)
         if isinstance(samples.advantage, np.ndarray):
-            report = self.native_gradient(samples)
+            report = self.native_gradient(samples, ent_coef)
             if step:
                 self.native.step(self.config.max_grad_norm)
         else:
-            report = self.run(self.tensor_update, samples.columns(), step)
+            report = self.run(self.tensor_update, samples.columns(), self.scalar(ent_coef), step)
         about = {"train/explained_variance": samples.explained_variance, "train/learning_rate": learning_rate}
         return {**report, **about}
 
-    def tensor_update(self, columns: tuple[Any, ...], step: bool) -> dict[str, Tensor]:
+    def tensor_update(self, columns: tuple[Any, ...], ent_coef: Tensor, step: bool) -> dict[str, Tensor]:
         """The gradient of `loss`, and the step down it if that is asked for."""
-        report = (self.update if step else self.update.gradient)(Samples(*columns))
+        report = (self.update if step else self.update.gradient)(Samples(*columns), ent_coef)
         return dict(zip(REPORT, report))
 
-    def loss(self, batch: Samples) -> tuple[Tensor, Report]:
+    def loss(self, batch: Samples, ent_coef: Tensor) -> tuple[Tensor, Report]:
         """The loss of a rollout, and a report: its three terms."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
         log_prob, entropy = network.distribution.log_prob_and_entropy(output, network.log_std, batch.action)
-        A = batch.advantage
-        if config.normalize_advantage and len(A) > 1:
-            A = (A - A.mean()) / (A.std() + 1e-8)
+        A = standardized(batch.advantage) if config.normalize_advantage else batch.advantage
         actor_loss, critic_loss = policy_loss(log_prob, A), value_loss(value, batch.return_)
         entropy = entropy.mean()
-        loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
+        loss = actor_loss + config.vf_coef * critic_loss - ent_coef * entropy
         return loss, (actor_loss, critic_loss, entropy)
 
-    def native_gradient(self, batch: Samples) -> dict[str, float]:
+    def native_gradient(self, batch: Samples, ent_coef: float) -> dict[str, float]:
         """The same by hand: forward, the gradients of the loss by the outputs, backward."""
         config, native = self.config, self.native
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         actor_loss, entropy, _, _, d_output = ops.policy_loss(
-            self.distribution.logits(output), batch.action, batch.advantage, ent_coef=config.ent_coef,
+            self.distribution.logits(output), batch.action, batch.advantage, ent_coef=ent_coef,
             normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         critic_loss, d_value = ops.value_loss(value, batch.return_, coefficient=config.vf_coef)

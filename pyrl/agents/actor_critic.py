@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, Loop, seeded_network, tensors
-from pyrl.agents.checks import check_layers, check_range, check_spaces
+from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Weight, check_spaces
 from pyrl.engine.arena import Arena
 from pyrl.engine.native import Native
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
-from pyrl.schedules import Schedule, check_schedule, value_at
+from pyrl.schedules import value_at
 from pyrl.types import Array, Observation, Rollout, first_leaf, map_observation
 
 _VALUES_AT_ONCE = 1024
@@ -28,23 +28,16 @@ _VALUES_AT_ONCE = 1024
 class ActorCriticConfig(AgentConfig):
     """What `ActorCriticAgent` reads; names as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 3e-4  # "linear_3e-4" falls to zero over the run
-    n_steps: int = 2048  # T, steps of each environment between two updates
-    gae_lambda: float = 0.95  # lambda of GAE, in [0, 1]
+    learning_rate: Rate = 3e-4  # "linear_3e-4" falls to zero over the run
+    n_steps: Count = 2048  # T, steps of each environment between two updates
+    gae_lambda: Fraction = 0.95  # lambda of GAE, in [0, 1]
     normalize_advantage: bool = True  # to zero mean and unit variance in each batch
-    ent_coef: float = 0.0  # weight of the entropy
-    vf_coef: float = 0.5  # weight of the value loss
-    max_grad_norm: float = 0.5  # clip of the gradient's global norm
-    net_arch: tuple[int, ...] = (64, 64)  # hidden layers of actor and critic each, on the features
+    ent_coef: Weight = 0.0  # weight of the entropy
+    vf_coef: NonNegative = 0.5  # weight of the value loss
+    max_grad_norm: Positive | None = 0.5  # clip of the gradient's global norm; None: off
+    net_arch: Layers = (64, 64)  # hidden layers of actor and critic each, on the features
     activation: Activation = "tanh"
-    log_std_init: float = 0.0  # of continuous actions
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_layers(self)
-        check_range(self, "n_steps", 1, None)
-        check_range(self, "gae_lambda", 0.0, 1.0)
-        check_schedule(f"{type(self).__name__}: learning_rate", self.learning_rate)
+    log_std_init: Annotated[float, Range(-20, 20)] = 0.0  # of continuous actions
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,6 +77,15 @@ class Samples:
         return self.observation, self.action, self.log_prob, self.value, self.advantage, self.return_
 
 
+def standardized(advantage: Tensor) -> Tensor:
+    """Zero mean, unit variance; a single value is left alone. Equal values become 0, whatever their mean is rounded to."""
+    if len(advantage) < 2:
+        return advantage
+    shifted = advantage - advantage[0]
+    std, mean = torch.std_mean(shifted)
+    return (shifted - mean) / (std + 1e-8)
+
+
 def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray) -> float:
     """1 - Var(R - V) / Var(R) of the valid steps. R and V [M], valid [T, N]."""
     if not valid.all():
@@ -112,6 +114,10 @@ class ActorCriticAgent(Agent):
         self.native = Native(self.arena, self.network.actor, self.network.critic)
         self.engine = self.choose_engine(self.native.possible)
         self.run = self.runner(self.arena)
+
+    def scalar(self, value: float) -> Tensor:
+        """A number that changes from update to update, as a tensor []: captured and compiled updates hold all others as constants."""
+        return torch.tensor(value, dtype=self.arena.values.dtype)
 
     def make_optimizer(self, parameters: Tensor, learning_rate: float) -> torch.optim.Optimizer:
         """Over the flat parameters [size]."""

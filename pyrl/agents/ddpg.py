@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrl.agents.base import AgentConfig, seeded_network
+from pyrl.agents.checks import Layers, Rate, Weight
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_critic_step
 from pyrl.agents.registry import register
 from pyrl.engine.arena import Arena, polyak
@@ -31,7 +32,6 @@ from pyrl.engine.native import Native
 from pyrl.engine.rollback import Atomic
 from pyrl.engine.update import Report, Update
 from pyrl.nets.actor_critic_continuous import Actor, Critics
-from pyrl.schedules import Schedule
 from pyrl.types import Batch, Observation
 
 
@@ -39,9 +39,9 @@ from pyrl.types import Batch, Observation
 class DDPGConfig(ContinuousConfig):
     """Defaults as in Stable-Baselines3, but for the noise, which it leaves out."""
 
-    learning_rate: Schedule = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
-    noise_std: float = 0.1  # of exploration, where every action has the range [-1, 1]
-    net_arch: tuple[int, ...] = (400, 300)  # hidden layers of actor and critic each
+    learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
+    noise_std: Weight = 0.1  # of exploration, where every action has the range [-1, 1]
+    net_arch: Layers = (400, 300)  # hidden layers of actor and critic each
 
 
 def bellman_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
-from pyrl.agents.checks import check_range
+from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples, standardized
+from pyrl.agents.checks import Count, Positive, Rate
 from pyrl.agents.registry import register
 from pyrl.engine.update import Report, Update
-from pyrl.schedules import Schedule, check_schedule, value_at
+from pyrl.schedules import value_at
 from pyrl.types import Rollout
 
 
@@ -35,17 +35,11 @@ from pyrl.types import Rollout
 class PPOConfig(ActorCriticConfig):
     """Defaults as in Stable-Baselines3."""
 
-    batch_size: int = 64  # minibatch
-    n_epochs: int = 10  # passes over a rollout
-    clip_range: Schedule = 0.2  # epsilon of the surrogate
-    clip_range_vf: float | None = None  # epsilon of the value clip; None: off
-    target_kl: float | None = None  # stop the passes over a rollout when the KL estimate exceeds 1.5 times this; None: off
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("batch_size", "n_epochs"):
-            check_range(self, name, 1, None)
-        check_schedule("PPOConfig: clip_range", self.clip_range)
+    batch_size: Count = 64  # minibatch
+    n_epochs: Count = 10  # passes over a rollout
+    clip_range: Rate = 0.2  # epsilon of the surrogate
+    clip_range_vf: Positive | None = None  # epsilon of the value clip; None: off
+    target_kl: Positive | None = None  # stop the passes over a rollout when the KL estimate exceeds 1.5 times this; None: off
 
 
 def clipped_surrogate(log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor, epsilon: Tensor) -> Tensor:
@@ -70,11 +64,6 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
     return (torch.exp(log_r) - 1.0 - log_r).mean()
 
 
-def standardized(advantage: Tensor) -> Tensor:
-    """Zero mean, unit variance; a single value is left alone."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8) if len(advantage) > 1 else advantage
-
-
 @register("ppo")
 class PPO(ActorCriticAgent):
     """Discrete, multi-discrete, multi-binary and continuous actions."""
@@ -95,7 +84,9 @@ class PPO(ActorCriticAgent):
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         config = self.config
-        learning_rate, epsilon = value_at(config.learning_rate, self.progress), value_at(config.clip_range, self.progress)
+        learning_rate, epsilon, ent_coef = (
+            value_at(schedule, self.progress) for schedule in (config.learning_rate, config.clip_range, config.ent_coef)
+        )
         self.run.set_learning_rate(learning_rate)
         samples = self.samples(rollout)
         epoch = self.native_epoch if isinstance(samples.advantage, np.ndarray) else self.torch_epoch
@@ -103,7 +94,7 @@ class PPO(ActorCriticAgent):
         epochs, kl = 0, 0.0
         for _ in range(config.n_epochs):
             order = ops.permutation(len(samples), self.minibatches)
-            latest = epoch(samples, order if samples.valid is None else samples.valid[order], epsilon)
+            latest = epoch(samples, order if samples.valid is None else samples.valid[order], epsilon, ent_coef)
             reports += latest
             self.updates += len(latest)
             epochs += 1
@@ -121,7 +112,7 @@ class PPO(ActorCriticAgent):
             "train/learning_rate": learning_rate,
         }
 
-    def loss(self, batch: Samples, epsilon: Tensor) -> tuple[Tensor, Report]:
+    def loss(self, batch: Samples, epsilon: Tensor, ent_coef: Tensor) -> tuple[Tensor, Report]:
         """Eq. 9, negated, of a minibatch, and a report: its three terms and the KL estimate."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
@@ -130,32 +121,33 @@ class PPO(ActorCriticAgent):
         policy_loss = -clipped_surrogate(log_prob, batch.log_prob, A, epsilon)
         critic_loss = value_loss(value, batch.value, batch.return_, config.clip_range_vf)
         entropy = entropy.mean()
-        loss = policy_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
+        loss = policy_loss + config.vf_coef * critic_loss - ent_coef * entropy
         return loss, (policy_loss, critic_loss, entropy, approximate_kl(log_prob, batch.log_prob))
 
-    def torch_epoch(self, samples: Samples, order: np.ndarray, epsilon: float) -> list[tuple[float, ...]]:
+    def torch_epoch(self, samples: Samples, order: np.ndarray, epsilon: float, ent_coef: float) -> list[tuple[float, ...]]:
         """The reports of one pass; nothing waits for a minibatch before its end."""
-        index, clip_range = self.run.place(torch.from_numpy(order), torch.tensor(epsilon))
-        reports = [self.run.begin(self.tensor_update, samples.columns(), rows, clip_range) for rows in index.split(self.config.batch_size)]
+        index, *coefficients = self.run.place(torch.from_numpy(order), self.scalar(epsilon), self.scalar(ent_coef))
+        columns, pieces = samples.columns(), index.split(self.config.batch_size)
+        reports = [self.run.begin(self.tensor_update, columns, rows, *coefficients) for rows in pieces]
         return [tuple(report.values()) for report in self.run.read(reports)]
 
-    def tensor_update(self, columns: tuple[Any, ...], index: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
+    def tensor_update(self, columns: tuple[Any, ...], index: Tensor, epsilon: Tensor, ent_coef: Tensor) -> dict[str, Tensor]:
         """A step down the gradient of `loss` for the minibatch ``index`` [B] of a rollout."""
-        report = self.update(Samples(*columns).rows(index), epsilon)
+        report = self.update(Samples(*columns).rows(index), epsilon, ent_coef)
         return dict(zip(("policy", "value", "entropy", "kl"), report))
 
-    def native_epoch(self, samples: Samples, order: np.ndarray, epsilon: float) -> list[tuple[float, ...]]:
+    def native_epoch(self, samples: Samples, order: np.ndarray, epsilon: float, ent_coef: float) -> list[tuple[float, ...]]:
         starts = range(0, len(order), self.config.batch_size)
-        return [self.native_update(samples.rows(order[at : at + self.config.batch_size]), epsilon) for at in starts]
+        return [self.native_update(samples.rows(order[at : at + self.config.batch_size]), epsilon, ent_coef) for at in starts]
 
-    def native_update(self, batch: Samples, epsilon: float) -> tuple[float, ...]:
+    def native_update(self, batch: Samples, epsilon: float, ent_coef: float) -> tuple[float, ...]:
         """The same step by hand: forward, the gradients of eq. 9 by the outputs, backward, Adam."""
         config, native = self.config, self.native
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         policy_loss, entropy, kl, _, d_output = ops.policy_loss(
             self.distribution.logits(output), batch.action, batch.advantage, log_prob_old=batch.log_prob, clip_range=epsilon,
-            ent_coef=config.ent_coef, normalize_advantage=config.normalize_advantage, **self.native_distribution(),
+            ent_coef=ent_coef, normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         old = None if config.clip_range_vf is None else batch.value
         critic_loss, d_value = ops.value_loss(

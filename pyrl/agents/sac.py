@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.base import seeded_network
+from pyrl.agents.checks import Rate, Starts
 from pyrl.agents.ddpg import bellman_target, critic_loss
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
 from pyrl.agents.registry import register
@@ -38,6 +39,7 @@ from pyrl.engine.update import Report, Update
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
 from pyrl.nets.noise import standard_normal
+from pyrl.schedules import value_at
 from pyrl.types import Batch, Observation
 
 
@@ -45,25 +47,21 @@ from pyrl.types import Batch, Observation
 class SACConfig(ContinuousConfig):
     """Defaults as in Stable-Baselines3."""
 
-    ent_coef: float | str = "auto"  # alpha, the temperature; "auto": learned, from 1 on; "auto_0.1": from 0.1 on
-    target_entropy: float | str = "auto"  # H-bar, of the actions in [-1, 1]; "auto": minus the number of action dimensions
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        initial_temperature(self.ent_coef)
-        if self.target_entropy != "auto" and not isinstance(self.target_entropy, float | int):
-            raise ValueError(f"SACConfig: target_entropy is {self.target_entropy!r}, expected a number or 'auto'")
+    # alpha, the temperature; "auto": learned, from 1 on; "auto_0.1": from 0.1 on
+    ent_coef: Literal["auto"] | Annotated[str, Starts("auto_")] | Rate = "auto"
+    target_entropy: float | Literal["auto"] = "auto"  # H-bar, of the actions in [-1, 1]; "auto": minus the number of action dimensions
 
 
-def initial_temperature(ent_coef: float | str) -> float:
-    """alpha at the beginning; ValueError unless it is positive."""
-    try:
-        alpha = 1.0 if ent_coef == "auto" else float(str(ent_coef).removeprefix("auto_"))
-    except ValueError:
-        alpha = 0.0
-    if not 0.0 < alpha < math.inf:
-        raise ValueError(f"SACConfig: ent_coef is {ent_coef!r}, expected a positive number, 'auto' or 'auto_<positive number>'")
-    return alpha
+def is_learned(ent_coef: Any) -> bool:
+    """Whether alpha is learned, not told."""
+    return isinstance(ent_coef, str) and ent_coef.startswith("auto")
+
+
+def temperature_at(ent_coef: Any, progress: float) -> float:
+    """alpha: where it is learned, its first value. At least 1e-30, as its logarithm is what is kept."""
+    if ent_coef == "auto":
+        return 1.0
+    return max(float(ent_coef.removeprefix("auto_")) if is_learned(ent_coef) else value_at(ent_coef, progress), 1e-30)
 
 
 def squashed_sample(mean: Tensor, log_std: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +97,10 @@ class Temperature(nn.Module):
     def alpha(self) -> Tensor:
         return self.log_alpha.detach().exp()
 
+    @torch.no_grad()
+    def set(self, alpha: float) -> None:
+        self.log_alpha.fill_(math.log(alpha))
+
 
 @register("sac")
 class SAC(ContinuousAgent):
@@ -115,9 +117,9 @@ class SAC(ContinuousAgent):
         )
         self.actor, self.critic = networks
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.temperature = Temperature(initial_temperature(config.ent_coef)).to(self.device)
+        self.temperature = Temperature(temperature_at(config.ent_coef, 0.0)).to(self.device)
         self.target_entropy = -float(self.scale.size) if config.target_entropy == "auto" else float(config.target_entropy)
-        self.learns_temperature = str(config.ent_coef).startswith("auto")
+        self.learns_temperature = is_learned(config.ent_coef)
         self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
         self.target_critic_arena, self.temperature_arena = Arena(self.target_critic), self.adam_arena(self.temperature)
         self.native_actor, self.native_critic = (
@@ -190,6 +192,11 @@ class SAC(ContinuousAgent):
 
     def natives(self) -> tuple[Native, ...]:
         return self.native_actor, self.native_critic, self.native_target_critic
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        if not (self.learns_temperature or isinstance(self.config.ent_coef, float)):
+            self.temperature.set(temperature_at(self.config.ent_coef, self.progress))
+        return super().learn(batch)
 
     def torch_update(self, batch: Batch) -> dict[str, float]:
         data = self.prepare(batch)
