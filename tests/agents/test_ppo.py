@@ -91,9 +91,8 @@ def test_tells_truncation_from_termination() -> None:
 def run_once(seed: int) -> tuple[dict, torch.Tensor]:
     agent = pyrl.make_agent("ppo", spaces.Discrete(2), spaces.Discrete(2), seed=seed, num_envs=3, **SMALL)
     *_, last = pyrl.iterate(agent, TwoStates, total_steps=200)
-    return {k: v for k, v in last.items() if k not in ("time/seconds", "time/env_steps_per_second")}, torch.cat(
-        [p.flatten() for p in agent.network.parameters()]
-    )
+    timed = ("time/seconds", "time/env_steps_per_second")
+    return {k: v for k, v in last.items() if k not in timed}, torch.cat([p.flatten() for p in agent.network.parameters()])
 
 
 def test_same_seed_same_run() -> None:
