@@ -31,6 +31,14 @@ class UnknownNameError(ValueError):
     """No agent, environment or option has this name."""
 
 
+class SettingError(ValueError):
+    """A setting (a field of a config, an argument) has a value that it cannot have."""
+
+
+class SettingTypeError(SettingError, TypeError):
+    """A setting is of the wrong type."""
+
+
 class EnvError(RuntimeError):
     """An environment raised or returned something impossible; the message says which index and which seed."""
 
@@ -55,6 +63,6 @@ class NonFiniteError(ValueError):
 def closest_names(name: str, known: Iterable[str], count: int = 3) -> str:
     """``"; did you mean ppo, dqn?"``, or an empty string when nothing is close."""
     candidates = list(known)
-    near = difflib.get_close_matches(name.lower(), [k.lower() for k in candidates], n=count, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower(), [k.lower() for k in candidates], n=count, cutoff=0.5)
     by_lower = {k.lower(): k for k in candidates}
     return f"; did you mean {', '.join(by_lower[k] for k in near)}?" if near else ""

@@ -104,7 +104,7 @@ print(advantage.shape, buffer.sample(4).observation.shape)
 
 def test_no_file_cites_one_that_is_not_here() -> None:
     """Markdown files that docs, comments and messages name: in the repository, or somebody else's address."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60).stdout.split()
     if not tracked:
         pytest.skip("no git checkout")
     names = {Path(name).name for name in tracked}

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
+from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples, standardized
+from pyrl.agents.checks import Count, Fraction, Positive, Rate
 from pyrl.agents.registry import register
 from pyrl.engine.optimizers import TensorFlowRMSprop
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Update
-from pyrl.schedules import Schedule, value_at
+from pyrl.schedules import value_at
 from pyrl.types import Rollout
 
 
@@ -33,12 +34,12 @@ from pyrl.types import Rollout
 class A2CConfig(ActorCriticConfig):
     """Defaults as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 7e-4  # "linear_7e-4" falls to zero over the run
-    n_steps: int = 5  # T, steps of each environment between two updates
-    gae_lambda: float = 1.0  # 1: n-step returns
+    learning_rate: Rate = 7e-4  # "linear_7e-4" falls to zero over the run
+    n_steps: Count = 5  # T, steps of each environment between two updates
+    gae_lambda: Fraction = 1.0  # 1: n-step returns
     normalize_advantage: bool = False
     use_rms_prop: bool = True  # RMSprop in TensorFlow's form, alpha 0.99; False: Adam
-    rms_prop_eps: float = 1e-5
+    rms_prop_eps: Positive = 1e-5
 
 
 def policy_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -79,28 +80,28 @@ class A2C(ActorCriticAgent):
         samples, valid_index, explained = self.samples(rollout, native)
         if valid_index is not None:
             samples = samples.rows(*self.updater.to_device(valid_index))
-        return {**self.updater(update, samples), "train/explained_variance": explained, "train/learning_rate": learning_rate}
+        ent_coef = self.scalar(value_at(self.config.ent_coef, self.progress))
+        report = self.updater(update, samples, ent_coef)
+        return {**report, "train/explained_variance": explained, "train/learning_rate": learning_rate}
 
-    def loss(self, batch: Samples) -> tuple[Tensor, LossReport]:  # type: ignore[override]
+    def loss(self, batch: Samples, ent_coef: Tensor) -> tuple[Tensor, LossReport]:  # type: ignore[override]
         """The loss of a rollout, and its three terms."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
         log_prob, entropy = network.distribution.log_prob_and_entropy(output, network.log_std, batch.action)
-        A = batch.advantage
-        if config.normalize_advantage and len(A) > 1:
-            A = (A - A.mean()) / (A.std() + 1e-8)
+        A = standardized(batch.advantage) if config.normalize_advantage else batch.advantage
         actor_loss, critic_loss = policy_loss(log_prob, A), value_loss(value, batch.return_)
         entropy = entropy.mean()
-        loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
+        loss = actor_loss + config.vf_coef * critic_loss - ent_coef * entropy
         return loss, {"loss/policy": actor_loss, "loss/value": critic_loss, "loss/entropy": entropy}
 
-    def native_gradient(self, batch: Samples) -> LossReport:  # type: ignore[override]
+    def native_gradient(self, batch: Samples, ent_coef: float) -> LossReport:  # type: ignore[override]
         """The same by hand: forward, the gradients of the loss w.r.t. the outputs, backward."""
         config, native = self.config, self.native["network"]
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         actor_loss, entropy, _, _, d_output = ops.policy_loss(
-            self.distribution.logits(output), batch.action, batch.advantage, ent_coef=config.ent_coef,
+            self.distribution.logits(output), batch.action, batch.advantage, ent_coef=ent_coef,
             normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         critic_loss, d_value = ops.value_loss(value, batch.return_, coefficient=config.vf_coef)

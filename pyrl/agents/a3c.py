@@ -21,21 +21,21 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.a2c import A2C, A2CConfig
+from pyrl.agents.checks import Count, Positive, Rate, Weight
 from pyrl.agents.registry import register
 from pyrl.engine.native import optimizer_step
 from pyrl.engine.optimizers import optimizer_state
 from pyrl.errors import DeviceError
-from pyrl.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class A3CConfig(A2CConfig):
     """Rates as in system S1 (docs/results.md)."""
 
-    learning_rate: Schedule = 5e-4  # of the shared optimiser
-    n_steps: int = 20  # of a worker between two updates; fewer at an episode's end
-    ent_coef: float = 0.01  # c_2
-    max_grad_norm: float = 40.0
+    learning_rate: Rate = 5e-4  # of the shared optimiser
+    n_steps: Count = 20  # of a worker between two updates; fewer at an episode's end
+    ent_coef: Weight = 0.01  # c_2
+    max_grad_norm: Positive | None = 40.0
     use_rms_prop: bool = False  # False: Adam, with shared statistics
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, Loop, seeded_network, tensors
-from pyrl.agents.checks import check_layers, check_range, check_spaces
+from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Weight, check_spaces
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
-from pyrl.schedules import Schedule, check_schedule, value_at
+from pyrl.schedules import value_at
 from pyrl.trees import map_tree
 from pyrl.types import Array, Observation, Record, Rollout, first_leaf, map_observation
 
@@ -29,23 +29,16 @@ _VALUES_AT_ONCE = 1024
 class ActorCriticConfig(AgentConfig):
     """What `ActorCriticAgent` reads; names as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 3e-4  # "linear_3e-4" falls to zero over the run
-    n_steps: int = 2048  # T, steps of each environment between two updates
-    gae_lambda: float = 0.95  # lambda of GAE, in [0, 1]
+    learning_rate: Rate = 3e-4  # "linear_3e-4" falls to zero over the run
+    n_steps: Count = 2048  # T, steps of each environment between two updates
+    gae_lambda: Fraction = 0.95  # lambda of GAE, in [0, 1]
     normalize_advantage: bool = True  # to zero mean and unit variance in each batch
-    ent_coef: float = 0.0  # weight of the entropy
-    vf_coef: float = 0.5  # weight of the value loss
-    max_grad_norm: float = 0.5  # clip of the gradient's global norm
-    net_arch: tuple[int, ...] = (64, 64)  # hidden layers of actor and critic each, on the features
+    ent_coef: Weight = 0.0  # weight of the entropy
+    vf_coef: NonNegative = 0.5  # weight of the value loss
+    max_grad_norm: Positive | None = 0.5  # clip of the gradient's global norm; None: off
+    net_arch: Layers = (64, 64)  # hidden layers of actor and critic each, on the features
     activation: Activation = "tanh"
-    log_std_init: float = 0.0  # of continuous actions
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_layers(self)
-        check_range(self, "n_steps", 1, None)
-        check_range(self, "gae_lambda", 0.0, 1.0)
-        check_schedule(f"{type(self).__name__}: learning_rate", self.learning_rate)
+    log_std_init: Annotated[float, Range(-20, 20)] = 0.0  # of continuous actions
 
 
 @dataclasses.dataclass(slots=True, repr=False)
@@ -71,6 +64,15 @@ class Samples(Record):
         if isinstance(self.observation, dict | tuple):
             return Samples(map_tree(lambda x: ops.take_rows((x,), index)[0], self.observation), *ops.take_rows(columns, index))
         return Samples(*ops.take_rows((self.observation, *columns), index))
+
+
+def standardized(advantage: Tensor) -> Tensor:
+    """Zero mean, unit variance; a single value is left alone. Equal values become 0, whatever their mean is rounded to."""
+    if len(advantage) < 2:
+        return advantage
+    shifted = advantage - advantage[0]
+    std, mean = torch.std_mean(shifted)
+    return (shifted - mean) / (std + 1e-8)
 
 
 def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray) -> float:
@@ -100,6 +102,11 @@ class ActorCriticAgent(Agent):
         self.arena = trainable.arena
         self.step = Step(trainable, self.loss, self.native_gradient, max_grad_norm=config.max_grad_norm)
         self.updater: Updater = self.make_updater(self.step)
+
+    def scalar(self, value: float) -> float | Tensor:
+        """A number that changes from update to update, as an update takes it: on torch's engines a tensor [], since captured and
+        compiled updates hold all other numbers as constants."""
+        return value if self.updater.is_native else torch.tensor(value, dtype=self.arena.values.dtype)
 
     def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), eps=1e-5, fused=True)

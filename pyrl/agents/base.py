@@ -12,17 +12,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from pyrl.agents.checks import check_choice, check_count, check_device, check_numbers, check_range
+from pyrl.agents.checks import Fraction, NetworkDevice, NumEnvs, Positive, Seed, check_fields, checked
 from pyrl.agents.observations import ObservationReader
 from pyrl.agents.state import set_state, state_of
 from pyrl.engine.native import Native
+from pyrl.engine.standard import in_standard_state
 from pyrl.engine.step import Step
 from pyrl.engine.trainable import Trainable
 from pyrl.engine.updater import Engine, Updater
@@ -43,28 +44,23 @@ CPU = torch.device("cpu")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgentConfig:
-    """What all agents share. Storage keeps raw values; these apply when a batch is drawn and when the agent acts."""
+    """What all agents share. Storage keeps raw values; these apply when a batch is drawn and when the agent acts.
 
-    gamma: float = 0.99  # discount factor, in [0, 1]
+    Every field of a config, those of subclasses too, is checked by its annotation (`pyrl.agents.checks`).
+    """
+
+    gamma: Fraction = 0.99  # discount factor, in [0, 1]
     normalize_observation: bool = False  # by running mean and variance
-    clip_observation: float | None = None  # bound of (normalised) observations
+    clip_observation: Positive | None = None  # bound of (normalised) observations
     normalize_reward: bool = False  # by the standard deviation of the running discounted return
-    clip_reward: float | None = None  # bound of (normalised) rewards
+    clip_reward: Positive | None = None  # bound of (normalised) rewards
     features_extractor: FeaturesExtractor = "auto"  # of images; auto: nature where they are large enough, else flatten
     precision: Precision = "float32"  # in which convolutional networks are computed; bfloat16 is what GPUs are fastest at
     engine: Engine = "auto"  # of updates: native kernels, torch, torch.compile, CUDA graphs; auto: graph on a GPU, native where it can
-    device: str = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
+    device: NetworkDevice = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        check_range(self, "gamma", 0.0, 1.0)
-        check_choice(self, "features_extractor", get_args(FeaturesExtractor))
-        check_choice(self, "precision", get_args(Precision))
-        check_choice(self, "engine", get_args(Engine))
-        check_device(self, "device", "auto", "cpu")
-        for name in ("clip_observation", "clip_reward"):
-            if getattr(self, name) is not None:
-                check_range(self, name, 0.0, None, open_low=True)
+        check_fields(self)
 
 
 class Agent(ABC):
@@ -73,17 +69,23 @@ class Agent(ABC):
     name: ClassVar[str]
     loop: ClassVar[Loop]
     Config: ClassVar[type[AgentConfig]]
+    described: ClassVar[str] = "an agent (of pyrl.make_agent, pyrl.load, or a run's .agent)"  # what functions expect, in their messages
+
+    def __init_subclass__(cls) -> None:
+        """What computes with torch does so in `pyrl.engine.standard`, whatever the program has set for itself."""
+        for name in ("__init__", "policy", "learn", "gradient", "load_state_dict"):
+            if name in vars(cls):
+                setattr(cls, name, in_standard_state(vars(cls)[name]))
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
-        check_count("num_envs", num_envs)
         check_observation_space(observation_space, self.name)
         self.observation_space = observation_space
         self.action_space = action_space
         self.actions = Actions(action_space, self.name)
         self._read = ObservationReader(observation_space)
         self.config: Any = config
-        self.seed = seed
-        self.num_envs = num_envs
+        self.seed = seed = checked(f"{self.name}: seed", seed, Seed)
+        self.num_envs = num_envs = checked(f"{self.name}: num_envs", num_envs, NumEnvs)
         self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
         self.env_steps = 0  # environment steps seen, set by the loop
         self.updates = 0  # gradient steps made
@@ -103,6 +105,10 @@ class Agent(ABC):
             gamma=config.gamma,
             num_envs=num_envs,
         )
+
+    def __repr__(self) -> str:
+        about = f"{self.env_steps:,} steps, {self.updates:,} updates, {self.num_envs} environments, engine {self.engine} on {self.device}"
+        return f"{type(self).__name__}({self.observation_space} -> {self.action_space}, {about})"
 
     def choose_device(self) -> torch.device:
         """What ``config.device`` means here; DeviceError where torch does not find it."""
@@ -200,6 +206,7 @@ class Agent(ABC):
             trainable.arena.sync()
         return state_of(self)
 
+    @in_standard_state
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """CheckpointError names the first entry that is not as this agent's; nothing is changed then."""
         set_state(self, state)

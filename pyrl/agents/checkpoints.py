@@ -6,8 +6,9 @@ its files hold, so that a few bytes of settings never cost more than they and a 
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pyrl.agents.registry import config_to_json, make_agent, make_config
 from pyrl.agents.state import require_sane
-from pyrl.checkpoint import checkpoint_errors, load, require_match, save, space_from_json, space_to_json
+from pyrl.checkpoint import checkpoint_errors, exists, load, require_match, save, space_from_json, space_to_json
+from pyrl.engine.standard import in_standard_state
 from pyrl.errors import CheckpointError, NonFiniteError
+from pyrl.schedules import is_name
 from pyrl.spaces import check_observation_space
 
 if TYPE_CHECKING:
@@ -56,12 +59,15 @@ def save_agent(path: str | Path, agent: Agent) -> Path:
     return save(path, *agent_tree(agent))
 
 
+@in_standard_state
 def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
     """The agent that `save_agent` wrote, as it was: networks, optimisers, random streams, counters.
 
+    ``path`` is a checkpoint, or the folder of a run: then its checkpoint ``best`` is loaded, or ``last`` where there is none.
     ``device`` takes the place of the config's: ``"cpu"`` where what was trained with ``device="cuda"`` has no GPU now.
     FileNotFoundError where there is no checkpoint; CheckpointError for whatever is wrong with it.
     """
+    path = trained_in(Path(path))
     tree, about = load(path, groups=("model", "optimizer", "normalizer", "random", "counters"))
     with checkpoint_errors(path, "does not make an agent"):
         model = tree.get("model", {})
@@ -72,6 +78,7 @@ def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
             raise ValueError(
                 f"seed is {about['seed']!r} and num_envs {about['num_envs']!r}, expected integers, num_envs at most {_MAX_ENVS}"
             )
+        _check_imported(about["config"])
         config = about["config"] if device is None else {**about["config"], "device": device}
         with _parameters_within(2 * len(model) + 64, most):
             agent = make_agent(about["algo"], *spaces, seed=about["seed"], num_envs=about["num_envs"], **config)
@@ -79,18 +86,22 @@ def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
     return agent
 
 
-def restore_agent(path: str | Path, agent: Agent) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make ``agent`` the one in the checkpoint of a run, if it has the same spaces and config; ``(tree, metadata)``, for its loop."""
+def restore_agent(path: str | Path, agent: Agent, changed: Container[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make ``agent`` the one in the checkpoint of a run, if it has the same spaces and config, beside the fields that may have
+    ``changed``; ``(tree, metadata)``, for its loop."""
     tree, about = load(path)
     with checkpoint_errors(path, "is not of this run"):
         if "loop" not in tree:
             raise CheckpointError(f"{path} holds no training state to go on from")
-        saved_config = config_to_json(make_config(agent.name, about["config"]))  # with the fields that older versions did not have
+        _check_imported(about["config"])
+        # With the fields that older versions did not have.
+        configs = [config_to_json(config) for config in (make_config(agent.name, about["config"]), agent.config)]
+        was, now = ({name: value for name, value in config.items() if name not in changed} for config in configs)
         for what, saved, wanted in (
             ("algo", about["algo"], agent.name),
             ("observation_space", about["observation_space"], space_to_json(agent.observation_space)),
             ("action_space", about["action_space"], space_to_json(agent.action_space)),
-            ("config", saved_config, config_to_json(agent.config)),
+            ("config", was, now),
         ):
             require_match(saved, wanted, what)
         agent.load_state_dict(tree)
@@ -123,3 +134,17 @@ def _parameters_within(most: int, most_bytes: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def trained_in(path: Path) -> Path:
+    """The checkpoint to look at in the folder of a run; any other path as it is."""
+    kept = [path / "checkpoints" / name for name in ("best", "last")]
+    return path if exists(path) else next((checkpoint for checkpoint in kept if exists(checkpoint)), path)
+
+
+def _check_imported(config: Mapping[str, Any]) -> None:
+    """A checkpoint names functions that are schedules, and nothing is imported because it says so."""
+    for name, value in config.items():
+        module = value.partition(":")[0] if is_name(value) else None
+        if module is not None and module not in sys.modules:
+            raise CheckpointError(f"{name} is the function {value!r}; import {module} before it is loaded")

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrl.agents.base import AgentConfig, seeded_network
+from pyrl.agents.checks import Layers, Rate, Weight
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_critic_gradient
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Actor, Critics
-from pyrl.schedules import Schedule
 from pyrl.types import Batch, Observation
 
 
@@ -35,9 +35,9 @@ from pyrl.types import Batch, Observation
 class DDPGConfig(ContinuousConfig):
     """Defaults as in Stable-Baselines3, but for the noise, which it leaves out."""
 
-    learning_rate: Schedule = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
-    noise_std: float = 0.1  # of exploration, where every action has the range [-1, 1]
-    net_arch: tuple[int, ...] = (400, 300)  # hidden layers of actor and critic each
+    learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
+    noise_std: Weight = 0.1  # of exploration, where every action has the range [-1, 1]
+    net_arch: Layers = (400, 300)  # hidden layers of actor and critic each
 
 
 def bellman_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:

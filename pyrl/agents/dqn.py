@@ -14,7 +14,7 @@ n-step returns (Sutton 1988) come summed from the replay, whose discount already
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import torch
@@ -24,14 +24,29 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, seeded_network, tensors
-from pyrl.agents.checks import check_choice, check_device, check_layers, check_range, check_spaces
+from pyrl.agents.checks import (
+    Amount,
+    BufferDevice,
+    Count,
+    Fraction,
+    GradientSteps,
+    Layers,
+    NonNegative,
+    NStep,
+    Positive,
+    Range,
+    Rate,
+    Tau,
+    check_range,
+    check_spaces,
+)
 from pyrl.agents.registry import register
 from pyrl.engine.native import native_q, native_q_backward
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.mlp import Activation
-from pyrl.schedules import Schedule, check_schedule, linear, value_at
+from pyrl.schedules import Schedule, linear, value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
 
 
@@ -39,46 +54,35 @@ from pyrl.types import Array, Batch, Observation, first_leaf
 class DQNConfig(AgentConfig):
     """Defaults as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 1e-4  # of Adam; "linear_1e-4" falls to zero over the run
-    buffer_size: int = 1_000_000  # slots of the replay, all environments together
-    buffer_device: str = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
-    learning_starts: int = 100  # transitions stored before the first update
-    batch_size: int = 32
-    tau: float = 1.0  # Polyak factor of the target update; 1 copies (hard update)
-    train_freq: int = 4  # steps of each environment between two rounds of updates
-    gradient_steps: int = 1  # updates in a round; -1: as many as transitions were added since the last
-    target_update_interval: int = 10_000  # environment steps between two target updates
-    exploration_fraction: float = 0.1  # share of the run over which epsilon falls
-    exploration_initial_eps: float = 1.0
-    exploration_final_eps: float = 0.05
-    exploration_decay: float | None = None  # how much epsilon falls at each update; replaces exploration_fraction
-    n_step: int = 1  # length of the returns
+    learning_rate: Rate = 1e-4  # of Adam; "linear_1e-4" falls to zero over the run
+    buffer_size: Count = 1_000_000  # slots of the replay, all environments together
+    buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
+    learning_starts: Amount = 100  # transitions stored before the first update
+    batch_size: Count = 32
+    tau: Tau = 1.0  # Polyak factor of the target update; 1 copies (hard update)
+    train_freq: Count = 4  # steps of each environment between two rounds of updates
+    gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
+    target_update_interval: Count = 10_000  # environment steps between two target updates
+    exploration_fraction: Fraction = 0.1  # share of the run over which epsilon falls
+    exploration_initial_eps: Fraction = 1.0
+    exploration_final_eps: Fraction = 0.05
+    exploration_decay: NonNegative | None = None  # how much epsilon falls at each update; replaces exploration_fraction
+    exploration: Annotated[Schedule, Range(0, 1)] | None = None  # epsilon as a schedule; replaces the other exploration_* fields
+    n_step: NStep = 1  # length of the returns
     double: bool = False  # double Q-learning
     dueling: bool = False  # dueling head
     prioritized: bool = False  # prioritized replay (Schaul et al. 2016)
-    priority_alpha: float = 0.6  # how much priorities matter
-    priority_beta: float = 0.4  # how much importance weights make up for it: at the start of the run
-    priority_beta_final: float = 1.0  # and at its end
+    priority_alpha: Fraction = 0.6  # how much priorities matter
+    priority_beta: Fraction = 0.4  # how much importance weights make up for it: at the start of the run
+    priority_beta_final: Fraction = 1.0  # and at its end
     loss: Literal["huber", "mse"] = "huber"
-    max_grad_norm: float | None = 10.0  # clip of the gradient's global norm; None: off
-    net_arch: tuple[int, ...] = (64, 64)  # hidden layers, on the features
+    max_grad_norm: Positive | None = 10.0  # clip of the gradient's global norm; None: off
+    net_arch: Layers = (64, 64)  # hidden layers, on the features
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_layers(self)
-        for name in ("buffer_size", "batch_size", "train_freq", "target_update_interval", "n_step"):
-            check_range(self, name, 1, None)
-        exploration = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
-        for name in (*exploration, "priority_alpha", "priority_beta", "priority_beta_final"):
-            check_range(self, name, 0.0, 1.0)
-        check_range(self, "tau", 0.0, 1.0, open_low=True)
-        check_range(self, "gradient_steps", -1, None)
-        check_range(self, "learning_starts", 0, None)
         check_range(self, "batch_size", 1, self.buffer_size)
-        check_choice(self, "loss", ("huber", "mse"))
-        check_device(self, "buffer_device", "cpu")
-        check_schedule("DQNConfig: learning_rate", self.learning_rate)
 
 
 def q_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_q_target: Tensor, double: bool) -> Tensor:
@@ -124,6 +128,8 @@ class DQN(Agent):
     def epsilon(self) -> float:
         """Probability of a random action now."""
         c = self.config
+        if c.exploration is not None:
+            return min(1.0, value_at(c.exploration, self.progress))
         if c.exploration_decay is not None:
             return max(c.exploration_final_eps, c.exploration_initial_eps - c.exploration_decay * self.updates)
         fraction = self.progress / c.exploration_fraction if c.exploration_fraction > 0 else 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, tensors
-from pyrl.agents.checks import check_choice, check_device, check_layers, check_range
+from pyrl.agents.checks import Amount, BufferDevice, Count, GradientSteps, Layers, NStep, Rate, Tau, Weight, check_range
 from pyrl.agents.random import uniform_actions
 from pyrl.engine.native import Native
 from pyrl.engine.step import LossReport
@@ -21,7 +21,7 @@ from pyrl.engine.updater import Updater
 from pyrl.nets.actor_critic_continuous import ActionScale
 from pyrl.nets.mlp import Activation
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
-from pyrl.schedules import Schedule, check_schedule, value_at
+from pyrl.schedules import value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
 
 
@@ -29,36 +29,24 @@ from pyrl.types import Array, Batch, Observation, first_leaf
 class ContinuousConfig(AgentConfig):
     """What `ContinuousAgent` and its loop read; names as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
-    buffer_size: int = 1_000_000  # slots of the replay, all environments together
-    buffer_device: str = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
-    learning_starts: int = 100  # transitions stored before the first update
-    random_steps: int | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
-    batch_size: int = 256
-    tau: float = 0.005  # Polyak factor of the target networks, after each update
-    train_freq: int = 1  # steps of each environment between two rounds of updates
-    gradient_steps: int = 1  # updates in a round; -1: as many as transitions were added since the last
-    n_step: int = 1  # length of the returns
+    learning_rate: Rate = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
+    buffer_size: Count = 1_000_000  # slots of the replay, all environments together
+    buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
+    learning_starts: Amount = 100  # transitions stored before the first update
+    random_steps: Amount | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
+    batch_size: Count = 256
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
+    train_freq: Count = 1  # steps of each environment between two rounds of updates
+    gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
+    n_step: NStep = 1  # length of the returns
     noise_type: NoiseType = "normal"  # of exploration, beyond the policy's own
-    noise_std: float = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
-    net_arch: tuple[int, ...] = (256, 256)  # hidden layers of actor and critic each, on the features
+    noise_std: Weight = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
+    net_arch: Layers = (256, 256)  # hidden layers of actor and critic each, on the features
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_layers(self)
-        for name in ("buffer_size", "batch_size", "train_freq", "n_step"):
-            check_range(self, name, 1, None)
         check_range(self, "batch_size", 1, self.buffer_size)
-        check_range(self, "learning_starts", 0, None)
-        check_range(self, "gradient_steps", -1, None)
-        check_range(self, "tau", 0.0, 1.0, open_low=True)
-        if self.random_steps is not None:
-            check_range(self, "random_steps", 0, None)
-        check_choice(self, "noise_type", get_args(NoiseType))
-        check_device(self, "buffer_device", "cpu")
-        check_range(self, "noise_std", 0.0, None)
-        check_schedule(f"{type(self).__name__}: learning_rate", self.learning_rate)
 
 
 class ContinuousAgent(Agent):
@@ -75,7 +63,7 @@ class ContinuousAgent(Agent):
         self.scale = ActionScale(self.name, action_space)
         super().__init__(observation_space, action_space, config, seed, num_envs)
         self.random_steps = config.learning_starts if config.random_steps is None else config.random_steps
-        self.noise = exploration_noise(config.noise_type, config.noise_std, seed)
+        self.noise = exploration_noise(config.noise_type, value_at(config.noise_std, 0.0), seed)
         on_device = self.device.type == "cuda" and ops.cuda_built()
         self.learning = ops.RandomStream(seed, "learning", device=self.device if on_device else None)  # of actions drawn in losses
 
@@ -101,7 +89,8 @@ class ContinuousAgent(Agent):
         else:
             with torch.no_grad():
                 action = self.choose(tensors(observation, self.device), deterministic).cpu().numpy()
-        if not deterministic and self.config.noise_std > 0:
+        if not deterministic and self.config.noise_std != 0:
+            self.noise.std = value_at(self.config.noise_std, self.progress)
             action = self.noise(action)
         return {"action": self.scale.to_box(action)}
 

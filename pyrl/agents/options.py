@@ -45,7 +45,7 @@ class AgentOptions(TypedDict, total=False):
     rms_prop_eps: float
     n_epochs: int
     clip_range: Schedule
-    clip_range_vf: Schedule | None
+    clip_range_vf: float | None
     target_kl: float | None
     # off-policy
     buffer_size: int
@@ -58,9 +58,10 @@ class AgentOptions(TypedDict, total=False):
     gradient_steps: int
     n_step: int
     noise_type: NoiseType
-    noise_std: float
+    noise_std: Schedule
     # dqn
     target_update_interval: int
+    exploration: Schedule | None
     exploration_fraction: float
     exploration_initial_eps: float
     exploration_final_eps: float

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
-from pyrl.agents.checks import check_range
+from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples, standardized
+from pyrl.agents.checks import Count, Positive, Rate
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport
-from pyrl.schedules import Schedule, check_schedule, value_at
+from pyrl.schedules import value_at
 from pyrl.types import Array, Rollout
 
 
@@ -34,17 +34,11 @@ from pyrl.types import Array, Rollout
 class PPOConfig(ActorCriticConfig):
     """Defaults as in Stable-Baselines3."""
 
-    batch_size: int = 64  # minibatch
-    n_epochs: int = 10  # passes over a rollout
-    clip_range: Schedule = 0.2  # epsilon of the surrogate
-    clip_range_vf: float | None = None  # epsilon of the value clip; None: off
-    target_kl: float | None = None  # stop the passes over a rollout when the KL estimate exceeds 1.5 times this; None: off
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("batch_size", "n_epochs"):
-            check_range(self, name, 1, None)
-        check_schedule("PPOConfig: clip_range", self.clip_range)
+    batch_size: Count = 64  # minibatch
+    n_epochs: Count = 10  # passes over a rollout
+    clip_range: Rate = 0.2  # epsilon of the surrogate
+    clip_range_vf: Positive | None = None  # epsilon of the value clip; None: off
+    target_kl: Positive | None = None  # stop the passes over a rollout when the KL estimate exceeds 1.5 times this; None: off
 
 
 def clipped_surrogate(log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor, epsilon: Tensor) -> Tensor:
@@ -69,11 +63,6 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
     return (torch.exp(log_r) - 1.0 - log_r).mean()
 
 
-def standardized(advantage: Tensor) -> Tensor:
-    """Zero mean, unit variance; a single value is left alone."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8) if len(advantage) > 1 else advantage
-
-
 @register("ppo")
 class PPO(ActorCriticAgent):
     """Discrete, multi-discrete, multi-binary and continuous actions."""
@@ -93,17 +82,19 @@ class PPO(ActorCriticAgent):
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         config, updater = self.config, self.updater
-        learning_rate, epsilon = value_at(config.learning_rate, self.progress), value_at(config.clip_range, self.progress)
+        learning_rate, epsilon, ent_coef = (
+            value_at(schedule, self.progress) for schedule in (config.learning_rate, config.clip_range, config.ent_coef)
+        )
         native = updater.begin(learning_rate)
         samples, valid_index, explained = self.samples(rollout, native)
-        clip_range = epsilon if native else torch.tensor(epsilon)
+        coefficients = self.scalar(epsilon), self.scalar(ent_coef)
         reports: list[dict[str, float]] = []
         epochs, kl = 0, 0.0
         for _ in range(config.n_epochs):
             order = ops.permutation(len(samples) if valid_index is None else len(valid_index), self.minibatches)
-            order, clip = updater.to_device(order if valid_index is None else valid_index[order], clip_range)
+            order, *data = updater.to_device(order if valid_index is None else valid_index[order], *coefficients)
             minibatches = [order[at : at + config.batch_size] for at in range(0, len(order), config.batch_size)]
-            latest = updater.collect([updater.launch(self.update, samples, rows, clip) for rows in minibatches])
+            latest = updater.collect([updater.launch(self.update, samples, rows, *data) for rows in minibatches])
             reports += latest
             self.updates += len(latest)
             epochs += 1
@@ -118,11 +109,11 @@ class PPO(ActorCriticAgent):
             "train/learning_rate": learning_rate,
         }
 
-    def update(self, samples: Samples, rows: Array, epsilon: Array) -> LossReport:
+    def update(self, samples: Samples, rows: Array, epsilon: Array, ent_coef: Array) -> LossReport:
         """One step down the gradient of `loss` for the minibatch ``rows`` [B] of a rollout."""
-        return self.step(samples.rows(rows), epsilon)
+        return self.step(samples.rows(rows), epsilon, ent_coef)
 
-    def loss(self, batch: Samples, epsilon: Tensor) -> tuple[Tensor, LossReport]:  # type: ignore[override]
+    def loss(self, batch: Samples, epsilon: Tensor, ent_coef: Tensor) -> tuple[Tensor, LossReport]:  # type: ignore[override]
         """Eq. 9, negated, of a minibatch; its three terms and the KL estimate."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
@@ -131,18 +122,18 @@ class PPO(ActorCriticAgent):
         policy_loss = -clipped_surrogate(log_prob, batch.log_prob, A, epsilon)
         critic_loss = value_loss(value, batch.value, batch.return_, config.clip_range_vf)
         entropy = entropy.mean()
-        loss = policy_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
+        loss = policy_loss + config.vf_coef * critic_loss - ent_coef * entropy
         kl = approximate_kl(log_prob, batch.log_prob)
         return loss, {"loss/policy": policy_loss, "loss/value": critic_loss, "loss/entropy": entropy, "train/kl": kl}
 
-    def native_gradient(self, batch: Samples, epsilon: float) -> LossReport:  # type: ignore[override]
+    def native_gradient(self, batch: Samples, epsilon: float, ent_coef: float) -> LossReport:  # type: ignore[override]
         """The same by hand: forward, the gradients of eq. 9 w.r.t. the outputs, backward."""
         config, native = self.config, self.native["network"]
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         policy_loss, entropy, kl, _, d_output = ops.policy_loss(
             self.distribution.logits(output), batch.action, batch.advantage, log_prob_old=batch.log_prob, clip_range=epsilon,
-            ent_coef=config.ent_coef, normalize_advantage=config.normalize_advantage, **self.native_distribution(),
+            ent_coef=ent_coef, normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         old = None if config.clip_range_vf is None else batch.value
         critic_loss, d_value = ops.value_loss(

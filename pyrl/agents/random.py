@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pyrl.agents.base import Agent, AgentConfig
-from pyrl.agents.checks import check_range
+from pyrl.agents.checks import Count
 from pyrl.agents.registry import register
 from pyrl.ops import RandomStream, uniform_indices
 from pyrl.spaces import choices
@@ -20,11 +20,7 @@ from pyrl.types import Array, Observation, Rollout, first_leaf
 class RandomConfig(AgentConfig):
     """Only how often the loop reports."""
 
-    n_steps: int = 128  # steps of each environment between two metrics records
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "n_steps", 1, None)
+    n_steps: Count = 128  # steps of each environment between two metrics records
 
 
 @register("random")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.base import seeded_network
+from pyrl.agents.checks import Rate, Starts
 from pyrl.agents.ddpg import bellman_target, critic_loss
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient
 from pyrl.agents.registry import register
@@ -34,6 +35,7 @@ from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
 from pyrl.nets.noise import standard_normal
+from pyrl.schedules import value_at
 from pyrl.types import Array, Batch, Observation
 
 
@@ -41,25 +43,21 @@ from pyrl.types import Array, Batch, Observation
 class SACConfig(ContinuousConfig):
     """Defaults as in Stable-Baselines3."""
 
-    ent_coef: float | str = "auto"  # alpha, the temperature; "auto": learned, from 1 on; "auto_0.1": from 0.1 on
-    target_entropy: float | str = "auto"  # H-bar, of the actions in [-1, 1]; "auto": minus the number of action dimensions
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        initial_temperature(self.ent_coef)
-        if self.target_entropy != "auto" and not isinstance(self.target_entropy, float | int):
-            raise ValueError(f"SACConfig: target_entropy is {self.target_entropy!r}, expected a number or 'auto'")
+    # alpha, the temperature; "auto": learned, from 1 on; "auto_0.1": from 0.1 on
+    ent_coef: Literal["auto"] | Annotated[str, Starts("auto_")] | Rate = "auto"
+    target_entropy: float | Literal["auto"] = "auto"  # H-bar, of the actions in [-1, 1]; "auto": minus the number of action dimensions
 
 
-def initial_temperature(ent_coef: float | str) -> float:
-    """alpha at the beginning; ValueError unless it is positive."""
-    try:
-        alpha = 1.0 if ent_coef == "auto" else float(str(ent_coef).removeprefix("auto_"))
-    except ValueError:
-        alpha = 0.0
-    if not 0.0 < alpha < math.inf:
-        raise ValueError(f"SACConfig: ent_coef is {ent_coef!r}, expected a positive number, 'auto' or 'auto_<positive number>'")
-    return alpha
+def is_learned(ent_coef: Any) -> bool:
+    """Whether alpha is learned, not told."""
+    return isinstance(ent_coef, str) and ent_coef.startswith("auto")
+
+
+def temperature_at(ent_coef: Any, progress: float) -> float:
+    """alpha: where it is learned, its first value. At least 1e-30, as its logarithm is what is kept."""
+    if ent_coef == "auto":
+        return 1.0
+    return max(float(ent_coef.removeprefix("auto_")) if is_learned(ent_coef) else value_at(ent_coef, progress), 1e-30)
 
 
 def squashed_sample(mean: Tensor, log_std: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,6 +96,10 @@ class Temperature(nn.Module):
     def native_parts(self) -> tuple[nn.Module, ...]:
         return ()  # no layers: the native engine needs the parameter only
 
+    @torch.no_grad()
+    def set(self, alpha: float) -> None:
+        self.log_alpha.fill_(math.log(alpha))
+
 
 @register("sac")
 class SAC(ContinuousAgent):
@@ -113,9 +115,9 @@ class SAC(ContinuousAgent):
             seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]), self.device, config.precision
         )
         self.actor, self.critic = networks
-        self.temperature = Temperature(initial_temperature(config.ent_coef)).to(self.device)
+        self.temperature = Temperature(temperature_at(config.ent_coef, 0.0)).to(self.device)
         self.target_entropy = -float(self.scale.size) if config.target_entropy == "auto" else float(config.target_entropy)
-        self.learns_temperature = str(config.ent_coef).startswith("auto")
+        self.learns_temperature = is_learned(config.ent_coef)
         critic, actor = self.trainable("critic", self.critic, target="target_critic"), self.trainable("actor", self.actor)
         self.target_critic = critic.target_network
         self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
@@ -138,6 +140,11 @@ class SAC(ContinuousAgent):
         shape = len(output), self.scale.size
         xi = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
         return ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)[0]
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        if not (self.learns_temperature or isinstance(self.config.ent_coef, float)):
+            self.temperature.set(temperature_at(self.config.ent_coef, self.progress))
+        return super().learn(batch)
 
     def update_data(self, batch: Batch) -> tuple[Any, ...]:
         """Noise [B, A] of the next actions and of the actions."""

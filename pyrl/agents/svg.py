@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,14 +26,13 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.base import seeded_network
-from pyrl.agents.checks import check_range
+from pyrl.agents.checks import Amount, Count, Layers, Range, Rate
 from pyrl.agents.ddpg import bellman_target
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.noise import standard_normal
-from pyrl.schedules import Schedule
 from pyrl.types import Array, Batch, Observation
 
 
@@ -41,16 +40,12 @@ from pyrl.types import Array, Batch, Observation
 class SVGConfig(ContinuousConfig):
     """Rates, replay and batches as in system S0 (docs/results.md), which averages its targets once an episode, not per update."""
 
-    learning_rate: Schedule = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
-    buffer_size: int = 10_000  # slots of the replay, all environments together
-    learning_starts: int = 1_000  # transitions stored before the first update
-    batch_size: int = 100
-    net_arch: tuple[int, ...] = (256, 128)  # hidden layers of actor and critic each
-    std_min: float = 0.1  # least standard deviation of u
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "std_min", 0.0, 1.0, open_low=True)
+    learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
+    buffer_size: Count = 10_000  # slots of the replay, all environments together
+    learning_starts: Amount = 1_000  # transitions stored before the first update
+    batch_size: Count = 100
+    net_arch: Layers = (256, 128)  # hidden layers of actor and critic each
+    std_min: Annotated[float, Range(0, 1, open_low=True)] = 0.1  # least standard deviation of u
 
 
 def reparameterized(mean: Tensor, log_std: Tensor, eta: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrl.agents.checks import check_range
+from pyrl.agents.checks import Count, NonNegative
 from pyrl.agents.ddpg import DDPG, DDPGConfig, bellman_target, critic_loss
 from pyrl.agents.off_policy import native_critic_gradient
 from pyrl.agents.registry import register
@@ -37,15 +37,9 @@ from pyrl.types import Array, Batch
 class TD3Config(DDPGConfig):
     """Defaults as in Stable-Baselines3, but for the exploration noise, which it leaves out."""
 
-    policy_delay: int = 2  # updates of the critics for one of the actor and the target networks
-    target_policy_noise: float = 0.2  # sigma~ of the target's action, in [-1, 1]
-    target_noise_clip: float = 0.5  # c, its bound
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "policy_delay", 1, None)
-        check_range(self, "target_policy_noise", 0.0, None)
-        check_range(self, "target_noise_clip", 0.0, None)
+    policy_delay: Count = 2  # updates of the critics for one of the actor and the target networks
+    target_policy_noise: NonNegative = 0.2  # sigma~ of the target's action, in [-1, 1]
+    target_noise_clip: NonNegative = 0.5  # c, its bound
 
 
 def smoothed(action: Tensor, noise: Tensor, noise_clip: float) -> Tensor:

@@ -57,7 +57,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
         """Draw by priority, with replacement: ``batch_size`` windows with their importance weights.
 
-        ``out`` as in `ReplayBuffer.sample`. ValueError if more is asked for than is stored, or ``replacement`` is False.
+        ``out`` as in `ReplayBuffer.sample`. ValueError if nothing is stored, or ``replacement`` is False.
         """
         if not replacement:
             raise ValueError("sample: replacement is False, expected True (prioritized draws are stratified, not distinct)")

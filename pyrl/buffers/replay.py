@@ -172,13 +172,13 @@ class ReplayBuffer(Pickled):
         self._core.add(observation, columns, reward, next_observation, terminated, truncated, valid)
 
     def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
-        """Draw uniformly: ``batch_size`` windows, distinct if ``replacement`` is False.
+        """Draw uniformly: ``batch_size`` windows of whatever can be drawn, one transition included; distinct if ``replacement`` is False.
 
         ``out``: a batch of this size from this buffer, or one of torch CPU tensors; it is filled and returned.
-        Raises ValueError if more is asked for than is stored.
+        Raises ValueError if nothing is stored, or less than is asked for without replacement.
 
-        On a GPU nothing waits, unless ``batch_size`` is above what the host can be sure of without a look (all that was added,
-        or about half of the slots), or ``replacement`` is False. The call can be captured in a CUDA graph, each replay of which
+        On a GPU nothing waits, unless the host cannot be sure without a look that anything is stored, or ``replacement`` is False. The
+        call can be captured in a CUDA graph, each replay of which
         draws anew (`flush`). Keep the buffer as long as the graph.
         """
         if out is None:

@@ -64,20 +64,20 @@ def _whole(path: Path, read: Callable[[Path], Result]) -> Result:
             continue
         try:
             result = read(folder)
-            if not _was_replaced(path, handle):  # else some files may be of the one and some of the other
+            if not _was_replaced(path, folder, handle):  # else some files may be of the one and some of the other
                 return result
         except (CheckpointError, OSError):
-            if not _was_replaced(path, handle):
+            if not _was_replaced(path, folder, handle):
                 raise
         finally:
             os.close(handle)
 
 
-def _was_replaced(path: Path, handle: int) -> bool:
-    """Whether the checkpoint's folder is another one than the open ``handle``."""
+def _was_replaced(path: Path, folder: Path, handle: int) -> bool:
+    """Whether the checkpoint is no longer the open ``handle``, or no longer called ``folder``: a save puts the old one aside first."""
     found = _find(path)
     try:
-        return found is not None and not os.path.samestat(os.fstat(handle), os.stat(found))
+        return found is not None and (found != folder or not os.path.samestat(os.fstat(handle), os.stat(found)))
     except FileNotFoundError:
         return True
 

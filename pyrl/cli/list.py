@@ -23,15 +23,15 @@ class ListOptions:
 
 def list_all(arguments: list[str]) -> int:
     parse(ListOptions, arguments, "list", "What there is: algorithms, presets, environments, and the latest runs.")
-    from pyrl.experiment.presets import available_presets
+    from pyrl.experiment.presets import available_presets, describe
     from pyrl.experiment.runs import list_runs, shown
 
     presets: dict[str, list[str]] = {}
     for algo, env in available_presets():
         presets.setdefault(algo, []).append(env)
-    table = Table("algorithm", "presets for", box=None, title_justify="left")
+    table = Table("algorithm", "presets for", "elsewhere", box=None, title_justify="left")
     for algo in available_agents():
-        table.add_row(algo, ", ".join(presets.get(algo, [])))
+        table.add_row(algo, ", ".join(presets.get(algo, [])), describe(algo, None).partition(": ")[2])
     console = Console()
     console.print(table, highlight=False)
     table = Table("environments", "", box=None)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from gymnasium.vector import VectorEnv
 from typing_extensions import Unpack
@@ -18,22 +17,24 @@ from typing_extensions import Unpack
 from pyrl import checkpoint
 from pyrl.agents.base import Agent
 from pyrl.agents.checkpoints import restore_agent
-from pyrl.agents.checks import check_count
+from pyrl.agents.checks import Count, Elsewhere, Goal, Limit, NumEnvs, Positive, Seed, Unsaid, checks_arguments
 from pyrl.agents.options import AgentOptions
-from pyrl.agents.registry import check_algorithm, config_to_json, make_agent, make_config
+from pyrl.agents.registry import check_algorithm, config_to_json, make_agent
 from pyrl.engine.threads import use_threads
 from pyrl.envs import Backend, EnvSource, make
 from pyrl.envs.make import ENV_TIMEOUT
-from pyrl.errors import NonFiniteError
+from pyrl.errors import CheckpointError, NonFiniteError, SettingError
 from pyrl.experiment.metrics import read_csv
-from pyrl.experiment.presets import preset
 from pyrl.experiment.recorder import Recorder, ending_of
 from pyrl.experiment.runs import RunFolder
+from pyrl.experiment.settings import CHANGEABLE_CONFIG, to_json, told_settings
 from pyrl.experiment.signals import StopSignals
-from pyrl.loops.base import Loop
+from pyrl.loops.base import Loop, Window
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iterate import iterate
 from pyrl.types import Metrics
+
+SEED, TEN, TIMEOUT = Unsaid(0), Unsaid(10), Unsaid(ENV_TIMEOUT)
 
 
 @dataclasses.dataclass(repr=False)
@@ -54,41 +55,47 @@ class Run:
         return f"Run({self.agent.name}, {self.agent.env_steps:,} steps{score}, ended by {self.ending}, dir={self.dir and str(self.dir)!r})"
 
 
+@checks_arguments
 def train(
     algo: str,
-    env: EnvSource,
+    env: Annotated[EnvSource, Elsewhere()],
     *,
-    total_steps: int | None = None,
-    total_episodes: int | None = None,
-    seed: int = 0,
-    num_envs: int | None = None,
-    backend: Backend = "auto",
+    total_steps: Limit | None = None,
+    total_episodes: Limit | None = None,
+    seed: Seed | None = SEED,
+    num_envs: NumEnvs | None = None,
+    backend: Backend | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: int | None = None,
-    env_timeout: float | None = ENV_TIMEOUT,
-    eval_every: int | None = None,
-    eval_episodes: int = 10,
-    stop_at_return: float | None = None,
-    stop_window: int = 10,
-    save_every_episodes: int | None = None,
-    run_dir: str | Path | bool | None = None,
+    max_episode_steps: Count | None = None,
+    env_timeout: Positive | None = TIMEOUT,
+    eval_every: Count | None = None,
+    eval_episodes: Count = TEN,
+    stop_at_return: Goal | None = None,
+    stop_window: Window = TEN,
+    save_every_episodes: Count | None = None,
+    run_dir: bool | str | Path | None = None,
     resume: str | Path | None = None,
+    agent: Agent | None = None,
     on_metrics: Callable[[Metrics], bool | None] | None = None,
-    threads: int | None = None,
+    threads: Count | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
 
     total_steps, total_episodes: the first limit that is reached ends the run; without either, the preset's.
-    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env). A vector environment brings
-        its ``num_envs``.
+    seed: of everything random; None draws one, which is kept in the run's config.
+    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env), and where there is none from
+        pyrl's general settings for the algorithm (`pyrl.experiment.presets`). A vector environment brings its ``num_envs``.
     backend, env_kwargs, max_episode_steps, env_timeout: as in `pyrl.envs.make`.
     eval_every: evaluate at every multiple of so many environment steps, and at the end: ``eval_episodes`` episodes, on
         environments of their own.
     stop_at_return: end when the mean return of the last ``stop_window`` episodes reaches this, with the parameters that did it.
     save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
-    resume: the folder of a stopped run to go on with, by its own settings; only limits and ``on_metrics`` are read.
+    resume: the folder of a stopped run to go on with, by its own settings. New ones of limits, ``stop_*``, evaluations,
+        ``save_every_episodes``, ``env_timeout`` and learning_rate are taken, and noted in config.json; any other that differs is refused.
+    agent: one that has learned already, to go on with (the object itself), in the same environment or in another of the same spaces: by its
+        own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
     threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
@@ -97,52 +104,29 @@ def train(
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is
     warned of and tried again; UnsavedError, whose ``run`` is the result, if something is unwritten at the end.
     """
-    counts = {"eval_every": eval_every, "eval_episodes": eval_episodes, "save_every_episodes": save_every_episodes, "threads": threads}
-    for name, count in counts.items():
-        if count is not None:
-            check_count(name, count)
+    arguments = dict(locals())
     check_algorithm(algo, env)
-    if eval_every is not None and isinstance(env, VectorEnv):
-        raise ValueError("train: eval_every needs environments of its own, expected env as an id or a callable, got a vector environment")
-    if resume is not None:
-        folder: RunFolder | None = RunFolder.open(resume)
-        if Path(os.path.abspath(resume)) not in (folder.path, folder.last):  # type: ignore[union-attr]
-            raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run goes on from its checkpoint `last` only")
-        settings = dict(folder.config)  # type: ignore[union-attr]
-        settings |= {k: v for k, v in (("total_steps", total_steps), ("total_episodes", total_episodes)) if v is not None}
-        if stop_at_return is not None:
-            settings |= {"stop_at_return": stop_at_return, "stop_window": stop_window}
-    else:
-        chosen = preset(algo, env if isinstance(env, str) else None)
-        make_config(algo, {**chosen.config, **config}, inspect.signature(train).parameters)
-        if total_steps is None and total_episodes is None:
-            total_steps, total_episodes = chosen.total_steps, chosen.total_episodes
-        settings = {
-            "algo": algo, "env": env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__),
-            "by_id": isinstance(env, str), "seed": seed,
-            "num_envs": num_envs if num_envs is not None else getattr(env, "num_envs", chosen.num_envs),
-            "total_steps": total_steps, "total_episodes": total_episodes,
-            "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "env_timeout": env_timeout,
-            "eval_every": eval_every, "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "stop_window": stop_window,
-            "save_every_episodes": save_every_episodes,
-            "config": {**chosen.config, **config},
-        }  # fmt: skip
-        folder = None
-    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
+    settings, folder, changes = told_settings(arguments, inspect.signature(train).parameters)
+    if settings.get("eval_every") and isinstance(env, VectorEnv):
+        raise SettingError("train: eval_every needs environments of its own, expected env as an id or a callable, got a vector environment")
+    saved_kwargs = None if run_dir is False else to_json(dict(settings["env_kwargs"] or {}), "env_kwargs")
+    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings.get(k)}
     options["env_timeout"] = settings.get("env_timeout", ENV_TIMEOUT)
     run: Run | None = None
     try:
         with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
-            agent = make_agent(
-                settings["algo"], stepper.single_observation_space, stepper.single_action_space,
-                seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
-            )  # fmt: skip
+            if agent is None:
+                agent = make_agent(
+                    settings["algo"], stepper.single_observation_space, stepper.single_action_space,
+                    seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
+                )  # fmt: skip
             held.enter_context(use_threads(agent.threads if threads is None else threads))
             limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
             loop = iterate(agent, stepper, **limits)
+            settings["env_kwargs"] = saved_kwargs
             score = None
             if settings["eval_every"]:
-                score = lambda: evaluate(agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)  # noqa: E731
+                score = lambda: evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)  # noqa: E731
             signals = StopSignals(loop.stop, saved=resume is not None or run_dir is not False)
             with signals:
                 if resume is None and run_dir is not False:
@@ -152,6 +136,8 @@ def train(
                     folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
                 elif resume is not None and folder is not None:
                     _restore(folder, agent, loop)
+                    if changes:
+                        settings["resumed"] = [*settings.get("resumed", []), {"env_steps": agent.env_steps, "changes": changes}]
                     folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
                     folder.write_config()
                 run = _run(loop, folder, settings, score, on_metrics, resume is not None, signals)
@@ -245,11 +231,16 @@ def _tree(value: Any) -> Any:
 
 def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:
     if not checkpoint.exists(folder.last) and not read_csv(folder.metrics_file):
+        if folder.config.get("warm_start"):
+            raise CheckpointError(f"{folder.last} is missing: the run began with an agent, which nothing else in {folder.path} holds")
         return  # killed before its first save: it begins
-    tree, about = restore_agent(folder.last, agent)
+    tree, about = restore_agent(folder.last, agent, changed=CHANGEABLE_CONFIG)
     with checkpoint.checkpoint_errors(folder.last, "does not go on"):
-        loop.load_state_dict(tree["loop"] | ({"buffer": tree["replay"]} if "replay" in tree else {}))
         missing = agent.env_steps - about.get("replay_env_steps", agent.env_steps)
+        state = dict(tree["loop"])
+        if "replay" in tree:  # as it was so many steps ago
+            state |= {"buffer": tree["replay"], "stored": state["stored"] - missing}
+        loop.load_state_dict(state)
     if "replay" in tree and missing:
         what = f"the replay in {folder.last} lacks the last {missing:,} steps before the run was killed"
         warnings.warn(f"{what}; it goes on with what the replay held then", RuntimeWarning, stacklevel=4)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from pyrl.agents.base import Agent
-from pyrl.agents.checks import check_count
+from pyrl.agents.checks import Count, Elsewhere, NumEnvs, Seed, checks_arguments
 from pyrl.envs import EnvSource, Stepper, make
 from pyrl.errors import SpaceError
-from pyrl.loops.base import check_agent
+from pyrl.seeding import fresh_seed
 from pyrl.spaces import difference
 from pyrl.types import Episode
 
@@ -47,14 +47,15 @@ class Evaluation:
         return f"Evaluation({self.mean:.1f} +- {self.std:.1f} over {len(self.returns)} episodes, length {self.lengths.mean():.0f}{success})"
 
 
+@checks_arguments
 def evaluate(
     agent: Agent,
-    env: EnvSource | Stepper,
-    episodes: int = 20,
+    env: Annotated[EnvSource | Stepper, Elsewhere()],
+    episodes: Count = 20,
     *,
-    seed: int = 10_000,
+    seed: Seed | None = 10_000,
     deterministic: bool = True,
-    num_envs: int | None = None,
+    num_envs: NumEnvs | None = None,
     stop: Callable[[], bool] | None = None,
     **make_options: Any,
 ) -> Evaluation:
@@ -64,9 +65,9 @@ def evaluate(
     The episodes are shared out over the environments beforehand (counting whichever end first would favour short ones), so
     the start states depend on ``seed`` only, and every agent meets the same. Nothing is learned; the agent's normaliser and
     random streams are left as they were. ``stop`` is asked after each step; when it says True, the episodes so far are the result.
+    ``seed=None`` draws one.
     """
-    check_agent("evaluate", agent)
-    check_count("evaluate: episodes", episodes)
+    seed = fresh_seed() if seed is None else seed
     if isinstance(env, Stepper | VectorEnv):
         lent, count = True, env.num_envs
     else:

@@ -125,7 +125,7 @@ class AsynchronousLoop(Loop):
         done = self._done() and not any(process.is_alive() for process, _ in self._workers)
         steps = int(self.shared.steps.sum())
         # The run is finished when the workers have left, not before: they may still be writing.
-        self.agent.env_steps = steps if done else int(min(steps, self.limits.total_steps - 1))
+        self.agent.env_steps = steps if done else int(min(steps, self.limits.first_step + self.limits.total_steps - 1))
         self._update_progress()
         losses = [report.losses for report in reports if report.losses]
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in (losses[0] if losses else {})}
@@ -153,8 +153,8 @@ class AsynchronousLoop(Loop):
         return reports
 
     def _done(self) -> bool:
-        steps, episodes, limits = self.shared.steps.sum(), self.shared.episodes.sum(), self.limits
-        return bool(self.stopped or steps >= limits.total_steps or episodes >= limits.total_episodes or self.shared.stop)
+        steps, episodes = int(self.shared.steps.sum()), int(self.shared.episodes.sum())
+        return self.stopped or self.limits.share(steps, episodes) >= 1.0 or bool(self.shared.stop)
 
     def _start(self, index: int, generation: int) -> tuple[Any, Connection]:
         agent = self.agent
@@ -226,9 +226,9 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
         stepper.reset(seed=worker_seed(task.seed, task.index, task.generation))
         while not shared.stop and os.getppid() == task.parent:
             done = int(shared.steps.sum()), int(shared.episodes.sum())
-            if done[0] >= limits.total_steps or done[1] >= limits.total_episodes:
+            agent.progress = limits.share(*done)
+            if agent.progress >= 1.0:
                 break
-            agent.progress = min(1.0, max(done[0] / limits.total_steps, done[1] / limits.total_episodes))
             agent.pull(shared.learned)
             while not buffer.full:
                 choice = agent.policy(stepper.observation)

@@ -101,7 +101,7 @@ def test_spaces_that_are_refused(algo: str) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("tau", 0.0, r"tau is 0.0, expected a value in \(0.0, 1.0\]"),
+        ("tau", 0.0, r"tau is 0.0, expected a number in \(0, 1\]"),
         ("batch_size", 2001, r"batch_size is 2001, expected a value in \[1, 2000\]"),
         ("gradient_steps", -2, "gradient_steps is -2"),
         ("random_steps", -1, "random_steps is -1"),

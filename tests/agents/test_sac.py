@@ -14,7 +14,7 @@ from test_ddpg import set_linear
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import pyrl
-from pyrl.agents.sac import initial_temperature, soft_value, squashed_sample, temperature_loss
+from pyrl.agents.sac import soft_value, squashed_sample, temperature_at, temperature_loss
 
 OBSERVATION, ACTION = spaces.Box(-5, 5, (1,)), spaces.Box(-1, 1, (1,))
 
@@ -125,8 +125,8 @@ def test_the_temperature_of_a_run() -> None:
     assert temperature() < 1.0  # a new policy has more entropy than -1
     assert temperature(ent_coef="auto_0.5", target_entropy=50.0) > 1.0
     assert temperature(ent_coef=0.2) == 1.0
-    assert initial_temperature("auto") == 1.0
-    assert initial_temperature("auto_0.5") == 0.5
+    assert temperature_at("auto", 0.7) == 1.0
+    assert temperature_at("auto_0.5", 0.7) == 0.5
 
 
 def test_target_entropy_counts_action_dimensions() -> None:
@@ -144,7 +144,11 @@ def test_checkpoints_before_and_after_an_update(ent_coef: object, tmp_path: Path
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("ent_coef", "automatic", "ent_coef is 'automatic', expected a positive number, 'auto' or 'auto_<positive number>'"),
+        (
+            "ent_coef",
+            "automatic",
+            "ent_coef is 'automatic', expected 'auto' or 'auto_<positive number>' or a positive number or 'linear_<number>'",
+        ),
         ("ent_coef", -0.1, "ent_coef is -0.1"),
         ("ent_coef", "auto_0", "ent_coef is 'auto_0'"),
         ("target_entropy", "max", "target_entropy is 'max', expected a number or 'auto'"),

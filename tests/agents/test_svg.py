@@ -67,5 +67,5 @@ def test_the_standard_deviation_has_a_floor() -> None:
 
 @pytest.mark.parametrize("std_min", [0.0, 2.0])
 def test_bad_options(std_min: float) -> None:
-    with pytest.raises(ValueError, match=r"std_min is .*, expected a value in \(0.0, 1.0\]"):
+    with pytest.raises(ValueError, match=r"std_min is .*, expected a number in \(0, 1\]"):
         pyrl.make_agent("svg", OBSERVATION, ACTION, std_min=std_min)

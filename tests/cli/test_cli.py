@@ -83,8 +83,8 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
     train.train = fake.train
     monkeypatch.setattr("pyrl.agents.registry.agent_class", lambda name: types.SimpleNamespace(Config=FakeConfig))
     presets = {("ppo", "CartPole-v1"): Preset(total_steps=1234, num_envs=4, config={"gae_lambda": 0.8, "net_arch": (32,)})}
-    monkeypatch.setattr("pyrl.experiment.presets.preset", lambda algo, env: presets.get((algo, env), Preset()))
-    monkeypatch.setattr("pyrl.experiment.presets.available_presets", lambda: sorted(presets))
+    monkeypatch.setattr("pyrl.experiment.presets._PRESETS", presets)
+    monkeypatch.setattr("pyrl.experiment.presets._DEFAULTS", {"ppo": Preset(num_envs=3)})
     monkeypatch.setitem(sys.modules, "pyrl.experiment.train", train)
     monkeypatch.chdir(tmp_path)
     return fake
@@ -161,11 +161,43 @@ def test_flags_win_over_the_preset(training: Training) -> None:
 def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "ppo", "CartPole-v1", "--help"]) == 0
     output = " ".join(capsys.readouterr().out.split())
-    assert "the preset for it" in output
+    assert "Defaults: preset for CartPole-v1: num_envs 4, gae_lambda 0.8, net_arch (32,);" in output
     assert "--gae-lambda FLOAT of the advantage (default: 0.8)" in output.replace("│ │ ", "")
     assert training.calls == []
     main(["train", "ppo", "Acrobot-v1", "--help"])
-    assert "there is no preset for it" in " ".join(capsys.readouterr().out.split())
+    wanted = "Defaults: no preset for Acrobot-v1, pyrl's general settings for ppo: num_envs 3;"
+    assert wanted in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_of_an_algorithm_needs_no_environment(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in ("--help", "--seed 3 -h"):
+        assert main(["train", "ppo", *flags.split()]) == 0
+        output = " ".join(capsys.readouterr().out.split())
+        assert "pyrl train ppo ENV" in output
+        assert "--gae-lambda FLOAT" in output
+        assert "general settings for ppo: num_envs 3;" in output
+    assert main(["train", "poo", "--help"]) == 2
+    assert "unknown algorithm 'poo'" in capsys.readouterr().err
+
+
+def test_the_first_line_says_where_the_settings_come_from(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "ppo", "CartPole-v1"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "ppo on CartPole-v1; preset for CartPole-v1: num_envs 4, gae_lambda 0.8, net_arch (32,)"
+    main(["train", "ppo", "Acrobot-v1"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "ppo on Acrobot-v1; no preset for Acrobot-v1, pyrl's general settings for ppo: num_envs 3"
+
+
+TRUTH = [(flag, word, form) for flag in ("dueling", "quiet") for word in ("true", "False", "yes", "no", "1", "off") for form in (" ", "=")]
+
+
+@pytest.mark.parametrize(("flag", "word", "form"), TRUTH)
+def test_booleans_take_words(training: Training, flag: str, word: str, form: str) -> None:
+    assert main(f"train ppo CartPole-v1 --seed 3 --{flag}{form}{word} --total-steps 10".split()) == 0
+    (call,) = training.calls
+    assert (call["seed"], call["total_steps"]) == (3, 10)
+    assert call["dueling"] == (flag == "dueling" and word in ("true", "yes", "1"))
 
 
 RESUMED = "cannot go with --resume: a resumed run keeps its settings"
@@ -182,7 +214,13 @@ RESUMED = "cannot go with --resume: a resumed run keeps its settings"
         ("train CartPole-v1 ppo", "unknown algorithm 'CartPole-v1'; did you mean ppo CartPole-v1, the algorithm first?"),
         ("train ppo CartPole-v7", "CartPole-v1"),
         ("train ppo CartPol-v1", "CartPole-v1"),
-        ("train ppo CartPole-v1 --gama 0.9", "--gamma"),
+        ("train ppo CartPole-v1 --gama 0.9", "there is no flag --gama; did you mean --gamma?"),
+        ("train ppo CartPole-v1 --lr 0.9", "there is no flag --lr; did you mean --learning-rate?"),
+        ("train ppo CartPole-v1 --total-timesteps=9", "there is no flag --total-timesteps; did you mean --total-steps?"),
+        ("train ppo CartPole-v1 --verbose 1", "there is no flag --verbose; pyrl has on_metrics: pyrl.train prints nothing"),
+        ("train ppo CartPole-v1 --dueling maybe", "--dueling is 'maybe', expected true or false, or the flag alone, or --no-dueling"),
+        ("train ppo CartPole-v1 --total-steps 0", "train: total_steps is 0, expected an integer of at least 1"),
+        ("train ppo CartPole-v1 --num-envs 1e9", "train: num_envs is 1000000000, expected an integer in [1, 65536]"),
         ("train ppo CartPole-v1 --gamma 1.5", "gamma is 1.5, expected a value in [0, 1]"),
         ("train ppo CartPole-v1 --gamma much", "much"),
         ("train ppo CartPole-v1 --loss l2", "huber"),
@@ -324,10 +362,13 @@ def test_resume_goes_on_as_told(training: Training, tmp_path: Path) -> None:
     run = RunFolder.create("ppo", "CartPole-v1", 4, {"total_steps": 100, "total_episodes": None}, path=tmp_path / "r")
     assert main(["train", "--resume", str(run.path)]) == 0
     assert main(["train", "--resume", str(run.path), "--total-steps", "500", "--stop-at-return", "3", "--stop-window", "5", "--quiet"]) == 0
-    same = {"algo": "ppo", "env": "CartPole-v1", "resume": run.path, "total_episodes": None}
+    told = "--learning-rate linear_1e-4 --eval-every 50 --eval-episodes 3 --save-every-episodes 7 --threads 2 --quiet"
+    assert main(["train", "--resume", str(run.path), *told.split()]) == 0
+    same = {"algo": "ppo", "env": "CartPole-v1", "resume": run.path}
     assert training.calls == [
-        {**same, "total_steps": 100, "stop_at_return": None, "stop_window": 10},
+        same,
         {**same, "total_steps": 500, "stop_at_return": 3.0, "stop_window": 5},
+        {**same, "learning_rate": "linear_1e-4", "eval_every": 50, "eval_episodes": 3, "save_every_episodes": 7, "threads": 2},
     ]
 
 

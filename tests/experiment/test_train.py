@@ -113,13 +113,13 @@ def test_limits_and_stop_rules() -> None:
         "total_episodes is -1, expected a whole number of at least 1": {"total_episodes": -1},
         "total_steps is 10.5, expected a whole number of at least 1": {"total_steps": 10.5},
         "total_episodes is nan, expected a whole number of at least 1": {"total_episodes": math.nan},
-        "stop_window is 0, expected a value in \\[1, 100\\]": {"stop_window": 0, "total_steps": 1},
+        "stop_window is 0, expected an integer in \\[1, 100\\]": {"stop_window": 0, "total_steps": 1},
         "stop_window is 101, expected": {"stop_window": 101, "total_steps": 1},
         "stop_at_return is nan": {"stop_at_return": math.nan, "total_steps": 1},
     }.items():
         with pytest.raises(ValueError, match=message):
             pyrl.train("random", Counter, run_dir=False, **limits)
-    with pytest.raises(TypeError, match="total_steps is '100', expected a number"):
+    with pytest.raises(TypeError, match="train: total_steps is '100', expected a whole number"):
         pyrl.train("random", Counter, run_dir=False, total_steps="100")  # type: ignore[arg-type]
     assert pyrl.train("random", Counter, run_dir=False, total_steps=1e2).ending == "total_steps: 100 reached"  # type: ignore[arg-type]
 
@@ -243,8 +243,15 @@ def test_batches_that_can_never_be_filled_are_refused() -> None:
         pyrl.train("dqn", Counter, total_steps=100, run_dir=False, buffer_size=100, batch_size=200)
     with pytest.raises(ValueError, match="batch_size is 1000, but a rollout holds only n_steps \\* num_envs = 32 transitions"):
         pyrl.train("ppo", Counter, total_steps=100, run_dir=False, n_steps=8, num_envs=4, batch_size=1000)
-    with pytest.raises(ValueError, match="batch_size is 20, but only"):  # the tails of the episodes leave too little room
-        pyrl.train("dqn", Counter, total_steps=500, run_dir=False, buffer_size=20, batch_size=20, learning_starts=0, num_envs=1)
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("size", [2, 5, 20, 64])
+def test_a_replay_as_small_as_its_batch_is_learned_from(size: int, prioritized: bool) -> None:
+    """The tails of episodes are slots too, so that fewer transitions than a batch can be drawn."""
+    options = {"buffer_size": size, "batch_size": size, "learning_starts": 0, "num_envs": 1, "prioritized": prioritized}
+    run = pyrl.train("dqn", Counter, total_steps=300, run_dir=False, **options)
+    assert run.agent.updates > 50
 
 
 @pytest.mark.parametrize(("options", "first"), [({"learning_starts": 500}, 500), ({"batch_size": 400}, 400), ({}, 20)])
