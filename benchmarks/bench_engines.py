@@ -65,11 +65,12 @@ def ppo(engine: str, batch: int, net_arch: list[int]) -> Callable[[], Any]:
     samples = Samples(floats(1024, OBSERVATION), action, floats(1024) * 0.1 - 0.7, floats(1024), floats(1024), floats(1024))
     index = np.random.default_rng(0).permutation(1024)[:batch]
     if engine == "native":
-        return lambda: learner.native_update(samples.rows(index), 0.2)
+        return lambda: learner.native_update(samples.rows(index), 0.2, 0.0)
     import torch
 
     columns, rows, epsilon = tuple(map(torch.from_numpy, samples.columns())), torch.from_numpy(index), torch.tensor(0.2)
-    return lambda: learner.run(learner.tensor_update, columns, rows, epsilon)
+    ent_coef = torch.tensor(0.0)
+    return lambda: learner.run(learner.tensor_update, columns, rows, epsilon, ent_coef)
 
 
 def off_policy(algorithm: str, engine: str, batch: int, net_arch: list[int]) -> Callable[[], Any]:

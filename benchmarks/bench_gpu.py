@@ -186,7 +186,7 @@ def print_nodes() -> None:
             agent, batch = learner(engine, algorithm, 256, [256, 256])
             for _ in range(3 * WARM_UP):
                 agent.learn(batch)
-            nodes = [graph.node_count for graph in agent.run.captured.graphs]
+            nodes = [graph.node_count for graph in agent.updater.graphs.graphs]
             print(f"{algorithm:5} {engine:8} nodes: {', '.join(map(str, nodes))}  (None: package cuda-bindings or torch 2.8 is missing)")
 
 

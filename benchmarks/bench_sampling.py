@@ -19,7 +19,7 @@ from pyrl.ops.random import RandomStream
 from pyrl.ops.sampling import RunningMoments, permutation, sample_categorical, sample_gaussian, uniform_indices
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-GOALS = {  # microseconds: numba with one thread, or torch.randn and the formula, as measured in reference/peers.md
+GOALS = {  # microseconds: numba with one thread, or torch.randn and the formula, measured on the machine of docs/performance.md
     "categorical4": {8: 1.88, 256: 14.0, 4096: 203.0},
     "normal6": {8: 3.03, 256: 26.7, 4096: 147.0},
 }

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrl import buffers, envs, ops
+    from pyrl import agents, buffers, checkpoint, engine, envs, errors, experiment, loops, nets, ops
     from pyrl.agents import available_agents
     from pyrl.agents.base import Agent
     from pyrl.agents.checkpoints import load_agent as load
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pyrl.loops.evaluation import Evaluation, evaluate
     from pyrl.loops.iterate import iterate
     from pyrl.ops.random import RandomStream
+
+    __version__: str
 
 _HOMES = {
     "Agent": "pyrl.agents.base",
@@ -36,21 +38,37 @@ _HOMES = {
 }
 _MODULES = ("agents", "buffers", "checkpoint", "engine", "envs", "errors", "experiment", "loops", "nets", "ops")
 
-__all__ = [*sorted(_HOMES), "buffers", "envs", "load", "ops"]
+__all__ = [
+    "Agent",
+    "Evaluation",
+    "RandomStream",
+    "Run",
+    "available_agents",
+    "buffers",
+    "envs",
+    "evaluate",
+    "iterate",
+    "load",
+    "make_agent",
+    "ops",
+    "train",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a type checker is to refuse names that are not there
 
-        return version("pyrl")
-    if name == "load":
-        return importlib.import_module("pyrl.agents.checkpoints").load_agent
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"pyrl.{name}")
-    raise AttributeError(f"module 'pyrl' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("pyrl")
+        if name == "load":
+            return importlib.import_module("pyrl.agents.checkpoints").load_agent
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"pyrl.{name}")
+        raise AttributeError(f"module 'pyrl' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

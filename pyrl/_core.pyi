@@ -17,7 +17,7 @@ class ArenaViews:
     @staticmethod
     def trainable():
         ...
-    def __init__(self, views: collections.abc.Sequence[tuple[dict, str, typing.SupportsInt | typing.SupportsIndex]]) -> None:
+    def __init__(self, views: collections.abc.Sequence[tuple[dict, str, typing.SupportsInt | typing.SupportsIndex]], sizes: collections.abc.Sequence[tuple[dict, typing.SupportsInt | typing.SupportsIndex]], entries: collections.abc.Sequence[tuple[dict, str, typing.Any]]) -> None:
         ...
 class NetworkCore:
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import secrets
 
 from pyrl.errors import DTypeError
 
@@ -16,6 +17,11 @@ def stream_key(seed: int, *name: str | int) -> int:
         raise DTypeError(f"seed is {seed!r}, expected an integer") from None
     text = "/".join(("pyrl", str(number), *map(str, name)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def fresh_seed() -> int:
+    """A seed that nobody had before: what ``seed=None`` means. Who takes one keeps it, so that the run can be repeated."""
+    return secrets.randbits(31)
 
 
 def stream_seed(seed: int, *name: str | int) -> int:

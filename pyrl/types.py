@@ -26,7 +26,7 @@ def _describe(value: Any) -> str:
     return repr(value)
 
 
-class _Record:
+class Record:
     """Prints shapes and dtypes instead of data."""
 
     def __repr__(self) -> str:
@@ -35,7 +35,7 @@ class _Record:
 
 
 @dataclass(slots=True, repr=False)
-class Episode(_Record):
+class Episode(Record):
     """One finished episode. ``success`` is None where the environment says nothing about success."""
 
     episode_return: float
@@ -54,7 +54,7 @@ class Metrics(dict[str, float]):
 
 
 @dataclass(slots=True, repr=False)
-class StepResult(_Record):
+class StepResult(Record):
     """One step of N environments, the same for every autoreset mode (`pyrl.envs.stepper`).
 
     The arrays may be the stepper's own: they are valid until the next call of ``step``.
@@ -71,7 +71,7 @@ class StepResult(_Record):
 
 
 @dataclass(slots=True, repr=False)
-class Rollout(_Record):
+class Rollout(Record):
     """T consecutive steps of N environments, time first, for on-policy agents.
 
     ``final_*`` hold the K observations after which episodes were truncated (``final_step``, ``final_env``: int64 [K]), where
@@ -91,7 +91,7 @@ class Rollout(_Record):
 
 
 @dataclass(slots=True, repr=False)
-class Batch(_Record):
+class Batch(Record):
     """B windows drawn from a replay buffer: transitions, or n-step transitions with k <= n steps each.
 
     ``discount = gamma^k (1 - terminated)`` multiplies the value of ``next_observation``; ``reward`` is the sum of gamma^i r_i.

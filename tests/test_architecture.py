@@ -1,4 +1,4 @@
-"""The drawing of DESIGN.md, checked: who may import and include whom, and what importing costs."""
+"""The plan of the house, checked (docs/architecture.md): who may import and include whom, and what importing costs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"types", "seeding", "schedules", "errors", "spaces"}
+LEAVES = {"errors", "schedules", "seeding", "spaces", "trees", "types"}
 # What each room may import from pyrl, beside itself and the leaves.
 ALLOWED = {
     "ops": {"_core"},
     "nets": {"ops"},
     "engine": {"ops", "nets"},
-    "buffers": {"ops"},
+    "buffers": {"ops", "checkpoint"},
     "envs": set(),
     "checkpoint": set(),
     "agents": {"ops", "nets", "engine", "checkpoint"},
@@ -100,3 +100,19 @@ for _ in range(5):
 print(advantage.shape, buffer.sample(4).observation.shape)
 """
     assert run_python(code).strip() == "(3, 2) (4, 3)"
+
+
+def test_no_file_cites_one_that_is_not_here() -> None:
+    """Markdown files that docs, comments and messages name: in the repository, or somebody else's address."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60).stdout.split()
+    if not tracked:
+        pytest.skip("no git checkout")
+    names = {Path(name).name for name in tracked}
+    read = [
+        name
+        for name in tracked
+        if name.endswith((".md", ".py", ".cpp", ".hpp", ".cu", ".cuh", ".toml", ".txt")) and (ROOT / name).is_file()
+    ]
+    cited = {(name, found) for name in read for found in re.findall(r"(?<![\w*{}])[\w./-]+\.md\b", (ROOT / name).read_text())}
+    wrong = sorted(f"{name} cites {found}" for name, found in cited if "://" not in found and Path(found).name not in names)
+    assert not wrong, wrong

@@ -109,9 +109,12 @@ Place batch_place(const ReplayCore& self, py::handle torch) {
   return self.place.device.is_cuda() ? self.place : Place(torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy);
 }
 
-void check_batch_size(std::int64_t count, std::int64_t stored) {
+// Of the transitions that can be drawn, how many there must be for a batch: with replacement any one serves again and again.
+std::int64_t least_stored(std::int64_t count, bool replacement) { return replacement ? std::min<std::int64_t>(count, 1) : count; }
+
+void check_batch_size(std::int64_t count, std::int64_t stored, bool replacement) {
   PYRL_CHECK(count >= 1, ArgumentError, "sample: batch_size is ", count, ", expected at least 1");
-  PYRL_CHECK(count <= stored, ArgumentError, "sample: batch_size is ", count, ", but only ", stored, " transitions are stored");
+  PYRL_CHECK(least_stored(count, replacement) <= stored, ArgumentError, "sample: batch_size is ", count, ", but only ", stored, " transitions are stored");
 }
 
 // (batch_size, replacement, torch, out) -> tuple of arrays
@@ -119,18 +122,18 @@ py::object sample(ReplayCore& self, FastArgs args) {
   const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
   const bool replacement = flag_arg(args[1], "sample", "replacement");
   const CudaStream caller = self.caller_stream("sample");
-  check_batch_size(count, self.device ? count : self.ring->size());
+  check_batch_size(count, self.device ? count : self.ring->size(), replacement);
   Border border("sample");
   Outputs out(border, self, count, batch_place(self, args[2]), args[3]);
   void* space = nullptr;
   const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
-    check_batch_size(count, self.size(caller, count));  // another thread may have cleared it
+    check_batch_size(count, self.size(caller, least_stored(count, replacement)), replacement);  // another thread may have cleared it
     if (self.device && replacement) return self.device->sample(out.gather, out.index, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
     if (self.device) {
       const LaneRing& books = self.books(caller);
-      check_batch_size(count, books.size());  // the size before was perhaps believed, not seen
+      check_batch_size(count, books.size(), false);  // the size before was perhaps believed, not seen
       std::vector<std::int64_t> names(static_cast<std::size_t>(count));
       books.draw_distinct(self.next_draw(caller), count, names.data(), self.slots.data(), self.scratch);
       self.device->copy(out.index, names.data(), 8 * count, caller);
@@ -159,7 +162,7 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   const bool by_buffer = args[2].ptr() == Py_True;
   const CudaStream caller = self.caller_stream("sample");
   const Place place = batch_place(self, args[3]);
-  check_batch_size(count, self.device ? count : self.ring->size());
+  check_batch_size(count, self.device ? count : self.ring->size(), true);
   Border border("sample");
   Outputs out(border, self, count, place, args[4]);
   py::object weight;
@@ -167,7 +170,7 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   void* space = nullptr;
   const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
   alone(self, [&] {
-    check_batch_size(count, self.size(caller, count));
+    check_batch_size(count, self.size(caller, 1), true);
     if (self.device) return self.device->sample_prioritized(out.gather, out.index, beta, by_buffer, weights.data, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
     self.drawing(caller, [&](const RandomStream& stream) {

@@ -14,20 +14,19 @@ E[A grad log pi] (Sutton et al. 2000) with the value as baseline, which changes 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
+from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples, standardized
+from pyrl.agents.checks import Count, Fraction, Positive, Rate
 from pyrl.agents.registry import register
 from pyrl.engine.optimizers import TensorFlowRMSprop
-from pyrl.engine.update import Report, Update
-from pyrl.schedules import Schedule, value_at
+from pyrl.engine.step import LossReport
+from pyrl.engine.updater import Update
+from pyrl.schedules import value_at
 from pyrl.types import Rollout
 
 
@@ -35,12 +34,12 @@ from pyrl.types import Rollout
 class A2CConfig(ActorCriticConfig):
     """Defaults as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 7e-4  # "linear_7e-4" falls to zero over the run
-    n_steps: int = 5  # T, steps of each environment between two updates
-    gae_lambda: float = 1.0  # 1: n-step returns
+    learning_rate: Rate = 7e-4  # "linear_7e-4" falls to zero over the run
+    n_steps: Count = 5  # T, steps of each environment between two updates
+    gae_lambda: Fraction = 1.0  # 1: n-step returns
     normalize_advantage: bool = False
     use_rms_prop: bool = True  # RMSprop in TensorFlow's form, alpha 0.99; False: Adam
-    rms_prop_eps: float = 1e-5
+    rms_prop_eps: Positive = 1e-5
 
 
 def policy_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -53,75 +52,59 @@ def value_loss(value: Tensor, return_: Tensor) -> Tensor:
     return F.mse_loss(value, return_)
 
 
-REPORT = ("loss/policy", "loss/value", "loss/entropy")
-
-
 @register("a2c")
 class A2C(ActorCriticAgent):
-    """Discrete, multi-discrete and continuous actions."""
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
 
     Config = A2CConfig
     config: A2CConfig
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: A2CConfig, seed: int, num_envs: int) -> None:
-        super().__init__(observation_space, action_space, config, seed, num_envs)
-        self.update = Update(self.arena, self.loss, max_grad_norm=config.max_grad_norm, compiled=self.engine == "compile")
-
-    def make_optimizer(self, parameters: Tensor, learning_rate: float) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         if self.config.use_rms_prop:
-            return TensorFlowRMSprop([parameters], lr=learning_rate, alpha=0.99, eps=self.config.rms_prop_eps)
-        return super().make_optimizer(parameters, learning_rate)
+            rate = value_at(self.config.learning_rate, 0.0)
+            return TensorFlowRMSprop(parameters, lr=rate, alpha=0.99, eps=self.config.rms_prop_eps)
+        return super().make_optimizer(parameters)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        metrics = self.descend(rollout, step=True)
+        metrics = self.descend(self.step, rollout)
         self.updates += 1
         return metrics
 
     def gradient(self, rollout: Rollout) -> dict[str, float]:
-        """The gradient of the loss of a rollout, into the arena; the learning rate of now."""
-        return self.descend(rollout, step=False)
+        """The gradient of the loss of a rollout, into the arena; the current learning rate."""
+        return self.descend(self.step.gradient, rollout)
 
-    def descend(self, rollout: Rollout, step: bool) -> dict[str, float]:
+    def descend(self, update: Update, rollout: Rollout) -> dict[str, float]:
         learning_rate = value_at(self.config.learning_rate, self.progress)
-        self.run.set_learning_rate(learning_rate)
-        samples = self.samples(rollout).steps()
-        if isinstance(samples.advantage, np.ndarray):
-            report = self.native_gradient(samples)
-            if step:
-                self.native.step(self.config.max_grad_norm)
-        else:
-            report = self.run(self.tensor_update, samples.columns(), step)
-        about = {"train/explained_variance": samples.explained_variance, "train/learning_rate": learning_rate}
-        return {**report, **about}
+        native = self.updater.begin(learning_rate)
+        samples, valid_index, explained = self.samples(rollout, native)
+        if valid_index is not None:
+            samples = samples.rows(*self.updater.to_device(valid_index))
+        ent_coef = self.scalar(value_at(self.config.ent_coef, self.progress))
+        report = self.updater(update, samples, ent_coef)
+        return {**report, "train/explained_variance": explained, "train/learning_rate": learning_rate}
 
-    def tensor_update(self, columns: tuple[Any, ...], step: bool) -> dict[str, Tensor]:
-        """The gradient of `loss`, and the step down it if that is asked for."""
-        report = (self.update if step else self.update.gradient)(Samples(*columns))
-        return dict(zip(REPORT, report))
-
-    def loss(self, batch: Samples) -> tuple[Tensor, Report]:
-        """The loss of a rollout, and a report: its three terms."""
+    def loss(self, batch: Samples, ent_coef: Tensor) -> tuple[Tensor, LossReport]:  # type: ignore[override]
+        """The loss of a rollout, and its three terms."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
         log_prob, entropy = network.distribution.log_prob_and_entropy(output, network.log_std, batch.action)
-        A = batch.advantage
-        if config.normalize_advantage and len(A) > 1:
-            A = (A - A.mean()) / (A.std() + 1e-8)
+        A = standardized(batch.advantage) if config.normalize_advantage else batch.advantage
         actor_loss, critic_loss = policy_loss(log_prob, A), value_loss(value, batch.return_)
         entropy = entropy.mean()
-        loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
-        return loss, (actor_loss, critic_loss, entropy)
+        loss = actor_loss + config.vf_coef * critic_loss - ent_coef * entropy
+        return loss, {"loss/policy": actor_loss, "loss/value": critic_loss, "loss/entropy": entropy}
 
-    def native_gradient(self, batch: Samples) -> dict[str, float]:
-        """The same by hand: forward, the gradients of the loss by the outputs, backward."""
-        config, native = self.config, self.native
+    def native_gradient(self, batch: Samples, ent_coef: float) -> LossReport:  # type: ignore[override]
+        """The same by hand: forward, the gradients of the loss w.r.t. the outputs, backward."""
+        config, native = self.config, self.native["network"]
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         actor_loss, entropy, _, _, d_output = ops.policy_loss(
-            output, batch.action, batch.advantage, ent_coef=config.ent_coef,
+            self.distribution.logits(output), batch.action, batch.advantage, ent_coef=ent_coef,
             normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         critic_loss, d_value = ops.value_loss(value, batch.return_, coefficient=config.vf_coef)
-        actor.backward(w, g, d_output)
+        actor.backward(w, g, self.distribution.by_output(d_output))
         critic.backward(w, g, d_value)
-        return dict(zip(REPORT, (actor_loss, critic_loss, entropy)))
+        return {"loss/policy": actor_loss, "loss/value": critic_loss, "loss/entropy": entropy}

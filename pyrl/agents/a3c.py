@@ -21,27 +21,27 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.a2c import A2C, A2CConfig
+from pyrl.agents.checks import Count, Positive, Rate, Weight
 from pyrl.agents.registry import register
 from pyrl.engine.native import optimizer_step
 from pyrl.engine.optimizers import optimizer_state
 from pyrl.errors import DeviceError
-from pyrl.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class A3CConfig(A2CConfig):
-    """Rates as in source document S1 (SYSTEMS.md)."""
+    """Rates as in system S1 (docs/results.md)."""
 
-    learning_rate: Schedule = 5e-4  # of the shared optimiser
-    n_steps: int = 20  # of a worker between two updates; fewer at an episode's end
-    ent_coef: float = 0.01  # c_2
-    max_grad_norm: float = 40.0
+    learning_rate: Rate = 5e-4  # of the shared optimiser
+    n_steps: Count = 20  # of a worker between two updates; fewer at an episode's end
+    ent_coef: Weight = 0.01  # c_2
+    max_grad_norm: Positive | None = 40.0
     use_rms_prop: bool = False  # False: Adam, with shared statistics
 
 
 @register("a3c")
 class A3C(A2C):
-    """Discrete, multi-discrete and continuous actions."""
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
 
     loop = "asynchronous"
     Config = A3CConfig
@@ -58,7 +58,7 @@ class A3C(A2C):
     def share(self) -> dict[str, Tensor]:
         """theta and the optimiser's statistics, moved into shared memory; this agent goes on using them there."""
         self.arena.sync()
-        shared = {"theta": self.arena.values, **optimizer_state(self.optimizer)}
+        shared = {"theta": self.arena.values, **optimizer_state(self.step.trainable.optimizer)}
         for tensor in shared.values():
             tensor.share_memory_()
         return shared
@@ -74,4 +74,4 @@ class A3C(A2C):
     def push(self, shared: dict[str, Tensor]) -> None:
         """theta <- optimiser(theta, g), with the gradient that lies in this agent's arena."""
         state = {name: tensor for name, tensor in shared.items() if name != "theta"}
-        optimizer_step(self.optimizer, state, shared["theta"], self.arena.gradients, self.config.max_grad_norm)
+        optimizer_step(self.step.trainable.optimizer, state, shared["theta"], self.arena.gradients, self.config.max_grad_norm)

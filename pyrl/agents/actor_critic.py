@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Any, ClassVar, cast
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, Loop, seeded_network, tensors
-from pyrl.agents.checks import check_layers, check_range, check_spaces
-from pyrl.engine.arena import Arena
-from pyrl.engine.native import Native
+from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Weight, check_spaces
+from pyrl.engine.step import LossReport, Step
+from pyrl.engine.updater import Updater
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
-from pyrl.schedules import Schedule, check_schedule, value_at
-from pyrl.types import Array, Observation, Rollout, first_leaf, map_observation
+from pyrl.schedules import value_at
+from pyrl.trees import map_tree
+from pyrl.types import Array, Observation, Record, Rollout, first_leaf, map_observation
 
 _VALUES_AT_ONCE = 1024
 
@@ -28,27 +29,20 @@ _VALUES_AT_ONCE = 1024
 class ActorCriticConfig(AgentConfig):
     """What `ActorCriticAgent` reads; names as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 3e-4  # "linear_3e-4" falls to zero over the run
-    n_steps: int = 2048  # T, steps of each environment between two updates
-    gae_lambda: float = 0.95  # lambda of GAE, in [0, 1]
+    learning_rate: Rate = 3e-4  # "linear_3e-4" falls to zero over the run
+    n_steps: Count = 2048  # T, steps of each environment between two updates
+    gae_lambda: Fraction = 0.95  # lambda of GAE, in [0, 1]
     normalize_advantage: bool = True  # to zero mean and unit variance in each batch
-    ent_coef: float = 0.0  # weight of the entropy
-    vf_coef: float = 0.5  # weight of the value loss
-    max_grad_norm: float = 0.5  # clip of the gradient's global norm
-    net_arch: tuple[int, ...] = (64, 64)  # hidden layers of actor and critic each, on the features
+    ent_coef: Weight = 0.0  # weight of the entropy
+    vf_coef: NonNegative = 0.5  # weight of the value loss
+    max_grad_norm: Positive | None = 0.5  # clip of the gradient's global norm; None: off
+    net_arch: Layers = (64, 64)  # hidden layers of actor and critic each, on the features
     activation: Activation = "tanh"
-    log_std_init: float = 0.0  # of continuous actions
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_layers(self)
-        check_range(self, "n_steps", 1, None)
-        check_range(self, "gae_lambda", 0.0, 1.0)
-        check_schedule(f"{type(self).__name__}: learning_rate", self.learning_rate)
+    log_std_init: Annotated[float, Range(-20, 20)] = 0.0  # of continuous actions
 
 
-@dataclasses.dataclass(slots=True)
-class Samples:
+@dataclasses.dataclass(slots=True, repr=False)
+class Samples(Record):
     """The steps of a rollout, each [M, ...]: torch tensors of one device, or NumPy arrays for the native engine."""
 
     observation: Observation
@@ -57,31 +51,28 @@ class Samples:
     value: Array  # V_old(o)
     advantage: Array  # GAE(gamma, lambda)
     return_: Array  # advantage + V_old, the target of V
-    valid: np.ndarray | None = None  # int64: the rows that are steps; None: all
-    explained_variance: float = math.nan  # 1 - Var(R - V_old) / Var(R): 1 if the critic foresaw the returns, 0 if it knew their mean
 
     def __len__(self) -> int:
-        return len(self.advantage) if self.valid is None else len(self.valid)
-
-    def steps(self) -> Samples:
-        """The rows that are steps."""
-        if self.valid is None:
-            return self
-        index = self.valid if isinstance(self.advantage, np.ndarray) else torch.from_numpy(self.valid).to(self.advantage.device)
-        return dataclasses.replace(self.rows(index), explained_variance=self.explained_variance)
+        return len(self.advantage)
 
     def rows(self, index: Array) -> Samples:
         """A minibatch; index int64 [B], of the same kind and device."""
+        columns = self.action, self.log_prob, self.value, self.advantage, self.return_
         here = self.advantage
         if isinstance(here, Tensor) and not (here.is_cpu or (here.is_cuda and ops.cuda_built())):
-            return Samples(*(map_observation(lambda x: x[index], column) for column in self.columns()))
+            return map_tree(lambda x: x[index], self)
         if isinstance(self.observation, dict | tuple):
-            observation = map_observation(lambda x: ops.take_rows((x,), index)[0], self.observation)
-            return Samples(observation, *ops.take_rows(self.columns()[1:], index))
-        return Samples(*ops.take_rows(self.columns(), index))
+            return Samples(map_tree(lambda x: ops.take_rows((x,), index)[0], self.observation), *ops.take_rows(columns, index))
+        return Samples(*ops.take_rows((self.observation, *columns), index))
 
-    def columns(self) -> tuple[Any, ...]:
-        return self.observation, self.action, self.log_prob, self.value, self.advantage, self.return_
+
+def standardized(advantage: Tensor) -> Tensor:
+    """Zero mean, unit variance; a single value is left alone. Equal values become 0, whatever their mean is rounded to."""
+    if len(advantage) < 2:
+        return advantage
+    shifted = advantage - advantage[0]
+    std, mean = torch.std_mean(shifted)
+    return (shifted - mean) / (std + 1e-8)
 
 
 def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray) -> float:
@@ -93,12 +84,12 @@ def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray
 
 
 class ActorCriticAgent(Agent):
-    """Discrete, multi-discrete and continuous actions; actor, critic and log_std in one arena."""
+    """Actions of every space; actor, critic and log_std in one arena."""
 
     loop: ClassVar[Loop] = "on_policy"
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
-        check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box))
+        check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box))
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
         def build() -> ActorCritic:
@@ -107,28 +98,34 @@ class ActorCriticAgent(Agent):
 
         self.network = cast(ActorCritic, seeded_network(seed, build, self.device, config.precision))
         self.encoder, self.distribution = self.network.encoder, self.network.distribution
-        self.arena = Arena(self.network)
-        self.optimizer = self.arena.optimizer = self.make_optimizer(self.arena.values, value_at(config.learning_rate, 0.0))
-        self.native = Native(self.arena, self.network.actor, self.network.critic)
-        self.engine = self.choose_engine(self.native.possible)
-        self.run = self.runner(self.arena)
+        trainable = self.trainable("network", self.network)
+        self.arena = trainable.arena
+        self.step = Step(trainable, self.loss, self.native_gradient, max_grad_norm=config.max_grad_norm)
+        self.updater: Updater = self.make_updater(self.step)
 
-    def make_optimizer(self, parameters: Tensor, learning_rate: float) -> torch.optim.Optimizer:
-        """Over the flat parameters [size]."""
-        return torch.optim.Adam([parameters], lr=learning_rate, eps=1e-5, fused=True)
+    def scalar(self, value: float) -> float | Tensor:
+        """A number that changes from update to update, as an update takes it: on torch's engines a tensor [], since captured and
+        compiled updates hold all other numbers as constants."""
+        return value if self.updater.is_native else torch.tensor(value, dtype=self.arena.values.dtype)
 
-    def modules(self) -> dict[str, torch.nn.Module]:
-        return {"network": self.network}
+    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), eps=1e-5, fused=True)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimizer": self.optimizer}
+    @abstractmethod
+    def loss(self, *data: Any) -> tuple[Tensor, LossReport]:
+        """The loss [] of samples, and its terms to report."""
+
+    @abstractmethod
+    def native_gradient(self, *data: Any) -> LossReport:
+        """The same by hand: forward, the gradients w.r.t. the outputs, backward."""
 
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """log_prob is kept for the loss; V is not: `samples` computes it for the whole rollout at once, with the same weights."""
         observation = self.normalizer.observation(observation)
         log_std = None if self.distribution.nvec else self.network.log_std.detach().cpu()
-        if self.engine == "native" and self.native.ready():
-            output = self.native.networks[0].infer(self.native.parameters, self.encoder.array(observation, self.native.dtype))
+        native = self.native["network"]
+        if native.sync() and self.updater.engine == "native":
+            output = native.networks[0].infer(native.parameters, self.encoder.array(observation, native.dtype))
             action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
             return {"action": action, "log_prob": log_prob}
         with torch.no_grad():
@@ -145,20 +142,23 @@ class ActorCriticAgent(Agent):
         return {"log_std": log_std.detach(), "d_log_std": self.arena.gradients[at : at + log_std.numel()]}
 
     @torch.no_grad()
-    def samples(self, rollout: Rollout) -> Samples:
-        """Values, advantages and returns of a rollout (Schulman et al. 2016, eq. 16), its steps side by side: NumPy arrays for
-        `native_update`, torch tensors on the networks' device where torch has to learn."""
+    def samples(self, rollout: Rollout, native: bool) -> tuple[Samples, np.ndarray | None, float]:
+        """(samples, valid_index, explained_variance) of a rollout: its values, advantages and returns (Schulman et al. 2016, eq. 16), its
+        steps side by side, M = T N; NumPy arrays if ``native``, else torch tensors on the networks' device.
+
+        valid_index: int64, the rows that are steps; None: all are. explained_variance: 1 if the critic foresaw the returns, 0 if it
+        knew their mean.
+        """
         T, N = rollout.reward.shape
-        native = self.engine == "native" and self.native.ready_to_learn()
         observation = self.normalizer.observation(rollout.observation)
         flat = map_observation(lambda x: x.reshape(-1, *x.shape[2:]), observation)
         if native:
-            flat = self.network.encoder.array(flat, self.native.dtype)
+            flat = self.encoder.array(flat, self.native["network"].dtype)
         value = self._values(flat, native).reshape(T + 1, N)
         final_value = np.zeros((T, N), value.dtype)
         if len(rollout.final_step):
             final = self.normalizer.observation(rollout.final_observation)
-            final = self.network.encoder.array(final, self.native.dtype) if native else final
+            final = self.encoder.array(final, self.native["network"].dtype) if native else final
             final_value[rollout.final_step, rollout.final_env] = self._values(final, native)
         reward = np.asarray(self.normalizer.reward(rollout.reward), value.dtype)
         advantage, return_ = ops.gae(
@@ -167,20 +167,20 @@ class ActorCriticAgent(Agent):
         )  # fmt: skip
         rows = T * N
         action = rollout.action.reshape(rows, *rollout.action.shape[2:])
-        if isinstance(self.action_space, spaces.Box):
-            action = action.reshape(rows, -1).astype(value.dtype, copy=False)
+        continuous = not self.distribution.nvec
+        action = action.reshape(rows, -1).astype(value.dtype, copy=False) if continuous else action.astype(np.int64, copy=False)
         log_prob = rollout.extra["log_prob"].reshape(rows).astype(value.dtype, copy=False)
         observation = map_observation(lambda x: x[:rows], flat)
-        columns = observation, action, log_prob, value[:T].reshape(rows), advantage.reshape(rows), return_.reshape(rows)
-        explained = explained_variance(columns[5], columns[3], rollout.valid)
-        if not native:
-            columns = self.run.place(*map(tensors, columns))
-        return Samples(*columns, None if rollout.valid.all() else np.flatnonzero(rollout.valid), explained)
+        samples = Samples(observation, action, log_prob, value[:T].reshape(rows), advantage.reshape(rows), return_.reshape(rows))
+        explained = explained_variance(samples.return_, samples.value, rollout.valid)
+        (samples,) = self.updater.to_device(samples)
+        return samples, None if rollout.valid.all() else np.flatnonzero(rollout.valid), explained
 
     def _values(self, observation: Observation, native: bool) -> np.ndarray:
         """V [M] of observations [M, ...], encoded ones if ``native``."""
         if native:
-            return self.native.networks[1].infer(self.native.parameters, observation)[:, 0]
+            form = self.native["network"]
+            return form.networks[1].infer(form.parameters, observation)[:, 0]
         # In pieces: what convolutions of a whole rollout keep would not fit into memory.
         starts = range(0, len(first_leaf(observation)), _VALUES_AT_ONCE)
         pieces = (map_observation(lambda x, at=at: x[at : at + _VALUES_AT_ONCE], observation) for at in starts)

@@ -10,55 +10,57 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
-from pyrl.agents.checks import check_choice, check_count, check_device, check_numbers, check_range
-from pyrl.agents.observations import batched
-from pyrl.engine.arena import Arena
-from pyrl.engine.rollback import Atomic
-from pyrl.engine.runner import Runner
+from pyrl.agents.checks import Fraction, NetworkDevice, NumEnvs, Positive, Seed, check_fields, checked
+from pyrl.agents.observations import ObservationReader
+from pyrl.agents.state import set_state, state_of
+from pyrl.engine.native import Native
+from pyrl.engine.standard import in_standard_state
+from pyrl.engine.step import Step
+from pyrl.engine.trainable import Trainable
+from pyrl.engine.updater import Engine, Updater
 from pyrl.errors import DeviceError, SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
 from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
 from pyrl.ops.random import RandomStream
+from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
+from pyrl.spaces import check_observation_space
+from pyrl.spaces.actions import Actions
 from pyrl.types import Array, Observation, map_observation
 
-Engine: TypeAlias = Literal["auto", "native", "torch", "compile", "graph"]
 Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
 CPU = torch.device("cpu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgentConfig:
-    """What all agents share. Storage keeps raw values; these apply when a batch is drawn and when the agent acts."""
+    """What all agents share. Storage keeps raw values; these apply when a batch is drawn and when the agent acts.
 
-    gamma: float = 0.99  # discount factor, in [0, 1]
+    Every field of a config, those of subclasses too, is checked by its annotation (`pyrl.agents.checks`).
+    """
+
+    gamma: Fraction = 0.99  # discount factor, in [0, 1]
     normalize_observation: bool = False  # by running mean and variance
-    clip_observation: float | None = None  # bound of (normalised) observations
+    clip_observation: Positive | None = None  # bound of (normalised) observations
     normalize_reward: bool = False  # by the standard deviation of the running discounted return
-    clip_reward: float | None = None  # bound of (normalised) rewards
+    clip_reward: Positive | None = None  # bound of (normalised) rewards
     features_extractor: FeaturesExtractor = "auto"  # of images; auto: nature where they are large enough, else flatten
     precision: Precision = "float32"  # in which convolutional networks are computed; bfloat16 is what GPUs are fastest at
     engine: Engine = "auto"  # of updates: native kernels, torch, torch.compile, CUDA graphs; auto: graph on a GPU, native where it can
-    device: str = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
+    device: NetworkDevice = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        check_range(self, "gamma", 0.0, 1.0)
-        check_choice(self, "features_extractor", get_args(FeaturesExtractor))
-        check_choice(self, "precision", get_args(Precision))
-        check_choice(self, "engine", get_args(Engine))
-        check_device(self, "device", "auto", "cpu")
-        for name in ("clip_observation", "clip_reward"):
-            if getattr(self, name) is not None:
-                check_range(self, name, 0.0, None, open_low=True)
+        check_fields(self)
 
 
 class Agent(ABC):
@@ -67,16 +69,23 @@ class Agent(ABC):
     name: ClassVar[str]
     loop: ClassVar[Loop]
     Config: ClassVar[type[AgentConfig]]
+    described: ClassVar[str] = "an agent (of pyrl.make_agent, pyrl.load, or a run's .agent)"  # what functions expect, in their messages
+
+    def __init_subclass__(cls) -> None:
+        """What computes with torch does so in `pyrl.engine.standard`, whatever the program has set for itself."""
+        for name in ("__init__", "policy", "learn", "gradient", "load_state_dict"):
+            if name in vars(cls):
+                setattr(cls, name, in_standard_state(vars(cls)[name]))
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
-        check_count("num_envs", num_envs)
+        check_observation_space(observation_space, self.name)
         self.observation_space = observation_space
         self.action_space = action_space
-        start: Any = getattr(action_space, "start", 0)
-        self._start = start if np.any(start) else None  # of discrete actions, which policies count from zero
+        self.actions = Actions(action_space, self.name)
+        self._read = ObservationReader(observation_space)
         self.config: Any = config
-        self.seed = seed
-        self.num_envs = num_envs
+        self.seed = seed = checked(f"{self.name}: seed", seed, Seed)
+        self.num_envs = num_envs = checked(f"{self.name}: num_envs", num_envs, NumEnvs)
         self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
         self.env_steps = 0  # environment steps seen, set by the loop
         self.updates = 0  # gradient steps made
@@ -85,7 +94,7 @@ class Agent(ABC):
             what = f"{self.name}: precision is {config.precision!r}, which is for convolutional networks"
             raise SpaceError(f"{what}, but features_extractor {config.features_extractor!r} makes none for {observation_space}")
         self.device = self.choose_device()  # of the networks; data come and go as NumPy arrays
-        self.engine = "torch"  # what computes updates; see `choose_engine`
+        self.updater: Updater | None = None  # of agents that learn by gradient steps
         self.random = RandomStream(seed, "agent")
         self.normalizer = Normalizer(
             observation_space,
@@ -96,6 +105,10 @@ class Agent(ABC):
             gamma=config.gamma,
             num_envs=num_envs,
         )
+
+    def __repr__(self) -> str:
+        about = f"{self.env_steps:,} steps, {self.updates:,} updates, {self.num_envs} environments, engine {self.engine} on {self.device}"
+        return f"{type(self).__name__}({self.observation_space} -> {self.action_space}, {about})"
 
     def choose_device(self) -> torch.device:
         """What ``config.device`` means here; DeviceError where torch does not find it."""
@@ -113,26 +126,41 @@ class Agent(ABC):
         """The threads to learn with: one, where networks are small; None, as many as torch takes, where convolutions are the work."""
         return None if has_images(self.observation_space, self.config.features_extractor) else 1
 
-    def choose_engine(self, native: bool) -> str:
-        """What ``config.engine`` means here; ``native`` says whether the networks allow the native engine."""
-        if self.config.engine == "native" and not native:
-            raise ValueError(f"{self.name}: engine is 'native', but the networks are not plain MLPs on the CPU; take 'auto' or 'torch'")
-        if self.config.engine == "graph" and self.device.type != "cuda":
-            raise DeviceError(f"{self.name}: engine is 'graph', but the networks lie on the CPU, which has no CUDA graphs; take 'auto'")
-        if self.config.engine == "auto":
-            return "graph" if self.device.type == "cuda" else "native" if native else "torch"
-        return self.config.engine
+    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        """Over all parameters of a network, one flat tensor [size]."""
+        return torch.optim.Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), fused=True)
 
-    def runner(self, *arenas: Arena, atomic: Atomic | None = None) -> Runner:
-        """What runs the updates that torch computes; ``arenas``: all that they change."""
-        captured = self.device.type == "cuda" and self.engine in ("graph", "compile")
-        return Runner(self.device, *arenas, atomic=atomic, captured=captured)
+    def trainable(self, name: str, network: torch.nn.Module, *, target: str | None = None) -> Trainable:
+        """``network`` with an optimiser of its own and, if ``target`` names one, a target network."""
+        return Trainable(name, network, self.make_optimizer, target=target)
+
+    def make_updater(self, *steps: Step) -> Updater:
+        """What runs the updates of this agent, which make ``steps`` in this order."""
+        updater = Updater(self.name, self.device, self.config.engine, *steps)
+        for trainable in updater.trainables.values():
+            trainable.arena.watch(self)
+        return updater
+
+    @property
+    def trainables(self) -> dict[str, Trainable]:
+        """Networks and target networks by their names in a checkpoint, with all that moves their parameters."""
+        return {} if self.updater is None else self.updater.trainables
+
+    @cached_property
+    def native(self) -> dict[str, Native]:
+        """The native forms of networks and target networks."""
+        return {name: trainable.native for name, trainable in self.trainables.items()}
+
+    @property
+    def engine(self) -> str:
+        """What computes the updates: native, torch, compile or graph."""
+        return "torch" if self.updater is None else self.updater.engine
 
     @abstractmethod
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
         """Choose for a batch: ``{"action": [N, ...]}`` and whatever else the agent wants stored beside it.
 
-        ``observation`` has the leading dimension N. Discrete actions count from zero, whatever the space's ``start``.
+        ``observation`` has the leading dimension N. Actions are the agent's own (`pyrl.spaces.actions`): discrete ones count from zero.
         """
 
     @abstractmethod
@@ -145,11 +173,12 @@ class Agent(ABC):
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks a checkpoint keeps, by name."""
-        return {}
+        return {name: trainable.network for name, trainable in self.trainables.items()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimisers a checkpoint keeps, by name."""
-        return {}
+        """The optimisers a checkpoint keeps, by the names of their networks; the only one of an agent is called optimizer."""
+        found = {name: t.arena.optimizer for name, t in self.trainables.items() if t.arena.optimizer is not None}
+        return {"optimizer": next(iter(found.values()))} if len(found) == 1 else found
 
     def streams(self) -> dict[str, RandomStream]:
         """The random streams a checkpoint keeps, by name."""
@@ -160,38 +189,27 @@ class Agent(ABC):
         return {"env_steps": self.env_steps, "updates": self.updates}
 
     def act(self, observation: Observation, deterministic: bool = True) -> Any:
-        """Actions in the environment's units for one observation or a batch [N, ...]: NumPy in, NumPy out.
+        """Actions of the action space for one observation or a batch [N, ...]: NumPy in, NumPy out.
 
         ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
         """
-        observation, single = batched(self.observation_space, observation)
+        observation, single = self._read(observation)
         action = np.asarray(self.policy(observation, deterministic)["action"])
-        if isinstance(self.action_space, spaces.Box):
-            action = np.minimum(np.maximum(action, self.action_space.low), self.action_space.high)
-        elif self._start is not None:
-            action = action + self._start
-        return action[0] if single else action
+        action = self.actions.chosen(action, "act: action of row")
+        if not single:
+            return action
+        return action[0, ...] if isinstance(self.action_space, spaces.Box) else action[0]  # which of a Box () is an array, too
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
-        return {
-            "model": {f"{k}.{n}": t for k, m in self.modules().items() for n, t in m.state_dict().items()},
-            "optimizer": {k: _optimizer_state(o) for k, o in self.optimizers().items()},
-            "normalizer": self.normalizer.state_dict(),
-            "random": {k: list(r.state) for k, r in self.streams().items()},
-            "counters": self.counters(),
-        }
+        for trainable in self.trainables.values():
+            trainable.arena.sync()
+        return state_of(self)
 
+    @in_standard_state
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, module in self.modules().items():
-            module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in state["model"].items() if n.startswith(f"{name}.")})
-        for name, optimizer in self.optimizers().items():
-            _load_optimizer_state(optimizer, state["optimizer"][name])
-        self.normalizer.load_state_dict(state["normalizer"])
-        for name, stream in self.streams().items():
-            stream.state = tuple(state["random"][name])
-        for name in self.counters():
-            setattr(self, name, int(state["counters"][name]))
+        """CheckpointError names the first entry that is not as this agent's; nothing is changed then."""
+        set_state(self, state)
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint folder: safetensors and JSON, no pickle (`pyrl.checkpoint`)."""
@@ -214,15 +232,3 @@ def seeded_network(
 def tensors(observation: Observation, device: torch.device | None = None) -> Observation:
     """As torch tensors, on ``device`` if it is given: the same memory where they lie there already."""
     return map_observation(lambda x: torch.as_tensor(x, device=device), observation)
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {f"{i}.{name}": value for i, slots in optimizer.state_dict()["state"].items() for name, value in slots.items()}
-
-
-def _load_optimizer_state(optimizer: torch.optim.Optimizer, flat: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in flat.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,44 +1,150 @@
-"""Agents in checkpoints."""
+"""Agents in checkpoints.
+
+What a checkpoint asks for before its weights are looked at (the size of observations, networks, environments) is compared with what
+its files hold, so that a few bytes of settings never cost more than they and a fixed allowance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrl.agents.registry import config_to_json, make_agent
-from pyrl.checkpoint import load, save, space_from_json, space_to_json
-from pyrl.errors import CheckpointError
+from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from pyrl.agents.registry import config_to_json, make_agent, make_config
+from pyrl.agents.state import require_sane
+from pyrl.checkpoint import checkpoint_errors, exists, load, require_match, save, space_from_json, space_to_json
+from pyrl.engine.standard import in_standard_state
+from pyrl.errors import CheckpointError, NonFiniteError
+from pyrl.schedules import is_name
+from pyrl.spaces import check_observation_space
 
 if TYPE_CHECKING:
     from pyrl.agents.base import Agent
 
+ALLOWANCE = 8 << 20  # bytes that a checkpoint may ask for beyond those of its weights: networks, one observation, one action
+_MAX_ENVS = 1 << 20
 
-def save_agent(path: str | Path, agent: Agent, *, loop: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write what `load_agent` needs to make ``agent`` again; ``loop`` is the loop's own state, to go on training."""
+
+def agent_tree(agent: Agent) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``(tree, metadata)`` of a checkpoint from which `load_agent` makes ``agent`` again. The arrays are the agent's own memory.
+
+    NonFiniteError where a weight is NaN or infinite, SpaceError where a space is larger than `load_agent` takes.
+    """
+    state = agent.state_dict()
+    try:
+        for group in ("model", "optimizer", "normalizer"):
+            require_sane(state[group], group)
+    except CheckpointError as error:
+        raise NonFiniteError(f"save: {error}; a checkpoint of it could not be loaded") from None
+    most = ALLOWANCE + _bytes(state["model"])
     about = {
         "algo": agent.name,
         "seed": agent.seed,
         "num_envs": agent.num_envs,
         "config": config_to_json(agent.config),
-        "observation_space": space_to_json(agent.observation_space),
-        "action_space": space_to_json(agent.action_space),
+        "observation_space": space_to_json(agent.observation_space, most),
+        "action_space": space_to_json(agent.action_space, most),
     }
-    return save(path, {**agent.state_dict(), **({} if loop is None else {"loop": loop})}, {**about, **(metadata or {})})
+    return state, about
 
 
+def save_agent(path: str | Path, agent: Agent) -> Path:
+    """Write what `load_agent` needs to make ``agent`` again; nothing where `agent_tree` refuses."""
+    return save(path, *agent_tree(agent))
+
+
+@in_standard_state
 def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
     """The agent that `save_agent` wrote, as it was: networks, optimisers, random streams, counters.
 
+    ``path`` is a checkpoint, or the folder of a run: then its checkpoint ``best`` is loaded, or ``last`` where there is none.
     ``device`` takes the place of the config's: ``"cpu"`` where what was trained with ``device="cuda"`` has no GPU now.
+    FileNotFoundError where there is no checkpoint; CheckpointError for whatever is wrong with it.
     """
+    path = trained_in(Path(path))
     tree, about = load(path, groups=("model", "optimizer", "normalizer", "random", "counters"))
-    try:
+    with checkpoint_errors(path, "does not make an agent"):
+        model = tree.get("model", {})
+        most = ALLOWANCE + _bytes(model)
+        spaces = [space_from_json(about[f"{name}_space"], most) for name in ("observation", "action")]
+        check_observation_space(spaces[0], "pyrl.load")
+        if type(about["seed"]) is not int or type(about["num_envs"]) is not int or about["num_envs"] > _MAX_ENVS:
+            raise ValueError(
+                f"seed is {about['seed']!r} and num_envs {about['num_envs']!r}, expected integers, num_envs at most {_MAX_ENVS}"
+            )
+        _check_imported(about["config"])
         config = about["config"] if device is None else {**about["config"], "device": device}
-        spaces = space_from_json(about["observation_space"]), space_from_json(about["action_space"])
-        agent = make_agent(about["algo"], *spaces, seed=about["seed"], num_envs=about["num_envs"], **config)
+        with _parameters_within(2 * len(model) + 64, most):
+            agent = make_agent(about["algo"], *spaces, seed=about["seed"], num_envs=about["num_envs"], **config)
         agent.load_state_dict(tree)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        cause = f"has no {error}" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(f"checkpoint {path} does not make an agent: {cause}") from error
     return agent
+
+
+def restore_agent(path: str | Path, agent: Agent, changed: Container[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make ``agent`` the one in the checkpoint of a run, if it has the same spaces and config, beside the fields that may have
+    ``changed``; ``(tree, metadata)``, for its loop."""
+    tree, about = load(path)
+    with checkpoint_errors(path, "is not of this run"):
+        if "loop" not in tree:
+            raise CheckpointError(f"{path} holds no training state to go on from")
+        _check_imported(about["config"])
+        # With the fields that older versions did not have.
+        configs = [config_to_json(config) for config in (make_config(agent.name, about["config"]), agent.config)]
+        was, now = ({name: value for name, value in config.items() if name not in changed} for config in configs)
+        for what, saved, wanted in (
+            ("algo", about["algo"], agent.name),
+            ("observation_space", about["observation_space"], space_to_json(agent.observation_space)),
+            ("action_space", about["action_space"], space_to_json(agent.action_space)),
+            ("config", was, now),
+        ):
+            require_match(saved, wanted, what)
+        agent.load_state_dict(tree)
+    return tree, about
+
+
+def _bytes(model: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in model.values() if isinstance(t, Tensor)) if isinstance(model, Mapping) else 0
+
+
+@contextmanager
+def _parameters_within(most: int, most_bytes: int) -> Iterator[None]:
+    """CheckpointError once modules made by the body have more parameters, or larger ones: before anything is written to their memory."""
+    count, size, thread = 0, 0, threading.get_ident()
+
+    def check(module: Any, name: str, parameter: Any) -> None:
+        nonlocal count, size
+        if parameter is None or threading.get_ident() != thread:
+            return
+        count, size = count + 1, size + parameter.numel() * parameter.element_size()
+        if count > most or size > most_bytes:
+            asked = f"{count} parameters" if count > most else f"parameters of {size} bytes"
+            what = f"{type(module).__name__}.{name} {list(parameter.shape)}"
+            raise CheckpointError(
+                f"its settings ask for {asked} up to {what}, expected at most {most if count > most else most_bytes} by the files' sizes"
+            )
+
+    handle = register_module_parameter_registration_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def trained_in(path: Path) -> Path:
+    """The checkpoint to look at in the folder of a run; any other path as it is."""
+    kept = [path / "checkpoints" / name for name in ("best", "last")]
+    return path if exists(path) else next((checkpoint for checkpoint in kept if exists(checkpoint)), path)
+
+
+def _check_imported(config: Mapping[str, Any]) -> None:
+    """A checkpoint names functions that are schedules, and nothing is imported because it says so."""
+    for name, value in config.items():
+        module = value.partition(":")[0] if is_name(value) else None
+        if module is not None and module not in sys.modules:
+            raise CheckpointError(f"{name} is the function {value!r}; import {module} before it is loaded")

@@ -1,52 +1,70 @@
-"""Reading the observations that `Agent.act` is given: one or a batch, checked against the space, as finite arrays."""
+"""Reading the observations that `Agent.act` is given: one or a batch, as arrays of the space's dtypes."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from pyrl.errors import DTypeError, NonFiniteError, ShapeError
+from pyrl.errors import DTypeError, ShapeError
+from pyrl.spaces.observations import Numbers
 from pyrl.types import Observation, map_observation
 
 
-def batched(space: spaces.Space, observation: Any) -> tuple[Observation, bool]:
-    """``observation`` with the leading dimension N, and whether it was a single one that got N = 1.
+class ObservationReader:
+    """``read(observation) -> (observation with the leading dimension N, whether it was a single one that got N = 1)``.
 
     ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as ``space`` says.
     """
-    leading: list[tuple[int, ...]] = []
-    observation = _read(space, observation, "observation", leading)
-    if leading.count(leading[0]) < len(leading):
-        raise ShapeError(f"act: the entries of observation lead with {sorted(map(list, set(leading)))}, expected the same [N] or none")
-    if leading[0]:
-        return observation, False
-    return observation[None] if isinstance(observation, np.ndarray) else map_observation(lambda x: x[None], observation), True
+
+    def __init__(self, space: spaces.Space) -> None:
+        self._root = _node(space, "observation")
+
+    def __call__(self, observation: Any) -> tuple[Observation, bool]:
+        leading: list[tuple[int, ...]] = []
+        observation = _read(self._root, observation, leading)
+        if leading.count(leading[0]) < len(leading):
+            raise ShapeError(f"act: the entries of observation lead with {sorted(map(list, set(leading)))}, expected the same [N] or none")
+        if leading[0]:
+            return observation, False
+        return observation[None] if isinstance(observation, np.ndarray) else map_observation(lambda x: x[None], observation), True
 
 
-def _read(space: Any, value: Any, name: str, leading: list[tuple[int, ...]]) -> Observation:
-    """One observation or a batch of them as finite arrays of the space's shapes, whose ``leading`` dimensions are collected."""
+class _Leaf(Numbers):
+    def __init__(self, space: spaces.Space, name: str) -> None:
+        super().__init__(space)
+        self.name, self.caption = name, f"act: {name}"
+
+
+def _node(space: Any, name: str) -> Any:
+    """The tree of ``space`` with a `_Leaf` for each array; dicts and tuples know their names, too."""
     if isinstance(space, spaces.Dict):
-        return {key: _read(entry, _entry(value, key, name), f"{name}[{key!r}]", leading) for key, entry in space.spaces.items()}
+        return name, {key: _node(entry, f"{name}[{key!r}]") for key, entry in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_read(entry, _entry(value, i, name), f"{name}[{i}]", leading) for i, entry in enumerate(space.spaces))
+        return name, tuple(_node(entry, f"{name}[{i}]") for i, entry in enumerate(space.spaces))
+    return _Leaf(space, name)
+
+
+def _read(node: Any, value: Any, leading: list[tuple[int, ...]]) -> Observation:
+    """One observation or a batch of them as the space has it, in shape, dtype and numbers; ``leading`` dimensions are collected."""
+    if not isinstance(node, _Leaf):
+        name, entries = node
+        if isinstance(entries, dict):
+            return {key: _read(entry, _entry(value, key, name), leading) for key, entry in entries.items()}
+        return tuple(_read(entry, _entry(value, i, name), leading) for i, entry in enumerate(entries))
+    name, shape = node.name, node.shape
     try:
         array = np.asarray(value)
     except ValueError:  # rows of several lengths
-        raise ShapeError(f"act: {name} is a {type(value).__name__} that makes no array, expected {list(space.shape)} or [N, ...]") from None
+        raise ShapeError(f"act: {name} is a {type(value).__name__} that makes no array, expected {list(shape)} or [N, ...]") from None
     if array.dtype.kind not in "fiub":
         raise DTypeError(f"act: {name} has dtype {array.dtype}, expected numbers")
-    count = array.ndim - len(space.shape)
-    if count not in (0, 1) or array.shape[count:] != space.shape:
-        raise ShapeError(f"act: {name} has shape {list(array.shape)}, expected {list(space.shape)} or [N, ...] of them")
-    # A sum of squares costs less than half of a look at each number, which decides if the sum overflows.
-    if array.dtype.kind == "f" and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
-        at = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise NonFiniteError(f"act: {name} holds {array[tuple(at)]} at {at}, expected finite numbers")
+    count = array.ndim - len(shape)
+    if count not in (0, 1) or array.shape[count:] != shape:
+        raise ShapeError(f"act: {name} has shape {list(array.shape)}, expected {list(shape)} or [N, ...] of them")
     leading.append(array.shape[:count])
-    return array
+    return node.read(array, node.caption)
 
 
 def _entry(value: Any, key: Any, name: str) -> Any:

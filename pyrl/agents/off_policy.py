@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, tensors
-from pyrl.agents.checks import check_choice, check_device, check_layers, check_range
+from pyrl.agents.checks import Amount, BufferDevice, Count, GradientSteps, Layers, NStep, Rate, Tau, Weight, check_range
 from pyrl.agents.random import uniform_actions
-from pyrl.engine.arena import Arena
 from pyrl.engine.native import Native
-from pyrl.engine.rollback import Atomic
-from pyrl.engine.runner import Runner
+from pyrl.engine.step import LossReport
+from pyrl.engine.updater import Updater
 from pyrl.nets.actor_critic_continuous import ActionScale
 from pyrl.nets.mlp import Activation
-from pyrl.nets.noise import Draw, NoiseType, exploration_noise, standard_normal
-from pyrl.schedules import Schedule, check_schedule, value_at
+from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
+from pyrl.schedules import value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
 
 
@@ -30,36 +29,24 @@ from pyrl.types import Array, Batch, Observation, first_leaf
 class ContinuousConfig(AgentConfig):
     """What `ContinuousAgent` and its loop read; names as in Stable-Baselines3."""
 
-    learning_rate: Schedule = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
-    buffer_size: int = 1_000_000  # slots of the replay, all environments together
-    buffer_device: str = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
-    learning_starts: int = 100  # transitions stored before the first update
-    random_steps: int | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
-    batch_size: int = 256
-    tau: float = 0.005  # Polyak factor of the target networks, after each update
-    train_freq: int = 1  # steps of each environment between two rounds of updates
-    gradient_steps: int = 1  # updates in a round; -1: as many as transitions were added since the last
-    n_step: int = 1  # length of the returns
+    learning_rate: Rate = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
+    buffer_size: Count = 1_000_000  # slots of the replay, all environments together
+    buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
+    learning_starts: Amount = 100  # transitions stored before the first update
+    random_steps: Amount | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
+    batch_size: Count = 256
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
+    train_freq: Count = 1  # steps of each environment between two rounds of updates
+    gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
+    n_step: NStep = 1  # length of the returns
     noise_type: NoiseType = "normal"  # of exploration, beyond the policy's own
-    noise_std: float = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
-    net_arch: tuple[int, ...] = (256, 256)  # hidden layers of actor and critic each, on the features
+    noise_std: Weight = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
+    net_arch: Layers = (256, 256)  # hidden layers of actor and critic each, on the features
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_layers(self)
-        for name in ("buffer_size", "batch_size", "train_freq", "n_step"):
-            check_range(self, name, 1, None)
         check_range(self, "batch_size", 1, self.buffer_size)
-        check_range(self, "learning_starts", 0, None)
-        check_range(self, "gradient_steps", -1, None)
-        check_range(self, "tau", 0.0, 1.0, open_low=True)
-        if self.random_steps is not None:
-            check_range(self, "random_steps", 0, None)
-        check_choice(self, "noise_type", get_args(NoiseType))
-        check_device(self, "buffer_device", "cpu")
-        check_range(self, "noise_std", 0.0, None)
-        check_schedule(f"{type(self).__name__}: learning_rate", self.learning_rate)
 
 
 class ContinuousAgent(Agent):
@@ -70,23 +57,15 @@ class ContinuousAgent(Agent):
 
     loop = "off_policy"
     actor: Any
-    native_actor: Native
-    atomic: Atomic  # of the arenas whose steps come before the last of an update
-    run: Runner
+    updater: Updater
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         self.scale = ActionScale(self.name, action_space)
         super().__init__(observation_space, action_space, config, seed, num_envs)
         self.random_steps = config.learning_starts if config.random_steps is None else config.random_steps
-        self.noise = exploration_noise(config.noise_type, config.noise_std, seed)
+        self.noise = exploration_noise(config.noise_type, value_at(config.noise_std, 0.0), seed)
         on_device = self.device.type == "cuda" and ops.cuda_built()
         self.learning = ops.RandomStream(seed, "learning", device=self.device if on_device else None)  # of actions drawn in losses
-
-    def adam_arena(self, network: nn.Module) -> Arena:
-        """The parameters of ``network`` with an Adam of their own."""
-        arena = Arena(network)
-        arena.optimizer = torch.optim.Adam([arena.values], lr=value_at(self.config.learning_rate, 0.0), fused=True)
-        return arena
 
     def streams(self) -> dict[str, Any]:
         return {**super().streams(), "noise": self.noise, "learning": self.learning}
@@ -104,82 +83,72 @@ class ContinuousAgent(Agent):
         if not deterministic and self.env_steps < self.random_steps:
             return {"action": uniform_actions(self.action_space, len(first_leaf(observation)), self.random)}
         observation = self.normalizer.observation(observation)
-        if self.engine == "native" and self.native_actor.ready():
-            action = self.native_choose(self.actor.encoder.array(observation, self.native_actor.dtype), deterministic)
+        native = self.native["actor"]
+        if native.sync() and self.updater.engine == "native":
+            action = self.native_choose(self.actor.encoder.array(observation, native.dtype), deterministic)
         else:
             with torch.no_grad():
                 action = self.choose(tensors(observation, self.device), deterministic).cpu().numpy()
-        if not deterministic and self.config.noise_std > 0:
+        if not deterministic and self.config.noise_std != 0:
+            self.noise.std = value_at(self.config.noise_std, self.progress)
             action = self.noise(action)
         return {"action": self.scale.to_box(action)}
 
     @abstractmethod
-    def natives(self) -> tuple[Native, ...]:
-        """The networks of an update."""
+    def update(self, batch: Batch, *data: Any) -> LossReport:
+        """The steps and averages of one update, for every engine (`pyrl.engine.updater`). Of ``batch`` [B] it reads observation, action
+        in [-1, 1], reward, discount and next_observation; ``data`` are what `update_data` gave."""
 
-    @abstractmethod
-    def native_update(self, batch: Batch) -> dict[str, float]: ...
-
-    @abstractmethod
-    def torch_update(self, batch: Batch) -> dict[str, float]: ...
+    def update_data(self, batch: Batch) -> tuple[Any, ...]:
+        """What an update takes beside its batch: noise, flags."""
+        return ()
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        self.run.set_learning_rate(value_at(self.config.learning_rate, self.progress))
-        if self.learns_natively(*self.natives()):
-            with self.atomic:
-                metrics = self.native_update(batch)
-        else:
-            metrics = self.torch_update(batch)
+        native = self.updater.begin(value_at(self.config.learning_rate, self.progress))
+        prepared = self.prepare(batch, native)
+        metrics = self.updater(self.update, prepared, *self.update_data(prepared))
         self.updates += 1
         return metrics
 
-    def learns_natively(self, *natives: Native) -> bool:
-        """Whether all of these can be learned, or read, by the native engine now."""
-        return self.engine == "native" and all(n.ready_to_learn() if n.arena.optimizer else n.ready() for n in natives)
+    def prepare(self, batch: Batch, native: bool) -> Batch:
+        """What an update reads of a batch, actions in [-1, 1]: NumPy arrays with encoded observations if ``native``, else tensors,
+        wherever they are."""
+        observation, next_observation = (self.normalizer.observation(o) for o in (batch.observation, batch.next_observation))
+        action, reward, discount = self.scale.to_unit(batch.action), self.normalizer.reward(batch.reward), batch.discount
+        if native:
+            encoder, dtype = self.actor.encoder, self.native["actor"].dtype
+            observation, next_observation = (encoder.array(o, dtype) for o in (observation, next_observation))
+            action, reward, discount = (x.astype(dtype, copy=False) for x in (action, reward, discount))
+        else:
+            observation, next_observation = tensors(observation), tensors(next_observation)
+            action, reward, discount = map(torch.as_tensor, (action, reward, discount))
+        return Batch(observation, action, reward, next_observation, None, discount, None)
 
-    def prepare(self, batch: Batch) -> tuple[Observation, Tensor, Tensor, Tensor, Observation]:
-        """o, a in [-1, 1], r, discount and o' as tensors [B, ...], wherever they lie."""
-        observation, next_observation = (tensors(self.normalizer.observation(o)) for o in (batch.observation, batch.next_observation))
-        columns = (self.scale.to_unit(batch.action), self.normalizer.reward(batch.reward), batch.discount)
-        action, reward, discount = map(torch.as_tensor, columns)
-        return observation, action, reward, discount, next_observation
-
-    def native_prepare(self, batch: Batch) -> tuple[np.ndarray, ...]:
-        """The same as NumPy arrays, observations encoded."""
-        encoder, dtype = self.actor.encoder, self.native_actor.dtype
-        observation, next_observation = (
-            encoder.array(self.normalizer.observation(o), dtype) for o in (batch.observation, batch.next_observation)
-        )
-        rest = (self.scale.to_unit(batch.action), self.normalizer.reward(batch.reward), batch.discount)
-        action, reward, discount = (x.astype(dtype, copy=False) for x in rest)
-        return observation, action, reward, discount, next_observation
-
-    def drawn(self, action: Tensor) -> Tensor | Draw:
-        """xi ~ N(0, 1) like ``action`` [B, A] for an update by torch."""
+    def noise_like(self, action: Array) -> Array | DeviceNoise:
+        """xi ~ N(0, 1) like ``action`` [B, A], for an update."""
         shape = tuple(action.shape)
-        return torch.from_numpy(self.normal(shape)) if self.learning.device is None else Draw(shape, self.learning)
+        if isinstance(action, np.ndarray):
+            return standard_normal(shape, self.learning).astype(action.dtype, copy=False)
+        if self.learning.device is not None:
+            return DeviceNoise(shape, self.learning)
+        return torch.from_numpy(standard_normal(shape, self.learning))
 
-    def normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        """xi ~ N(0, 1) [B, A] for a loss."""
-        return standard_normal(shape, self.learning).astype(dtype, copy=False)
 
-
-def native_critic_step(
+def native_critic_gradient(
     critic: Native, observation: np.ndarray, action: np.ndarray, target: np.ndarray, *, coefficient: float = 1.0, huber: bool = False
 ) -> tuple[float, float]:
-    """One step of every critic towards ``target`` [B]; (the sum of their losses, the mean of Q)."""
+    """The gradient of the distance of every critic from ``target`` [B]; (the sum of their losses, the mean of Q)."""
     loss, q_mean = 0.0, 0.0
     for network in critic.networks:
         q = network.forward(critic.parameters, observation, action)
         own, d_q = ops.value_loss(q, target, coefficient=coefficient, huber=huber)
         network.backward(critic.parameters, critic.gradients, d_q)
         loss, q_mean = loss + coefficient * own, q_mean + float(q.mean()) / len(critic.networks)
-    critic.step(None)
     return loss, q_mean
 
 
 def native_action_gradient(critic: Native, observation: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(min_i Q_i [B], the gradient of minus its mean by the action [B, A])."""
+    """(min_i Q_i [B], the gradient of minus its mean w.r.t. the action [B, A])."""
     q = np.stack([network.forward(critic.parameters, observation, action)[:, 0] for network in critic.networks])
     smallest = q.argmin(0)
     d_action = np.zeros_like(action)

@@ -14,7 +14,6 @@ The data of one rollout serve n_epochs passes in minibatches of batch_size; eq. 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,29 +22,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples
-from pyrl.agents.checks import check_range
+from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples, standardized
+from pyrl.agents.checks import Count, Positive, Rate
 from pyrl.agents.registry import register
-from pyrl.engine.update import Report, Update
-from pyrl.schedules import Schedule, check_schedule, value_at
-from pyrl.types import Rollout
+from pyrl.engine.step import LossReport
+from pyrl.schedules import value_at
+from pyrl.types import Array, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOConfig(ActorCriticConfig):
     """Defaults as in Stable-Baselines3."""
 
-    batch_size: int = 64  # minibatch
-    n_epochs: int = 10  # passes over a rollout
-    clip_range: Schedule = 0.2  # epsilon of the surrogate
-    clip_range_vf: float | None = None  # epsilon of the value clip; None: off
-    target_kl: float | None = None  # stop the passes over a rollout when the KL estimate exceeds 1.5 times this; None: off
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("batch_size", "n_epochs"):
-            check_range(self, name, 1, None)
-        check_schedule("PPOConfig: clip_range", self.clip_range)
+    batch_size: Count = 64  # minibatch
+    n_epochs: Count = 10  # passes over a rollout
+    clip_range: Rate = 0.2  # epsilon of the surrogate
+    clip_range_vf: Positive | None = None  # epsilon of the value clip; None: off
+    target_kl: Positive | None = None  # stop the passes over a rollout when the KL estimate exceeds 1.5 times this; None: off
 
 
 def clipped_surrogate(log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor, epsilon: Tensor) -> Tensor:
@@ -70,14 +63,9 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
     return (torch.exp(log_r) - 1.0 - log_r).mean()
 
 
-def standardized(advantage: Tensor) -> Tensor:
-    """Zero mean, unit variance; a single value is left alone."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8) if len(advantage) > 1 else advantage
-
-
 @register("ppo")
 class PPO(ActorCriticAgent):
-    """Discrete, multi-discrete and continuous actions."""
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
 
     Config = PPOConfig
     config: PPOConfig
@@ -87,42 +75,46 @@ class PPO(ActorCriticAgent):
         if config.batch_size > config.n_steps * num_envs:
             held = f"n_steps * num_envs = {config.n_steps * num_envs}"
             raise ValueError(f"ppo: batch_size is {config.batch_size}, but a rollout holds only {held} transitions")
-        self.update = Update(self.arena, self.loss, max_grad_norm=config.max_grad_norm, compiled=self.engine == "compile")
         self.minibatches = ops.RandomStream(seed, "minibatches")
 
     def streams(self) -> dict[str, ops.RandomStream]:
         return {**super().streams(), "minibatches": self.minibatches}
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        config = self.config
-        learning_rate, epsilon = value_at(config.learning_rate, self.progress), value_at(config.clip_range, self.progress)
-        self.run.set_learning_rate(learning_rate)
-        samples = self.samples(rollout)
-        epoch = self.native_epoch if isinstance(samples.advantage, np.ndarray) else self.torch_epoch
-        reports: list[tuple[float, ...]] = []
+        config, updater = self.config, self.updater
+        learning_rate, epsilon, ent_coef = (
+            value_at(schedule, self.progress) for schedule in (config.learning_rate, config.clip_range, config.ent_coef)
+        )
+        native = updater.begin(learning_rate)
+        samples, valid_index, explained = self.samples(rollout, native)
+        coefficients = self.scalar(epsilon), self.scalar(ent_coef)
+        reports: list[dict[str, float]] = []
         epochs, kl = 0, 0.0
         for _ in range(config.n_epochs):
-            order = ops.permutation(len(samples), self.minibatches)
-            latest = epoch(samples, order if samples.valid is None else samples.valid[order], epsilon)
+            order = ops.permutation(len(samples) if valid_index is None else len(valid_index), self.minibatches)
+            order, *data = updater.to_device(order if valid_index is None else valid_index[order], *coefficients)
+            minibatches = [order[at : at + config.batch_size] for at in range(0, len(order), config.batch_size)]
+            latest = updater.collect([updater.launch(self.update, samples, rows, *data) for rows in minibatches])
             reports += latest
             self.updates += len(latest)
             epochs += 1
-            kl = float(np.mean([report[3] for report in latest]))
+            kl = float(np.mean([report["train/kl"] for report in latest]))
             if config.target_kl is not None and kl > 1.5 * config.target_kl:
                 break
-        policy_loss, critic_loss, entropy, _ = np.mean(reports, axis=0).tolist()
         return {
-            "loss/policy": policy_loss,
-            "loss/value": critic_loss,
-            "loss/entropy": entropy,
+            **{name: float(np.mean([report[name] for report in reports])) for name in ("loss/policy", "loss/value", "loss/entropy")},
             "train/kl": kl,
             "train/epochs": epochs,
-            "train/explained_variance": samples.explained_variance,
+            "train/explained_variance": explained,
             "train/learning_rate": learning_rate,
         }
 
-    def loss(self, batch: Samples, epsilon: Tensor) -> tuple[Tensor, Report]:
-        """Eq. 9, negated, of a minibatch, and a report: its three terms and the KL estimate."""
+    def update(self, samples: Samples, rows: Array, epsilon: Array, ent_coef: Array) -> LossReport:
+        """One step down the gradient of `loss` for the minibatch ``rows`` [B] of a rollout."""
+        return self.step(samples.rows(rows), epsilon, ent_coef)
+
+    def loss(self, batch: Samples, epsilon: Tensor, ent_coef: Tensor) -> tuple[Tensor, LossReport]:  # type: ignore[override]
+        """Eq. 9, negated, of a minibatch; its three terms and the KL estimate."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
         log_prob, entropy = network.distribution.log_prob_and_entropy(output, network.log_std, batch.action)
@@ -130,38 +122,23 @@ class PPO(ActorCriticAgent):
         policy_loss = -clipped_surrogate(log_prob, batch.log_prob, A, epsilon)
         critic_loss = value_loss(value, batch.value, batch.return_, config.clip_range_vf)
         entropy = entropy.mean()
-        loss = policy_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
-        return loss, (policy_loss, critic_loss, entropy, approximate_kl(log_prob, batch.log_prob))
+        loss = policy_loss + config.vf_coef * critic_loss - ent_coef * entropy
+        kl = approximate_kl(log_prob, batch.log_prob)
+        return loss, {"loss/policy": policy_loss, "loss/value": critic_loss, "loss/entropy": entropy, "train/kl": kl}
 
-    def torch_epoch(self, samples: Samples, order: np.ndarray, epsilon: float) -> list[tuple[float, ...]]:
-        """The reports of one pass; nothing waits for a minibatch before its end."""
-        index, clip_range = self.run.place(torch.from_numpy(order), torch.tensor(epsilon))
-        reports = [self.run.begin(self.tensor_update, samples.columns(), rows, clip_range) for rows in index.split(self.config.batch_size)]
-        return [tuple(report.values()) for report in self.run.read(reports)]
-
-    def tensor_update(self, columns: tuple[Any, ...], index: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
-        """A step down the gradient of `loss` for the minibatch ``index`` [B] of a rollout."""
-        report = self.update(Samples(*columns).rows(index), epsilon)
-        return dict(zip(("policy", "value", "entropy", "kl"), report))
-
-    def native_epoch(self, samples: Samples, order: np.ndarray, epsilon: float) -> list[tuple[float, ...]]:
-        starts = range(0, len(order), self.config.batch_size)
-        return [self.native_update(samples.rows(order[at : at + self.config.batch_size]), epsilon) for at in starts]
-
-    def native_update(self, batch: Samples, epsilon: float) -> tuple[float, ...]:
-        """The same step by hand: forward, the gradients of eq. 9 by the outputs, backward, Adam."""
-        config, native = self.config, self.native
+    def native_gradient(self, batch: Samples, epsilon: float, ent_coef: float) -> LossReport:  # type: ignore[override]
+        """The same by hand: forward, the gradients of eq. 9 w.r.t. the outputs, backward."""
+        config, native = self.config, self.native["network"]
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
         policy_loss, entropy, kl, _, d_output = ops.policy_loss(
-            output, batch.action, batch.advantage, log_prob_old=batch.log_prob, clip_range=epsilon, ent_coef=config.ent_coef,
-            normalize_advantage=config.normalize_advantage, **self.native_distribution(),
+            self.distribution.logits(output), batch.action, batch.advantage, log_prob_old=batch.log_prob, clip_range=epsilon,
+            ent_coef=ent_coef, normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         old = None if config.clip_range_vf is None else batch.value
         critic_loss, d_value = ops.value_loss(
             value, batch.return_, value_old=old, clip_range=config.clip_range_vf or 0.0, coefficient=config.vf_coef
         )
-        actor.backward(w, g, d_output)
+        actor.backward(w, g, self.distribution.by_output(d_output))
         critic.backward(w, g, d_value)
-        native.step(config.max_grad_norm)
-        return policy_loss, critic_loss, entropy, kl
+        return {"loss/policy": policy_loss, "loss/value": critic_loss, "loss/entropy": entropy, "train/kl": kl}

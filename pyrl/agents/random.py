@@ -9,9 +9,10 @@ import numpy as np
 from gymnasium import spaces
 
 from pyrl.agents.base import Agent, AgentConfig
-from pyrl.agents.checks import check_range, check_spaces
+from pyrl.agents.checks import Count
 from pyrl.agents.registry import register
 from pyrl.ops import RandomStream, uniform_indices
+from pyrl.spaces import choices
 from pyrl.types import Array, Observation, Rollout, first_leaf
 
 
@@ -19,22 +20,17 @@ from pyrl.types import Array, Observation, Rollout, first_leaf
 class RandomConfig(AgentConfig):
     """Only how often the loop reports."""
 
-    n_steps: int = 128  # steps of each environment between two metrics records
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "n_steps", 1, None)
+    n_steps: Count = 128  # steps of each environment between two metrics records
 
 
 @register("random")
 class Random(Agent):
-    """Draws uniformly from the action space; an unbounded side of a Box is taken as -1 or 1."""
+    """Draws uniformly from the action space. An unbounded side of a Box is taken as -1 or 1, or as 1 from a bound beyond that."""
 
     loop = "on_policy"
     Config = RandomConfig
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: RandomConfig, seed: int, num_envs: int) -> None:
-        check_spaces("random", action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box))
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
     def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
@@ -45,14 +41,36 @@ class Random(Agent):
 
 
 _GRID = 1 << 24  # Box actions lie on a grid of 2^-24, as float32 uniforms do
+_MOST = (1 << 63) - 1  # choices of one draw
 
 
 def uniform_actions(space: Any, count: int, random: RandomStream) -> np.ndarray:
-    """``count`` uniform actions of ``space``, discrete ones counted from zero."""
+    """``count`` uniform actions of ``space``, in the agent's units (`pyrl.spaces.actions`), those of a Box in the Box."""
     if isinstance(space, spaces.Discrete):
         return uniform_indices(count, int(space.n), random)
-    if isinstance(space, spaces.MultiDiscrete):
-        return np.stack([uniform_indices(count, int(n), random) for n in space.nvec.ravel()], axis=1)
-    low, high = np.where(np.isfinite(space.low), space.low, -1.0), np.where(np.isfinite(space.high), space.high, 1.0)
+    if not isinstance(space, spaces.Box):
+        return np.stack([uniform_indices(count, n, random) for n in choices(space)], axis=1)
+    if space.dtype.kind != "f":
+        return _uniform_integers(space, count, random)
+    low = np.where(np.isfinite(space.low), space.low, np.where(space.high > -1.0, -1.0, space.high - 1.0))
+    high = np.where(np.isfinite(space.high), space.high, np.where(space.low < 1.0, 1.0, space.low + 1.0))
     unit = uniform_indices(count * low.size, _GRID, random).reshape(count, *space.shape) / _GRID
-    return (low + unit * (high - low)).astype(space.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        drawn = low + unit * (high - low)
+    if not np.isfinite(drawn).all():  # the Box is wider than the largest number
+        drawn = low.astype(np.float64) * (1.0 - unit) + high.astype(np.float64) * unit
+    return drawn.astype(space.dtype)
+
+
+def _uniform_integers(space: spaces.Box, count: int, random: RandomStream) -> np.ndarray:
+    """Each integer from low to high is as likely as any other."""
+    columns = []
+    for low, high in zip(space.low.ravel().tolist(), space.high.ravel().tolist()):
+        span = int(high) - int(low) + 1
+        if span <= _MOST:
+            drawn = uniform_indices(count, span, random).astype(np.uint64)
+        else:  # up to three of more than 2^63 are never drawn
+            drawn = uniform_indices(count, span // 4, random).astype(np.uint64) * np.uint64(4)
+            drawn += uniform_indices(count, 4, random).astype(np.uint64)
+        columns.append(drawn + np.uint64(int(low) % (1 << 64)))  # modulo 2^64, as the dtypes are
+    return np.stack(columns, axis=1).reshape(count, *space.shape).astype(space.dtype)

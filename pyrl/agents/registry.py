@@ -14,15 +14,62 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyrl.errors import UnknownNameError, closest_names
+from typing_extensions import Unpack
+
+from pyrl.agents.options import AgentOptions
+from pyrl.errors import SettingError, UnknownNameError, closest_names
+from pyrl.seeding import fresh_seed
 
 if TYPE_CHECKING:
     from gymnasium import spaces
 
     from pyrl.agents.base import Agent, AgentConfig
 
-SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "registry"}  # files that are not agents
+# Files that are not agents.
+SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "options", "registry", "state"}
 registered: dict[str, Any] = {}  # name -> class, filled by `register`
+
+# What other libraries call it -> what pyrl does.
+FOREIGN = {
+    **dict.fromkeys(("lr", "alpha", "actor_lr", "critic_lr", "lr_actor", "lr_critic", "pi_lr", "q_lr", "step_size"), "learning_rate"),
+    **dict.fromkeys(("lr_schedule", "anneal_lr", "learning_rate_schedule"), "learning_rate='linear_<number>', or a function"),
+    **dict.fromkeys(("total_timesteps", "timesteps", "n_timesteps", "max_steps", "num_steps_total", "num_timesteps"), "total_steps"),
+    **dict.fromkeys(("episodes", "n_episodes", "num_episodes", "max_episodes"), "total_episodes"),
+    **dict.fromkeys(("n_envs", "nenvs", "num_workers", "n_workers", "num_env_runners", "num_processes"), "num_envs"),
+    **dict.fromkeys(("policy_kwargs", "hidden_sizes", "hidden_size", "fcnet_hiddens", "layers", "network"), "net_arch, activation"),
+    **dict.fromkeys(("activation_fn", "fcnet_activation"), "activation"),
+    **dict.fromkeys(("features_extractor_class", "cnn", "policy"), "features_extractor"),
+    **dict.fromkeys(("ent_coeff", "entropy_coeff", "entropy_coef", "entropy", "ent_weight"), "ent_coef"),
+    **dict.fromkeys(("vf_coeff", "vf_loss_coeff", "value_coef", "value_loss_coef"), "vf_coef"),
+    **dict.fromkeys(("batch", "minibatch_size", "mini_batch_size", "sgd_minibatch_size", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("eps", "epsilon", "eps_train", "epsilon_start", "start_e"), "exploration_initial_eps, exploration"),
+    **dict.fromkeys(("epsilon_end", "eps_end", "end_e"), "exploration_final_eps"),
+    **dict.fromkeys(("epsilon_decay", "eps_decay"), "exploration_decay"),
+    **dict.fromkeys(("clip_param", "clip_coef", "clip_ratio", "eps_clip", "clip_epsilon", "cliprange"), "clip_range"),
+    **dict.fromkeys(("vf_clip_param", "clip_vloss"), "clip_range_vf"),
+    **dict.fromkeys(("polyak", "soft_tau", "target_tau"), "tau"),
+    **dict.fromkeys(("lambda", "lambda_", "lam", "gae_lam"), "gae_lambda"),
+    **dict.fromkeys(("discount", "discount_factor"), "gamma"),
+    **dict.fromkeys(("epochs", "update_epochs", "num_sgd_iter", "num_epochs", "k_epochs", "noptepochs"), "n_epochs"),
+    **dict.fromkeys(("rollout_fragment_length", "rollout_length", "num_steps", "nsteps", "horizon"), "n_steps"),
+    **dict.fromkeys(("replay_size", "memory_size", "replay_buffer_size", "buffer_capacity", "capacity"), "buffer_size"),
+    **dict.fromkeys(("warmup_steps", "start_steps", "random_timesteps", "start_timesteps", "num_warmup"), "learning_starts"),
+    **dict.fromkeys(("target_network_frequency", "target_update_freq", "target_update"), "target_update_interval"),
+    **dict.fromkeys(("double_q", "is_double", "double_dqn"), "double"),
+    **dict.fromkeys(("grad_clip", "max_norm", "clip_grad", "max_gradient_norm"), "max_grad_norm"),
+    **dict.fromkeys(("optimize_memory_usage", "replay_buffer_class", "replay_buffer_kwargs"), "nothing: frames are stored once as it is"),
+    **dict.fromkeys(("action_noise", "exploration_noise", "act_noise"), "noise_type, noise_std"),
+    **dict.fromkeys(("verbose", "progress_bar", "log_interval"), "on_metrics: pyrl.train prints nothing, pyrl train shows a bar"),
+    **dict.fromkeys(("tensorboard_log", "log_dir", "logdir", "save_path", "save_dir"), "run_dir: TensorBoard's files lie there too"),
+    **dict.fromkeys(("callback", "callbacks"), "on_metrics, or the body of a for over pyrl.iterate"),
+    **dict.fromkeys(("eval_freq", "eval_interval", "evaluation_interval"), "eval_every"),
+    **dict.fromkeys(("n_eval_episodes", "num_eval_episodes"), "eval_episodes"),
+    **dict.fromkeys(("cuda", "use_cuda", "gpu"), "device='cuda'"),
+    **dict.fromkeys(("normalize", "norm_obs", "normalize_obs"), "normalize_observation"),
+    **dict.fromkeys(("norm_reward", "reward_norm"), "normalize_reward"),
+    **dict.fromkeys(("n_step_return", "n_step_returns", "nstep", "multi_step"), "n_step"),
+    **dict.fromkeys(("prioritized_replay", "per"), "prioritized"),
+}
 
 AgentType = TypeVar("AgentType", bound="type[Agent]")
 
@@ -72,19 +119,47 @@ def make_config(name: str, options: Mapping[str, Any], others: Iterable[str] = (
     known = [f.name for f in dataclasses.fields(config_type)]
     for option in options:
         if option not in known:
-            near = closest_names(option, [*known, *others])
+            near = meant(option, [*known, *others])
             raise UnknownNameError(f"{name} has no option {option!r}{near} (options: {', '.join(known)})")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return config_type(**values)
+    return config_type(**options)
+
+
+def meant(option: str, known: Iterable[str]) -> str:
+    """``"; did you mean learning_rate?"``: what pyrl calls what others call ``option``, else the closest of ``known``."""
+    ours, known = FOREIGN.get(option.lower(), ""), list(known)
+    names = [name for name in ours.split(", ") if name in known]
+    if names:
+        return f"; did you mean {', '.join(names)}?"
+    words = "=" in ours or ":" in ours
+    return f"; pyrl has {ours}" if words else closest_names(option, known)
 
 
 def make_agent(
-    name: str, observation_space: spaces.Space, action_space: spaces.Space, *, seed: int = 0, num_envs: int = 1, **options: Any
+    name: str,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    *,
+    seed: int | None = 0,
+    num_envs: int = 1,
+    **options: Unpack[AgentOptions],
 ) -> Agent:
-    """An untrained agent for these (single-environment) spaces; ``options`` are the fields of its config."""
-    return agent_class(name)(observation_space, action_space, make_config(name, options), seed, num_envs)
+    """An untrained agent for these (single-environment) spaces; ``options`` are the fields of its config.
+
+    What is not given is the config's default; `pyrl.train` begins with tuned settings instead (`pyrl.experiment.presets`).
+    ``seed=None`` draws one, which the agent keeps.
+    """
+    config = make_config(name, options)
+    return agent_class(name)(observation_space, action_space, config, fresh_seed() if seed is None else seed, num_envs)
 
 
 def config_to_json(config: AgentConfig) -> dict[str, Any]:
-    """Plain JSON values, to be read back by `make_config`."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """Plain JSON values, to be read back by `make_config`. SettingError for a field that has none: a function without a name."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        try:
+            values[field.name] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            expected = "expected what JSON has; a function must be one of a module, found there by its name"
+            raise SettingError(f"{type(config).__name__}: {field.name} is {value!r}, which cannot be saved, {expected}") from None
+    return values

@@ -15,10 +15,9 @@ alpha log pi(a|o) - min_i Q_i(o, a) through a = tanh(mean + std * xi) (eq. 7 and
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -28,42 +27,37 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.base import seeded_network
+from pyrl.agents.checks import Rate, Starts
 from pyrl.agents.ddpg import bellman_target, critic_loss
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient
 from pyrl.agents.registry import register
-from pyrl.engine.arena import Arena, polyak
-from pyrl.engine.native import Native
-from pyrl.engine.rollback import Atomic
-from pyrl.engine.update import Report, Update
+from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
 from pyrl.nets.noise import standard_normal
-from pyrl.types import Batch, Observation
+from pyrl.schedules import value_at
+from pyrl.types import Array, Batch, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SACConfig(ContinuousConfig):
     """Defaults as in Stable-Baselines3."""
 
-    ent_coef: float | str = "auto"  # alpha, the temperature; "auto": learned, from 1 on; "auto_0.1": from 0.1 on
-    target_entropy: float | str = "auto"  # H-bar, of the actions in [-1, 1]; "auto": minus the number of action dimensions
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        initial_temperature(self.ent_coef)
-        if self.target_entropy != "auto" and not isinstance(self.target_entropy, float | int):
-            raise ValueError(f"SACConfig: target_entropy is {self.target_entropy!r}, expected a number or 'auto'")
+    # alpha, the temperature; "auto": learned, from 1 on; "auto_0.1": from 0.1 on
+    ent_coef: Literal["auto"] | Annotated[str, Starts("auto_")] | Rate = "auto"
+    target_entropy: float | Literal["auto"] = "auto"  # H-bar, of the actions in [-1, 1]; "auto": minus the number of action dimensions
 
 
-def initial_temperature(ent_coef: float | str) -> float:
-    """alpha at the beginning; ValueError unless it is positive."""
-    try:
-        alpha = 1.0 if ent_coef == "auto" else float(str(ent_coef).removeprefix("auto_"))
-    except ValueError:
-        alpha = 0.0
-    if not 0.0 < alpha < math.inf:
-        raise ValueError(f"SACConfig: ent_coef is {ent_coef!r}, expected a positive number, 'auto' or 'auto_<positive number>'")
-    return alpha
+def is_learned(ent_coef: Any) -> bool:
+    """Whether alpha is learned, not told."""
+    return isinstance(ent_coef, str) and ent_coef.startswith("auto")
+
+
+def temperature_at(ent_coef: Any, progress: float) -> float:
+    """alpha: where it is learned, its first value. At least 1e-30, as its logarithm is what is kept."""
+    if ent_coef == "auto":
+        return 1.0
+    return max(float(ent_coef.removeprefix("auto_")) if is_learned(ent_coef) else value_at(ent_coef, progress), 1e-30)
 
 
 def squashed_sample(mean: Tensor, log_std: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +93,13 @@ class Temperature(nn.Module):
     def alpha(self) -> Tensor:
         return self.log_alpha.detach().exp()
 
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        return ()  # no layers: the native engine needs the parameter only
+
+    @torch.no_grad()
+    def set(self, alpha: float) -> None:
+        self.log_alpha.fill_(math.log(alpha))
+
 
 @register("sac")
 class SAC(ContinuousAgent):
@@ -114,33 +115,17 @@ class SAC(ContinuousAgent):
             seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]), self.device, config.precision
         )
         self.actor, self.critic = networks
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.temperature = Temperature(initial_temperature(config.ent_coef)).to(self.device)
+        self.temperature = Temperature(temperature_at(config.ent_coef, 0.0)).to(self.device)
         self.target_entropy = -float(self.scale.size) if config.target_entropy == "auto" else float(config.target_entropy)
-        self.learns_temperature = str(config.ent_coef).startswith("auto")
-        self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
-        self.target_critic_arena, self.temperature_arena = Arena(self.target_critic), self.adam_arena(self.temperature)
-        self.native_actor, self.native_critic = (
-            Native(self.actor_arena, self.actor.network),
-            Native(self.critic_arena, *self.critic.networks),
+        self.learns_temperature = is_learned(config.ent_coef)
+        critic, actor = self.trainable("critic", self.critic, target="target_critic"), self.trainable("actor", self.actor)
+        self.target_critic = critic.target_network
+        self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
+        self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
+        self.temperature_step = Step(
+            self.trainable("temperature", self.temperature), self.temperature_loss, self.native_temperature_gradient
         )
-        self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
-        self.native_temperature = Native(self.temperature_arena)
-        self.atomic = Atomic(self.critic_arena, self.actor_arena)
-        self.engine = self.choose_engine(native=self.native_actor.possible)
-        arenas = self.critic_arena, self.actor_arena, self.temperature_arena, self.target_critic_arena
-        self.run = self.runner(*arenas, atomic=self.atomic)
-        self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
-        self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
-        self.temperature_update = Update(self.temperature_arena, self.temperature_loss, compiled=self.engine == "compile")
-
-    def modules(self) -> dict[str, nn.Module]:
-        networks = {"actor": self.actor, "critic": self.critic, "target_critic": self.target_critic}
-        return {**networks, "temperature": self.temperature}
-
-    def optimizers(self) -> dict[str, Any]:
-        arenas = {"actor": self.actor_arena, "critic": self.critic_arena, "temperature": self.temperature_arena}
-        return {name: arena.optimizer for name, arena in arenas.items()}
+        self.updater = self.make_updater(self.critic_step, self.actor_step, self.temperature_step)
 
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """A draw from pi, or tanh(mean)."""
@@ -151,106 +136,72 @@ class SAC(ContinuousAgent):
         return torch.tanh(mean + log_std.exp() * xi)
 
     def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
+        output = self.native["actor"].infer(observation)
         shape = len(output), self.scale.size
         xi = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
         return ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)[0]
 
-    def critic_loss(
-        self,
-        observation: Observation,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        next_observation: Observation,
-        xi: Tensor,
-        alpha: Tensor,
-    ) -> tuple[Tensor, Report]:
-        """Eq. 5 of a batch [B, ...] with noise xi [B, A] for a', and a report: it, and the mean of Q."""
-        with torch.no_grad():
-            mean, log_std = self.actor(next_observation)
-            next_action, next_log_prob = squashed_sample(mean, log_std, xi)
-            next_value = soft_value(self.target_critic(next_observation, next_action), next_log_prob, alpha)
-            target = bellman_target(reward, discount, next_value)
-        q = self.critic(observation, action)
-        loss = critic_loss(q, target, coefficient=0.5)
-        return loss, (loss, q.mean())
+    def learn(self, batch: Batch) -> dict[str, float]:
+        if not (self.learns_temperature or isinstance(self.config.ent_coef, float)):
+            self.temperature.set(temperature_at(self.config.ent_coef, self.progress))
+        return super().learn(batch)
 
-    def actor_loss(self, observation: Observation, xi: Tensor, alpha: Tensor) -> tuple[Tensor, Report]:
-        """Eq. 7 with the reparameterised action of noise xi [B, A], and a report: it, and log pi [B]."""
-        mean, log_std = self.actor(observation)
-        action, log_prob = squashed_sample(mean, log_std, xi)
-        loss = (alpha * log_prob - self.critic(observation, action).min(0).values).mean()
-        return loss, (loss, log_prob)
+    def update_data(self, batch: Batch) -> tuple[Any, ...]:
+        """Noise [B, A] of the next actions and of the actions."""
+        return self.noise_like(batch.action), self.noise_like(batch.action)
 
-    def temperature_loss(self, entropy: Tensor) -> tuple[Tensor, Report]:
-        """Eq. 18 for the entropy [] of pi."""
-        loss = temperature_loss(self.temperature.log_alpha, entropy, self.target_entropy)
-        return loss, (loss,)
-
-    def natives(self) -> tuple[Native, ...]:
-        return self.native_actor, self.native_critic, self.native_target_critic
-
-    def torch_update(self, batch: Batch) -> dict[str, float]:
-        data = self.prepare(batch)
-        return self.run(self.tensor_update, *data, self.drawn(data[1]), self.drawn(data[1]))
-
-    def tensor_update(
-        self,
-        observation: Observation,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        next_observation: Observation,
-        next_xi: Tensor,
-        xi: Tensor,
-    ) -> dict[str, Tensor]:
+    def update(self, batch: Batch, next_xi: Array, xi: Array) -> LossReport:  # type: ignore[override]
         """The critics' step, the actor's, the temperature's, and the average."""
         alpha = self.temperature.alpha
-        critic_loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, next_xi, alpha)
-        actor_loss, log_prob = self.actor_update(observation, xi, alpha)
-        entropy = -log_prob.mean()
+        report = {**self.critic_step(batch, next_xi, alpha), **self.actor_step(batch, xi, alpha), "train/temperature": alpha.squeeze()}
         if self.learns_temperature:
-            self.temperature_update(entropy)
-        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
-        return {
-            "loss/critic": critic_loss,
-            "loss/actor": actor_loss,
-            "train/entropy": entropy,
-            "train/temperature": alpha.squeeze(),
-            "train/q_mean": q_mean,
-        }
+            self.temperature_step(report["train/entropy"])
+        self.critic_step.trainable.average(self.config.tau)
+        return report
 
-    def native_update(self, batch: Batch) -> dict[str, float]:
-        """The same step by hand: y, the critics' step, the actor's through min Q and log pi, the temperature's, the average."""
-        observation, action, reward, discount, next_observation = self.native_prepare(batch)
-        actor, critic, target, span = self.native_actor, self.native_critic, self.native_target_critic, self.actor.log_std_range
-        alpha = self.temperature.alpha.item()
-        next_xi, xi = (self.normal(action.shape, action.dtype) for _ in range(2))
+    def critic_loss(self, batch: Batch, xi: Tensor, alpha: Tensor) -> tuple[Tensor, LossReport]:
+        """Eq. 5 of a batch [B, ...] with noise xi [B, A] for a'; it, and the mean of Q."""
+        with torch.no_grad():
+            mean, log_std = self.actor(batch.next_observation)
+            next_action, next_log_prob = squashed_sample(mean, log_std, xi)
+            next_value = soft_value(self.target_critic(batch.next_observation, next_action), next_log_prob, alpha)
+            target = bellman_target(batch.reward, batch.discount, next_value)
+        q = self.critic(batch.observation, batch.action)
+        loss = critic_loss(q, target, coefficient=0.5)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
 
-        output = actor.networks[0].infer(actor.parameters, next_observation)
-        next_action, next_log_prob = ops.squashed_gaussian(output, next_xi, log_std_range=span)
-        next_q = [network.infer(target.parameters, next_observation, next_action)[:, 0] for network in target.networks]
-        y = reward + discount * (np.minimum(*next_q) - alpha * next_log_prob)
-        critic_loss, q_mean = native_critic_step(critic, observation, action, y, coefficient=0.5)
+    def native_critic_gradient(self, batch: Batch, xi: np.ndarray, alpha: Tensor) -> LossReport:
+        """The same by hand."""
+        target = self.native["target_critic"]
+        output = self.native["actor"].infer(batch.next_observation)
+        next_action, next_log_prob = ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)
+        next_q = [network.infer(target.parameters, batch.next_observation, next_action)[:, 0] for network in target.networks]
+        y = batch.reward + batch.discount * (np.minimum(*next_q) - alpha.item() * next_log_prob)
+        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, y, coefficient=0.5)
+        return {"loss/critic": loss, "train/q_mean": q_mean}
 
-        output = actor.networks[0].forward(actor.parameters, observation)
+    def actor_loss(self, batch: Batch, xi: Tensor, alpha: Tensor) -> tuple[Tensor, LossReport]:
+        """Eq. 7 with the reparameterised action of noise xi [B, A]; it, and the entropy [] of pi."""
+        mean, log_std = self.actor(batch.observation)
+        action, log_prob = squashed_sample(mean, log_std, xi)
+        loss = (alpha * log_prob - self.critic(batch.observation, action).min(0).values).mean()
+        return loss, {"loss/actor": loss, "train/entropy": -log_prob.mean()}
+
+    def native_actor_gradient(self, batch: Batch, xi: np.ndarray, alpha: Tensor) -> LossReport:
+        """The same by hand: through min Q and log pi."""
+        actor, span, temperature = self.native["actor"], self.actor.log_std_range, alpha.item()
+        output = actor.networks[0].forward(actor.parameters, batch.observation)
         action, log_prob = ops.squashed_gaussian(output, xi, log_std_range=span)
-        q, d_action = native_action_gradient(critic, observation, action)
-        d_output = ops.squashed_gaussian_backward(output, xi, action, d_action, alpha / len(action), log_std_range=span)
+        q, d_action = native_action_gradient(self.native["critic"], batch.observation, action)
+        d_output = ops.squashed_gaussian_backward(output, xi, action, d_action, temperature / len(action), log_std_range=span)
         actor.networks[0].backward(actor.parameters, actor.gradients, d_output)
-        actor.step(None)
+        entropy = -float(log_prob.mean())
+        return {"loss/actor": -temperature * entropy - float(q.mean()), "train/entropy": entropy}
 
-        mean_log_prob = float(log_prob.mean())
-        if self.learns_temperature:
-            self.temperature_arena.sync()
-            self.temperature_arena.gradients[0] = -(mean_log_prob + self.target_entropy)
-            self.native_temperature.step(None)
-        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
-        return {
-            "loss/critic": critic_loss,
-            "loss/actor": alpha * mean_log_prob - float(q.mean()),
-            "train/entropy": -mean_log_prob,
-            "train/temperature": alpha,
-            "train/q_mean": q_mean,
-        }
+    def temperature_loss(self, entropy: Tensor) -> tuple[Tensor, LossReport]:
+        """Eq. 18 for the entropy [] of pi."""
+        return temperature_loss(self.temperature.log_alpha, entropy, self.target_entropy), {}
+
+    def native_temperature_gradient(self, entropy: float) -> LossReport:
+        self.native["temperature"].gradients.numpy()[0] = entropy - self.target_entropy
+        return {}

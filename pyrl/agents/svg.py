@@ -14,10 +14,9 @@ std has a lower bound. Replay, actor and critic all see the same action, bounded
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,34 +26,26 @@ from torch.nn import functional as F
 
 from pyrl import ops
 from pyrl.agents.base import seeded_network
-from pyrl.agents.checks import check_range
+from pyrl.agents.checks import Amount, Count, Layers, Range, Rate
 from pyrl.agents.ddpg import bellman_target
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_step
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient
 from pyrl.agents.registry import register
-from pyrl.engine.arena import Arena, polyak
-from pyrl.engine.native import Native
-from pyrl.engine.rollback import Atomic
-from pyrl.engine.update import Report, Update
+from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.noise import standard_normal
-from pyrl.schedules import Schedule
-from pyrl.types import Batch, Observation
+from pyrl.types import Array, Batch, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SVGConfig(ContinuousConfig):
-    """Rates, replay and batches as in source document S0 (SYSTEMS.md), which averages its targets once an episode, not per update."""
+    """Rates, replay and batches as in system S0 (docs/results.md), which averages its targets once an episode, not per update."""
 
-    learning_rate: Schedule = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
-    buffer_size: int = 10_000  # slots of the replay, all environments together
-    learning_starts: int = 1_000  # transitions stored before the first update
-    batch_size: int = 100
-    net_arch: tuple[int, ...] = (256, 128)  # hidden layers of actor and critic each
-    std_min: float = 0.1  # least standard deviation of u
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "std_min", 0.0, 1.0, open_low=True)
+    learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
+    buffer_size: Count = 10_000  # slots of the replay, all environments together
+    learning_starts: Amount = 1_000  # transitions stored before the first update
+    batch_size: Count = 100
+    net_arch: Layers = (256, 128)  # hidden layers of actor and critic each
+    std_min: Annotated[float, Range(0, 1, open_low=True)] = 0.1  # least standard deviation of u
 
 
 def reparameterized(mean: Tensor, log_std: Tensor, eta: Tensor) -> Tensor:
@@ -85,27 +76,14 @@ class SVG(ContinuousAgent):
             config.precision,
         )
         self.actor, self.critic = networks
-        self.target_actor, self.target_critic = copy.deepcopy(networks).requires_grad_(False)
-        self.actor_arena, self.critic_arena = self.adam_arena(self.actor), self.adam_arena(self.critic)
-        self.target_actor_arena, self.target_critic_arena = Arena(self.target_actor), Arena(self.target_critic)
-        self.native_actor, self.native_critic = (
-            Native(self.actor_arena, self.actor.network),
-            Native(self.critic_arena, *self.critic.networks),
+        critic, actor = (
+            self.trainable("critic", self.critic, target="target_critic"),
+            self.trainable("actor", self.actor, target="target_actor"),
         )
-        self.native_target_actor = Native(self.target_actor_arena, self.target_actor.network)
-        self.native_target_critic = Native(self.target_critic_arena, *self.target_critic.networks)
-        self.atomic = Atomic(self.critic_arena)
-        self.engine = self.choose_engine(native=self.native_actor.possible)
-        arenas = self.critic_arena, self.actor_arena, self.target_actor_arena, self.target_critic_arena
-        self.run = self.runner(*arenas, atomic=self.atomic)
-        self.critic_update = Update(self.critic_arena, self.critic_loss, compiled=self.engine == "compile")
-        self.actor_update = Update(self.actor_arena, self.actor_loss, compiled=self.engine == "compile")
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"actor": self.actor, "critic": self.critic, "target_actor": self.target_actor, "target_critic": self.target_critic}
-
-    def optimizers(self) -> dict[str, Any]:
-        return {"actor": self.actor_arena.optimizer, "critic": self.critic_arena.optimizer}
+        self.target_actor, self.target_critic = actor.target_network, critic.target_network
+        self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
+        self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
+        self.updater = self.make_updater(self.critic_step, self.actor_step)
 
     def choose(self, observation: Observation, deterministic: bool) -> Tensor:
         """pi(o, eta), or pi(o, 0)."""
@@ -115,74 +93,53 @@ class SVG(ContinuousAgent):
         return reparameterized(mean, log_std, torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device))
 
     def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        output = self.native_actor.networks[0].infer(self.native_actor.parameters, observation)
+        output = self.native["actor"].infer(observation)
         shape = len(output), self.scale.size
         eta = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
         return ops.squashed_gaussian(output, eta, log_std_range=self.actor.log_std_range)[0]
 
-    def critic_loss(
-        self, observation: Observation, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Observation, eta: Tensor
-    ) -> tuple[Tensor, Report]:
-        """The Huber loss of a batch [B, ...] with noise eta [B, A] for a', and a report: it, and the mean of Q."""
-        with torch.no_grad():
-            mean, log_std = self.target_actor(next_observation)
-            next_action = reparameterized(mean, log_std, eta)
-            target = bellman_target(reward, discount, self.target_critic.first(next_observation, next_action))
-        q = self.critic.first(observation, action)
-        loss = critic_loss(q, target)
-        return loss, (loss, q.mean())
+    def update_data(self, batch: Batch) -> tuple[Any, ...]:
+        """Noise [B, A] of the next actions and of the actions."""
+        return self.noise_like(batch.action), self.noise_like(batch.action)
 
-    def actor_loss(self, observation: Observation, eta: Tensor) -> tuple[Tensor, Report]:
-        """-E[Q(o, pi(o, eta))] for noise eta [B, A], and a report: it, and the mean of std."""
-        mean, log_std = self.actor(observation)
-        loss = -self.critic.first(observation, reparameterized(mean, log_std, eta)).mean()
-        return loss, (loss, log_std.exp().mean())
-
-    def natives(self) -> tuple[Native, ...]:
-        return self.native_actor, self.native_critic, self.native_target_actor, self.native_target_critic
-
-    def torch_update(self, batch: Batch) -> dict[str, float]:
-        data = self.prepare(batch)
-        return self.run(self.tensor_update, *data, self.drawn(data[1]), self.drawn(data[1]))
-
-    def tensor_update(
-        self,
-        observation: Observation,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        next_observation: Observation,
-        next_eta: Tensor,
-        eta: Tensor,
-    ) -> dict[str, Tensor]:
+    def update(self, batch: Batch, next_eta: Array, eta: Array) -> LossReport:  # type: ignore[override]
         """The critic's step, the actor's step, the averages."""
-        critic_loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, next_eta)
-        actor_loss, std = self.actor_update(observation, eta)
-        self.update_targets()
-        return {"loss/critic": critic_loss, "loss/actor": actor_loss, "train/q_mean": q_mean, "train/std": std}
+        report = {**self.critic_step(batch, next_eta), **self.actor_step(batch, eta)}
+        for step in (self.actor_step, self.critic_step):
+            step.trainable.average(self.config.tau)
+        return report
 
-    def native_update(self, batch: Batch) -> dict[str, float]:
-        """The same step by hand: y, the critic's step, and the actor's through Q and the reparameterised action."""
-        observation, action, reward, discount, next_observation = self.native_prepare(batch)
-        actor, critic, span = self.native_actor, self.native_critic, self.actor.log_std_range
-        target_actor, target_critic = self.native_target_actor, self.native_target_critic
-        next_eta, eta = (self.normal(action.shape, action.dtype) for _ in range(2))
+    def critic_loss(self, batch: Batch, eta: Tensor) -> tuple[Tensor, LossReport]:
+        """The Huber loss of a batch [B, ...] with noise eta [B, A] for a'; it, and the mean of Q."""
+        with torch.no_grad():
+            mean, log_std = self.target_actor(batch.next_observation)
+            next_action = reparameterized(mean, log_std, eta)
+            target = bellman_target(batch.reward, batch.discount, self.target_critic.first(batch.next_observation, next_action))
+        q = self.critic.first(batch.observation, batch.action)
+        loss = critic_loss(q, target)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
 
-        output = target_actor.networks[0].infer(target_actor.parameters, next_observation)
-        next_action, _ = ops.squashed_gaussian(output, next_eta, log_std_range=span)
-        next_q = target_critic.networks[0].infer(target_critic.parameters, next_observation, next_action)[:, 0]
-        critic_loss, q_mean = native_critic_step(critic, observation, action, reward + discount * next_q, huber=True)
+    def native_critic_gradient(self, batch: Batch, eta: np.ndarray) -> LossReport:
+        """The same by hand."""
+        output = self.native["target_actor"].infer(batch.next_observation)
+        next_action, _ = ops.squashed_gaussian(output, eta, log_std_range=self.actor.log_std_range)
+        target = batch.reward + batch.discount * self.native["target_critic"].infer(batch.next_observation, next_action)[:, 0]
+        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, target, huber=True)
+        return {"loss/critic": loss, "train/q_mean": q_mean}
 
-        output = actor.networks[0].forward(actor.parameters, observation)
+    def actor_loss(self, batch: Batch, eta: Tensor) -> tuple[Tensor, LossReport]:
+        """-E[Q(o, pi(o, eta))] for noise eta [B, A]; it, and the mean of std."""
+        mean, log_std = self.actor(batch.observation)
+        loss = -self.critic.first(batch.observation, reparameterized(mean, log_std, eta)).mean()
+        return loss, {"loss/actor": loss, "train/std": log_std.exp().mean()}
+
+    def native_actor_gradient(self, batch: Batch, eta: np.ndarray) -> LossReport:
+        """The same by hand: through Q and the reparameterised action."""
+        actor, span = self.native["actor"], self.actor.log_std_range
+        output = actor.networks[0].forward(actor.parameters, batch.observation)
         action, _ = ops.squashed_gaussian(output, eta, log_std_range=span)
-        q, d_action = native_action_gradient(critic, observation, action)
+        q, d_action = native_action_gradient(self.native["critic"], batch.observation, action)
         d_output = ops.squashed_gaussian_backward(output, eta, action, d_action, 0.0, log_std_range=span)
         actor.networks[0].backward(actor.parameters, actor.gradients, d_output)
-        actor.step(None)
-        self.update_targets()
         std = np.exp(output[:, self.scale.size :].clip(*span))
-        return {"loss/critic": critic_loss, "loss/actor": -float(q.mean()), "train/q_mean": q_mean, "train/std": float(std.mean())}
-
-    def update_targets(self) -> None:
-        polyak(self.target_actor_arena, self.actor_arena, self.config.tau)
-        polyak(self.target_critic_arena, self.critic_arena, self.config.tau)
+        return {"loss/actor": -float(q.mean()), "train/std": float(std.mean())}

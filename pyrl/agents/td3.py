@@ -19,32 +19,27 @@ The actor ascends Q_1(o, pi(o)). Acting, networks and what is not said here are 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyrl.agents.checks import check_range
+from pyrl.agents.checks import Count, NonNegative
 from pyrl.agents.ddpg import DDPG, DDPGConfig, bellman_target, critic_loss
-from pyrl.agents.off_policy import native_critic_step
+from pyrl.agents.off_policy import native_critic_gradient
 from pyrl.agents.registry import register
-from pyrl.engine.update import Report
-from pyrl.types import Batch, Observation
+from pyrl.engine.step import LossReport
+from pyrl.types import Array, Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TD3Config(DDPGConfig):
     """Defaults as in Stable-Baselines3, but for the exploration noise, which it leaves out."""
 
-    policy_delay: int = 2  # updates of the critics for one of the actor and the target networks
-    target_policy_noise: float = 0.2  # sigma~ of the target's action, in [-1, 1]
-    target_noise_clip: float = 0.5  # c, its bound
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "policy_delay", 1, None)
-        check_range(self, "target_policy_noise", 0.0, None)
-        check_range(self, "target_noise_clip", 0.0, None)
+    policy_delay: Count = 2  # updates of the critics for one of the actor and the target networks
+    target_policy_noise: NonNegative = 0.2  # sigma~ of the target's action, in [-1, 1]
+    target_noise_clip: NonNegative = 0.5  # c, its bound
 
 
 def smoothed(action: Tensor, noise: Tensor, noise_clip: float) -> Tensor:
@@ -59,52 +54,34 @@ class TD3(DDPG):
     Config = TD3Config
     num_critics = 2
 
-    def critic_loss(  # type: ignore[override]
-        self, observation: Observation, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Observation, epsilon: Tensor
-    ) -> tuple[Tensor, Report]:
-        """E[(Q_1 - y)^2] + E[(Q_2 - y)^2] of a batch [B, ...] with target noise [B, A], and a report: it, and the mean of Q."""
-        with torch.no_grad():
-            next_action = smoothed(self.target_actor(next_observation), epsilon, self.config.target_noise_clip)
-            next_q = self.target_critic(next_observation, next_action).amin(0)
-            target = bellman_target(reward, discount, next_q)
-        q = self.critic(observation, action)
-        loss = critic_loss(q, target)
-        return loss, (loss, q.mean())
+    def update_data(self, batch: Batch) -> tuple[Any, ...]:
+        """(xi ~ N(0, 1) of the target's action [B, A], whether the actor moves too)"""
+        return self.noise_like(batch.action), (self.updates + 1) % self.config.policy_delay == 0
 
-    def torch_update(self, batch: Batch) -> dict[str, float]:
-        data = self.prepare(batch)
-        return self.run(self.tensor_update, *data, self.drawn(data[1]), (self.updates + 1) % self.config.policy_delay == 0)
-
-    def tensor_update(  # type: ignore[override]
-        self,
-        observation: Observation,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        next_observation: Observation,
-        xi: Tensor,
-        moves_actor: bool,
-    ) -> dict[str, Tensor]:
+    def update(self, batch: Batch, xi: Array, moves_actor: bool) -> LossReport:  # type: ignore[override]
         """The critics' step, then, every policy_delay-th time, the actor's step and the averages."""
-        epsilon = self.config.target_policy_noise * xi
-        loss, q_mean = self.critic_update(observation, action, reward, discount, next_observation, epsilon)
-        report = {"loss/critic": loss, "train/q_mean": q_mean}
+        report = self.critic_step(batch, self.config.target_policy_noise * xi)
         if moves_actor:
-            (report["loss/actor"],) = self.actor_update(observation)
-            self.update_targets()
+            report = {**report, **self.actor_step(batch)}
+            self.average_targets()
         return report
 
-    def native_update(self, batch: Batch) -> dict[str, float]:
-        """The same step by hand."""
-        observation, action, reward, discount, next_observation = self.native_prepare(batch)
-        target_actor, target_critic, c = self.native_target_actor, self.native_target_critic, self.config.target_noise_clip
-        epsilon = self.config.target_policy_noise * self.normal(action.shape, action.dtype)
-        next_action = target_actor.networks[0].infer(target_actor.parameters, next_observation)
+    def critic_loss(self, batch: Batch, epsilon: Tensor) -> tuple[Tensor, LossReport]:  # type: ignore[override]
+        """E[(Q_1 - y)^2] + E[(Q_2 - y)^2] of a batch [B, ...] with target noise [B, A]; it, and the mean of Q."""
+        with torch.no_grad():
+            next_action = smoothed(self.target_actor(batch.next_observation), epsilon, self.config.target_noise_clip)
+            next_q = self.target_critic(batch.next_observation, next_action).amin(0)
+            target = bellman_target(batch.reward, batch.discount, next_q)
+        q = self.critic(batch.observation, batch.action)
+        loss = critic_loss(q, target)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
+
+    def native_critic_gradient(self, batch: Batch, epsilon: np.ndarray) -> LossReport:  # type: ignore[override]
+        """The same by hand."""
+        target_critic, c = self.native["target_critic"], self.config.target_noise_clip
+        next_action = self.native["target_actor"].infer(batch.next_observation)
         next_action = (next_action + epsilon.clip(-c, c)).clip(-1.0, 1.0)
-        next_q = [n.infer(target_critic.parameters, next_observation, next_action)[:, 0] for n in target_critic.networks]
-        loss, q_mean = native_critic_step(self.native_critic, observation, action, reward + discount * np.minimum(*next_q))
-        metrics = {"loss/critic": loss, "train/q_mean": q_mean}
-        if (self.updates + 1) % self.config.policy_delay == 0:
-            metrics["loss/actor"] = self.native_actor_step(observation)
-            self.update_targets()
-        return metrics
+        next_q = [n.infer(target_critic.parameters, batch.next_observation, next_action)[:, 0] for n in target_critic.networks]
+        target = batch.reward + batch.discount * np.minimum(*next_q)
+        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, target)
+        return {"loss/critic": loss, "train/q_mean": q_mean}

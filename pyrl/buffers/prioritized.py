@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pyrl.buffers.pickling import pickled
 from pyrl.buffers.replay import ReplayBuffer, check_number
 from pyrl.types import Array, Batch
 
 
+@pickled
 class PrioritizedReplayBuffer(ReplayBuffer):
     """A `ReplayBuffer` that draws record i with probability p_i^alpha / sum of p_k^alpha.
 
@@ -49,10 +51,13 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self._core.prioritize(self.alpha, self.epsilon)
         self._options |= {"alpha": self.alpha, "epsilon": self.epsilon}
 
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "beta": self.beta, "weights_over": self.weights_over}
+
     def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
         """Draw by priority, with replacement: ``batch_size`` windows with their importance weights.
 
-        ``out`` as in `ReplayBuffer.sample`. ValueError if more is asked for than is stored, or ``replacement`` is False.
+        ``out`` as in `ReplayBuffer.sample`. ValueError if nothing is stored, or ``replacement`` is False.
         """
         if not replacement:
             raise ValueError("sample: replacement is False, expected True (prioritized draws are stratified, not distinct)")

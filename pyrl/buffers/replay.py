@@ -7,11 +7,12 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from numbers import Real
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 
-from pyrl.errors import DeviceError, DTypeError, SpaceError
+from pyrl.buffers.pickling import Pickled, pickled
+from pyrl.errors import DeviceError, DTypeError, NonFiniteError, SpaceError
 from pyrl.ops import cuda_built
 from pyrl.ops.replay import ReplayCore
 from pyrl.seeding import stream_key
@@ -22,10 +23,12 @@ _SPACES = {
     "observation": "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple",
     "action": "Box, Discrete, MultiDiscrete or MultiBinary",
 }
-_ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # flags of csrc/replay/lane_ring.hpp
+_TRANSITION = 1
+_ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # with _TRANSITION: flags of csrc/replay/ring_view.hpp
 
 
-class ReplayBuffer:
+@pickled
+class ReplayBuffer(Pickled):
     """Stores each observation once; draws transitions, n-step returns and frame stacks as windows of consecutive records.
 
     Args:
@@ -88,6 +91,7 @@ class ReplayBuffer:
         self._torch = kind == "torch"
         self._extra = tuple(extra or ())
         self._leaves = _leaves(observation_space, "observation")
+        self._nests = hasattr(observation_space, "spaces")  # observations are dicts or tuples, of a single array perhaps
         columns = _leaves(action_space, "action")
         columns += _extra_columns(extra)
         try:
@@ -101,7 +105,7 @@ class ReplayBuffer:
             raise MemoryError(f"ReplayBuffer: capacity is {capacity}, {size}, more than memory can hold") from None
         if self.device != "cpu":
             self._core.move_to(self.device, self.host_copy)
-        self._options = {
+        self._options: dict[str, Any] = {
             "capacity": self.capacity, "num_envs": num_envs, "n_step": n_step, "gamma": float(gamma), "frame_stack": frame_stack,
             "stack_padding": stack_padding, "linked": bool(linked),
             "columns": [[name, dtype, list(shape)] for name, dtype, shape in self._leaves + columns],
@@ -156,8 +160,10 @@ class ReplayBuffer:
 
         Raises ShapeError, DTypeError, NonFiniteError (reward) or ValueError, naming the argument; then nothing is stored.
         """
-        if len(self._leaves) > 1:
-            observation, next_observation = (tuple(_flat(self.observation_space, o)) for o in (observation, next_observation))
+        if self._nests:
+            observation, next_observation = (tuple(flat_leaves(self.observation_space, o)) for o in (observation, next_observation))
+            if len(self._leaves) == 1:
+                observation, next_observation = observation[0], next_observation[0]
         columns = action
         if self._extra or extra:
             if extra.keys() != set(self._extra):
@@ -166,13 +172,13 @@ class ReplayBuffer:
         self._core.add(observation, columns, reward, next_observation, terminated, truncated, valid)
 
     def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
-        """Draw uniformly: ``batch_size`` windows, distinct if ``replacement`` is False.
+        """Draw uniformly: ``batch_size`` windows of whatever can be drawn, one transition included; distinct if ``replacement`` is False.
 
         ``out``: a batch of this size from this buffer, or one of torch CPU tensors; it is filled and returned.
-        Raises ValueError if more is asked for than is stored.
+        Raises ValueError if nothing is stored, or less than is asked for without replacement.
 
-        On a GPU nothing waits, unless ``batch_size`` is above what the host can be sure of without a look (all that was added,
-        or about half of the slots), or ``replacement`` is False. The call can be captured in a CUDA graph, each replay of which
+        On a GPU nothing waits, unless the host cannot be sure without a look that anything is stored, or ``replacement`` is False. The
+        call can be captured in a CUDA graph, each replay of which
         draws anew (`flush`). Keep the buffer as long as the graph.
         """
         if out is None:
@@ -238,11 +244,42 @@ class ReplayBuffer:
         for name, own in self._options.items():
             if given.get(name) != own:
                 raise ValueError(f"load_state_dict: the state is of a buffer with {name} {given.get(name)!r}, this one has {own!r}")
+        columns = [name for name, _, _ in self._options["columns"]]
+        columns += [] if self.linked else [f"next_{name}" for name, _, _ in self._leaves]
+        fixed = ("options", "random", "origins", "heads", "pending", "flags", "priorities", "column.reward")
+        if further := sorted(map(str, state.keys() - {*fixed, *(f"column.{n}" for n in columns)})):
+            raise ValueError(f"load_state_dict: the state has an entry {further[0]!r}, which this buffer does not know")
+        words = state.get("random", (0, 0, 0))  # the core says that it is missing
+        sane = isinstance(words, tuple | list) and all(type(word) is int and 0 <= word < 1 << 64 for word in words)
+        if not sane or len(words) != 3 or words[1] != 0:
+            raise ValueError(f"load_state_dict: random is {words!r}, expected (key, 0, draw) of 64-bit words")
         arrays = {k: np.ascontiguousarray(v) if type(v) is np.ndarray else v for k, v in state.items() if k != "options"}
+        self._check_rows(
+            {k: v for k, v in arrays.items() if type(v) is np.ndarray and v.dtype == np.uint8}
+        )  # what else there is the core refuses
         self._core.set_state(arrays)
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("ReplayBuffer: cannot be copied or pickled; load its state_dict() into another of the same options")
+    def _check_rows(self, arrays: Mapping[str, Any]) -> None:
+        """What the records hold and no `add` would have stored; their shapes are for the core to check."""
+        reward, flags = arrays.get("column.reward"), arrays.get("flags")
+        if reward is not None and flags is not None and reward.shape == (*flags.shape, 4):
+            transitions = reward.view(np.float32)[..., 0][flags & _TRANSITION != 0]
+            if not np.isfinite(transitions).all():
+                raise NonFiniteError("load_state_dict: a reward is NaN or infinite")
+        for name, dtype, _ in self._options["columns"]:
+            for column in (f"column.{name}", f"column.next_{name}"):
+                if dtype == "bool" and column in arrays and (arrays[column] > 1).any():
+                    raise ValueError(f"load_state_dict: {column} holds bytes other than 0 and 1")
+
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor made this from, the seed aside: spaces and JSON values. DeviceError on a GPU."""
+        if self.device != "cpu":
+            what = f"{type(self).__name__}: one on {self.device} cannot be copied or pickled"
+            raise DeviceError(f"{what}; load its state_dict() into another of the same options")
+        options = {name: value for name, value in self._options.items() if name != "columns"}
+        extra = {name: [shape, dtype] for name, dtype, shape in self._options["columns"] if name in self._extra}
+        spaces = {"observation_space": self.observation_space, "action_space": self.action_space}
+        return {**spaces, **options, "extra": extra, "kind": "torch" if self._torch else "numpy"}
 
     def __repr__(self) -> str:
         return f"ReplayBuffer({len(self)} of {self.capacity} slots, {self.num_envs} environments, {self.nbytes / 2**20:.1f} MiB)"
@@ -251,9 +288,9 @@ class ReplayBuffer:
         count = len(self._leaves)
         observation: Observation = arrays[0]
         next_observation: Observation = arrays[count]
-        if count > 1:
-            observation = _nested(self.observation_space, iter(arrays[:count]))
-            next_observation = _nested(self.observation_space, iter(arrays[count : 2 * count]))
+        if self._nests:
+            observation = nested_leaves(self.observation_space, iter(arrays[:count]))
+            next_observation = nested_leaves(self.observation_space, iter(arrays[count : 2 * count]))
         extra = dict(zip(self._extra, arrays[2 * count + 1 : -4])) if self._extra else {}
         return Batch(observation, arrays[2 * count], arrays[-4], next_observation, arrays[-3], arrays[-2], arrays[-1], None, extra)
 
@@ -261,9 +298,12 @@ class ReplayBuffer:
         if not isinstance(batch, Batch):
             raise DTypeError(f"ReplayBuffer: out is a {type(batch).__name__}, expected a Batch")
         tail = (batch.reward, batch.terminated, batch.discount, batch.index)
-        if len(self._leaves) == 1 and not self._extra:
+        if not self._nests and not self._extra:
             return (batch.observation, batch.next_observation, batch.action, *tail)
-        observations = (*_flat(self.observation_space, batch.observation), *_flat(self.observation_space, batch.next_observation))
+        observations = (
+            *flat_leaves(self.observation_space, batch.observation),
+            *flat_leaves(self.observation_space, batch.next_observation),
+        )
         if batch.extra.keys() != set(self._extra):
             raise ValueError(f"ReplayBuffer: out has extra columns {sorted(batch.extra)}, expected {sorted(self._extra)}")
         return (*observations, batch.action, *(batch.extra[name] for name in self._extra), *tail)
@@ -324,7 +364,8 @@ def _extra_columns(extra: Any) -> list[tuple[str, str, tuple[int, ...]]]:
         raise DTypeError(f"ReplayBuffer: extra is {extra!r}, expected {expected}") from None
 
 
-def _flat(space: Any, value: Any) -> Iterator[Array]:
+def flat_leaves(space: Any, value: Any) -> Iterator[Array]:
+    """The arrays of an observation, in the order of ``space``."""
     if hasattr(space, "spaces"):
         children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
         for key, child in children:
@@ -332,14 +373,15 @@ def _flat(space: Any, value: Any) -> Iterator[Array]:
                 entry = value[key]
             except (KeyError, IndexError, TypeError):
                 raise ValueError(f"ReplayBuffer: an observation has no entry {key!r}, expected those of {space}") from None
-            yield from _flat(child, entry)
+            yield from flat_leaves(child, entry)
     else:
         yield value
 
 
-def _nested(space: Any, leaves: Iterator[Array]) -> Observation:
+def nested_leaves(space: Any, leaves: Iterator[Array]) -> Observation:
+    """The observation of these arrays."""
     if not hasattr(space, "spaces"):
         return next(leaves)
     if isinstance(space.spaces, Mapping):
-        return {key: _nested(child, leaves) for key, child in space.spaces.items()}
-    return tuple(_nested(child, leaves) for child in space.spaces)
+        return {key: nested_leaves(child, leaves) for key, child in space.spaces.items()}
+    return tuple(nested_leaves(child, leaves) for child in space.spaces)

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from pyrl.errors import NonFiniteError, ShapeError
-from pyrl.spaces import check_action_space, check_observation_space
+from pyrl.buffers.pickling import Pickled, pickled
+from pyrl.buffers.replay import flat_leaves, nested_leaves
+from pyrl.errors import DTypeError, NonFiniteError, ShapeError
+from pyrl.spaces import check_observation_space
+from pyrl.spaces.actions import Actions
 from pyrl.types import Array, Observation, Rollout, StepResult, map_observation, zeros_for
 
 
-class RolloutBuffer:
+@pickled
+class RolloutBuffer(Pickled):
     """``num_steps`` rows of ``num_envs`` environments, allocated once.
 
     The arrays of the `Rollout` are the buffer's own: they are valid until the next ``add``. Each observation is stored once,
@@ -23,11 +27,10 @@ class RolloutBuffer:
         if num_steps < 1 or num_envs < 1:
             raise ValueError(f"RolloutBuffer: num_steps is {num_steps} and num_envs {num_envs}, expected at least 1 each")
         check_observation_space(observation_space, "RolloutBuffer")
-        check_action_space(action_space, "RolloutBuffer")
         self.num_steps, self.num_envs = num_steps, num_envs
-        self.observation_space = observation_space
+        self.observation_space, self.action_space = observation_space, action_space
         self._observation = zeros_for(observation_space, num_steps + 1, num_envs)
-        self._action = zeros_for(action_space, num_steps, num_envs)
+        self._action = zeros_for(Actions(action_space, "RolloutBuffer").stored, num_steps, num_envs)
         self._reward = np.zeros((num_steps, num_envs), np.float32)
         self._terminated, self._truncated, self._valid = (np.zeros((num_steps, num_envs), bool) for _ in range(3))
         self._zeros = np.zeros(num_envs)
@@ -94,3 +97,62 @@ class RolloutBuffer:
             final_observation=stacked,
             extra={name: rows[:T] for name, rows in self._extra.items()},
         )
+
+    def arguments(self) -> dict[str, Any]:
+        spaces = {"observation_space": self.observation_space, "action_space": self.action_space}
+        return {"num_steps": self.num_steps, "num_envs": self.num_envs, **spaces}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the rows that are written."""
+        rows = {name: column[: self._row].copy() for name, column in self._columns().items()}
+        final = {"step": np.array([t for t, _, _ in self._final], np.int64), "env": np.array([n for _, n, _ in self._final], np.int64)}
+        for i, leaf in enumerate(flat_leaves(self.observation_space, zeros_for(self.observation_space))):
+            given = [list(flat_leaves(self.observation_space, observation))[i] for _, _, observation in self._final]
+            final[f"observation.{i}"] = np.array(given, leaf.dtype).reshape(-1, *leaf.shape)
+        return {"rows": rows, "extra": {name: rows[: self._row].copy() for name, rows in self._extra.items()}, "final": final}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Of a buffer of the same size and spaces; ShapeError, DTypeError or ValueError otherwise, and nothing is changed."""
+        rows, extra, final, own = state["rows"], dict(state["extra"]), state["final"], self._columns()
+        count = len(rows["reward"])
+        if count > self.num_steps:
+            raise ShapeError(f"load_state_dict: the state has {count} rows, expected at most {self.num_steps}")
+        for name, column in own.items():
+            _check_array(name, rows[name], (count, *column.shape[1:]), column.dtype)
+        for name, column in extra.items():
+            _check_array(f"extra[{name!r}]", column, (count, *np.shape(column)[1:]), np.asarray(column).dtype)
+        if not np.isfinite(rows["reward"]).all():
+            raise NonFiniteError("load_state_dict: a reward is NaN or infinite")
+        ended = np.argwhere(rows["truncated"])
+        for name, column in (("step", ended[:, 0]), ("env", ended[:, 1])):
+            if not np.array_equal(final[name], column):
+                raise ValueError(f"load_state_dict: the final observations are of other {name}s than the truncated ones")
+        observations = [final[f"observation.{i}"] for i in range(len(own) - 5)]
+        for i, column in enumerate(observations):
+            like = own[f"observation.{i}"]
+            _check_array(f"final observation.{i}", column, (len(ended), *like.shape[2:]), like.dtype)
+        for name, column in own.items():
+            column[:count] = rows[name]
+        self._extra = {name: np.zeros((self.num_steps, *column.shape[1:]), column.dtype) for name, column in extra.items()}
+        for name, column in extra.items():
+            self._extra[name][:count] = column
+        self._row = count
+        self._final = [
+            (int(t), int(n), nested_leaves(self.observation_space, iter([column[k].copy() for column in observations])))
+            for k, (t, n) in enumerate(ended)
+        ]
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """The arrays that every row fills, [T, N, ...] each."""
+        observation = {f"observation.{i}": leaf[:-1] for i, leaf in enumerate(flat_leaves(self.observation_space, self._observation))}
+        flags = {"terminated": self._terminated, "truncated": self._truncated, "valid": self._valid}
+        return {**observation, "action": self._action, "reward": self._reward, **flags}
+
+
+def _check_array(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if not isinstance(given, np.ndarray) or given.dtype != dtype or dtype.kind not in "biuf":
+        raise DTypeError(f"load_state_dict: {name} is {getattr(given, 'dtype', type(given).__name__)}, expected an array of {dtype}")
+    if given.shape != shape:
+        raise ShapeError(f"load_state_dict: {name} has shape {list(given.shape)}, expected {list(shape)}")
+    if dtype.kind == "b" and (given.view(np.uint8) > 1).any():
+        raise ValueError(f"load_state_dict: {name} holds bytes other than 0 and 1")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+from pyrl.checkpoint.errors import checkpoint_errors
 from pyrl.checkpoint.format import CHUNK, FORMAT_VERSION, GROUP, MANIFEST, MAX_HEADER, SEAL, array_keys, aside_of
+from pyrl.checkpoint.locks import Lock
+from pyrl.checkpoint.strict_json import parse
 from pyrl.errors import CheckpointError
 
 Tree: TypeAlias = dict[str, Any]  # nested dicts with arrays, tensors and JSON values as leaves
+Result = TypeVar("Result")
 
 
 def load(path: str | Path, groups: Iterable[str] | None = None) -> tuple[Tree, dict[str, Any]]:
@@ -22,10 +26,13 @@ def load(path: str | Path, groups: Iterable[str] | None = None) -> tuple[Tree, d
     FileNotFoundError when there is no checkpoint at ``path``; CheckpointError, saying which file and why, when there is
     anything wrong with it. Nothing in a checkpoint is executed, and nothing is allocated that its files do not hold.
     """
-    path = _existing(Path(path))
-    manifest = _read_manifest(path)
+    with checkpoint_errors(path, "cannot be read"):
+        return _whole(Path(path), lambda folder: _load(folder, None if groups is None else set(groups)))
+
+
+def _load(path: Path, wanted: set[str] | None) -> tuple[Tree, dict[str, Any]]:
+    manifest = read_manifest(path)
     _check_listing(path, manifest["files"])
-    wanted = None if groups is None else set(groups)
     tree = {k: v for k, v in manifest["values"].items() if wanted is None or k in wanted}
     for name, entry in manifest["files"].items():
         group = name.removesuffix(".safetensors")
@@ -38,28 +45,65 @@ def load(path: str | Path, groups: Iterable[str] | None = None) -> tuple[Tree, d
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata alone; the arrays are not read."""
-    return _read_manifest(_existing(Path(path)))["metadata"]
+    with checkpoint_errors(path, "cannot be read"):
+        return _whole(Path(path), lambda folder: read_manifest(folder)["metadata"])
 
 
 def exists(path: str | Path) -> bool:
     """Whether `load` would find a checkpoint there, whole or not."""
-    return any((p / MANIFEST).exists() for p in _candidates(Path(path)))
+    return _find(Path(path)) is not None
 
 
-def _candidates(path: Path) -> tuple[Path, Path]:
-    return path, aside_of(path)  # a save was killed between its two renames: the old one stands aside
+def _whole(path: Path, read: Callable[[Path], Result]) -> Result:
+    """``read`` the folder of the checkpoint, again if a save replaced it meanwhile."""
+    while True:
+        folder = _existing(path)
+        try:
+            handle = os.open(folder, os.O_RDONLY)  # while it is open, no other folder gets its inode
+        except FileNotFoundError:
+            continue
+        try:
+            result = read(folder)
+            if not _was_replaced(path, folder, handle):  # else some files may be of the one and some of the other
+                return result
+        except (CheckpointError, OSError):
+            if not _was_replaced(path, folder, handle):
+                raise
+        finally:
+            os.close(handle)
+
+
+def _was_replaced(path: Path, folder: Path, handle: int) -> bool:
+    """Whether the checkpoint is no longer the open ``handle``, or no longer called ``folder``: a save puts the old one aside first."""
+    found = _find(path)
+    try:
+        return found is not None and (found != folder or not os.path.samestat(os.fstat(handle), os.stat(found)))
+    except FileNotFoundError:
+        return True
 
 
 def _existing(path: Path) -> Path:
-    for candidate in _candidates(path):
-        if (candidate / MANIFEST).exists():
-            return candidate
+    folder = _find(path)
+    if folder is not None:
+        return folder
     if path.is_dir():
         raise CheckpointError(f"{path} is no checkpoint: it has no {MANIFEST}")
     raise FileNotFoundError(f"there is no checkpoint {path}")
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _find(path: Path) -> Path | None:
+    """The folder of the checkpoint: between the two renames of a save the old one stands aside."""
+    candidates = path, aside_of(path)
+    for folder in candidates:
+        if (folder / MANIFEST).exists():
+            return folder
+    with suppress(OSError), Lock(path.parent):  # not between two looks either
+        return next((folder for folder in candidates if (folder / MANIFEST).exists()), None)
+    return None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What the manifest in the folder ``path`` says, checked."""
     file = path / MANIFEST
     data = _read(file, MAX_HEADER)
     manifest = _strict_json(data, file)
@@ -115,22 +159,10 @@ def _read(file: Path, limit: int) -> bytes:
 
 
 def _strict_json(data: bytes, where: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return result
-
     try:
-        value = json.loads(data.decode(), parse_constant=refuse, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        return parse(data)
+    except ValueError as error:
         raise CheckpointError(f"{where} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where} is damaged: no JSON object")
-    return value
 
 
 def _read_arrays(file: Path, entry: Mapping[str, Any]) -> dict[str, Any]:

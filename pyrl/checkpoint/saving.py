@@ -27,11 +27,9 @@ from pyrl.checkpoint.format import (
     aside_of,
     library_versions,
 )
-
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # no such locks on Windows: there, temporary folders of other processes are taken for strays
-    flock = None  # type: ignore[assignment]
+from pyrl.checkpoint.loading import read_manifest
+from pyrl.checkpoint.locks import Lock
+from pyrl.checkpoint.strict_json import parse
 
 _SAFETENSORS_DTYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
@@ -39,13 +37,23 @@ _SAFETENSORS_DTYPES = {
 }  # fmt: skip
 
 
-def save(path: str | Path, tree: Mapping[str, Any], metadata: Mapping[str, Any]) -> Path:
+def save(
+    path: str | Path,
+    tree: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    *,
+    keep: Iterable[str] = (),
+    parents: bool = True,
+) -> Path:
     """Write ``tree`` and ``metadata`` as the checkpoint ``path``, replacing the one that is there.
 
     Leaves of ``tree`` are NumPy arrays, torch tensors (bitwise round trip, back on the CPU) or JSON values;
     ``metadata`` is JSON. Tuples come back as lists, NumPy scalars as Python numbers. TypeError or ValueError for other
     leaves; OSError naming the path and the cause when the disk refuses. After an error the previous checkpoint is as
-    it was, and no temporary file is left.
+    it was, and no temporary file is left. Several threads and processes may save and load the same path.
+
+    keep: top-level keys whose contents are those of the checkpoint that is replaced. Their files are linked, not written.
+    parents: make the folders above ``path`` where they are missing.
     """
     path = Path(os.path.abspath(path))
     groups: dict[str, dict[str, Any]] = {}
@@ -59,24 +67,43 @@ def save(path: str | Path, tree: Mapping[str, Any], metadata: Mapping[str, Any])
     }
     temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _tidy(path)
-        _check_replaceable(path)
-        os.mkdir(temporary)
-        with _Lock(temporary):
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(path.parent):
+            _tidy(path)
+            _check_replaceable(path)
+            os.mkdir(temporary)
+            mark = Lock(temporary)
+            for group in keep:
+                _link_group(group, path, temporary, manifest)
+        with mark:
             for group, arrays in groups.items():
                 name = f"{group}.safetensors"
                 kinds = {k: "numpy" if isinstance(a, np.ndarray) else "torch" for k, a in arrays.items()}
                 manifest["files"][name] = {**_write(temporary / name, _safetensors(arrays)), "arrays": kinds}
             _write(temporary / MANIFEST, [_manifest_bytes(manifest)])
             _sync(temporary)
-            _replace(temporary, path)
+            with Lock(path.parent):
+                _replace(temporary, path)
     except OSError as error:
         cause = f"save: checkpoint {path} was not written: {error.strerror or error}"
         raise OSError(error.errno, cause, str(error.filename or temporary)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
+
+
+def _link_group(group: str, old: Path, new: Path, manifest: dict[str, Any]) -> None:
+    """Take ``group`` from the checkpoint ``old`` over into ``new``."""
+    previous, name = read_manifest(old), f"{group}.safetensors"
+    if group in previous["values"]:
+        manifest["values"][group] = previous["values"][group]
+    if name in previous["files"]:
+        manifest["files"][name] = previous["files"][name]
+        try:
+            os.link(old / name, new / name)
+        except OSError:  # not every file system has hard links
+            shutil.copyfile(old / name, new / name)
 
 
 def _split(tree: Any, path: tuple[str, ...], groups: dict[str, dict[str, Any]]) -> Any:
@@ -154,6 +181,10 @@ def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     body = json.dumps(manifest, indent=1, allow_nan=False)[1:].encode()
     if len(body) > MAX_HEADER - 128:
         raise ValueError(f"save: the JSON values take {len(body)} bytes, expected at most {MAX_HEADER} (make them arrays)")
+    try:
+        parse(b"{" + body)
+    except ValueError as error:
+        raise ValueError(f"save: the JSON values could not be read back: {error}") from None
     return (SEAL % hashlib.sha256(body).hexdigest()).encode() + body
 
 
@@ -183,24 +214,6 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-class _Lock:
-    """Marks a temporary folder as in use; the system forgets the mark when the process dies."""
-
-    def __init__(self, folder: Path) -> None:
-        self.handle = os.open(folder, os.O_RDONLY)
-        try:
-            if flock is not None:
-                flock(self.handle, LOCK_EX | LOCK_NB)
-        except OSError:
-            os.close(self.handle)
-            raise
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exception: object) -> None:
-        os.close(self.handle)
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -241,8 +254,9 @@ def _tidy(path: Path) -> None:
         os.rename(aside, path)
     _remove(aside)
     for stray in path.parent.glob(".tmp-*-" + "[0-9a-f]" * 16):
-        with suppress(OSError), _Lock(stray):
-            _remove(stray)
+        with suppress(OSError), Lock(stray, wait=False) as lock:
+            if lock.held:
+                _remove(stray)
 
 
 def _remove(path: Path) -> None:

@@ -5,7 +5,8 @@ defaults. Training itself is `pyrl.experiment.train`; its records become a progr
 where they are used, so that a mistyped name is answered at once.
 
 Exit codes: 0; 1 when an environment failed (or `doctor` found something wrong); 2, with one line, for what the user can mend: a
-mistake, a missing package, a damaged checkpoint, a full disk; 130 after Ctrl-C.
+mistake, a missing package, a damaged checkpoint, a full disk; 128 and the signal's number after SIGHUP (129), Ctrl-C (130) and
+SIGTERM (143), with the run saved.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pyrl.cli.doctor import doctor, pyrl_version
-from pyrl.cli.look import evaluate, list_all, play, plot
-from pyrl.cli.train import train
+from pyrl.cli.doctor import doctor as doctor_command
+from pyrl.cli.doctor import pyrl_version
+from pyrl.cli.eval import evaluate
+from pyrl.cli.list import list_all
+from pyrl.cli.play import play as play_command
+from pyrl.cli.plot import plot as plot_command
+from pyrl.cli.train import train as train_command
 from pyrl.errors import CheckpointError, DTypeError, EnvError, UnknownNameError, closest_names
 
 USAGE = """usage: pyrl COMMAND ...
@@ -33,12 +38,12 @@ USAGE = """usage: pyrl COMMAND ...
 COMMAND --help shows its flags (pyrl train ALGO ENV --help: those of the algorithm too); --version the version."""
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train,
+    "train": train_command,
     "eval": evaluate,
-    "play": play,
-    "plot": plot,
+    "play": play_command,
+    "plot": plot_command,
     "list": list_all,
-    "doctor": doctor,
+    "doctor": doctor_command,
 }
 
 

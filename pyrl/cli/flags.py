@@ -3,26 +3,97 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from pyrl.agents.registry import available_agents, check_algorithm
+from pyrl.agents.registry import available_agents, check_algorithm, meant
+from pyrl.errors import EnvError, UnknownNameError
+
+if TYPE_CHECKING:
+    from pyrl.experiment.runs import RunFolder
 
 Options = TypeVar("Options")
 _registry = ConstructorRegistry()
 
 
 @_registry.primitive_rule
-def _integers(about: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
-    """How tyro reads every flag that is an int."""
-    if about.type is not int:
+def _numbers(about: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """How tyro reads every flag that is a number, or a number or None."""
+    arms = list(_arms(about.type))
+    optional, kinds = type(None) in arms, [arm for arm in arms if arm is not type(None)]
+    if kinds not in ([int], [float]):
         return None
-    return PrimitiveConstructorSpec(
-        1, "INT", lambda texts: whole_number(texts[0]), lambda value: isinstance(value, int), lambda value: [str(value)]
-    )
+    kind = kinds[0]
+
+    def read(texts: list[str]) -> Any:
+        if optional and texts[0] == "None":
+            return None
+        return whole_number(texts[0]) if kind is int else number(texts[0])
+
+    metavar = ("{None}|" if optional else "") + ("INT" if kind is int else "FLOAT")
+    return PrimitiveConstructorSpec(1, metavar, read, lambda value: isinstance(value, int | float | None), lambda value: [str(value)])
+
+
+@_registry.primitive_rule
+def _schedules(about: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """How tyro reads every flag that may be a schedule: a number, or text (a function by its name too)."""
+    arms = list(_arms(about.type))
+    if not any(get_origin(arm) is Callable for arm in arms):
+        return None
+    metavar = ("{None}|" if type(None) in arms else "") + "FLOAT|linear_FLOAT|MODULE:FUNCTION"
+
+    def read(texts: list[str]) -> Any:
+        if texts[0] == "None" and type(None) in arms:
+            return None
+        with suppress(ValueError):
+            return float(texts[0])
+        return texts[0]
+
+    return PrimitiveConstructorSpec(1, metavar, read, lambda value: True, lambda value: [str(value)])
+
+
+def _arms(annotation: Any) -> Iterator[Any]:
+    """The kinds that a union allows."""
+    if get_origin(annotation) is Annotated:
+        yield from _arms(get_args(annotation)[0])
+    elif get_origin(annotation) in (Callable, tuple) or not get_args(annotation):
+        yield annotation
+    else:
+        for arm in get_args(annotation):
+            yield from _arms(arm)
+
+
+def plain_flags(flags: list[str], *options: Any) -> list[str]:
+    """``--flag true`` and ``--flag=false`` of booleans as tyro has them, ``--flag`` and ``--no-flag``. UnknownNameError for a flag
+    of none of the dataclasses ``options`` that other libraries have by another name."""
+    fields = {field.name: field.default for option in options for field in dataclasses.fields(option)}
+    rest, waiting = [], flags[::-1]
+    while waiting:
+        flag, given, text = waiting.pop().partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if isinstance(fields.get(name), bool) and flag.startswith("--"):
+            if not given and waiting and not waiting[-1].startswith("-"):
+                given, text = "=", waiting.pop()
+            if given and text.lower() not in _TRUTH:
+                raise ValueError(f"train: {flag} is {text!r}, expected true or false, or the flag alone, or --no-{flag.removeprefix('--')}")
+            rest.append(flag if not given or _TRUTH[text.lower()] else f"--no-{flag.removeprefix('--')}")
+            continue
+        if flag.startswith("--") and name not in fields and name.removeprefix("no_") not in fields and name != "help":
+            near = meant(name, fields)
+            flags_near = near.replace("did you mean ", "did you mean --").replace("_", "-") if "did you mean" in near else near
+            raise UnknownNameError(f"train: there is no flag {flag}{flags_near} (--help shows them all)")
+        rest.append(f"{flag}{given}{text}")
+    return rest
+
+
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def whole_number(text: str) -> int:
@@ -33,6 +104,13 @@ def whole_number(text: str) -> int:
         if float(text).is_integer():
             return int(float(text))
     raise ValueError(f"{text!r} is no whole number, such as 100000 or 1e5")
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number, such as 0.5 or 1e-3") from None
 
 
 def parse(options: type[Options], arguments: list[str], command: str, about: str) -> Options:
@@ -78,12 +156,28 @@ def check_names(algo: str, env: str, env_kwargs: dict[str, Any]) -> None:
     from pyrl.envs.make import find_spec as find_env
     from pyrl.envs.make import make
 
+    import_from_here()
     find_env(env)
     if env_kwargs:
         try:
             make(env, env_kwargs=env_kwargs).close()
-        except TypeError as error:
+        except (TypeError, EnvError) as error:  # a name that the environment does not take, or a value
             raise ValueError(f"train: {error}") from error
+
+
+def import_from_here() -> None:
+    """Find modules of the current folder, as ``python -m pyrl`` does: ``module:Name-v0`` may be one."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def check_by_id(run: RunFolder, action: str) -> None:
+    """UnknownNameError for a run that was trained on a class or an object: only its program can make that environment.
+
+    ``action`` is what to call there, with {env} in it."""
+    if not run.config.get("by_id", True):
+        env = run.config["env"]
+        raise UnknownNameError(f"{run.path} was trained on {env}, an environment of its program: {action.replace('{env}', env)}")
 
 
 def known_algorithms() -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,8 +25,22 @@ def _short(count: float) -> str:
     return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.3g}M"
 
 
+def tell(text: str) -> None:
+    """Print to whoever still listens: after SIGHUP the terminal is gone."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        _leave_terminal()
+
+
+def _leave_terminal() -> None:
+    """What Python still holds for the terminal that is gone must not fail at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Bar:
-    """A progress bar on a terminal; elsewhere one line for every tenth of the run."""
+    """A progress bar on a terminal; elsewhere one line for every tenth of the run. A terminal that is gone ends no training."""
 
     def __init__(self, title: str, console: Console, total_steps: int | None, total_episodes: int | None) -> None:
         self._console = console
@@ -38,6 +56,14 @@ class Bar:
         self._task = self._progress.add_task(title, total=self._total or None, text="")
 
     def show(self, metrics: Metrics) -> None:
+        try:
+            self._show(metrics)
+        except BrokenPipeError:  # pyrl train ... | head
+            raise
+        except OSError:
+            _leave_terminal()
+
+    def _show(self, metrics: Metrics) -> None:
         done = metrics["time/env_steps" if self._unit == "steps" else "time/episodes"]
         speed = _short(metrics["time/env_steps_per_second"])
         parts = [f"{_short(done)}/{_short(self._total)} {self._unit}", f"{speed} steps/s"]
@@ -62,4 +88,7 @@ class Bar:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        try:
+            self._progress.stop()
+        except OSError:
+            _leave_terminal()

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pyrl.cli.progress import score
 from pyrl.experiment.metrics import STEP, read_csv, running_mean
-from pyrl.experiment.runs import RunFolder
+from pyrl.experiment.runs import RunFolder, shown
 
 WINDOW = 100  # episodes in the running mean
 _ROWS = 40  # of the evaluation table
@@ -37,7 +37,7 @@ def print_report(console: Console, run: RunFolder, new_steps: int, seconds: floa
         if np.isfinite(episodes["success"]).any():
             table.add_row("success", f"{np.nanmean(episodes['success'][-last:]):.1%} of the last {last} episodes")
     table.add_row("ended by", run.config.get("ending", "going on"))
-    table.add_row("run folder", str(run.path))
+    table.add_row("run folder", shown(run.path))
     console.print(table, highlight=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,38 +12,56 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from pyrl.cli.flags import check_names, known_algorithms, parse, parse_known, split_env_kwargs
-from pyrl.cli.look import missing_to_draw
-from pyrl.cli.progress import Bar
+from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
+from pyrl.agents.registry import check_algorithm
+from pyrl.cli.flags import (
+    check_by_id,
+    check_names,
+    import_from_here,
+    known_algorithms,
+    parse,
+    parse_known,
+    plain_flags,
+    split_env_kwargs,
+)
+from pyrl.cli.play import missing_to_draw
+from pyrl.cli.progress import Bar, tell
 from pyrl.errors import UnknownNameError
-from pyrl.types import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    total_steps: int | None = None  # environment steps to train for
-    total_episodes: int | None = None  # episodes to train for; the first limit that is reached ends the run
-    seed: int = 0  # of everything random
-    num_envs: int | None = None  # environments stepped together
+    total_steps: Count | None = None  # environment steps to train for
+    total_episodes: Count | None = None  # episodes to train for; the first limit that is reached ends the run
+    seed: Seed | None = 0  # of everything random; None draws one
+    num_envs: NumEnvs | None = None  # environments stepped together
     env_backend: Literal["auto", "lean", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
-    max_episode_steps: int | None = None  # time limit of an episode; None: the environment's own
-    eval_every: int | None = None  # environment steps between evaluations; None: no evaluation
-    eval_episodes: int = 10  # episodes of each evaluation
-    stop_at_return: float | None = None  # stop when the mean return of the last stop_window episodes reaches this
-    stop_window: int = 10  # episodes of that mean
-    save_every_episodes: int | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
-    threads: int | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
+    max_episode_steps: Count | None = None  # time limit of an episode; None: the environment's own
+    env_timeout: Positive | None = 300.0  # seconds that an environment of another process gets to answer; None: for ever
+    eval_every: Count | None = None  # environment steps between evaluations; None: no evaluation
+    eval_episodes: Count = 10  # episodes of each evaluation
+    stop_at_return: Goal | None = None  # stop when the mean return of the last stop_window episodes reaches this
+    stop_window: Count = 10  # episodes of that mean
+    save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
+    threads: Count | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
+    """None: as the run was told."""
+
     resume: Path  # run folder to go on with
-    total_steps: int | None = None  # environment steps at which to end; None: as the run was told
-    total_episodes: int | None = None  # episodes at which to end; None: as the run was told
-    stop_at_return: float | None = None  # mean return of the last stop_window episodes at which to end; None: as the run was told
-    stop_window: int = 10  # episodes of that mean
+    total_steps: Count | None = None  # environment steps at which to end
+    total_episodes: Count | None = None  # episodes at which to end
+    stop_at_return: Goal | None = None  # mean return of the last stop_window episodes at which to end
+    stop_window: Count | None = None  # episodes of that mean
+    eval_every: Count | None = None  # environment steps between evaluations
+    eval_episodes: Count | None = None  # episodes of each evaluation
+    save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept
+    learning_rate: Rate | None = None  # of the optimisers
+    threads: Count | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
     quiet: bool = False  # print nothing
 
 
@@ -52,23 +70,42 @@ def train(arguments: list[str]) -> int:
         return _resume(arguments)
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         if {"-h", "--help"} & set(arguments):
-            about = "Flags of every algorithm; pyrl train ALGO ENV --help shows the algorithm's own too, and the preset."
-            parse(TrainOptions, ["--help"], "train ALGO ENV", about)
+            algo = "ALGO" if arguments[0].startswith("-") else arguments[0]
+            _help(algo)
         raise UnknownNameError(f"train needs ALGO and ENV first: pyrl train ppo CartPole-v1 ({known_algorithms()})")
     algo, env, *flags = arguments
+    if {"-h", "--help"} & set(flags):
+        flags = ["--help"]
     env_kwargs, flags = split_env_kwargs(flags)
     check_names(algo, env, env_kwargs)
     general, config = _parse_train_flags(algo, env, flags)
+    check_fields(general, "train")
     keywords = {f.name: getattr(general, f.name) for f in dataclasses.fields(general)}
     quiet, backend = keywords.pop("quiet"), keywords.pop("env_backend")
     keywords |= {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return _train_watched(algo, env, quiet, backend=backend, env_kwargs=env_kwargs, **keywords)
+    lines = [f"{algo} on {env}; {_source(algo, env)}"]
+    return _train_watched(algo, env, quiet, lines, backend=backend, env_kwargs=env_kwargs, **keywords)
 
 
-def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOptions, Any]:
+def _help(algo: str) -> None:
+    """Before there is an environment: the flags of every algorithm, and those of ``algo`` with its general settings."""
+    about = "Flags of every algorithm; pyrl train ALGO ENV --help shows the algorithm's own too, and the preset."
+    if algo == "ALGO":
+        parse(TrainOptions, ["--help"], "train ALGO ENV", about)
+    check_algorithm(algo)
+    _parse_train_flags(algo, None, ["--help"])
+
+
+def _source(algo: str, env: str | None) -> str:
+    from pyrl.experiment.presets import describe
+
+    return describe(algo, env)
+
+
+def _parse_train_flags(algo: str, env: str | None, flags: list[str]) -> tuple[TrainOptions, Any]:
     """The general options and the algorithm's config, with the preset's values where no flag says otherwise."""
     from pyrl.agents.registry import agent_class
-    from pyrl.experiment.presets import has_preset, preset
+    from pyrl.experiment.presets import preset
 
     chosen = preset(algo, env)
     general = TrainOptions(num_envs=chosen.num_envs)
@@ -78,9 +115,11 @@ def _parse_train_flags(algo: str, env: str, flags: list[str]) -> tuple[TrainOpti
     config = agent_class(algo).Config(**chosen.config)
     parts = [(n, type(d), dataclasses.field(default=d)) for n, d in (("training", general), (algo, config))]
     both = dataclasses.make_dataclass("Options", parts, frozen=True)
-    source = "the preset for it" if has_preset(algo, env) else f"{algo}; there is no preset for it"
-    about = f"Train {algo} on {env}. Defaults: those of {source}. --env-kwargs.NAME VALUE goes to the environment."
-    options: Any = parse(both, flags, f"train {algo} {env}", about)
+    about = (
+        f"Train {algo} on {env or 'ENV'}. Defaults: {_source(algo, env)}; all others are those of the algorithm (pyrl.make_agent's). "
+        "--env-kwargs.NAME VALUE goes to the environment."
+    )
+    options: Any = parse(both, plain_flags(flags, general, config), f"train {algo} {env or 'ENV'}", about)
     return options.training, getattr(options, algo)
 
 
@@ -88,48 +127,45 @@ def _resume(arguments: list[str]) -> int:
     from pyrl.experiment.runs import RunFolder
 
     options, others = parse_known(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had.")
+    check_fields(options, "train")
     if others:
         taken = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ResumeOptions) if field.name != "resume")
         raise ValueError(f"train: {shlex.join(others)} cannot go with --resume: a resumed run keeps its settings, but for {taken}")
     run = RunFolder.open(options.resume)
-    limits: dict[str, Any] = {"stop_at_return": options.stop_at_return, "stop_window": options.stop_window}
-    for name in ("total_steps", "total_episodes"):
-        told = getattr(options, name)
-        limits[name] = told if told is not None else run.config.get(name)
-    return _train_watched(run.config["algo"], run.config["env"], options.quiet, resume=run.path, **limits)
+    check_by_id(run, f"go on there, pyrl.train({run.config['algo']!r}, {{env}}, resume={str(run.path)!r})")
+    import_from_here()
+    told = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name not in ("resume", "quiet")}
+    told = {name: value for name, value in told.items() if value is not None}
+    lines = [f"{name} {value}, was {_before(run.config, name)}" for name, value in told.items() if value != _before(run.config, name)]
+    return _train_watched(run.config["algo"], run.config["env"], options.quiet, lines, resume=run.path, **told)
 
 
-def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
-    """Call `pyrl.experiment.train` under a progress bar; Ctrl-C ends it after the update that is being made."""
+def _before(config: Mapping[str, Any], name: str) -> Any:
+    """What a run was told."""
+    return config.get("config", {}).get(name) if name == "learning_rate" else config.get(name)
+
+
+def _train_watched(algo: str, env: str, quiet: bool, lines: list[str], **keywords: Any) -> int:
+    """Call `pyrl.experiment.train` under a progress bar, after the ``lines`` that say with what settings. A signal ends it when it has
+    saved; the exit code is the signal's."""
     from pyrl.cli.report import print_report
-    from pyrl.experiment.runs import RunFolder
+    from pyrl.experiment.runs import RunFolder, shown
+    from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
 
     console = Console(quiet=quiet)
-    interrupted = False
-
-    def stop_soon(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-        console.print("stopping after this update ...", style="dim")
-
-    before = signal.signal(signal.SIGINT, stop_soon)
+    for line in lines:
+        console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
+    ends = RunFolder.open(keywords["resume"]).config | keywords if "resume" in keywords else keywords
     try:
-        with Bar(f"{algo} {env}", console, keywords["total_steps"], keywords["total_episodes"]) as bar:
-
-            def watch(metrics: Metrics) -> bool:
-                bar.show(metrics)
-                return interrupted
-
-            run = train(algo, env, on_metrics=watch, **keywords)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    folder = shlex.quote(str(run.dir))
-    if interrupted:
-        print(f"stopped after {run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
-        return 130
+        with Bar(f"{algo} {env}", console, ends.get("total_steps"), ends.get("total_episodes")) as bar:
+            run = train(algo, env, on_metrics=bar.show, **keywords)
+    except (Stopped, Interrupted) as stop:
+        folder = shlex.quote(shown(stop.folder))
+        tell(f"stopped after {stop.run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
+        return 128 + stop.signal
     assert run.dir is not None
+    folder = shlex.quote(shown(run.dir))
     print_report(console, RunFolder.open(run.dir), run.new_steps, run.seconds)
     remedy = missing_to_draw(env)
     needs = f" (needs: {escape(remedy)})" if remedy else ""

@@ -18,30 +18,36 @@ from torch import Tensor, nn
 
 from pyrl import ops
 from pyrl.engine.optimizers import adam_step
-from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.errors import NetworkError, NonFiniteError, ShapeError
 from pyrl.ops.arenas import ArenaViews
 
 ALIGNMENT = 16  # elements: 64 bytes of float32
+_FIXED = "networks are fixed when an agent is made: give yours to make_agent (network=, features_extractor=, net_arch=)"
 
 
 class Arena:
     """``values`` [size] holds every parameter of ``modules`` once; ``values.grad`` their gradients.
 
-    Modules are free to be copied, cast, moved or loaded: `sync` notices and takes their parameters back in. ``optimizer``, if
-    set, is the optimiser over ``[arena.values]``, whose state follows a cast.
+    Modules are free to be copied, cast, moved or loaded: `sync` notices and takes their parameters back in. It refuses modules that
+    were replaced by others, added or removed. ``optimizer``, if set, is the optimiser over ``[arena.values]``, whose state follows a
+    cast. ``name`` is the network's, for messages.
 
     >>> arena = Arena(network)
     >>> arena.optimizer = torch.optim.Adam([arena.values], lr=3e-4, fused=True)
     """
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init__(self, *modules: nn.Module, name: str = "network") -> None:
         self.modules = modules
         self.optimizer: torch.optim.Optimizer | None = None
-        self.refused: Tensor | None = None  # see `defer`
+        self.name = name
+        self._owner: Any = None
+        self._attributes: tuple[str, ...] = ()  # of the owner
+        self.nonfinite: Tensor | None = None  # see `run_async`
         self.norms: list[Tensor] | None = None
         parameters = [parameter for _, _, parameter in self._entries()]
         self._offsets, size = _layout(parameters)
         self._shapes = [parameter.shape for parameter in parameters]
+        self._structure = self._describe()
         self.version = 0  # counts how often the buffer was laid out: only then may dtype and device have changed
         self.values = torch.zeros(size, dtype=parameters[0].dtype, device=parameters[0].device)
         self._adopt()
@@ -65,7 +71,8 @@ class Arena:
         """Make modules and buffer one again, if they are not: the modules' values count.
 
         They part where parameters are replaced (``load_state_dict(assign=True)``), cast (``.double()``), moved (``.to("cuda")``),
-        or the arena was copied or unpickled. ShapeError if a parameter has another shape than before.
+        or the arena was copied or unpickled. ShapeError if a parameter has another shape than before, NetworkError if there are
+        other modules than before.
         """
         if self._views is None or not self._views.intact(self.values):
             self._adopt()
@@ -80,7 +87,7 @@ class Arena:
         entries = list(self._entries())
         trained = [p for _, _, p in entries if p.requires_grad]
         found = torch.autograd.grad(loss, trained, self._one, materialize_grads=True)
-        if self.refused is None:
+        if self.nonfinite is None:
             if len(trained) < len(entries):
                 self.gradients.zero_()  # that of frozen parameters
             torch._foreach_copy_([place for (_, _, p), place in zip(entries, self._gradient_views) if p.requires_grad], found)
@@ -102,22 +109,22 @@ class Arena:
             if parameter.requires_grad and parameter.grad is not gradient:
                 parameter.grad = gradient
 
-    def defer(self, refused: Tensor, norms: list[Tensor] | None = None) -> None:
-        """From now on `step` waits for nothing. Where it would raise an error it writes 1 to the flag ``refused`` [], and leaves out
-        that step and those after it, as long as the flag is 1; only an Adam can. With a list ``norms`` it makes every step, and appends
-        the gradient's norm [], for the list's owner to look at (`mark`), and to undo the step."""
-        self.refused, self.norms = refused, norms
+    def run_async(self, nonfinite: Tensor, norms: list[Tensor] | None = None) -> None:
+        """Asynchronous mode: `step` never synchronises. A non-finite gradient sets the flag ``nonfinite`` [] instead of raising, and
+        while it is set, steps are skipped; only an Adam can. With a list ``norms`` every step is made and its gradient's norm [] is
+        appended, for the list's owner to check (`flag_nonfinite`) and to undo the step."""
+        self.nonfinite, self.norms = nonfinite, norms
 
     @torch.no_grad()
     def step(self, max_grad_norm: float | None = None) -> None:
         """One step of the optimiser, the gradient scaled down to a global norm of ``max_grad_norm``. Frozen parameters stay.
 
-        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. After `defer` nobody waits to see
-        that: the step is left out, or for its owner to undo.
+        NonFiniteError, and nothing is changed, if the gradient holds a NaN or an infinity. In asynchronous mode (`run_async`)
+        the step is skipped, or left to its owner to undo.
         """
         assert self.optimizer is not None
         norm = torch.linalg.vector_norm(self.gradients)
-        if self.refused is None:
+        if self.nonfinite is None:
             size = float(norm)
             if not math.isfinite(size):
                 raise NonFiniteError(self.refusal())
@@ -125,15 +132,15 @@ class Arena:
                 self.gradients.mul_(shrink)
         else:
             if self.norms is None:
-                mark(self.refused, [norm], self._one)
+                flag_nonfinite(self.nonfinite, [norm], self._one)
             else:
                 self.norms.append(norm)
             if max_grad_norm is not None:  # fmin is no NaN: a gradient that is refused stays as it is, for `refusal`
                 self.gradients.mul_(torch.fmin(max_grad_norm / (norm + 1e-6), self._one))
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
-        if self.refused is not None and type(self.optimizer) is torch.optim.Adam:
-            adam_step(self.optimizer, self.refused if self.norms is None else None)
+        if self.nonfinite is not None and type(self.optimizer) is torch.optim.Adam:
+            adam_step(self.optimizer, self.nonfinite if self.norms is None else None)
         else:
             self.optimizer.step()
         for parameter, value in frozen:
@@ -163,6 +170,7 @@ class Arena:
 
     @torch.no_grad()
     def _adopt(self) -> None:
+        self._require_same_modules()
         entries = list(self._entries())
         for shape, (module, name, parameter) in zip(self._shapes, entries, strict=True):
             if parameter.shape != shape:
@@ -187,13 +195,49 @@ class Arena:
             self._gradient_views.append(gradient)
         unit = self.values.element_size()
         places = [(module._parameters, name, at * unit) for at, (module, name, _) in zip(self._offsets, entries)]
-        self._views: ArenaViews | None = ArenaViews(places)
+        self._views: ArenaViews | None = ArenaViews(places, *self._guards())
         self.version += 1
 
+    def _describe(self) -> dict[str, tuple[type, tuple[str, ...]]]:
+        """Every module by its path: its class and the names of its parameters."""
+        paths = [
+            (f"{i}.{path}" if len(self.modules) > 1 else path, m) for i, root in enumerate(self.modules) for path, m in root.named_modules()
+        ]
+        return {path: (type(module), tuple(module._parameters)) for path, module in paths}
 
-def mark(refused: Tensor, norms: list[Tensor], one: Tensor) -> None:
-    """Writes 1 to the flag ``refused`` [] if one of ``norms`` [] is not finite, and leaves it alone otherwise; ``one`` [] is 1."""
-    torch._amp_foreach_non_finite_check_and_unscale_(norms, refused, one)  # what torch's gradient scaler is made of
+    def watch(self, owner: Any) -> None:
+        """`sync` also refuses another object in an attribute of ``owner`` that holds one of the modules now."""
+        self._owner = owner
+        self._attributes = tuple(name for name, value in vars(owner).items() if any(value is module for module in self.modules))
+        self._adopt()
+
+    def _require_same_modules(self) -> None:
+        for name in self._attributes:
+            if all(vars(self._owner).get(name) is not module for module in self.modules):
+                raise NetworkError(
+                    f"attribute {name!r} holds a {type(vars(self._owner).get(name)).__name__} that the agent does not learn; {_FIXED}"
+                )
+        before, now = self._structure, self._describe()
+        if now == before:
+            return
+        path = next(path for path in {**before, **now} if now.get(path) != before.get(path))
+        was, has = (f"{of[path][0].__name__}({', '.join(of[path][1])})" if path in of else "absent" for of in (before, now))
+        raise NetworkError(f"{'.'.join(filter(None, (self.name, path)))} was {was} and is {has}; {_FIXED}")
+
+    def _guards(self) -> tuple[list[tuple[dict[str, Any], int]], list[tuple[dict[str, Any], str, Any]]]:
+        """What tells that the tree of modules is as it was: sizes of dictionaries, and objects at names in dictionaries."""
+        modules = [module for root in self.modules for module in root.modules()]
+        watched = ("_modules", "_parameters", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        sizes = [(getattr(module, name), len(getattr(module, name))) for module in modules for name in watched]
+        entries = [(module._modules, name, child) for module in modules for name, child in module._modules.items()]
+        entries += [(vars(module), "forward", vars(module).get("forward")) for module in modules]
+        entries += [(vars(self._owner), name, vars(self._owner)[name]) for name in self._attributes]
+        return sizes, entries
+
+
+def flag_nonfinite(nonfinite: Tensor, norms: list[Tensor], one: Tensor) -> None:
+    """Writes 1 to the flag ``nonfinite`` [] if one of ``norms`` [] is not finite, and leaves it alone otherwise; ``one`` [] is 1."""
+    torch._amp_foreach_non_finite_check_and_unscale_(norms, nonfinite, one)  # what torch's gradient scaler is made of
 
 
 def polyak(target: Arena, online: Arena, tau: float) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 WARM_UP = 11  # calls made before one is captured: 3 for libraries to choose and load kernels, more for shapes that soon are gone
-KEPT = 8  # graphs; each holds the memory of all that is computed in it
+MAX_GRAPHS = 8  # graphs; each holds the memory of all that is computed in it
 ALIGNMENT = 64  # bytes
 
 
@@ -62,11 +62,11 @@ class CudaGraph:
         return output
 
 
-class Captured:
+class GraphCache:
     """Calls by a key: those of the same key do the same work at the same addresses.
 
     The first WARM_UP of them are made as they are, so that shapes which do not come again are never captured; then one is
-    captured, and it and all after it are replays. Of many keys the KEPT latest are remembered.
+    captured, and it and all after it are replays. Of many keys the MAX_GRAPHS latest are remembered.
     """
 
     def __init__(self, graph: Any = CudaGraph) -> None:
@@ -91,11 +91,11 @@ class Captured:
 
     def _keep(self, key: Hashable, entry: Any) -> None:
         self.entries[key] = entry
-        if len(self.entries) > KEPT:
+        if len(self.entries) > MAX_GRAPHS:
             self.entries.popitem(last=False)
 
 
-class Block:
+class PackedTensors:
     """Memory for tensors like ``tensors``, side by side, so that one copy moves them all."""
 
     def __init__(self, tensors: Sequence[Tensor], device: torch.device, pinned: bool = False) -> None:
@@ -106,7 +106,7 @@ class Block:
         self.tensors = [piece[:size].view(x.dtype).view(x.shape) for piece, size, x in zip(pieces, sizes, tensors)]
 
 
-class Inputs:
+class StaticInputs:
     """Hands out the arguments of calls at the same addresses of the device at every call.
 
     Those of the host cross together, through pinned memory and in one copy that nobody waits for. One that lies on the device is
@@ -117,7 +117,7 @@ class Inputs:
         self.on_host = [self.is_on_host(x) for x in leaves]
         host = [x for x in leaves if self.is_on_host(x)]
         cuda = device.type == "cuda"
-        self.staging, self.block = Block(host, torch.device("cpu"), pinned=cuda and len(host) > 0), Block(host, device)
+        self.staging, self.block = PackedTensors(host, torch.device("cpu"), pinned=cuda and len(host) > 0), PackedTensors(host, device)
         self.device, self.crossed = device, torch.cuda.Event() if cuda else None  # the latest copy out of `staging` is over
         self.addresses = [x.data_ptr() for x in leaves]
         self.own: dict[int, Tensor] = {}  # of arguments that have moved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,31 +12,31 @@ from torch import nn
 from pyrl import ops
 from pyrl.engine.arena import Arena
 from pyrl.engine.optimizers import TensorFlowRMSprop, optimizer_state
+from pyrl.nets.encoder import Encoder
 from pyrl.ops import Layer, Network
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.SiLU: "silu", nn.GELU: "gelu", nn.Identity: "identity"}
 
 
 class Native:
-    """The networks of one arena as the native engine takes them, as long as it can.
+    """The networks of an arena as the native engine takes them, while it can.
 
-    It can while every module is a plain MLP, the arena holds no other layers (which would never learn), and it lies on the CPU in
-    float32 or float64.
+    It can while ``network`` says what its plain MLPs are (`parts_of`), the arena holds no other layers (which would never learn),
+    and is on the CPU in float32 or float64.
 
-    >>> native = Native(arena, actor, critic)
-    >>> if native.ready():
-    ...     actor, critic = native.networks
-    ...     value = critic.infer(native.parameters, observation)
+    >>> native = Native(arena, actor)
+    >>> if native.sync():
+    ...     action = native.networks[0].infer(native.parameters, observation)
     """
 
-    def __init__(self, arena: Arena, *modules: nn.Module) -> None:
+    def __init__(self, arena: Arena, network: nn.Module) -> None:
         self.arena = arena
-        self.modules = modules
+        self.network = network
         self.networks: tuple[Network, ...] = ()
         self._build()
 
     @property
-    def possible(self) -> bool:
+    def supported(self) -> bool:
         return self._usable
 
     @property
@@ -47,16 +47,21 @@ class Native:
     def gradients(self) -> torch.Tensor:
         return self.arena.gradients
 
-    def ready(self) -> bool:
+    def sync(self) -> bool:
         """Whether the networks may be used now; they hold the modules' latest weights then."""
         self.arena.sync()
         if self._version != self.arena.version:
             self._build()
         return self._usable
 
-    def ready_to_learn(self) -> bool:
-        """`ready`, and no parameter is frozen."""
-        return self.ready() and self.arena.trainable
+    def sync_to_learn(self) -> bool:
+        """`sync`, and no parameter of a network that learns is frozen."""
+        return self.sync() and (self.arena.optimizer is None or self.arena.trainable)
+
+    def infer(self, *inputs: np.ndarray) -> np.ndarray:
+        """The output [B, out] of a single network, for no backward pass."""
+        (network,) = self.networks
+        return network.infer(self.parameters, *inputs)
 
     def step(self, max_grad_norm: float | None) -> float:
         """What `Arena.step` does, in one kernel, on the state of the same optimiser."""
@@ -68,18 +73,28 @@ class Native:
         self._version = self.arena.version
         values = self.arena.values
         self.dtype = np.float64 if values.dtype == torch.float64 else np.float32
-        networks = [native_network(self.arena, module) for module in self.modules]
+        parts = parts_of(self.network)
+        networks = [native_network(self.arena, part) for part in parts or ()]
         self.networks = tuple(network for network in networks if network is not None)
-        complete = len(self.networks) == len(networks) and self._covers_arena()
-        if not complete or values.dtype not in (torch.float32, torch.float64):
-            self.networks = ()
-        self._usable = bool(self.networks) and values.is_cpu
+        complete = parts is not None and len(self.networks) == len(networks) and self._covers_arena(parts)
+        self._usable = complete and values.dtype in (torch.float32, torch.float64) and values.is_cpu
 
-    def _covers_arena(self) -> bool:
-        """Whether the modules own every parameter, but for those that belong to a root of the arena itself (log_std)."""
-        known = {id(p) for module in self.modules for p in module.parameters()}
+    def _covers_arena(self, parts: Sequence[nn.Module]) -> bool:
+        """Whether the parts own every parameter, but for those that belong to a root of the arena itself (log_std)."""
+        known = {id(p) for part in parts for p in part.parameters()}
         known |= {id(p) for root in self.arena.modules for p in root.parameters(recurse=False)}
         return all(id(p) in known for root in self.arena.modules for p in root.parameters())
+
+
+def parts_of(network: nn.Module) -> Sequence[nn.Module] | None:
+    """The plain MLPs that ``network.native_parts()`` names; None where its class does not say.
+
+    A subclass must say so anew: what it overrides in torch, the native engine would not know of.
+    """
+    encoder = getattr(network, "encoder", None)
+    if "native_parts" not in type(network).__dict__ or type(encoder) not in (Encoder, type(None)):
+        return None
+    return network.native_parts()  # type: ignore[operator]
 
 
 def optimizer_step(
@@ -108,18 +123,18 @@ def native_network(arena: Arena, module: nn.Module) -> Network | None:
     """
     layers: list[Layer] = []
     previous: nn.Module | None = None
-    for part in _parts(module):
-        if isinstance(part, nn.Linear):
+    for part in _flattened(module):
+        if not _is_plain(part):
+            return None
+        if type(part) is nn.Linear:
             bias = None if part.bias is None else arena.offset(part.bias)
             layers.append(Layer(part.in_features, part.out_features, arena.offset(part.weight), bias))
-        elif isinstance(part, nn.LayerNorm):
+        elif type(part) is nn.LayerNorm:
             affine = part.elementwise_affine and part.bias is not None and part.eps == 1e-5
-            if not (isinstance(previous, nn.Linear) and affine and part.normalized_shape == (previous.out_features,)):
+            if not (type(previous) is nn.Linear and affine and part.normalized_shape == (previous.out_features,)):
                 return None
             layers[-1] = replace(layers[-1], gain=arena.offset(part.weight), shift=arena.offset(part.bias))
-        elif (
-            type(part) in _ACTIVATIONS and isinstance(previous, nn.Linear | nn.LayerNorm) and getattr(part, "approximate", "none") == "none"
-        ):
+        elif type(part) in _ACTIVATIONS and type(previous) in (nn.Linear, nn.LayerNorm) and getattr(part, "approximate", "none") == "none":
             layers[-1] = replace(layers[-1], activation=_ACTIVATIONS[type(part)])
         else:
             return None
@@ -127,12 +142,18 @@ def native_network(arena: Arena, module: nn.Module) -> Network | None:
     return Network(layers, str(arena.values.dtype).removeprefix("torch.")) if layers else None
 
 
-def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, nn.Sequential):
+def _flattened(module: nn.Module) -> Iterator[nn.Module]:
+    if type(module) is nn.Sequential and _is_plain(module):
         for part in module:
-            yield from _parts(part)
+            yield from _flattened(part)
     else:
         yield module
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether calling the module computes its class's forward and nothing else: no hooks, no forward of its own."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return not hooks and "forward" not in module.__dict__
 
 
 def native_q(native: Native, observation: np.ndarray, *, keep: bool = True) -> np.ndarray:

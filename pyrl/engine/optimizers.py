@@ -52,8 +52,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def adam_step(optimizer: torch.optim.Adam, refused: Tensor | None) -> None:
-    """``optimizer.step()`` over one flat parameter, without a look at a value; left out where ``refused`` [] is 1.
+def adam_step(optimizer: torch.optim.Adam, nonfinite: Tensor | None) -> None:
+    """``optimizer.step()`` over one flat parameter, without a look at a value; left out where ``nonfinite`` [] is 1.
 
     In pieces, as a block of threads gets up to 65536 numbers of one tensor: a whole arena would leave most of a GPU idle.
     """
@@ -62,10 +62,10 @@ def adam_step(optimizer: torch.optim.Adam, refused: Tensor | None) -> None:
     size = -(-len(values) // (1024 * PIECES)) * 1024
     values, gradients, averages, squares = (x.split(size) for x in (values, values.grad, state["exp_avg"], state["exp_avg_sq"]))
     state["step"] += 1
-    if refused is not None:
-        state["step"] -= refused
+    if nonfinite is not None:
+        state["step"] -= nonfinite
     torch._fused_adam_(
         values, gradients, averages, squares, [], [state["step"]] * len(values),
         lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"],
-        amsgrad=False, maximize=False, found_inf=refused,
+        amsgrad=False, maximize=False, found_inf=nonfinite,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from pyrl.engine.optimizers import optimizer_state
 PIECE = 1 << 14  # elements; one launch takes 64 pieces
 
 
-class Atomic:
+class Rollback:
     """Puts back the weights and the optimisers' states of ``arenas`` where its body raises.
 
     An update that makes more than one step (a critic's, then an actor's) finds out at the last of them that a gradient is not

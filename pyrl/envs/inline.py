@@ -7,18 +7,23 @@ random stream.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from pyrl.envs.observations import ObservationBuffer
+from pyrl.envs.guard import FROM_ENVS, described, read_flag, read_info, read_number, read_reset, read_step, share_memory
+from pyrl.envs.notices import MASK_KEY, mask_is_ignored
+from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.stepper import Stepper
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError, SpaceError
 from pyrl.spaces import difference
-from pyrl.types import Array, Episode, StepResult
+from pyrl.types import Array, Episode, StepResult, map_observation
 
 _NEVER = 1 << 62
 
@@ -40,12 +45,19 @@ class LeanStepper(Stepper):
         peeled = [peel(env) for env in envs]
         self._inner = [env for env, _ in peeled]
         self._limits = [limit for _, limit in peeled]
-        self._step_functions = [env.step for env in self._inner]
+        self._step_functions: list[Callable[[Any], Any]] = []
         self._deadline = min(self._limits)  # no time limit strikes before the clock says so
         self._observations: list[Any] = [None] * len(envs)
-        self._rewards: list[Any] = [0.0] * len(envs)
+        self._raw = self._observations.__getitem__
+        # One more than there are: NumPy takes [[1.0]] for [1.0], but not [[1.0], 0.0].
+        self._rewards: list[Any] = [0.0] * (len(envs) + 1)
+        self._all_rewards = np.zeros(len(envs) + 1)
+        self._reward = self._all_rewards[:-1]
+        self._finite_reward = finite_test(self._reward)
         self._infos: list[Any] = [None] * len(envs)
+        self._given: list[tuple[Any, Any]] = [(None, None)] * len(envs)  # observation and info of the first step, as they came
         self._flags_set = False
+        self._first_step = True  # after a reset: it is looked at closely
         self._valid.flags.writeable = False
         self._all_valid = self._valid
 
@@ -54,16 +66,41 @@ class LeanStepper(Stepper):
             self._reset_one(i, buffer, None if seeds is None else seeds[i])
         self._check_numbers(buffer, "reset")
         self._flags_set = False
+        self._first_step = True
+        self._step_functions = [self._closely(i) for i in range(self.num_envs)]
 
     def _reset_one(self, index: int, buffer: ObservationBuffer, seed: int | None = None) -> None:
         try:
-            observation, _ = self._inner[index].reset(seed=seed)
-        except Exception as error:
-            raise self._error(index, f"reset raised {type(error).__name__}: {error}") from error
+            result = self._inner[index].reset(seed=seed)
+            usual = type(result) is tuple and len(result) == 2 and type(result[1]) is dict
+            observation, info = result if usual else read_reset(result)
+        except FROM_ENVS as error:
+            raise self._error(index, str(error) if isinstance(error, EnvError) else f"reset raised {described(error)}") from error
         try:
             buffer.write_row(index, observation)
         except (ValueError, TypeError, LookupError) as error:
             raise self._error(index, f"reset: {error}") from error
+        if MASK_KEY in info:
+            mask_is_ignored(self.name)
+
+    def _closely(self, index: int) -> Callable[[Any], Any]:
+        """``step`` of one environment, with every part of its result checked and what it may write to again copied."""
+        step = self._inner[index].step
+
+        def closely(action: Any) -> Any:
+            observation, reward, terminated, truncated, info = read_step(step(action))
+            self._given[index] = observation, info
+            return map_observation(_copy, observation), reward, terminated, truncated, dict(info)
+
+        return closely
+
+    def _step_freely(self) -> None:
+        """After the first step: nothing between us and the environments, unless some return the same object."""
+        self._first_step = False
+        shared = (a[1] is b[1] or share_memory(a[0], b[0]) for a, b in combinations(self._given, 2))
+        if not any(shared):
+            self._step_functions = [env.step for env in self._inner]
+        self._given = [(None, None)] * self.num_envs
 
     def step(self, action: Array) -> StepResult:
         observation = self._begin()
@@ -74,23 +111,29 @@ class LeanStepper(Stepper):
         if self._flags_set:
             terminated[:] = truncated[:] = self._flags_set = False
         ended: list[int] = []
-        i = 0
+        i, result = 0, None
         try:
             for i, (step, env_action) in enumerate(zip(self._step_functions, env_actions)):
-                observations[i], rewards[i], over, cut, infos[i] = step(env_action)
+                result = observations[i], rewards[i], over, cut, infos[i] = step(env_action)
                 if over or cut:
+                    if type(over) is not bool or type(cut) is not bool:
+                        over, cut = read_flag(over, "terminated"), read_flag(cut, "truncated")
                     terminated[i], truncated[i] = over, cut
                     ended.append(i)
-        except Exception as error:
-            raise self._error(i, f"step raised {type(error).__name__}: {error} (action {_shown(env_actions[i])})") from error
+                elif over is None or cut is None:
+                    read_flag(over, "terminated"), read_flag(cut, "truncated")
+        except FROM_ENVS as error:
+            raise self._step_error(i, error, env_actions[i], result) from error
+        if self._first_step:
+            self._step_freely()
         current = (self._current + 1) % 3
         following = self._buffers[current]
         try:
             following.write(observations)
-            self._reward[:] = rewards
+            self._all_rewards[:] = rewards
         except Exception as error:
             raise self._output_error(env_actions) from error
-        self._check_numbers(following, "step")
+        self._check_numbers(following, "step", self._raw)
         self._clock += 1
         self._returns += self._reward
         if self._clock >= self._deadline:
@@ -126,23 +169,50 @@ class LeanStepper(Stepper):
         after.copy_from(following)
         episodes = []
         for i in ended:
-            episodes.append(self._finish(i, self._clock, success_in(self._infos[i])))
+            try:
+                info = self._infos[i]
+                info = info if type(info) is dict else read_info(info, "step")
+                success = success_in(info)
+            except EnvError as error:
+                raise self._error(i, str(error)) from error
+            if MASK_KEY in info:
+                mask_is_ignored(self.name)
+            episodes.append(self._finish(i, self._clock, success))
             self._reset_one(i, after)
         if not after.finite():
             raise self._error(after.not_finite_rows()[0], "reset returned an observation that is not finite")
         return episodes
 
+    def _step_error(self, index: int, error: BaseException, action: Any, result: Any) -> EnvError:
+        """What came of stepping one environment: it raised, or returned a ``result`` that cannot be taken apart."""
+        place = error.__traceback__
+        if isinstance(error, TypeError | ValueError) and place is not None and place.tb_next is None:  # not in its code
+            try:
+                read_step(result)
+            except EnvError as fault:
+                error = fault
+        text = str(error) if isinstance(error, EnvError) else f"step raised {described(error)}"
+        return self._error(index, f"{text} (action {_shown(action)})")
+
+    def _reward_fault(self, index: int) -> str | None:
+        try:
+            read_number(self._rewards[index])
+        except EnvError as error:
+            return str(error)
+        return None
+
     def _output_error(self, env_actions: list[Any]) -> EnvError:
         """The batch could not be written: find the environment that returned something impossible."""
         for i, (observation, reward) in enumerate(zip(self._observations, self._rewards)):
             fault = self._buffers[0].fault(observation)
-            if fault is None:
+            text = None if fault is None else f"step: {fault}"
+            if text is None:
                 try:
-                    float(reward)
+                    read_number(reward)
                     continue
-                except (TypeError, ValueError):
-                    fault = f"reward is {reward!r}, expected a number"
-            return self._error(i, f"step: {fault} (action {_shown(env_actions[i])})")
+                except EnvError as error:
+                    text = str(error)
+            return self._error(i, f"{text} (action {_shown(env_actions[i])})")
         return EnvError(f"{self.name}: the observations of {self.num_envs} environments do not fit into one batch")
 
     def render(self) -> Any:
@@ -151,14 +221,15 @@ class LeanStepper(Stepper):
         return self._inner[0].render()
 
     def _close(self) -> None:
-        failed: list[Exception] = []
-        for env in self.envs:
+        failed: list[tuple[int, BaseException]] = []
+        for i, env in enumerate(self.envs):
             try:
                 env.close()
-            except Exception as error:
-                failed.append(error)
+            except FROM_ENVS as error:
+                failed.append((i, error))
         if failed:
-            raise EnvError(f"{self.name}: close raised {type(failed[0]).__name__}: {failed[0]}") from failed[0]
+            index, first = failed[0]
+            raise self._error(index, f"close raised {described(first)}") from first
 
 
 def peel(env: gymnasium.Env) -> tuple[gymnasium.Env, int]:
@@ -173,3 +244,7 @@ def peel(env: gymnasium.Env) -> tuple[gymnasium.Env, int]:
 
 def _shown(action: Any) -> Any:
     return action.tolist() if hasattr(action, "tolist") else action
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf

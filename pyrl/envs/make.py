@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
+import functools
+import math
 import operator
-import pickle
-import traceback
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
@@ -15,28 +15,30 @@ from typing import Any, Literal, TypeAlias
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
 from pyrl.envs import atari
+from pyrl.envs.guard import FROM_ENVS, Guard, described, failure
+from pyrl.envs.ids import find_spec, import_module, needs_packages
 from pyrl.envs.inline import LeanStepper, peel
-from pyrl.envs.observations import ObservationBuffer
-from pyrl.envs.stepper import FAILURE, Stepper, VectorStepper, resolve_mode
+from pyrl.envs.processes import ProcessVector, WorkerFailure, enter_worker
+from pyrl.envs.stepper import Stepper
+from pyrl.envs.vector import VectorStepper, resolve_mode
 from pyrl.errors import EnvError, SpaceError, UnknownNameError, closest_names
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_action_space, check_observation_space
-from pyrl.types import zeros_for
 
 Backend: TypeAlias = Literal["auto", "lean", "sync", "async", "vector", "envpool"]
 BACKENDS = ("auto", "lean", "sync", "async", "vector", "envpool")
+EnvSource: TypeAlias = str | Callable[..., gymnasium.Env] | VectorEnv
 Wrapper: TypeAlias = Callable[[gymnasium.Env], gymnasium.Env]
 
-# Where an environment comes from -> the extra of pyrl that brings its packages.
-_EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco", "ale_py": "atari", "shimmy": "atari"}
+ENV_TIMEOUT = 300.0  # seconds
 
 
 def make(
-    env: str | Callable[..., gymnasium.Env] | VectorEnv,
+    env: EnvSource,
     num_envs: int = 1,
     *,
     backend: Backend = "auto",
@@ -46,11 +48,12 @@ def make(
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
     wrapper: Wrapper | None = None,
+    env_timeout: float | None = ENV_TIMEOUT,
 ) -> Stepper:
     """``num_envs`` environments behind one `Stepper`.
 
-    env: an id (``"CartPole-v1"``, ``"module:Name-v0"``), a callable that returns a new `gymnasium.Env` (a class will
-        do), or a `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
+    env: an id (``"CartPole-v1"``; ``"module:Name-v0"`` imports the module first), a callable that returns a new `gymnasium.Env`
+        (a class will do), or a `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
     backend: ``"lean"``: our own stepper in this process; ``"sync"`` and ``"async"``: Gymnasium's vector environments, the
         second with one process per environment; ``"vector"``: the id's native vector entry point; ``"envpool"``: C++
         threads (``pip install 'pyrl[envpool]'``). ``"auto"`` takes lean, and vector for Atari games, which have C++
@@ -62,25 +65,29 @@ def make(
     max_episode_steps: a time limit in place of the id's registered one; it truncates and never terminates.
     render_mode: ``"rgb_array"`` for `Stepper.render`; None costs nothing.
     wrapper: applied to each environment after its time limit.
+    env_timeout: seconds that an environment in a process of its own (``async``, A3C's workers) gets for making it, each reset, each
+        step and closing it; EnvError, which says where and in what it hangs, after that. None: for ever.
     """
     mode = None if autoreset is None else resolve_mode(autoreset)
     if backend not in BACKENDS:
         raise UnknownNameError(f"make: backend is {backend!r}{closest_names(backend, BACKENDS)} (expected one of {', '.join(BACKENDS)})")
     if max_episode_steps is not None and operator.index(max_episode_steps) < 1:
         raise ValueError(f"make: max_episode_steps is {max_episode_steps}, expected at least 1")
+    if env_timeout is not None and not (isinstance(env_timeout, int | float | np.number) and 0 < env_timeout < math.inf):
+        raise ValueError(f"make: env_timeout is {env_timeout!r}, expected a number of seconds above 0, or None")
     if isinstance(env, VectorEnv):
         given = dict(env_kwargs=env_kwargs, max_episode_steps=max_episode_steps, render_mode=render_mode, wrapper=wrapper)
         return _from_vector_env(env, num_envs, backend, seed, mode, given)
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise ValueError(f"make: num_envs is {num_envs!r}, expected an integer of at least 1")
-    factory = _Factory(env, dict(env_kwargs or {}), max_episode_steps, render_mode, wrapper)
-    stepper = _from_factory(factory, int(num_envs), backend, seed, mode)
-    stepper.factory = factory
+    factory = _Factory(env, dict(env_kwargs or {}), max_episode_steps, render_mode, wrapper, seed)
+    stepper = _from_factory(factory, int(num_envs), backend, seed, mode, env_timeout)
+    stepper.factory, stepper.env_timeout = factory, env_timeout
     stepper.frames, stepper.episodic_life, stepper.fires = factory.frames, factory.episodic_life, factory.fires
     return stepper
 
 
-def _from_factory(factory: _Factory, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None) -> Stepper:
+def _from_factory(factory: _Factory, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None, timeout: float | None) -> Stepper:
     if backend == "auto" and atari.is_atari(factory.spec) and factory.wrapper is None and factory.render_mode is None:
         backend = "vector"
     if backend == "envpool":
@@ -88,10 +95,10 @@ def _from_factory(factory: _Factory, num_envs: int, backend: str, seed: int, mod
     if backend == "vector":
         return _from_entry_point(factory, num_envs, seed, mode)
     if backend in ("sync", "async"):
-        return _from_gymnasium(factory, num_envs, seed, backend, mode or AutoresetMode.SAME_STEP)
+        return _from_gymnasium(factory, num_envs, seed, backend, mode or AutoresetMode.SAME_STEP, timeout)
     if mode not in (None, AutoresetMode.SAME_STEP):
         raise ValueError(f"make: autoreset is {mode}, but the lean backend is SAME_STEP; take backend='sync'")
-    envs = [factory() for _ in range(num_envs)]
+    envs = [factory.build(i) for i in range(num_envs)]
     if len({id(e) for e in envs}) < len(envs):
         raise ValueError(f"make: {factory.name} returned the same object more than once, expected a new environment at each call")
     return LeanStepper(envs, seed=seed, name=factory.name, spec=factory.env_spec)
@@ -100,7 +107,9 @@ def _from_factory(factory: _Factory, num_envs: int, backend: str, seed: int, mod
 class _Factory:
     """Makes one environment at each call, and knows what it is called."""
 
-    def __init__(self, env: Any, kwargs: dict[str, Any], limit: int | None, render_mode: str | None, wrapper: Wrapper | None) -> None:
+    def __init__(
+        self, env: Any, kwargs: dict[str, Any], limit: int | None, render_mode: str | None, wrapper: Wrapper | None, seed: int
+    ) -> None:
         if not isinstance(env, str) and not callable(env):
             hint = "; pass a callable that makes it, so that there can be several" if isinstance(env, gymnasium.Env) else ""
             raise TypeError(f"make: env is {type(env).__name__}, expected an id, a callable or a gymnasium.vector.VectorEnv{hint}")
@@ -113,13 +122,20 @@ class _Factory:
         self.render_mode = render_mode
         self.wrapper = wrapper
         self.kwargs = kwargs if render_mode is None else {**kwargs, "render_mode": render_mode}
+        self.seed = seed
+        self.which = "environment 0"  # that is made, in messages
         self._make = env
+        self._process = os.getpid()
+        self._spaces: tuple[Any, Any] | None = None  # of the environments as made
 
     def __call__(self) -> gymnasium.Env:
-        env = self._from_callable() if self.spec is None else self._from_spec(self.spec)
-        env = env if self.wrapper is None else self.wrapper(env)
-        check_observation_space(env.observation_space, self.name)
-        check_action_space(env.action_space, self.name)
+        with self._users_code():
+            env = self._from_callable() if self.spec is None else self._from_spec(self.spec)
+            env = env if self.wrapper is None else self.wrapper(env)
+        observation_space, action_space = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
+        check_observation_space(observation_space, self.name)  # type: ignore[arg-type]
+        check_action_space(action_space, self.name)  # type: ignore[arg-type]
+        self._spaces = observation_space, action_space
         self.env_spec = env.spec
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         self.frames = stack_of(env)
@@ -128,7 +144,14 @@ class _Factory:
         )
         return env
 
+    def build(self, index: int) -> gymnasium.Env:
+        """Environment ``index``, which messages name."""
+        self.which = f"environment {index} (seed {stream_seed(self.seed, 'env', index)})"
+        return self()
+
     def _from_spec(self, spec: EnvSpec) -> gymnasium.Env:
+        if isinstance(self._make, str) and ":" in self._make:
+            import_module(self._make, self._make.rpartition(":")[0])  # in another process it registers what it needs
         spec = dataclasses.replace(spec, order_enforce=False)  # the stepper keeps the order itself
         with needs_packages(spec):
             if atari.is_atari(spec):
@@ -145,8 +168,29 @@ class _Factory:
     def _limited(self, env: gymnasium.Env) -> gymnasium.Env:
         return env if self.limit is None else TimeLimit(env, self.limit)
 
-    def guarded(self) -> gymnasium.Env:
-        return Guard(self())
+    @contextlib.contextmanager
+    def _users_code(self) -> Iterator[None]:
+        """What making an environment raises, as an EnvError that says which; mistakes in the call stay what they are."""
+        try:
+            yield
+        except (TypeError, SpaceError, EnvError, UnknownNameError, ModuleNotFoundError, gymnasium.error.DependencyNotInstalled):
+            raise
+        except FROM_ENVS as error:
+            raise EnvError(f"{self.name}: {self.which}: make raised {described(error)}") from error
+
+    def guarded(self, index: int) -> Guard:
+        """For Gymnasium's vector environments; in a process of its own, which must go on whatever happens."""
+        if os.getpid() == self._process:
+            return Guard(self.build(index))
+        enter_worker(self._process)
+        try:
+            return Guard(self.build(index), catches=BaseException)
+        except BaseException as error:
+            error = error.__cause__ if isinstance(error, EnvError) and error.__cause__ is not None else error
+            blank: gymnasium.Env = gymnasium.Env()
+            assert self._spaces is not None, "AsyncVectorEnv makes one in the parent first"
+            blank.observation_space, blank.action_space = self._spaces
+            return Guard(blank, made=failure("make", error))
 
     def need_id(self, backend: str) -> EnvSpec:
         if self.spec is None:
@@ -168,16 +212,20 @@ def _from_vector_env(env: VectorEnv, num_envs: int, backend: str, seed: int, mod
     return VectorStepper(env, seed=seed, name=name, spec=env.spec, autoreset=mode)
 
 
-def _from_gymnasium(factory: _Factory, num_envs: int, seed: int, backend: str, mode: AutoresetMode) -> Stepper:
-    kind = SyncVectorEnv if backend == "sync" else AsyncVectorEnv
+def _from_gymnasium(factory: _Factory, num_envs: int, seed: int, backend: str, mode: AutoresetMode, timeout: float | None) -> Stepper:
+    makers = [functools.partial(factory.guarded, index) for index in range(num_envs)]
+    env: SyncVectorEnv | ProcessVector
     try:
         # The stepper copies what it is given, so the vector environment need not.
-        env = kind([factory.guarded] * num_envs, copy=False, autoreset_mode=mode)
+        env = SyncVectorEnv(makers, copy=False, autoreset_mode=mode) if backend == "sync" else ProcessVector(makers, mode, timeout)
+    except WorkerFailure as error:
+        which = f"environment {error.index} (seed {stream_seed(seed, 'env', error.index)})"
+        raise EnvError(f"{factory.name}: {which}: {error.text}") from error.cause
     except (RuntimeError, AssertionError) as error:
-        if "space" in str(error):
+        if not isinstance(error, EnvError) and "space" in str(error):
             raise SpaceError(f"{factory.name}: the environments' spaces differ: {error}") from error
         raise
-    return VectorStepper(env, seed=seed, name=factory.name, spec=factory.env_spec)
+    return VectorStepper(env, seed=seed, name=factory.name, spec=factory.env_spec, guarded=True)
 
 
 def _from_entry_point(factory: _Factory, num_envs: int, seed: int, mode: AutoresetMode | None) -> Stepper:
@@ -250,81 +298,3 @@ def stack_of(env: gymnasium.Env) -> tuple[int, str] | None:
         return None
     padding = {"reset": "repeat", "zero": "zero"}.get(env.padding_type)
     return None if padding is None or env.stack_size < 2 else (env.stack_size, padding)
-
-
-class Guard(gymnasium.Wrapper):
-    """For Gymnasium's vector environments, which lose the index (sync) or the worker (async) when an environment
-    raises or returns an observation of another shape: says so in the info, where the stepper looks."""
-
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
-        self._space = env.observation_space
-        self._buffer = ObservationBuffer(self._space, 1)
-        self._discrete = isinstance(self._space, gymnasium.spaces.Discrete)
-        self._shape = self._space.shape
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        try:
-            observation, info = self.env.reset(seed=seed, options=options)
-            self._check(observation, "reset")
-        except Exception as error:
-            return zeros_for(self._space), _failure("reset", error)
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            self._check(observation, "step")
-            return observation, float(reward), terminated, truncated, info
-        except Exception as error:
-            return (
-                zeros_for(self._space),
-                0.0,
-                False,
-                False,
-                _failure("step", error, f" (action {np.asarray(action).tolist()})"),
-            )
-
-    def _check(self, observation: Any, what: str) -> None:
-        # The usual cases at once; `fault` reads anything and is slow.
-        if isinstance(observation, int | np.integer) if self._discrete else getattr(observation, "shape", None) == self._shape:
-            return
-        fault = self._buffer.fault(observation)
-        if fault is not None:
-            raise EnvError(f"{what}: {fault}")
-
-
-def _failure(what: str, error: Exception, acting: str = "") -> dict[str, Any]:
-    text = str(error) if isinstance(error, EnvError) else f"{what} raised {type(error).__name__}: {error}"
-    cause: Exception | None = error
-    try:  # it may have to leave its process
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        cause = RuntimeError("".join(traceback.format_exception(error)))
-    return {FAILURE: (text + acting, cause)}
-
-
-@contextlib.contextmanager
-def needs_packages(spec: EnvSpec) -> Iterator[None]:
-    """Turns a missing package of a registered environment into the command that installs it."""
-    try:
-        yield
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        origin = str(spec.entry_point or spec.vector_entry_point)
-        extra = next((e for prefix, e in _EXTRAS.items() if origin.startswith(prefix)), None)
-        remedy = f"pip install 'pyrl[{extra}]'" if extra else str(error)
-        raise ModuleNotFoundError(f"{spec.id} needs a package that is not installed: {remedy}") from error
-
-
-def find_spec(env_id: str) -> EnvSpec:
-    """The registered environment; UnknownNameError with the closest ids otherwise (ModuleNotFoundError for Atari without ale-py)."""
-    if env_id.startswith("ALE/"):
-        try:
-            gymnasium.register_envs(importlib.import_module("ale_py"))
-        except ImportError as error:
-            raise ModuleNotFoundError(f"{env_id} needs a package that is not installed: pip install 'pyrl[atari]'") from error
-    try:
-        return gymnasium.spec(env_id)
-    except (gymnasium.error.Error, ImportError, ValueError) as error:
-        known = closest_names(env_id, gymnasium.registry)
-        raise UnknownNameError(f"unknown environment {env_id!r}{known} ({error})") from error

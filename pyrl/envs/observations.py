@@ -1,14 +1,16 @@
-"""The preallocated observations of N environments: written once per step, checked with one reduction."""
+"""The preallocated observations of N environments: written once per step, checked with one reduction an array."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any
 
 import numpy as np
 from gymnasium import Space
 
+from pyrl.spaces import Path, leaves, pick
+from pyrl.spaces.observations import Numbers
 from pyrl.types import Observation, zeros_for
 
 _SMALL = 2048  # elements up to which BLAS's dot beats NumPy's sum (and stays on one thread)
@@ -40,36 +42,54 @@ def finite_test(array: np.ndarray) -> Callable[[], bool]:
 class Leaf:
     """One array of an observation [N, ...] and how to reach it inside a single observation."""
 
-    __slots__ = ("_finite", "array", "path", "rows", "shape")
+    __slots__ = ("_casting", "_finite", "array", "numbers", "path", "rows", "shape")
 
-    def __init__(self, array: np.ndarray, path: tuple[Any, ...]) -> None:
+    def __init__(self, array: np.ndarray, path: Path, space: Any) -> None:
         self.array = array
         self.path = path
+        self.numbers = Numbers(space)
         self.shape = array.shape[1:]
         # Environments' arrays laid end to end are the batch: concatenate copies them in one call and checks their
         # shapes.
         self.rows = array.reshape(-1, *array.shape[2:]) if self.shape else None
-        self._finite = finite_test(array) if array.dtype.kind == "f" else None
+        self._casting: Any = "same_kind" if self.numbers.floats else "no"  # floats are rounded, integers must stay what they are
+        self._finite = finite_test(array) if self.numbers.floats else None
 
     @property
     def name(self) -> str:
         return "observation" + "".join(f"[{key!r}]" for key in self.path)
 
-    def pick(self, observation: Observation) -> Any:
-        for key in self.path:
-            observation = observation[key]
-        return observation
-
     def write(self, column: Sequence[Any]) -> None:
-        if self.rows is not None:
-            np.concatenate(column, out=self.rows)
-        else:
-            self.array[:] = column
+        if self.rows is None:
+            if self.numbers.known(column):  # a quarter of the time
+                self.array[:] = column
+            else:
+                self.write_batch(column)
+            return
+        try:
+            np.concatenate(column, out=self.rows, casting=self._casting)
+        except TypeError:  # another dtype
+            self.write_batch(column)
+            return
+        self._check_table()
+
+    def write_batch(self, batch: Any) -> None:
+        value = np.asarray(batch)
+        if value.shape != self.array.shape:
+            raise ValueError(f"{self.name} has shape {list(value.shape)}, expected {list(self.array.shape)}")
+        np.copyto(self.array, value if self.numbers.floats else self.numbers.convert(value, self.name))
+        self._check_table()
+
+    def _check_table(self) -> None:
+        """ValueError where there is no such row. That floats are finite is looked at once a step (`finite`)."""
+        if self.numbers.table and not self.numbers.legal(self.array):
+            self.numbers.read(self.array, self.name)
 
     def write_row(self, index: int, observation: Observation) -> None:
-        value = self.pick(observation) if self.path else observation
+        value = pick(observation, self.path)
         # The usual case at once; `fault` reads anything and is slow.
-        if not (type(value) is np.ndarray and value.dtype is self.array.dtype and value.shape == self.shape):
+        usual = type(value) is np.ndarray and value.dtype is self.array.dtype and value.shape == self.shape
+        if self.numbers.table or not usual:
             fault = self.fault(observation)
             if fault is not None:
                 raise ValueError(fault)
@@ -82,15 +102,15 @@ class Leaf:
         """What is wrong with this leaf of one environment's observation."""
         name = self.name
         try:
-            value = np.asarray(self.pick(observation))
+            value = np.asarray(pick(observation, self.path))
         except (LookupError, TypeError, ValueError) as error:
             return f"{name} cannot be read from {type(observation).__name__}: {error!r}"
         if value.shape != self.shape:
             return f"{name} has shape {list(value.shape)}, expected {list(self.shape)}"
-        if not np.can_cast(value.dtype, self.array.dtype, "same_kind"):
-            return f"{name} has dtype {value.dtype}, expected {self.array.dtype}"
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            return f"{name} is {value.tolist() if value.size <= 16 else 'not finite'}, expected finite numbers"
+        try:
+            self.numbers.read(value, name)
+        except (TypeError, ValueError) as error:
+            return str(error)
         return None
 
 
@@ -101,7 +121,7 @@ class ObservationBuffer:
 
     def __init__(self, space: Space, num_envs: int) -> None:
         self.value: Observation = zeros_for(space, num_envs)
-        self.leaves = [Leaf(array, path) for array, path in _walk(self.value, ())]
+        self.leaves = [Leaf(pick(self.value, path), path, leaf) for path, leaf in leaves(space)]
         self._only = self.leaves[0] if not self.leaves[0].path else None
 
     def write(self, observations: Sequence[Observation]) -> None:
@@ -110,7 +130,7 @@ class ObservationBuffer:
             self._only.write(observations)
             return
         for leaf in self.leaves:
-            leaf.write([leaf.pick(o) for o in observations])
+            leaf.write([pick(o, leaf.path) for o in observations])
 
     def write_row(self, index: int, observation: Observation) -> None:
         """The observation of one environment; ValueError saying what is wrong with its shape or dtype."""
@@ -120,10 +140,7 @@ class ObservationBuffer:
     def write_batch(self, observation: Observation) -> None:
         """A batch as vector environments give it; ValueError saying what is wrong with its shape or dtype."""
         for leaf in self.leaves:
-            value = np.asarray(leaf.pick(observation) if leaf.path else observation)
-            if value.shape != leaf.array.shape:
-                raise ValueError(f"{leaf.name} has shape {list(value.shape)}, expected {list(leaf.array.shape)}")
-            np.copyto(leaf.array, value)
+            leaf.write_batch(pick(observation, leaf.path))
 
     def copy_from(self, other: ObservationBuffer) -> None:
         for leaf, source in zip(self.leaves, other.leaves):
@@ -131,7 +148,7 @@ class ObservationBuffer:
 
     def copy_rows(self, other: Observation, mask: np.ndarray) -> None:
         for leaf in self.leaves:
-            leaf.array[mask] = np.asarray(leaf.pick(other))[mask]
+            leaf.array[mask] = leaf.numbers.read(np.asarray(pick(other, leaf.path))[mask], leaf.name)
 
     def finite(self) -> bool:
         if self._only is not None:
@@ -148,11 +165,3 @@ class ObservationBuffer:
             if leaf.array.dtype.kind == "f":
                 bad |= ~np.isfinite(leaf.array).reshape(len(bad), -1).all(axis=1)
         return np.flatnonzero(bad).tolist()
-
-
-def _walk(value: Observation, path: tuple[Any, ...]) -> list[tuple[np.ndarray, tuple[Any, ...]]]:
-    if isinstance(value, Mapping):
-        return [found for key, entry in value.items() for found in _walk(entry, (*path, key))]
-    if isinstance(value, tuple):
-        return [found for key, entry in enumerate(value) for found in _walk(entry, (*path, key))]
-    return [(value, path)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyrl.errors import EnvError
+
 INFO_KEYS = ("is_success", "success")
 
 
@@ -39,6 +41,9 @@ def success_rule(env_id: str) -> Callable[[bool, float], bool] | None:
 def success_in(info: Mapping[str, Any]) -> bool | None:
     """What the info of an episode's last step says."""
     for key in INFO_KEYS:
-        if key in info:
-            return bool(info[key])
+        if info.get(key) is not None:
+            try:
+                return bool(info[key])
+            except (TypeError, ValueError) as error:
+                raise EnvError(f"step: info[{key!r}] is {info[key]!r}, expected a bool") from error
     return None

@@ -11,13 +11,16 @@ import importlib.util
 import io
 import math
 import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pyrl.experiment.files import append, replacing
 from pyrl.types import Episode, Metrics
 
 STEP = "time/env_steps"  # the column that every other one is drawn against
@@ -42,14 +45,16 @@ def running_mean(values: np.ndarray, window: int = 100) -> np.ndarray:
 class CsvLog:
     """Appends rows; a key not seen before becomes a new column, empty in the rows above.
 
-    Rows reach the file every ``flush_seconds`` and at `close`. With ``keep_until`` an existing file is continued: its
-    rows up to that value of ``step_column`` stay, later ones (written after the checkpoint it goes on from) go.
+    Rows reach the file every ``flush_seconds``, at `flush` and at `close`. When the disk refuses they are kept for the next time,
+    and ``failure`` says why. With ``keep_until`` an existing file is continued: its rows up to that value of ``step_column`` stay,
+    later ones (written after the checkpoint it goes on from) go.
     """
 
     def __init__(self, path: str | Path, *, keep_until: float | None = None, step_column: str = STEP, flush_seconds: float = 5.0) -> None:
         self.path = Path(path)
         self.columns: list[str] = []
-        self._lines = io.StringIO()
+        self.failure: OSError | None = None
+        self._waiting: list[Mapping[str, float | None]] = []
         self._flush_seconds = flush_seconds
         self._flushed = time.monotonic()
         rows: list[list[float]] = []
@@ -58,38 +63,42 @@ class CsvLog:
             if rows:
                 step = self.columns.index(step_column)
                 rows = [r for r in rows if r[step] <= keep_until]
-        self._rewrite(rows)
+        self._rewrite(self.columns, rows)
 
     def write(self, row: Mapping[str, float | None]) -> None:
-        new = [key for key in row if key not in self.columns]
-        if new:
-            self.flush()
-            rows = _read(self.path)[1]
-            self.columns += new
-            self._rewrite([r + [math.nan] * len(new) for r in rows])
-        csv.writer(self._lines, lineterminator="\n").writerow([_cell(row.get(c)) for c in self.columns])
+        self._waiting.append(dict(row))
         if time.monotonic() - self._flushed >= self._flush_seconds:
             self.flush()
 
     def flush(self) -> None:
-        text = self._lines.getvalue()
-        if text:
-            with self.path.open("a", newline="") as file:
-                file.write(text)
-            self._lines = io.StringIO()
         self._flushed = time.monotonic()
+        try:
+            self._flush()
+        except OSError as error:
+            self.failure = error
+        else:
+            self.failure = None
+            self._waiting = []
+
+    def _flush(self) -> None:
+        if not self.path.exists():
+            raise FileNotFoundError(ENOENT, "it was deleted", str(self.path))
+        columns = list(dict.fromkeys([*self.columns, *(key for row in self._waiting for key in row)]))
+        lines = [[row.get(c) for c in columns] for row in self._waiting]
+        if len(columns) > len(self.columns):
+            rows = [row + [math.nan] * (len(columns) - len(row)) for row in _read(self.path)[1]]
+            self._rewrite(columns, [*rows, *lines])
+            self.columns = columns
+        elif lines:
+            append(self.path, _text(lines).encode())
 
     def close(self) -> None:
         self.flush()
 
-    def _rewrite(self, rows: list[list[float]]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if self.columns:
-                writer.writerow(self.columns)
-            writer.writerows([_cell(value) for value in row] for row in rows)
-        os.replace(temporary, self.path)
+    def _rewrite(self, columns: list[str], rows: Sequence[Sequence[float | None]]) -> None:
+        text = _text([columns], names=True) if columns else ""
+        with replacing(self.path) as temporary:
+            temporary.write_bytes((text + _text(rows)).encode())
 
 
 class MetricsLog:
@@ -103,7 +112,7 @@ class MetricsLog:
         kept: dict[str, Any] = {"keep_until": resume_from, "flush_seconds": flush_seconds}
         self.metrics = CsvLog(folder / "metrics.csv", **kept)
         self.episodes = CsvLog(folder / "episodes.csv", step_column=EPISODE_COLUMNS[0], **kept)
-        self.tensorboard = TensorBoardLog(folder, resume_from) if tensorboard_installed() else None
+        self.tensorboard = TensorBoardLog(folder, resume_from, flush_seconds) if tensorboard_installed() else None
 
     def write(self, metrics: Metrics) -> None:
         """One record and the episodes that ended since the last."""
@@ -115,16 +124,19 @@ class MetricsLog:
             self.tensorboard.write(metrics, int(step))
 
     def flush(self) -> None:
-        self.metrics.flush()
-        self.episodes.flush()
-        if self.tensorboard is not None:
-            self.tensorboard.flush()
+        for log in self._logs():
+            log.flush()
 
     def close(self) -> None:
-        self.metrics.close()
-        self.episodes.close()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        self.flush()
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why not every row is on the disk."""
+        return next((log.failure for log in self._logs() if log.failure is not None), None)
+
+    def _logs(self) -> list[CsvLog | TensorBoardLog]:
+        return [self.metrics, self.episodes, *([] if self.tensorboard is None else [self.tensorboard])]
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -139,29 +151,44 @@ def tensorboard_installed() -> bool:
 
 
 class TensorBoardLog:
-    """Scalars in a TensorBoard event file, written with the tensorboard package alone."""
+    """Scalars in a TensorBoard event file. The tensorboard package frames the events; they are kept and written as `CsvLog` does."""
 
-    def __init__(self, folder: str | Path, resume_from: int | None = None) -> None:
+    def __init__(self, folder: str | Path, resume_from: int | None = None, flush_seconds: float = 5.0) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        self.failure: OSError | None = None
         self._event = Event
-        self._writer = EventFileWriter(str(folder))
+        self._waiting = io.BytesIO()
+        self._flush_seconds = flush_seconds
+        self._add(file_version="brain.Event:2")
         if resume_from is not None:  # TensorBoard drops the points after this step, as the CSV files do
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=resume_from + 1, session_log=start))
+            self._add(step=resume_from + 1, session_log=SessionLog(status=SessionLog.START))
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self.path = Path(folder) / name
+        self.path.touch(exist_ok=False)
+        self.flush()
 
     def write(self, metrics: Mapping[str, float], step: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=key, simple_value=float(value)) for key, value in metrics.items() if key != STEP]
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._add(step=step, summary=Summary(value=values))
+        if time.monotonic() - self._flushed >= self._flush_seconds:
+            self.flush()
 
     def flush(self) -> None:
-        self._writer.flush()
+        self._flushed = time.monotonic()
+        try:
+            append(self.path, self._waiting.getvalue())
+        except OSError as error:
+            self.failure = error
+        else:
+            self.failure, self._waiting = None, io.BytesIO()
 
-    def close(self) -> None:
-        self._writer.close()
+    def _add(self, **event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        RecordWriter(self._waiting).write(self._event(wall_time=time.time(), **event).SerializeToString())
 
 
 def _episode_row(step: float, episode: Episode) -> dict[str, float | None]:
@@ -175,6 +202,12 @@ def _cell(value: float | None) -> str:
         return ""
     number = float(value)
     return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+
+
+def _text(rows: Sequence[Sequence[Any]], names: bool = False) -> str:
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(rows if names else [[_cell(value) for value in row] for row in rows])
+    return lines.getvalue()
 
 
 def _read(path: Path) -> tuple[list[str], list[list[float]]]:

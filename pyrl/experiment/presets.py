@@ -1,8 +1,12 @@
 """Tuned settings by (algorithm, environment): what `pyrl train ALGO ENV` uses unless told otherwise. A key's environment may be a
 pattern ("ALE/*-v5"), for what has no preset of its own.
 
+A new run of `pyrl.train` and ``pyrl train`` begins with the preset for its algorithm and environment; without one, with pyrl's general
+settings for the algorithm; and what neither names is the config's default, as in Stable-Baselines3. `describe` says which, with all
+that differs from the config's defaults. `pyrl.make_agent` takes the config's defaults alone.
+
 Sources: rl-baselines3-zoo ``hyperparams/*.yml`` (commit 22e3ff2) unless a comment says otherwise; measured scores are in
-docs/results.md. An environment without a preset gets the algorithm's defaults.
+docs/results.md.
 """
 
 from __future__ import annotations
@@ -103,7 +107,7 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "exploration_fraction": 0.2, "exploration_final_eps": 0.07, "net_arch": (256, 256),
         },
     ),
-    # The settings of source document S2 (SYSTEMS.md): soft targets, one update a step, epsilon by 5e-4 an update.
+    # The settings of system S2 (docs/results.md): soft targets, one update a step, epsilon by 5e-4 an update.
     ("dqn", "LunarLander-v3"): Preset(
         total_steps=None,
         total_episodes=500,
@@ -130,14 +134,14 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "exploration_fraction": 0.6, "exploration_final_eps": 0.02, "double": False,
         },
     ),
-    # The settings of source document S4 (SYSTEMS.md): its noise of 0.2 is a tenth of Pendulum's torque of -2 to 2.
+    # The settings of system S4 (docs/results.md): its noise of 0.2 is a tenth of Pendulum's torque of -2 to 2.
     ("ddpg", "Pendulum-v1"): Preset(
         total_steps=10_000,
         config={"learning_rate": 1e-3, "learning_starts": 1_000, "random_steps": 5_000, "noise_std": 0.1, "tau": 0.005, "gamma": 0.99},
     ),
     ("td3", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_starts": 1_000, "noise_std": 0.1}),
     ("sac", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_rate": 1e-3}),
-    # Source document S0 stops when the mean return of 10 episodes passes -100: that took 25 to 307 episodes of 200 steps (seeds 0-4).
+    # System S0 stops when the mean return of 10 episodes passes -100: that took 25 to 307 episodes of 200 steps (seeds 0-4).
     ("svg", "Pendulum-v1"): Preset(total_steps=100_000, config={"buffer_size": 100_000}),
     ("ddpg", "MountainCarContinuous-v0"): Preset(
         total_steps=300_000, config={"noise_type": "ornstein-uhlenbeck", "noise_std": 0.5}
@@ -200,13 +204,22 @@ _PRESETS: dict[tuple[str, str], Preset] = {
 
 
 def preset(algo: str, env_id: str | None) -> Preset:
-    """The preset for this pair, or the algorithm's defaults."""
+    """The preset for this pair, or the general settings of the algorithm."""
     return _PRESETS.get(_key(algo, env_id), _DEFAULTS.get(algo, Preset()))
 
 
-def has_preset(algo: str, env_id: str) -> bool:
-    """Whether `preset` has settings for this very pair, or its family."""
-    return _key(algo, env_id) in available_presets()
+def preset_name(algo: str, env_id: str | None) -> str | None:
+    """What the preset is for: this very environment, or its family; None where there is none."""
+    algo, name = _key(algo, env_id)
+    return name if (algo, name) in _PRESETS else None
+
+
+def describe(algo: str, env_id: str | None) -> str:
+    """Where the settings of a new run come from, and those that are not the config's defaults: one line."""
+    chosen, name = preset(algo, env_id), preset_name(algo, env_id)
+    source = f"preset for {name}" if name else f"no preset for {env_id or 'this environment'}, pyrl's general settings for {algo}"
+    told = {"num_envs": chosen.num_envs, **chosen.config}
+    return f"{source}: {', '.join(f'{field} {value}' for field, value in told.items())}"
 
 
 def _key(algo: str, env_id: str | None) -> tuple[str, str]:

@@ -16,14 +16,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 from pyrl import checkpoint
+from pyrl.experiment.files import replacing
 
 ROOT = Path("runs")
 
@@ -32,7 +35,7 @@ class RunFolder:
     """One run on the disk. `create` makes a new one, `open` finds an old one."""
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        self.path = path
+        self.path = Path(os.path.abspath(path))  # an environment may change the working directory
         self.config = config
 
     @classmethod
@@ -56,11 +59,9 @@ class RunFolder:
         else:
             folder = Path(path)
             folder.mkdir(parents=True, exist_ok=True)
-            if (folder / "config.json").exists():
-                raise FileExistsError(f"{folder} holds a run already; go on with it (resume) or choose another folder")
-        about = {"algo": algo, "env": env, "seed": seed}
+        about = {"algo": algo, "env": env, "seed": seed, "id": secrets.token_hex(8)}
         run = cls(folder, {**about, **config, "versions": checkpoint.library_versions(), "command": sys.argv})
-        run.write_config()
+        run._claim()
         return run
 
     @classmethod
@@ -81,9 +82,44 @@ class RunFolder:
         return cls(folder, config)
 
     def write_config(self) -> None:
-        temporary = self.path / ".config.json.tmp"
-        temporary.write_text(json.dumps(self.config, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, self.path / "config.json")
+        self.check()
+        with replacing(self._config_file) as temporary:
+            temporary.write_text(self._config_text())
+
+    def check(self) -> None:
+        """FileNotFoundError if the folder was deleted, moved or replaced: nothing of this run belongs anywhere else."""
+        try:
+            found = json.loads(self._config_file.read_text()).get("id")
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            found = None
+        if found != self.config.get("id"):
+            raise FileNotFoundError(ENOENT, "the run folder was deleted or moved", str(self.path))
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "config.json"
+
+    def _config_text(self) -> str:
+        return json.dumps(self.config, indent=2, allow_nan=False) + "\n"
+
+    def _claim(self) -> None:
+        """Write config.json where there is none; of two processes only one succeeds."""
+        (self.path / "checkpoints").mkdir(exist_ok=True)
+        temporary = self.path / f".config.{self.config['id']}.json"
+        try:
+            temporary.write_text(self._config_text())
+            try:
+                os.link(temporary, self._config_file)
+            except FileExistsError:
+                raise
+            except OSError:  # not every file system has hard links
+                if self._config_file.exists():
+                    raise FileExistsError from None
+                os.replace(temporary, self._config_file)
+        except FileExistsError:
+            raise FileExistsError(f"{self.path} holds a run already; go on with it (resume) or choose another folder") from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @property
     def best(self) -> Path:
@@ -125,6 +161,12 @@ class RunFolder:
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
+
+
+def shown(path: Path) -> str:
+    """As a user at this place would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def list_runs(root: str | Path = ROOT) -> list[RunFolder]:

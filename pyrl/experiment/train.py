@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
+
+from gymnasium.vector import VectorEnv
+from typing_extensions import Unpack
 
 from pyrl import checkpoint
 from pyrl.agents.base import Agent
-from pyrl.agents.checkpoints import save_agent
-from pyrl.agents.checks import check_count
-from pyrl.agents.registry import check_algorithm, config_to_json, make_agent, make_config
+from pyrl.agents.checkpoints import restore_agent
+from pyrl.agents.checks import Count, Elsewhere, Goal, Limit, NumEnvs, Positive, Seed, Unsaid, checks_arguments
+from pyrl.agents.options import AgentOptions
+from pyrl.agents.registry import check_algorithm, config_to_json, make_agent
 from pyrl.engine.threads import use_threads
-from pyrl.envs import make
-from pyrl.errors import CheckpointError, NonFiniteError
-from pyrl.experiment.metrics import MetricsLog
-from pyrl.experiment.presets import preset
+from pyrl.envs import Backend, EnvSource, make
+from pyrl.envs.make import ENV_TIMEOUT
+from pyrl.errors import CheckpointError, NonFiniteError, SettingError
+from pyrl.experiment.metrics import read_csv
+from pyrl.experiment.recorder import Recorder, ending_of
 from pyrl.experiment.runs import RunFolder
-from pyrl.loops.base import Loop
+from pyrl.experiment.settings import CHANGEABLE_CONFIG, to_json, told_settings
+from pyrl.experiment.signals import StopSignals
+from pyrl.loops.base import Loop, Window
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iterate import iterate
 from pyrl.types import Metrics
 
-ROWS = 500  # about how many rows a run's metrics.csv gets
-SAVES = 50  # at most about how many times a run writes the checkpoint of its best 100-episode mean
-SAVE_SECONDS = 120.0  # between two saves of the checkpoint to go on from
+SEED, TEN, TIMEOUT = Unsaid(0), Unsaid(10), Unsaid(ENV_TIMEOUT)
 
 
 @dataclasses.dataclass(repr=False)
@@ -50,94 +55,97 @@ class Run:
         return f"Run({self.agent.name}, {self.agent.env_steps:,} steps{score}, ended by {self.ending}, dir={self.dir and str(self.dir)!r})"
 
 
+@checks_arguments
 def train(
     algo: str,
-    env: Any,
+    env: Annotated[EnvSource, Elsewhere()],
     *,
-    total_steps: int | None = None,
-    total_episodes: int | None = None,
-    seed: int = 0,
-    num_envs: int | None = None,
-    backend: str = "auto",
+    total_steps: Limit | None = None,
+    total_episodes: Limit | None = None,
+    seed: Seed | None = SEED,
+    num_envs: NumEnvs | None = None,
+    backend: Backend | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: int | None = None,
-    eval_every: int | None = None,
-    eval_episodes: int = 10,
-    stop_at_return: float | None = None,
-    stop_window: int = 10,
-    save_every_episodes: int | None = None,
-    run_dir: str | Path | bool | None = None,
+    max_episode_steps: Count | None = None,
+    env_timeout: Positive | None = TIMEOUT,
+    eval_every: Count | None = None,
+    eval_episodes: Count = TEN,
+    stop_at_return: Goal | None = None,
+    stop_window: Window = TEN,
+    save_every_episodes: Count | None = None,
+    run_dir: bool | str | Path | None = None,
     resume: str | Path | None = None,
+    agent: Agent | None = None,
     on_metrics: Callable[[Metrics], bool | None] | None = None,
-    threads: int | None = None,
-    **config: Any,
+    threads: Count | None = None,
+    **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
 
     total_steps, total_episodes: the first limit that is reached ends the run; without either, the preset's.
-    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env). A vector environment brings
-        its ``num_envs``.
-    backend, env_kwargs, max_episode_steps: as in `pyrl.envs.make`.
+    seed: of everything random; None draws one, which is kept in the run's config.
+    num_envs, config: as in `pyrl.make_agent`; what is not given comes from the preset for (algo, env), and where there is none from
+        pyrl's general settings for the algorithm (`pyrl.experiment.presets`). A vector environment brings its ``num_envs``.
+    backend, env_kwargs, max_episode_steps, env_timeout: as in `pyrl.envs.make`.
     eval_every: evaluate at every multiple of so many environment steps, and at the end: ``eval_episodes`` episodes, on
         environments of their own.
     stop_at_return: end when the mean return of the last ``stop_window`` episodes reaches this, with the parameters that did it.
     save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
-    resume: the folder of a stopped run to go on with, by its own settings; only limits and ``on_metrics`` are read.
+    resume: the folder of a stopped run to go on with, by its own settings. New ones of limits, ``stop_*``, evaluations,
+        ``save_every_episodes``, ``env_timeout`` and learning_rate are taken, and noted in config.json; any other that differs is refused.
+    agent: one that has learned already, to go on with (the object itself), in the same environment or in another of the same spaces: by its
+        own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
     threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
+
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
+    KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is
+    warned of and tried again; UnsavedError, whose ``run`` is the result, if something is unwritten at the end.
     """
-    counts = {"eval_every": eval_every, "eval_episodes": eval_episodes, "save_every_episodes": save_every_episodes, "threads": threads}
-    for name, count in counts.items():
-        if count is not None:
-            check_count(name, count)
+    arguments = dict(locals())
     check_algorithm(algo, env)
-    if resume is not None:
-        folder: RunFolder | None = RunFolder.open(resume)
-        if Path(resume) not in (folder.path, folder.last):  # type: ignore[union-attr]
-            raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run goes on from its checkpoint `last` only")
-        settings = dict(folder.config)  # type: ignore[union-attr]
-        settings |= {k: v for k, v in (("total_steps", total_steps), ("total_episodes", total_episodes)) if v is not None}
-        if stop_at_return is not None:
-            settings |= {"stop_at_return": stop_at_return, "stop_window": stop_window}
-    else:
-        chosen = preset(algo, env if isinstance(env, str) else None)
-        make_config(algo, {**chosen.config, **config}, inspect.signature(train).parameters)
-        if total_steps is None and total_episodes is None:
-            total_steps, total_episodes = chosen.total_steps, chosen.total_episodes
-        settings = {
-            "algo": algo, "env": env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__),
-            "by_id": isinstance(env, str), "seed": seed,
-            "num_envs": num_envs if num_envs is not None else getattr(env, "num_envs", chosen.num_envs),
-            "total_steps": total_steps, "total_episodes": total_episodes,
-            "backend": backend, "env_kwargs": dict(env_kwargs or {}), "max_episode_steps": max_episode_steps, "eval_every": eval_every,
-            "eval_episodes": eval_episodes, "stop_at_return": stop_at_return, "stop_window": stop_window,
-            "save_every_episodes": save_every_episodes,
-            "config": {**chosen.config, **config},
-        }  # fmt: skip
-        folder = None
-    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings[k]}
-    with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
-        agent = make_agent(
-            settings["algo"], stepper.single_observation_space, stepper.single_action_space,
-            seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
-        )  # fmt: skip
-        held.enter_context(use_threads(agent.threads if threads is None else threads))
-        limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
-        loop = iterate(agent, stepper, **limits)
-        if resume is None and run_dir is not False:
-            settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
-            rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
-            path = None if run_dir in (None, True) else Path(str(run_dir))
-            folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
-        elif resume is not None and folder is not None:
-            _restore(folder, agent, loop)
-            folder.config = settings
-            folder.config.pop("ending", None)
-            folder.write_config()
-        score = (lambda: evaluate(agent, env, settings["eval_episodes"], **options)) if settings["eval_every"] else None
-        return _run(loop, folder, settings, score, on_metrics, resumed=resume is not None)
+    settings, folder, changes = told_settings(arguments, inspect.signature(train).parameters)
+    if settings.get("eval_every") and isinstance(env, VectorEnv):
+        raise SettingError("train: eval_every needs environments of its own, expected env as an id or a callable, got a vector environment")
+    saved_kwargs = None if run_dir is False else to_json(dict(settings["env_kwargs"] or {}), "env_kwargs")
+    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings.get(k)}
+    options["env_timeout"] = settings.get("env_timeout", ENV_TIMEOUT)
+    run: Run | None = None
+    try:
+        with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
+            if agent is None:
+                agent = make_agent(
+                    settings["algo"], stepper.single_observation_space, stepper.single_action_space,
+                    seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
+                )  # fmt: skip
+            held.enter_context(use_threads(agent.threads if threads is None else threads))
+            limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
+            loop = iterate(agent, stepper, **limits)
+            settings["env_kwargs"] = saved_kwargs
+            score = None
+            if settings["eval_every"]:
+                score = lambda: evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)  # noqa: E731
+            signals = StopSignals(loop.stop, saved=resume is not None or run_dir is not False)
+            with signals:
+                if resume is None and run_dir is not False:
+                    settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
+                    rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
+                    path = None if run_dir in (None, True) else Path(str(run_dir))
+                    folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
+                elif resume is not None and folder is not None:
+                    _restore(folder, agent, loop)
+                    if changes:
+                        settings["resumed"] = [*settings.get("resumed", []), {"env_steps": agent.env_steps, "changes": changes}]
+                    folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
+                    folder.write_config()
+                run = _run(loop, folder, settings, score, on_metrics, resume is not None, signals)
+    except Exception:
+        if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
+            raise
+    signals.deliver(run)
+    return run
 
 
 def _run(
@@ -147,35 +155,68 @@ def _run(
     score: Callable[[], Evaluation] | None,
     on_metrics: Callable[[Metrics], bool | None] | None,
     resumed: bool,
+    signals: StopSignals,
 ) -> Run:
-    agent, every, kept_every = loop.agent, settings["eval_every"], settings["save_every_episodes"]
+    agent, first_step, started = loop.agent, loop.agent.env_steps, time.perf_counter()
     run = Run(agent, [], None if folder is None else folder.path, [])
-    recorder = _Recorder(folder, loop, run.metrics, settings["total_steps"], resumed)
-    before, kept = agent.env_steps, loop.episodes
-    first_step, started = agent.env_steps, time.perf_counter()
+    recorder = Recorder(folder, loop, run.metrics, settings["total_steps"], resumed)
+    failed: BaseException | None = None
     try:
-        for metrics in loop:
-            if score is not None and (agent.env_steps // every > before // every or loop.finished):
+        _go_on(loop, recorder, run, settings, score, on_metrics)
+        run.ending = loop.ending
+    except BaseException as error:
+        if signals.hurried:
+            raise
+        failed = _with_data(error, folder, loop) if isinstance(error, NonFiniteError) else error
+        run.ending = ending_of(failed)
+    if signals.received is not None:  # it may be why something failed: a signal to a group reaches the environments' processes too
+        run.ending = signals.received.name
+    run.new_steps, run.seconds = agent.env_steps - first_step, time.perf_counter() - started
+    unsaved = recorder.close(run.ending, failed)
+    if failed is not None and signals.received is None:
+        raise failed
+    if unsaved is not None:
+        unsaved.run = run
+        raise unsaved
+    return run
+
+
+def _go_on(
+    loop: Loop,
+    recorder: Recorder,
+    run: Run,
+    settings: Mapping[str, Any],
+    score: Callable[[], Evaluation] | None,
+    on_metrics: Callable[[Metrics], bool | None] | None,
+) -> None:
+    agent, every = loop.agent, settings["eval_every"]
+    before, score_key = agent.env_steps, "episode/return_mean" if score is None else "evaluation/return_mean"
+    with closing(cast(Generator[Metrics, None, None], iter(loop))) as records:
+        for metrics in records:
+            if score is not None and not loop.stopped and (agent.env_steps // every > before // every or loop.finished):
                 result = score()
-                run.evaluations.append((agent.env_steps, result))
-                metrics |= result.metrics()
+                if not loop.stopped:
+                    run.evaluations.append((agent.env_steps, result))
+                    metrics |= result.metrics()
             before = agent.env_steps
-            recorder.record(metrics, "evaluation/return_mean" if score is not None else "episode/return_mean")
-            if folder is not None and kept_every is not None and loop.episodes // kept_every > kept // kept_every:
-                save_agent(folder.after_episode(loop.episodes), agent)
-                kept = loop.episodes
+            recorder.record(metrics, score_key, settings["save_every_episodes"])
             if on_metrics is not None and on_metrics(metrics):
                 break
-        run.ending = loop.ending
-    except NonFiniteError as error:
-        if folder is None or loop.refused is None:
-            raise
-        path = checkpoint.save(folder.failure, {"data": _tree(loop.refused)}, {"error": str(error), "env_steps": agent.env_steps})
-        raise NonFiniteError(f"{error}; the weights are as they were before it, the data lie in {path}") from error
-    finally:  # an environment that fails does not take the run with it
-        run.new_steps, run.seconds = agent.env_steps - first_step, time.perf_counter() - started
-        recorder.close(run.ending)
-    return run
+
+
+def _with_data(error: NonFiniteError, folder: RunFolder | None, loop: Loop) -> NonFiniteError:
+    """``error``, with the place of the data that caused it."""
+    if folder is None or loop.refused is None:
+        return error
+    where = f"the data lie in {folder.failure}"
+    try:
+        folder.check()
+        checkpoint.save(folder.failure, {"data": _tree(loop.refused)}, {"error": str(error), "env_steps": loop.agent.env_steps})
+    except OSError as refusal:
+        where = f"the data could not be written ({refusal})"
+    told = NonFiniteError(f"{error}; the weights are as they were before it, {where}")
+    told.__cause__ = error
+    return told
 
 
 def _tree(value: Any) -> Any:
@@ -188,106 +229,18 @@ def _tree(value: Any) -> Any:
     return value
 
 
-class _Recorder:
-    """Keeps rows of metrics and, if there is a run folder, writes them, the best checkpoint, the last one, and the curve."""
-
-    def __init__(self, folder: RunFolder | None, loop: Loop, rows: list[Metrics], total_steps: float | None, resumed: bool) -> None:
-        self.folder, self.loop, self.rows = folder, loop, rows
-        self.pace = _Pace(total_steps, loop.agent.env_steps)
-        self.log: MetricsLog | None = None
-        self.best = -math.inf
-        self.saved, self.save_seconds = time.monotonic(), 0.0
-        if folder is not None:
-            self.log = MetricsLog(folder.path, resume_from=loop.agent.env_steps if resumed else None)
-            self.best = folder.config.get("best", -math.inf)
-
-    def record(self, metrics: Metrics, score_key: str) -> None:
-        """One record; ``score_key`` names the number that the best checkpoint is the best of."""
-        self._write(self.pace.row(metrics))
-        if self.folder is None:
-            return
-        score, steps = metrics.get(score_key, -math.inf), self.loop.agent.env_steps
-        may_save = score_key.startswith("evaluation/") or (len(self.loop.window) >= 10 and self.pace.may_save(steps))
-        if score > self.best and may_save:
-            self.best = self.folder.config["best"] = score
-            save_agent(self.folder.best, self.loop.agent)
-        # A large replay takes long to save: never more than a twentieth of the time.
-        if time.monotonic() - self.saved > max(SAVE_SECONDS, 20 * self.save_seconds):
-            self._save_last()
-
-    def close(self, ending: str) -> None:
-        self._write(self.pace.rest())
-        if self.folder is None or self.log is None:
-            return
-        self.log.close()
-        self._save_last(ending)
-        self.folder.config["ending"] = ending
-        self.folder.write_config()
-        from pyrl.experiment.plots import plot_run
-
-        plot_run(self.folder.path)
-
-    def _write(self, row: Metrics | None) -> None:
-        if row is not None:
-            self.rows.append(row)
-            if self.log is not None:
-                self.log.write(row)
-
-    def _save_last(self, ending: str | None = None) -> None:
-        """The agent, and what its loop needs to go on: replay, episode window, counters."""
-        started = time.monotonic()
-        assert self.folder is not None
-        about = {} if ending is None else {"ending": ending}
-        save_agent(self.folder.last, self.loop.agent, loop=self.loop.state_dict(), metadata=about)
-        self.saved = time.monotonic()
-        self.save_seconds = self.saved - started
-
-
-class _Pace:
-    """Thins the records of a run to about ROWS rows: losses averaged, counters as they are, no episode lost."""
-
-    def __init__(self, total_steps: float | None, start: int) -> None:
-        self.every = (total_steps or 100_000) / ROWS
-        self.save_every = (total_steps or 100_000) / SAVES
-        self.next_row, self.next_save = 0.0, start + self.save_every
-        self.held: list[Metrics] = []
-
-    def row(self, metrics: Metrics) -> Metrics | None:
-        """The row that ``metrics`` completes, or None."""
-        self.held.append(metrics)
-        if metrics["time/env_steps"] < self.next_row and not any(k.startswith("evaluation/") for k in metrics):
-            return None
-        self.next_row = metrics["time/env_steps"] + self.every
-        return self.rest()
-
-    def rest(self) -> Metrics | None:
-        """The row of what is held back."""
-        if not self.held:
-            return None
-        held, self.held = self.held, []
-        merged = dict(held[-1])
-        for key in {key for metrics in held for key in metrics if key.startswith(("loss/", "train/"))}:
-            values = [metrics[key] for metrics in held if key in metrics]
-            merged[key] = sum(values) / len(values)
-        return Metrics(merged, [episode for metrics in held for episode in metrics.episodes])
-
-    def may_save(self, env_steps: int) -> bool:
-        """At most once in `save_every` steps."""
-        if env_steps < self.next_save:
-            return False
-        self.next_save = env_steps + self.save_every
-        return True
-
-
 def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:
-    tree, metadata = checkpoint.load(folder.last)
-    if "loop" not in tree:
-        raise CheckpointError(f"{folder.last} holds no training state to go on from")
-    for what, saved, wanted in (
-        ("observation_space", metadata["observation_space"], checkpoint.space_to_json(agent.observation_space)),
-        ("action_space", metadata["action_space"], checkpoint.space_to_json(agent.action_space)),
-        ("config", metadata["config"], config_to_json(agent.config)),
-    ):
-        checkpoint.require_match(saved, wanted, what)
-    agent.load_state_dict(tree)
-    loop.load_state_dict(tree["loop"])
+    if not checkpoint.exists(folder.last) and not read_csv(folder.metrics_file):
+        if folder.config.get("warm_start"):
+            raise CheckpointError(f"{folder.last} is missing: the run began with an agent, which nothing else in {folder.path} holds")
+        return  # killed before its first save: it begins
+    tree, about = restore_agent(folder.last, agent, changed=CHANGEABLE_CONFIG)
+    with checkpoint.checkpoint_errors(folder.last, "does not go on"):
+        missing = agent.env_steps - about.get("replay_env_steps", agent.env_steps)
+        state = dict(tree["loop"])
+        if "replay" in tree:  # as it was so many steps ago
+            state |= {"buffer": tree["replay"], "stored": state["stored"] - missing}
+        loop.load_state_dict(state)
+    if "replay" in tree and missing:
+        what = f"the replay in {folder.last} lacks the last {missing:,} steps before the run was killed"
+        warnings.warn(f"{what}; it goes on with what the replay held then", RuntimeWarning, stacklevel=4)

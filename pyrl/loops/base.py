@@ -7,49 +7,41 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
 from pyrl.agents.base import Agent
-from pyrl.agents.checks import check_numbers
+from pyrl.agents.checks import MOST, Amount, Goal, Limit, Range, check_fields
 from pyrl.envs import Stepper
-from pyrl.errors import NonFiniteError
+from pyrl.errors import CheckpointError, NonFiniteError, SettingError
 from pyrl.seeding import stream_seed
 from pyrl.types import Array, Episode, Metrics, StepResult
 
 WINDOW = 100  # episodes in the running means, as in the literature
+Window: TypeAlias = Annotated[int, Range(1, WINDOW)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What ends a run; whichever is reached first."""
 
-    total_steps: float = math.inf  # environment steps
-    total_episodes: float = math.inf
-    stop_at_return: float = math.inf  # the mean return of the last stop_window episodes
-    stop_window: int = 10
+    total_steps: Limit = math.inf  # environment steps, beyond first_step
+    total_episodes: Limit = math.inf
+    stop_at_return: Goal = math.inf  # the mean return of the last stop_window episodes
+    stop_window: Window = 10
+    first_step: Amount = 0  # environment steps that the agent had made before the run
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        for name in ("total_steps", "total_episodes"):
-            count = getattr(self, name)
-            if not (count >= 1 and (count == math.inf or count == int(count))):
-                raise ValueError(f"{name} is {count}, expected a whole number of at least 1")
+        check_fields(self)
         if math.isinf(min(self.total_steps, self.total_episodes)):
-            raise ValueError("total_steps and total_episodes are both None, expected at least one")
-        if math.isnan(self.stop_at_return):
-            raise ValueError("stop_at_return is nan, expected a number")
-        if not 1 <= self.stop_window <= WINDOW:
-            raise ValueError(f"stop_window is {self.stop_window}, expected a value in [1, {WINDOW}]")
+            raise SettingError("total_steps and total_episodes are both None, expected at least one")
 
-
-def check_agent(caller: str, agent: Any) -> None:
-    """Raise TypeError unless ``agent`` is one: neither its name nor the run that trained it."""
-    if not isinstance(agent, Agent):
-        raise TypeError(f"{caller}: agent is {agent!r}, expected an agent (of pyrl.make_agent, pyrl.load, or a run's .agent)")
+    def share(self, env_steps: int, episodes: int) -> float:
+        """Of the run that is done, when the agent has made so many steps in all: 1 where a limit is reached."""
+        return min(1.0, max((env_steps - self.first_step) / self.total_steps, episodes / self.total_episodes))
 
 
 class Loop(ABC):
@@ -65,6 +57,9 @@ class Loop(ABC):
         self.stepper = stepper
         self.limits = limits
         self.goal_reached = False  # stop_at_return
+        self.stopped = False  # `stop`
+        self.seconds = 0.0  # of training, evaluations and saves included, up to the last record
+        self._recorded, self._speed = agent.env_steps, 0.0  # at the last record
         self.episodes = 0
         self.window: deque[Episode] = deque(maxlen=WINDOW)
         self.refused: Any = None  # the data of an update that was not finite
@@ -72,20 +67,28 @@ class Loop(ABC):
         self._window_means: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[Metrics]:
-        start, first_step = time.perf_counter(), self.agent.env_steps
-        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
+        start, first_step, before = time.perf_counter(), self.agent.env_steps, self.seconds
+        self.reset()
         self.agent.normalizer.begin()
         self.begin()
         self._update_progress()
         while not self.finished:
             losses = self.round()
             elapsed = max(time.perf_counter() - start, 1e-9)
-            yield self._record(losses, (self.agent.env_steps - first_step) / elapsed)
+            self.seconds, self._speed = before + elapsed, (self.agent.env_steps - first_step) / elapsed
+            yield self._record(losses)
+
+    def stop(self) -> None:
+        """End before any limit: after the step that is being made, without another update. For signal handlers."""
+        self.stopped = True
+
+    def rest(self) -> Metrics | None:
+        """The record of a round that an error broke off: its steps and episodes were counted."""
+        return self._record({}) if self.agent.env_steps > self._recorded else None
 
     @property
     def finished(self) -> bool:
-        limits = self.limits
-        return self.goal_reached or self.agent.env_steps >= limits.total_steps or self.episodes >= limits.total_episodes
+        return self.stopped or self.goal_reached or self.limits.share(self.agent.env_steps, self.episodes) >= 1.0
 
     @property
     def ending(self) -> str:
@@ -96,9 +99,12 @@ class Loop(ABC):
             return f"stop_at_return: {mean}, reached {limits.stop_at_return:g}"
         if self.episodes >= limits.total_episodes:
             return f"total_episodes: {limits.total_episodes:,.0f} reached"
-        if self.agent.env_steps >= limits.total_steps:
+        if self.agent.env_steps - limits.first_step >= limits.total_steps:
             return f"total_steps: {limits.total_steps:,.0f} reached"
         return "stopped before any limit"
+
+    def reset(self) -> None:
+        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
 
     def begin(self) -> None:  # noqa: B027
         """Called after each reset, before the first round."""
@@ -130,16 +136,33 @@ class Loop(ABC):
         self._update_progress()
         return step, choice
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the loop itself must remember, beside the agent: arrays and JSON values only."""
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        """What the loop itself must remember, beside the agent: arrays and JSON values only; ``buffer`` is the replay, if it has one
+        and if it is wanted."""
         return {
             "episodes": self.episodes,
+            "seconds": self.seconds,
+            "first_step": self.limits.first_step,
             "window": [[e.episode_return, e.length, e.env_index, e.success] for e in self.window],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.episodes = int(state["episodes"])
-        self.window = deque((Episode(*values) for values in state["window"]), maxlen=WINDOW)
+        """CheckpointError for what `state_dict` does not give; nothing is changed then."""
+        episodes, window = state.get("episodes"), state.get("window")
+        seconds, first_step = state.get("seconds", 0.0), state.get("first_step", 0)  # older versions did not keep them
+        if further := sorted(state.keys() - {"episodes", "first_step", "seconds", "window"}):
+            raise CheckpointError(f"loop has an entry {further[0]!r}, which this loop does not know")
+        if type(episodes) is not int or not 0 <= episodes <= MOST:
+            raise CheckpointError(f"loop/episodes is {episodes!r}, expected a count")
+        if type(first_step) is not int or not 0 <= first_step <= MOST:
+            raise CheckpointError(f"loop/first_step is {first_step!r}, expected a count")
+        if type(seconds) not in (float, int) or not 0 <= seconds < math.inf:
+            raise CheckpointError(f"loop/seconds is {seconds!r}, expected a time")
+        if not isinstance(window, list) or len(window) > WINDOW or not all(map(_is_episode, window)):
+            raise CheckpointError(f"loop/window is no list of at most {WINDOW} episodes (return, length, environment, success)")
+        self.episodes, self.seconds, self._recorded = episodes, float(seconds), self.agent.env_steps
+        self.limits = replace(self.limits, first_step=first_step)
+        self.window = deque((Episode(*values) for values in window), maxlen=WINDOW)
         self._window_means = _means(self.window)
         self.goal_reached = self._recent_return() >= self.limits.stop_at_return
 
@@ -161,16 +184,17 @@ class Loop(ABC):
         return math.fsum(episode.episode_return for episode in islice(reversed(self.window), count)) / count
 
     def _update_progress(self) -> None:
-        limits = self.limits
-        self.agent.progress = min(1.0, max(self.agent.env_steps / limits.total_steps, self.episodes / limits.total_episodes))
+        self.agent.progress = self.limits.share(self.agent.env_steps, self.episodes)
 
-    def _record(self, losses: Mapping[str, float], steps_per_second: float) -> Metrics:
+    def _record(self, losses: Mapping[str, float]) -> Metrics:
         ended, self._ended = self._ended, []
+        self._recorded = self.agent.env_steps
         if ended:
             self._window_means = _means(self.window)
         values = {
             "time/env_steps": self.agent.env_steps,
-            "time/env_steps_per_second": steps_per_second,
+            "time/seconds": self.seconds,
+            "time/env_steps_per_second": self._speed,
             "time/updates": self.agent.updates,
             "time/episodes": self.episodes,
             **self._window_means,
@@ -178,6 +202,17 @@ class Loop(ABC):
             **losses,
         }
         return Metrics(values, ended)
+
+
+def _is_episode(values: Any) -> bool:
+    kinds = ((float, int), (int,), (int,), (bool, type(None)))
+    return (
+        isinstance(values, list)
+        and len(values) == 4
+        and all(type(v) in kind for v, kind in zip(values, kinds))
+        and values[1] > 0
+        and values[2] >= 0
+    )
 
 
 def _means(window: deque[Episode]) -> dict[str, float]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from pyrl.agents.base import Agent
-from pyrl.agents.checks import check_count
-from pyrl.envs import Stepper, make
+from pyrl.agents.checks import Count, Elsewhere, NumEnvs, Seed, checks_arguments
+from pyrl.envs import EnvSource, Stepper, make
 from pyrl.errors import SpaceError
-from pyrl.loops.base import check_agent
+from pyrl.seeding import fresh_seed
 from pyrl.spaces import difference
 from pyrl.types import Episode
 
@@ -45,33 +47,45 @@ class Evaluation:
         return f"Evaluation({self.mean:.1f} +- {self.std:.1f} over {len(self.returns)} episodes, length {self.lengths.mean():.0f}{success})"
 
 
+@checks_arguments
 def evaluate(
     agent: Agent,
-    env: Any,
-    episodes: int = 20,
+    env: Annotated[EnvSource | Stepper, Elsewhere()],
+    episodes: Count = 20,
     *,
-    seed: int = 10_000,
+    seed: Seed | None = 10_000,
     deterministic: bool = True,
-    num_envs: int | None = None,
+    num_envs: NumEnvs | None = None,
+    stop: Callable[[], bool] | None = None,
     **make_options: Any,
 ) -> Evaluation:
-    """Run ``episodes`` episodes; ``env`` is an id, a callable or a `Stepper`, ``make_options`` are those of `pyrl.envs.make`.
+    """Run ``episodes`` episodes; ``env`` is an id, a callable, a vector environment or a `Stepper` (the last two stay open),
+    ``make_options`` are those of `pyrl.envs.make`.
 
     The episodes are shared out over the environments beforehand (counting whichever end first would favour short ones), so
     the start states depend on ``seed`` only, and every agent meets the same. Nothing is learned; the agent's normaliser and
-    random streams are left as they were.
+    random streams are left as they were. ``stop`` is asked after each step; when it says True, the episodes so far are the result.
+    ``seed=None`` draws one.
     """
-    check_agent("evaluate", agent)
-    check_count("evaluate: episodes", episodes)
-    own = not isinstance(env, Stepper)
-    stepper = make(env, num_envs if num_envs is not None else min(episodes, 20), seed=seed, **make_options) if own else env
+    seed = fresh_seed() if seed is None else seed
+    if isinstance(env, Stepper | VectorEnv):
+        lent, count = True, env.num_envs
+    else:
+        lent, count = False, min(episodes, 20)
+    if isinstance(env, Stepper):
+        given = {**make_options, **({} if num_envs is None else {"num_envs": num_envs})}
+        if given:
+            raise ValueError(f"evaluate: {', '.join(given)} cannot be applied to a Stepper, which is made already")
+        stepper = env
+    else:
+        stepper = make(env, count if num_envs is None else num_envs, seed=seed, **make_options)
     states = {name: stream.state for name, stream in agent.streams().items()}
     try:
-        finished = _run(agent, stepper, episodes, seed, deterministic)
+        finished = _run(agent, stepper, episodes, seed, deterministic, stop)
     finally:
         for name, stream in agent.streams().items():
             stream.state = states[name]
-        if own:
+        if not lent:
             stepper.close()
     successes = [e.success for e in finished if e.success is not None]
     return Evaluation(
@@ -81,7 +95,7 @@ def evaluate(
     )
 
 
-def _run(agent: Agent, stepper: Stepper, episodes: int, seed: int, deterministic: bool) -> list[Episode]:
+def _run(agent: Agent, stepper: Stepper, episodes: int, seed: int, deterministic: bool, stop: Callable[[], bool] | None) -> list[Episode]:
     for kind in ("observation_space", "action_space"):
         found = difference(getattr(agent, kind), getattr(stepper, f"single_{kind}"))
         if found is not None:
@@ -89,7 +103,7 @@ def _run(agent: Agent, stepper: Stepper, episodes: int, seed: int, deterministic
     quota = [len(range(i, episodes, stepper.num_envs)) for i in range(stepper.num_envs)]
     finished: list[list[Episode]] = [[] for _ in quota]
     stepper.reset(seed=seed)
-    while any(len(done) < share for done, share in zip(finished, quota)):
+    while any(len(done) < share for done, share in zip(finished, quota)) and not (stop is not None and stop()):
         for episode in stepper.step(agent.policy(stepper.observation, deterministic)["action"]).episodes:
             if len(finished[episode.env_index]) < quota[episode.env_index]:
                 finished[episode.env_index].append(episode)

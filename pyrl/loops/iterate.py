@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 from pyrl.agents.base import Agent
-from pyrl.envs import Stepper, make
+from pyrl.agents.checks import Elsewhere, Goal, Limit, checks_arguments
+from pyrl.envs import EnvSource, Stepper, make
+from pyrl.envs.notices import hindsight_is_not_applied
 from pyrl.errors import SpaceError, UnknownNameError
-from pyrl.loops.base import Limits, Loop, check_agent
+from pyrl.loops.base import Limits, Loop, Window
 from pyrl.loops.off_policy import OffPolicyLoop
 from pyrl.loops.on_policy import OnPolicyLoop
 from pyrl.loops.workers import AsynchronousLoop
@@ -15,24 +17,28 @@ from pyrl.loops.workers import AsynchronousLoop
 LOOPS: dict[str, type[Loop]] = {"on_policy": OnPolicyLoop, "off_policy": OffPolicyLoop, "asynchronous": AsynchronousLoop}
 
 
+@checks_arguments
 def iterate(
     agent: Agent,
-    env: Any,
-    total_steps: int | None = None,
+    env: Annotated[EnvSource | Stepper, Elsewhere()],
+    total_steps: Limit | None = None,
     *,
-    total_episodes: int | None = None,
-    stop_at_return: float | None = None,
-    stop_window: int = 10,
+    total_episodes: Limit | None = None,
+    stop_at_return: Goal | None = None,
+    stop_window: Window = 10,
 ) -> Loop:
     """``for metrics in pyrl.iterate(agent, env, total_steps=100_000): ...``; break when you like.
 
     ``env`` is a `Stepper`, a Gymnasium vector environment, an id or a callable (the last two give ``agent.num_envs``
     environments). The first limit that is reached ends the iteration: environment steps, episodes, or the mean return of the
     last ``stop_window`` episodes. Callbacks are the body of the ``for``.
+
+    An agent that has lived before (of `pyrl.load`, of another loop) goes on learning: its limits count from here, schedules
+    begin anew, and its replay is filled anew before it is drawn from.
     """
-    check_agent("iterate", agent)
     told = {"total_steps": total_steps, "total_episodes": total_episodes, "stop_at_return": stop_at_return}
-    limits = Limits(**{name: value for name, value in told.items() if value is not None}, stop_window=stop_window)
+    said = {name: value for name, value in told.items() if value is not None}
+    limits = Limits(**said, stop_window=stop_window, first_step=agent.env_steps)
     stepper = env if isinstance(env, Stepper) else make(env, agent.num_envs, seed=agent.seed)
     for name, theirs, ours in (
         ("observation_space", stepper.single_observation_space, agent.observation_space),
@@ -44,4 +50,6 @@ def iterate(
         raise ValueError(f"iterate: env has {stepper.num_envs} environments, expected {agent.num_envs} (the agent's num_envs)")
     if agent.loop not in LOOPS:
         raise UnknownNameError(f"{agent.name}: loop is {agent.loop!r}, expected one of {', '.join(LOOPS)}")
+    if agent.loop == "off_policy":
+        hindsight_is_not_applied(stepper.name, agent.name, agent.observation_space)
     return LOOPS[agent.loop](agent, stepper, limits)

@@ -9,9 +9,10 @@ import numpy as np
 from gymnasium import spaces
 
 from pyrl.agents.base import Agent
+from pyrl.agents.checks import MOST
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
-from pyrl.errors import DeviceError
+from pyrl.errors import CheckpointError, DeviceError
 from pyrl.loops.base import Limits, Loop
 from pyrl.schedules import linear
 from pyrl.seeding import stream_key
@@ -50,50 +51,62 @@ class OffPolicyLoop(Loop):
         self._single = stepper.frames is not None  # of a stack of pictures the replay stores the newest, and stacks them again
         if stepper.frames is not None:
             options["frame_stack"], options["stack_padding"] = stepper.frames
-        both = newest_of(agent.observation_space) if self._single else agent.observation_space, agent.action_space
+        both = newest_of(agent.observation_space) if self._single else agent.observation_space, agent.actions.stored
         self.buffer: ReplayBuffer = (
             PrioritizedReplayBuffer(config.buffer_size, *both, alpha=config.priority_alpha, beta=config.priority_beta, **options)
             if getattr(config, "prioritized", False)
             else ReplayBuffer(config.buffer_size, *both, **options)
         )
         self._batch: Batch | None = None
-        self._learning_begins = max(config.learning_starts, config.batch_size)  # environment steps
+        self._stored = 0  # transitions that were added to this buffer, however long the agent has lived
+        self._learning_begins = max(config.learning_starts, config.batch_size)  # of them
 
     @property
     def ending(self) -> str:
         ending = super().ending
-        if self.agent.env_steps >= self._learning_begins or not self.finished:
+        if self._stored >= self._learning_begins or not self.finished:
             return ending
         return f"{ending}; nothing was learned: updates begin after {self._learning_begins:,} steps (learning_starts, batch_size)"
 
     def round(self) -> dict[str, float]:
         agent, config = self.agent, self.agent.config
-        first_step = agent.env_steps
+        stored_before = self._stored
         for _ in range(config.train_freq):
             if self.finished:
                 break
+            first_step = agent.env_steps
             step, extra = self.act()
+            self._stored += agent.env_steps - first_step
             observation, next_observation = step.observation, step.next_observation
             if self._single:
                 observation, next_observation = (np.ascontiguousarray(x[:, -1]) for x in (observation, next_observation))
             self.buffer.add(
                 observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip
-        if self.goal_reached or agent.env_steps < self._learning_begins:
+        if self.stopped or self.goal_reached or self._stored < self._learning_begins:
             return {}
         if isinstance(self.buffer, PrioritizedReplayBuffer):
             self.buffer.beta = linear(config.priority_beta, config.priority_beta_final, agent.progress)
         losses: dict[str, float] = {}
-        for _ in range(config.gradient_steps if config.gradient_steps >= 0 else agent.env_steps - first_step):
+        for _ in range(config.gradient_steps if config.gradient_steps >= 0 else self._stored - stored_before):
+            if self.stopped:
+                break
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
             losses = self.learn(self._batch)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
                 self.buffer.update_priorities(self._batch.index, abs(agent.td_error))
         return losses
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        return {**super().state_dict(), "stored": self._stored, **({"buffer": self.buffer.state_dict()} if replay else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
+        rest = dict(state)
+        buffer, stored = rest.pop("buffer", None), rest.pop("stored", self.agent.env_steps)  # older versions did not keep the latter
+        if not isinstance(buffer, Mapping):
+            raise CheckpointError("loop/buffer is missing: the state is no off-policy loop's")
+        if type(stored) is not int or not 0 <= stored <= MOST:
+            raise CheckpointError(f"loop/stored is {stored!r}, expected a count")
+        self.buffer.load_state_dict(buffer)
+        super().load_state_dict(rest)
+        self._stored = stored

@@ -23,6 +23,6 @@ class OnPolicyLoop(Loop):
     def round(self) -> dict[str, float]:
         while not self.buffer.full and not self.finished:
             self.buffer.add(*self.act())
-        if self.goal_reached:  # by these parameters: no last step on a scrap of a rollout
+        if self.stopped or self.goal_reached:  # by these parameters: no last step on a scrap of a rollout
             return {}
         return self.learn(self.buffer.take(self.stepper.observation))

@@ -1,7 +1,8 @@
 """Asynchronous training: workers in processes of their own, on parameters in shared memory.
 
 Nothing is locked, so nothing waits for a worker that died. A worker whose environment or agent raises ends the run with its
-traceback; one that is killed is replaced. Workers leave when they are told to, or when their parent is gone.
+traceback, and so does one whose environment hangs; one that is killed is replaced, unless that helps nothing
+(`pyrl.loops.supervision`). Workers leave when they are told to, or when their parent is gone.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -25,9 +25,11 @@ from pyrl.agents.base import Agent
 from pyrl.agents.registry import config_to_json, make_agent
 from pyrl.buffers import RolloutBuffer
 from pyrl.envs import Stepper, make
+from pyrl.envs.guard import described
+from pyrl.envs.processes import enter_worker
 from pyrl.errors import EnvError
 from pyrl.loops.base import Limits, Loop
-from pyrl.seeding import stream_seed
+from pyrl.loops.supervision import Pulse, Pulses, Pulsing, Watch, env_seed, worker_seed
 from pyrl.types import Episode, Metrics
 
 REPORT_SECONDS = 0.05  # between two messages of a worker
@@ -41,6 +43,7 @@ class Shared:
     learned: dict[str, Tensor]  # what the agent shares: parameters, and the optimiser's statistics
     steps: Tensor  # int64 [workers]
     episodes: Tensor  # int64 [workers]
+    pulses: Pulses
     stop: Tensor  # bool []
 
 
@@ -55,7 +58,7 @@ class Task:
     seed: int
     index: int
     generation: int  # how many were here before it
-    factory: Callable[[], Any]
+    factory: Any  # makes the environment, and names it in ``which``
     parent: int  # process id
     limits: Limits
 
@@ -67,7 +70,8 @@ class Report:
     episodes: list[Episode] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=dict)
     updates: int = 0
-    failure: str | None = None  # a traceback
+    failure: str | None = None  # words and a traceback
+    last: bool = False  # the worker leaves
 
 
 class AsynchronousLoop(Loop):
@@ -86,29 +90,34 @@ class AsynchronousLoop(Loop):
         finally:
             self._stop()
 
+    def reset(self) -> None:
+        """The workers step environments of their own; those of the stepper are never used."""
+
     def begin(self) -> None:
         agent: Any = self.agent
         steps, episodes = (torch.zeros(agent.num_envs, dtype=torch.int64).share_memory_() for _ in range(2))
-        self.shared = Shared(agent.share(), steps, episodes, torch.zeros((), dtype=torch.bool).share_memory_())
+        pulses, stop = Pulses.shared(agent.num_envs), torch.zeros((), dtype=torch.bool).share_memory_()
+        self.shared = Shared(agent.share(), steps, episodes, pulses, stop)
         self.shared.steps[0], self.shared.episodes[0] = agent.env_steps, self.episodes
-        self._workers = [self._start(i, 0) for i in range(agent.num_envs)]
+        self._watch = Watch(pulses, self.stepper.name, agent.seed, self.stepper.env_timeout)
+        self._left = [False] * agent.num_envs
+        self._workers = []
+        for index in range(agent.num_envs):
+            self._workers.append(self._start(index, 0))
 
     def round(self) -> dict[str, float]:
         reports: list[Report] = []
-        while not reports:
-            wait([pipe for _, pipe in self._workers] + [process.sentinel for process, _ in self._workers], timeout=1.0)
-            for index, (process, pipe) in enumerate(self._workers):
-                alive = process.is_alive()  # asked first, so that what it sent before it died is read
-                reports += self._receive(pipe)
-                if not alive and not self._done():
-                    self.restarts += 1
-                    self._workers[index] = self._start(index, self.restarts)
+        while not reports and not self.stopped:
+            alive = [(process, pipe, left) for (process, pipe), left in zip(self._workers, self._left) if process.is_alive()]
+            news = [pipe for _, pipe, left in alive if not left] + [process.sentinel for process, _, _ in alive]
+            wait(news, timeout=min(1.0, self._watch.timeout) if len(alive) == len(self._workers) or self._done() else 0.0)
+            for index in range(len(self._workers)):
+                reports += self._look_after(index)
             if self._done() and not any(process.is_alive() for process, _ in self._workers):
-                reports += [report for _, pipe in self._workers for report in self._receive(pipe)]
+                for index in range(len(self._workers)):
+                    reports += self._look_after(index)
                 break
         for report in reports:
-            if report.failure is not None:
-                raise EnvError(f"{self.agent.name}: a worker failed:\n{report.failure}")
             self.agent.updates += report.updates
             self._count(report.episodes)
         if self.goal_reached:
@@ -116,15 +125,36 @@ class AsynchronousLoop(Loop):
         done = self._done() and not any(process.is_alive() for process, _ in self._workers)
         steps = int(self.shared.steps.sum())
         # The run is finished when the workers have left, not before: they may still be writing.
-        self.agent.env_steps = steps if done else int(min(steps, self.limits.total_steps - 1))
+        self.agent.env_steps = steps if done else int(min(steps, self.limits.first_step + self.limits.total_steps - 1))
         self._update_progress()
         losses = [report.losses for report in reports if report.losses]
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in (losses[0] if losses else {})}
         return {**means, "time/restarts": self.restarts}
 
+    def _look_after(self, index: int) -> list[Report]:
+        """What worker ``index`` sent; it is replaced if it died. EnvError if its environment failed or hangs."""
+        process, pipe = self._workers[index]
+        alive = process.is_alive()  # asked first, so that what it sent before it died is read
+        reports = self._receive(pipe)
+        for report in reports:
+            if report.failure is not None:
+                raise EnvError(f"{self.agent.name}: a worker failed:\n{report.failure}")
+            self._left[index] |= report.last
+        if alive:
+            self._watch.check(index)
+        elif not self._left[index]:
+            self._watch.died(index, process.exitcode, int(self.shared.steps[index]), self._done())
+            if self._done():
+                self._left[index] = True
+            else:
+                self.restarts += 1
+                pipe.close()
+                self._workers[index] = self._start(index, self.restarts)
+        return reports
+
     def _done(self) -> bool:
-        steps, episodes, limits = self.shared.steps.sum(), self.shared.episodes.sum(), self.limits
-        return bool(steps >= limits.total_steps or episodes >= limits.total_episodes or self.shared.stop)
+        steps, episodes = int(self.shared.steps.sum()), int(self.shared.episodes.sum())
+        return self.stopped or self.limits.share(steps, episodes) >= 1.0 or bool(self.shared.stop)
 
     def _start(self, index: int, generation: int) -> tuple[Any, Connection]:
         agent = self.agent
@@ -141,6 +171,7 @@ class AsynchronousLoop(Loop):
         context = torch.multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(task, self.shared, sender), daemon=True, name=f"{agent.name}-{index}")
+        self._watch.begin(index, generation, int(self.shared.steps[index]))
         process.start()
         sender.close()
         return process, receiver
@@ -170,15 +201,16 @@ class AsynchronousLoop(Loop):
 
 def _work(task: Task, shared: Shared, pipe: Connection) -> None:
     """The life of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    enter_worker(task.parent)
     torch.set_num_threads(1)
     try:
         _train(task, shared, pipe)
     except (BrokenPipeError, ConnectionResetError):
         pass  # nobody listens any more
-    except Exception:
+    except BaseException as error:
+        text = str(error) if isinstance(error, EnvError) else described(error)
         with contextlib.suppress(OSError):
-            pipe.send(Report(failure=traceback.format_exc()))
+            pipe.send(Report(failure=f"{text}\n{traceback.format_exc()}"))
 
 
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
@@ -186,13 +218,17 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
     agent.become_worker(task.index, task.generation)
     buffer = RolloutBuffer(agent.config.n_steps, 1, task.observation_space, task.action_space)
     report, sent, limits = Report(), time.monotonic(), task.limits
-    with make(task.factory, 1) as stepper:
-        stepper.reset(seed=stream_seed(task.seed, "worker", task.index, task.generation))
+    pulse = Pulse(shared.pulses, task.index)
+    pulse.at("make")
+    task.factory.which = f"environment {task.index} (seed {env_seed(task.seed, task.index, task.generation)})"
+    with make(lambda: Pulsing(task.factory(), pulse), 1) as stepper:
+        stepper.first_index = task.index
+        stepper.reset(seed=worker_seed(task.seed, task.index, task.generation))
         while not shared.stop and os.getppid() == task.parent:
             done = int(shared.steps.sum()), int(shared.episodes.sum())
-            if done[0] >= limits.total_steps or done[1] >= limits.total_episodes:
+            agent.progress = limits.share(*done)
+            if agent.progress >= 1.0:
                 break
-            agent.progress = min(1.0, max(done[0] / limits.total_steps, done[1] / limits.total_episodes))
             agent.pull(shared.learned)
             while not buffer.full:
                 choice = agent.policy(stepper.observation)
@@ -209,4 +245,5 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
             if time.monotonic() - sent > REPORT_SECONDS:
                 pipe.send(report)
                 report, sent = Report(), time.monotonic()
+    report.last = True
     pipe.send(report)

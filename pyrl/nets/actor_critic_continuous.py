@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrl.errors import SpaceError
-from pyrl.nets.batched_mlp import side_by_side
+from pyrl.nets.batched_mlp import batched_mlp
 from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.encoder import Encoder
 from pyrl.nets.mlp import Activation, mlp
@@ -34,7 +34,7 @@ class ActionScale:
             center, half = (high + low) / 2, (high - low) / 2
         if not (np.isfinite(center).all() and np.isfinite(half).all()):
             raise SpaceError(f"{name}: action_space is {space}, expected finite bounds, as its actions are bounded by tanh")
-        self.shape, self.dtype = space.shape, space.dtype
+        self.shape, self.dtype = space.shape, np.result_type(space.dtype, np.float32)
         self.size = half.size
         self.center, self.half = center, half
         wide = half >= np.finfo(np.float32).tiny  # a Box may have no width
@@ -42,7 +42,7 @@ class ActionScale:
         self._on_gpus: dict[torch.device, tuple[Tensor, ...]] = {}  # center and inverse there
 
     def to_box(self, action: np.ndarray) -> np.ndarray:
-        """[N, A] in [-1, 1] -> [N, *shape] in the Box, in its dtype."""
+        """[N, A] in [-1, 1] -> [N, *shape] in the Box, float32 or as precise as the Box."""
         return (self.center + self.half * action).reshape(-1, *self.shape).astype(self.dtype, copy=False)
 
     def to_unit(self, action: Array) -> Array:
@@ -73,6 +73,9 @@ class Actor(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         return self.network(self.encoder(observation).to(_dtype(self)))
 
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        return (self.network,)
+
 
 class GaussianActor(nn.Module):
     """(mean, log_std), each [B, A]: of a Gaussian whose samples are still to be squashed by tanh.
@@ -98,6 +101,9 @@ class GaussianActor(nn.Module):
         mean, log_std = self.network(self.encoder(observation).to(_dtype(self))).chunk(2, dim=1)
         return mean, F.hardtanh(log_std, *self.log_std_range)  # a clamp whose gradient is one kernel
 
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        return (self.network,)
+
 
 class Critics(nn.Module):
     """Q_i(observation, action), i = 1 ... count, of actions [B, A] in [-1, 1]: networks that share no layer but the convolutional
@@ -119,11 +125,14 @@ class Critics(nn.Module):
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
         """[count, B]"""
-        return side_by_side(self.networks, self._joined(observation, action)).squeeze(2)
+        return batched_mlp(self.networks, self._joined(observation, action)).squeeze(2)
 
     def first(self, observation: Observation, action: Tensor) -> Tensor:
         """Q_1 alone, [B]."""
         return self.networks[0](self._joined(observation, action)).squeeze(1)
+
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        return tuple(self.networks)
 
     def _joined(self, observation: Observation, action: Tensor) -> Tensor:
         return torch.cat([self.encoder(observation), action], dim=1).to(_dtype(self))

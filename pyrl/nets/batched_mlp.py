@@ -18,7 +18,7 @@ from pyrl.nets.mlp import ACTIVATIONS
 _ELEMENTWISE = tuple(ACTIVATIONS.values())
 
 
-def side_by_side(networks: nn.ModuleList, x: Tensor) -> Tensor:
+def batched_mlp(networks: nn.ModuleList, x: Tensor) -> Tensor:
     """What each of ``networks`` makes of ``x`` [B, in]: [count, B, out]."""
     if len(networks) == 1:
         return networks[0](x).unsqueeze(0)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyrl.errors import SpaceError
 from pyrl.ops.random import RandomStream
 from pyrl.ops.sampling import sample_categorical, sample_gaussian, sample_multi_categorical
+from pyrl.types import Array
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -34,8 +37,16 @@ class Distribution(Protocol):
         """(log_prob [B], entropy [B]), differentiable."""
         ...
 
+    def logits(self, output: Array) -> Array:
+        """``output`` as the kernels take it: the logits of the ``nvec`` choices, or the mean."""
+        return output
 
-class Categorical:
+    def by_output(self, gradient: Array) -> Array:
+        """The gradient by ``output``, from a kernel's by `logits`."""
+        return gradient
+
+
+class Categorical(Distribution):
     """Discrete(n): the output is n logits."""
 
     def __init__(self, space: spaces.Discrete) -> None:
@@ -50,7 +61,7 @@ class Categorical:
         return log_p.gather(1, action.unsqueeze(1)).squeeze(1), -(log_p.exp() * log_p).sum(1)
 
 
-class MultiCategorical:
+class MultiCategorical(Distribution):
     """MultiDiscrete(nvec): the logits of independent categoricals side by side."""
 
     def __init__(self, space: spaces.MultiDiscrete) -> None:
@@ -69,7 +80,35 @@ class MultiCategorical:
         return log_prob, entropy
 
 
-class DiagonalGaussian:
+class Bernoulli(Distribution):
+    """MultiBinary [A]: the output is the logit of each 1, independent of the others.
+
+    To the kernels that is a categorical of two, whose first logit is zero.
+    """
+
+    def __init__(self, space: spaces.MultiBinary) -> None:
+        self.size = math.prod(space.shape)
+        self.nvec = [2] * self.size
+
+    def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
+        return sample_multi_categorical(self.logits(output), self.nvec, random, deterministic=deterministic)
+
+    def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        log_sum = F.softplus(output)  # of exp(0) + exp(output)
+        return (action * output - log_sum).sum(1), (log_sum - torch.sigmoid(output) * output).sum(1)
+
+    def logits(self, output: Array) -> Array:
+        if isinstance(output, Tensor):
+            return torch.stack((torch.zeros_like(output), output), 2).flatten(1)
+        pairs = np.zeros((len(output), 2 * self.size), output.dtype)
+        pairs[:, 1::2] = output
+        return pairs
+
+    def by_output(self, gradient: Array) -> Array:
+        return gradient[:, 1::2].copy()
+
+
+class DiagonalGaussian(Distribution):
     """Box [A]: the output is the mean, the standard deviation does not depend on the observation."""
 
     def __init__(self, space: spaces.Box) -> None:
@@ -95,6 +134,8 @@ def distribution_for(space: spaces.Space) -> Distribution:
         return Categorical(space)
     if isinstance(space, spaces.MultiDiscrete):
         return MultiCategorical(space)
+    if isinstance(space, spaces.MultiBinary):
+        return Bernoulli(space)
     if isinstance(space, spaces.Box):
         return DiagonalGaussian(space)
-    raise SpaceError(f"action_space is {space}, expected Discrete, MultiDiscrete or Box")
+    raise SpaceError(f"action_space is {space}, expected Discrete, MultiDiscrete, MultiBinary or Box")

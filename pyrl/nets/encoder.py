@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from pyrl.errors import SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, ImageFeatures, image_network
+from pyrl.spaces import check_observation_space, choices, leaves, pick, starts_of
 from pyrl.types import Observation, map_observation
 
 
@@ -29,8 +29,10 @@ class Encoder(nn.Module):
     def __init__(self, space: spaces.Space, features_extractor: FeaturesExtractor = "flatten") -> None:
         super().__init__()
         self.space = space
-        self.leaves = leaves = list(_leaves(space))
-        networks = [image_network(leaf, features_extractor) for leaf in leaves]
+        check_observation_space(space, "Encoder")
+        found = list(leaves(space))
+        self.leaves = [(path, _table(leaf)) for path, leaf in found]  # of each array
+        networks = [image_network(leaf, features_extractor) for _, leaf in found]
         if features_extractor in ("nature", "impala") and not any(networks):
             raise SpaceError(
                 f"features_extractor is {features_extractor!r}, but observation_space is {space}, expected an image: "
@@ -38,7 +40,7 @@ class Encoder(nn.Module):
             )
         self.images = nn.ModuleDict()  # by the number of the leaf
         self.size = 0
-        for i, (leaf, network) in enumerate(zip(leaves, networks)):
+        for i, ((_, leaf), network) in enumerate(zip(found, networks)):
             if network is not None:
                 self.images[str(i)] = ImageFeatures(cast(spaces.Box, leaf).shape, network)
             self.size += _size(leaf) if network is None else network.size
@@ -48,8 +50,8 @@ class Encoder(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         if self._identity:
             return observation
-        parts = zip(self.leaves, _values(self.space, observation))
-        rows = [self.images[str(i)](x) if str(i) in self.images else _encode(leaf, x) for i, (leaf, x) in enumerate(parts)]
+        parts = [(table, pick(observation, path)) for path, table in self.leaves]
+        rows = [self.images[str(i)](x) if str(i) in self.images else _encode(table, x) for i, (table, x) in enumerate(parts)]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
     def array(self, observation: Observation, dtype: type = np.float32) -> np.ndarray:
@@ -61,47 +63,26 @@ class Encoder(nn.Module):
 
 def has_images(space: spaces.Space, features_extractor: FeaturesExtractor) -> bool:
     """Whether an `Encoder` of ``space`` has convolutional networks."""
-    return any(image_network(leaf, features_extractor) is not None for leaf in _leaves(space))
+    return any(image_network(leaf, features_extractor) is not None for _, leaf in leaves(space))
 
 
-def _leaves(space: spaces.Space) -> Iterator[spaces.Space]:
-    """The spaces of single arrays, in order."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for entry in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
-            yield from _leaves(entry)
-    else:
-        yield space
-
-
-def _values(space: spaces.Space, observation: Observation) -> Iterator[Tensor]:
-    """The arrays of an observation, in the same order."""
-    if isinstance(space, spaces.Dict):
-        for key, entry in space.spaces.items():
-            yield from _values(entry, observation[key])
-    elif isinstance(space, spaces.Tuple):
-        for entry, value in zip(space.spaces, observation):
-            yield from _values(entry, value)
-    else:
-        yield observation
+def _table(space: spaces.Space) -> list[tuple[int, int]]:
+    """(start, choices) of each component of a Discrete or MultiDiscrete; none of other spaces."""
+    return list(zip(starts_of(space), choices(space))) if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else []
 
 
 def _size(space: spaces.Space) -> int:
     """Length of an encoded leaf."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(space.nvec.sum())
-    if isinstance(space, spaces.Box | spaces.MultiBinary):
-        return math.prod(space.shape)
-    raise SpaceError(f"observation_space is {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple")
+    return sum(n for _, n in _table(space)) or math.prod(space.shape)  # type: ignore[arg-type]
 
 
-def _encode(space: spaces.Space, observation: Tensor) -> Tensor:
+def _encode(table: list[tuple[int, int]], observation: Tensor) -> Tensor:
     """A leaf [B, ...] as float32 [B, D]."""
-    if isinstance(space, spaces.Discrete):
-        return F.one_hot(observation.long() - int(space.start), int(space.n)).float()
-    if isinstance(space, spaces.MultiDiscrete):
-        flat, parts = observation.long().flatten(1), zip(space.start.ravel(), space.nvec.ravel())
-        return torch.cat([F.one_hot(flat[:, i] - int(start), int(n)) for i, (start, n) in enumerate(parts)], dim=1).float()
-    flat = observation.flatten(1)
+    if table and observation.dim() == 1:
+        start, count = table[0]
+        return F.one_hot(observation.long() - start if start else observation.long(), count).float()
+    flat = observation.flatten(1) if observation.dim() > 1 else observation.unsqueeze(1)
+    if table:
+        flat = flat.long()
+        return torch.cat([F.one_hot(flat[:, i] - start, count) for i, (start, count) in enumerate(table)], dim=1).float()
     return flat.float() / 255.0 if flat.dtype == torch.uint8 else flat.float()

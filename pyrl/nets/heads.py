@@ -52,6 +52,10 @@ class ActorCritic(nn.Module):
         encoded = self._encoded(observation)
         return self.actor(encoded), self.critic(encoded).squeeze(1)
 
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        """The MLPs that the native engine runs."""
+        return self.actor, self.critic
+
     def _encoded(self, observation: Observation) -> Tensor:
         return self.encoder(observation).to(self.log_std.dtype)
 
@@ -89,8 +93,8 @@ class QNetwork(nn.Module):
         advantage = self.advantage(hidden)
         return self.value(hidden) + advantage - advantage.mean(dim=1, keepdim=True)
 
-    def parts(self) -> tuple[nn.Module, ...]:
-        """The networks `native_q` runs: one, or value, advantage and the trunk where there is one."""
+    def native_parts(self) -> tuple[nn.Module, ...]:
+        """The MLPs that `native_q` runs: one, or value, advantage and the trunk where there is one."""
         if not self.dueling:
             return (self.network,)
         return (self.value, self.advantage, self.network) if len(self.network) else (self.value, self.advantage)

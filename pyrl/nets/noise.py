@@ -27,7 +27,7 @@ def standard_normal(shape: tuple[int, ...], random: RandomStream) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Draw:
+class DeviceNoise:
     """`standard_normal` of a stream on the device, to be drawn there when an update runs: each replay of a graph draws anew."""
 
     shape: tuple[int, ...]
@@ -84,8 +84,14 @@ class OrnsteinUhlenbeckNoise:
 
     @state.setter
     def state(self, state: tuple[Any, ...]) -> None:
+        width = state[3] if len(state) > 3 else None
+        paths = np.array(state[4:], np.float64)
+        if type(width) is not int or width < 1 or paths.size % width or not (abs(paths) <= np.finfo(np.float32).max).all():
+            raise ValueError(
+                f"OrnsteinUhlenbeckNoise: state has width {width!r} and {paths.size} numbers, expected finite paths [N, width]"
+            )
         self.random.state = state[:3]
-        self.x = np.array(state[4:], np.float32).reshape(-1, int(state[3]))
+        self.x = paths.astype(np.float32).reshape(-1, width)
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         """``action`` [N, A] -> [N, A]; another N or A than before starts new paths."""

@@ -8,13 +8,14 @@ discounted return (Engstrom et al., "Implementation matters in deep policy gradi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyrl.errors import ShapeError
 from pyrl.ops.sampling import RunningMoments
+from pyrl.spaces import leaves, pick
 from pyrl.types import Array, Observation, map_observation
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Normalizer:
         self.clip_reward = clip_reward
         self.gamma = gamma
         self._observation_moments = _moments_for(observation_space)
+        self._named_moments = _named(observation_space, self._observation_moments)
         self._reward_moments = RunningMoments()
         self._running_return = np.zeros(num_envs)
         self._changes_observation = normalize_observation or clip_observation is not None
@@ -111,7 +113,7 @@ class Normalizer:
         """The moments in use, as arrays; empty where nothing is normalised."""
         state: dict[str, Any] = {}
         if self.normalize_observation:
-            state |= {name: moments.state_dict() for name, moments in _leaves(self._observation_moments, "observation")}
+            state |= {name: moments.state_dict() for name, moments in self._named_moments.items()}
         if self.normalize_reward:
             state["reward"] = {**self._reward_moments.state_dict(), "running_return": self._running_return.copy()}
         return state
@@ -123,7 +125,7 @@ class Normalizer:
         if missing:
             raise ValueError(f"Normalizer: the state has {sorted(state)}, expected {missing[0]!r} too")
         if self.normalize_observation:
-            for name, moments in _leaves(self._observation_moments, "observation"):
+            for name, moments in self._named_moments.items():
                 moments.load_state_dict(state[name])
         if self.normalize_reward:
             self._reward_moments.load_state_dict(state["reward"])
@@ -144,13 +146,13 @@ def _moments_for(space: Space) -> Any:
     return RunningMoments(space.shape or ()) if is_float else None
 
 
-def _leaves(tree: Any, name: str) -> Iterator[tuple[str, RunningMoments]]:
-    """(dotted name, moments) of every float leaf."""
-    if isinstance(tree, RunningMoments):
-        yield name, tree
-    elif tree is not None:
-        for key, entry in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from _leaves(entry, f"{name}.{key}")
+def _named(space: Space, tree: Any) -> dict[str, RunningMoments]:
+    """The moments of every float leaf by a dotted name, or by one in brackets where two would have the same (1 and "1")."""
+    found = {path: moments for path, _ in leaves(space) if (moments := pick(tree, path)) is not None}
+    dotted = {".".join(map(str, ("observation", *path))): moments for path, moments in found.items()}
+    if len(dotted) == len(found):
+        return dotted
+    return {"observation" + "".join(f"[{key!r}]" for key in path): moments for path, moments in found.items()}
 
 
 def _clipped(x: Array, bound: float | None) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,10 @@ class RandomStream(_core.RandomStream):
 
     @state.setter
     def state(self, state: Sequence[int]) -> None:
-        words = tuple(int(word) for word in state)
+        try:
+            words = tuple(operator.index(word) for word in state)
+        except TypeError:
+            words = ()
         if len(words) != 3 or words[1] != 0 or not all(0 <= word < _WORD for word in words):
             raise ValueError(f"RandomStream: state is {state!r}, expected (key, 0, draw) of 64-bit words")
         _core.RandomStream.state.__set__(self, words)  # type: ignore[attr-defined]

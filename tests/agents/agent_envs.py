@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from pyrl.types import Batch
+
 
 class TwoStates(gym.Env):
     """Observation 0 or 1 at random, reward 1 for the action equal to it; ten steps an episode."""
@@ -167,3 +169,8 @@ def random_env(observation_space: spaces.Space, action_space: spaces.Space, leng
             return self.observation_space.sample(), float(self.np_random.normal()), self.t == length, False, {}
 
     return RandomSpaces
+
+
+def prepared(observation: Any, action: Any = None, reward: Any = None, discount: Any = None, next_observation: Any = None) -> Batch:
+    """A batch as losses take it."""
+    return Batch(observation, action, reward, next_observation, None, discount, None)

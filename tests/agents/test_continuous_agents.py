@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_envs import BOXES, OBSERVATION_SPACES, StayOrGo, TwoTargets, random_env
+from agent_envs import BOXES, OBSERVATION_SPACES, StayOrGo, TwoTargets, prepared, random_env
 from gymnasium import spaces
 
 import pyrl
 from pyrl.errors import SpaceError
+from pyrl.experiment.presets import preset
 
 SMALL: dict[str, Any] = {"buffer_size": 2000, "learning_starts": 16, "batch_size": 16, "net_arch": (8,)}
 QUICK: dict[str, Any] = {**SMALL, "batch_size": 64, "net_arch": (32,), "tau": 0.05, "learning_rate": 3e-3, "random_steps": 300}
@@ -100,7 +101,7 @@ def test_spaces_that_are_refused(algo: str) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("tau", 0.0, r"tau is 0.0, expected a value in \(0.0, 1.0\]"),
+        ("tau", 0.0, r"tau is 0.0, expected a number in \(0, 1\]"),
         ("batch_size", 2001, r"batch_size is 2001, expected a value in \[1, 2000\]"),
         ("gradient_steps", -2, "gradient_steps is -2"),
         ("random_steps", -1, "random_steps is -1"),
@@ -149,13 +150,13 @@ def test_updates_follow_train_freq_and_gradient_steps(algo: str) -> None:
 @everyone
 def test_the_actors_gradient_is_its_own(algo: str) -> None:
     """The actor's loss runs through the critic; the gradient of the critic's weights is not computed."""
-    agent = pyrl.make_agent(algo, TwoTargets.observation_space, TwoTargets.action_space, **SMALL)
+    agent = pyrl.make_agent(algo, TwoTargets.observation_space, TwoTargets.action_space, engine="torch", **SMALL)
     run(agent, TwoTargets, 30)
     data = {"ddpg": (), "td3": (), "svg": (torch.zeros(2, 1),), "sac": (torch.zeros(2, 1), torch.tensor([0.1]))}[algo]
-    agent.critic_arena.zero_grad()
-    agent.actor_update(torch.tensor([0, 1]), *data)
-    assert agent.actor_arena.gradients.abs().sum() > 0
-    assert agent.critic_arena.gradients.abs().sum() == 0
+    agent.trainables["critic"].arena.zero_grad()
+    agent.actor_step(prepared(torch.tensor([0, 1])), *data)
+    assert agent.trainables["actor"].arena.gradients.abs().sum() > 0
+    assert agent.trainables["critic"].arena.gradients.abs().sum() == 0
 
 
 # -- the same run again --------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ def test_going_on_is_exact(algo: str, options: dict[str, Any], tmp_path: Path) -
     """Stopping at N and going on from the files equals going on in the same process, bit for bit; evaluations change nothing."""
     options = {**SMALL, **options}
     spaces_ = (space := pyrl.envs.make("Pendulum-v1", 2)).single_observation_space, space.single_action_space
-    agent = pyrl.make_agent(algo, *spaces_, num_envs=2, **{**dict(pyrl.experiment.presets.preset(algo, "Pendulum-v1").config), **options})
+    agent = pyrl.make_agent(algo, *spaces_, num_envs=2, **{**dict(preset(algo, "Pendulum-v1").config), **options})
     loop = pyrl.iterate(agent, "Pendulum-v1", 160)
     for metrics in loop:
         if metrics["time/env_steps"] >= 80:

@@ -23,15 +23,15 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import pyrl
-from pyrl.agents import ddpg, dqn, sac, svg
 from pyrl.engine import cuda_graph as captured_module
 from pyrl.engine.arena import Arena
-from pyrl.engine.cuda_graph import KEPT, Block, Captured, Inputs
-from pyrl.engine.runner import Report, Runner
+from pyrl.engine.cuda_graph import MAX_GRAPHS, GraphCache, PackedTensors, StaticInputs
+from pyrl.engine.trainable import Trainable
+from pyrl.engine.updater import DeviceReport, Updater
 from pyrl.errors import DeviceError, NonFiniteError
 from pyrl.nets import batched_mlp
 from pyrl.ops import RandomStream
-from pyrl.types import Batch, map_observation
+from pyrl.types import Batch
 
 LEARNING = [case for case in CASES if case != "a3c"]
 WARM_UP = 3
@@ -56,7 +56,7 @@ class StandIn:
         output = self.call()
         if self.output is None:
             self.output = output
-        elif isinstance(output, Report):
+        elif isinstance(output, DeviceReport):
             self.output.values.copy_(output.values)
             for name, tensor in output.rest.items():
                 self.output.rest[name].copy_(tensor)
@@ -101,14 +101,14 @@ def pure(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def assert_pure(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, calls = agent.run._whole, []
+    whole, calls = agent.updater._whole, []
 
-    def watched(update: Any, placed: Any) -> Report:
+    def watched(update: Any, placed: Any) -> DeviceReport:
         calls.append(update)
         with pure(monkeypatch):
             return whole(update, placed)
 
-    monkeypatch.setattr(agent.run, "_whole", watched)
+    monkeypatch.setattr(agent.updater, "_whole", watched)
     for _ in range(2):  # TD3's actor waits for the second
         agent.learn(data)
     assert calls
@@ -133,26 +133,17 @@ def test_encoders_look_at_no_value_and_take_nothing_from_the_host(name: str, mon
     assert_elsewhere(agents[1], batch, monkeypatch)
 
 
-class Elsewhere:
-    """A runner on torch's device without memory: what an update takes from the host beside its arguments is refused there."""
+class Elsewhere(Updater):
+    """On torch's device without memory: what an update takes from the host beside its arguments is refused there."""
 
-    def __init__(self) -> None:
-        self.reports: list[dict[str, torch.Tensor]] = []
+    def __init__(self, updater: Updater) -> None:
+        self.__dict__.update(updater.__dict__)
+        self.device = torch.device("meta")
+        self.reports: list[Any] = []
 
-    def set_learning_rate(self, rate: float) -> None: ...
-
-    def place(self, *data: Any) -> Any:
-        return map_observation(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, data)
-
-    def begin(self, update: Any, *data: Any) -> Any:
-        self.reports.append(update(*self.place(*data)))
-        return dict.fromkeys(self.reports[-1], 0.0)
-
-    def read(self, reports: Any) -> Any:
-        return reports
-
-    def __call__(self, update: Any, *data: Any) -> Any:
-        return {**self.begin(update, *data), "td_error": torch.zeros(1)}
+    def _launch(self, update: Any, data: tuple[Any, ...]) -> Any:
+        self.reports.append(update(*self.to_device(*data)))
+        return {name: torch.zeros(()) if value.dim() == 0 else torch.zeros(1) for name, value in self.reports[-1].items()}
 
 
 def assert_elsewhere(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,17 +154,16 @@ def assert_elsewhere(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Arena, "differentiate", differentiate)
     monkeypatch.setattr(Arena, "sync", lambda self: None)
     monkeypatch.setattr(Arena, "step", lambda self, max_grad_norm=None: None)
-    for module in (ddpg, sac, svg, dqn):
-        monkeypatch.setattr(module, "polyak", lambda *_: None)
+    monkeypatch.setattr(Trainable, "average", lambda *_: None)
     if hasattr(agent, "samples"):
         monkeypatch.setattr(agent, "_values", lambda observation, native: np.zeros(len(observation), np.float32))
-    agent.run = Elsewhere()
+    agent.updater = Elsewhere(agent.updater)
     for module in agent.modules().values():
         module.to("meta")
     for _ in range(2):
         agent.learn(data)
-    assert agent.run.reports
-    assert all(value.is_meta for report in agent.run.reports for value in report.values())
+    assert agent.updater.reports
+    assert all(value.is_meta for report in agent.updater.reports for value in report.values())
 
 
 class Count(TorchDispatchMode):
@@ -193,7 +183,7 @@ class Count(TorchDispatchMode):
 
 
 # Operations of an update and, of them, products of matrices. On a GPU a few are two nodes (norms, mse_loss), and those of polyak, noise and
-# Atomic come in addition.
+# Rollback come in addition.
 OPERATIONS = {
     "ppo categorical": (94, 16), "ppo gaussian": (105, 16), "a2c categorical": (83, 16), "dqn": (48, 11), "dqn dueling": (73, 19),
     "ddpg": (77, 28), "td3": (88, 28), "sac": (139, 28), "sac fixed temperature": (132, 28), "svg": (89, 28),
@@ -206,15 +196,15 @@ def test_updates_have_no_more_operations_than_they_had(case: str, monkeypatch: p
     agent, counted = captured(case), []
     data = batches(agent)
     learn(agent, data, 2)
-    whole = agent.run._whole
+    whole = agent.updater._whole
 
-    def watched(update: Any, placed: Any) -> Report:
+    def watched(update: Any, placed: Any) -> DeviceReport:
         with Count() as count:
             report = whole(update, placed)
         counted.append(count.operations)
         return report
 
-    monkeypatch.setattr(agent.run, "_whole", watched)
+    monkeypatch.setattr(agent.updater, "_whole", watched)
     learn(agent, data, 2)
     most = max(counted, key=Counter.total)
     products = sum(most[name] for name in ("mm", "addmm", "bmm", "baddbmm"))
@@ -235,21 +225,26 @@ def captured(case: str, **options: Any) -> Any:
     return as_on_a_gpu(agent)
 
 
-class OnGPU(Runner):
-    """Whose networks of one shape are computed side by side."""
+class OnGPU(Updater):
+    """Whose networks of one shape are computed side by side, and whose updates are replayed."""
 
-    def _whole(self, update: Any, data: Any) -> Report:
+    graph = StandIn
+
+    def captures(self) -> bool:
+        return True
+
+    def _whole(self, update: Any, data: Any) -> DeviceReport:
         with mock.patch.object(batched_mlp, "pays_off", return_value=True):
             return super()._whole(update, data)
 
 
 def as_on_a_gpu(agent: Any) -> Any:
-    agent.run = OnGPU(agent.device, *agent.run.arenas, atomic=agent.run.atomic, captured=True, graph=StandIn)
+    agent.updater = OnGPU(agent.name, agent.device, "torch", *agent.updater.steps)
     return agent
 
 
 def graphs(agent: Any) -> list[StandIn]:
-    return agent.run.captured.graphs
+    return agent.updater.graphs.graphs
 
 
 def learn(agent: Any, data: Iterator[Any], times: int) -> list[dict[str, float]]:
@@ -283,7 +278,7 @@ def test_learns_what_torch_learns(case: str) -> None:
 
 
 def test_a_call_is_captured_after_the_warm_up_and_then_replayed() -> None:
-    runs, results = Captured(StandIn), []
+    runs, results = GraphCache(StandIn), []
     for i in range(WARM_UP + 3):
         results.append(runs("key", lambda i=i: torch.tensor(float(i))))
     assert [float(x) for x in results[:WARM_UP]] == [0.0, 1.0, 2.0]
@@ -293,13 +288,13 @@ def test_a_call_is_captured_after_the_warm_up_and_then_replayed() -> None:
 
 
 def test_only_so_many_graphs_are_kept() -> None:
-    runs = Captured(StandIn)
-    for key in range(3 * KEPT):
+    runs = GraphCache(StandIn)
+    for key in range(3 * MAX_GRAPHS):
         for _ in range(WARM_UP + 1):
             runs("main", lambda: torch.zeros(()))
             runs(key, lambda: torch.zeros(()))
-    assert len(runs.entries) == KEPT
-    assert runs.graphs[-2].replays == 3 * KEPT * (WARM_UP + 1) - WARM_UP  # the one in use stays
+    assert len(runs.entries) == MAX_GRAPHS
+    assert runs.graphs[-2].replays == 3 * MAX_GRAPHS * (WARM_UP + 1) - WARM_UP  # the one in use stays
 
 
 def sized(batch: Any, size: int) -> Any:
@@ -331,7 +326,7 @@ def test_minibatches_that_do_not_come_again_are_not_captured() -> None:
 
 @pytest.mark.parametrize("case", ["dqn", "ppo categorical", "sac"])
 def test_arguments_on_the_device_are_taken_where_they_lie(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inputs, "is_on_host", staticmethod(lambda x: False))
+    monkeypatch.setattr(StaticInputs, "is_on_host", staticmethod(lambda x: False))
     agent, expected = captured(case), make(case, "torch")
     before, (data, same_data) = weights(agent), (batches(agent), batches(expected))
     learn(agent, data, 20)
@@ -341,9 +336,9 @@ def test_arguments_on_the_device_are_taken_where_they_lie(case: str, monkeypatch
 
 
 def test_inputs_copy_what_has_moved_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inputs, "is_on_host", staticmethod(lambda x: False))
+    monkeypatch.setattr(StaticInputs, "is_on_host", staticmethod(lambda x: False))
     fixed, first, second = torch.zeros(3), torch.ones(2), torch.full((2,), 2.0)
-    inputs = Inputs([fixed, first], torch.device("cpu"))
+    inputs = StaticInputs([fixed, first], torch.device("cpu"))
     assert [x.data_ptr() for x in inputs([fixed, first])] == [fixed.data_ptr(), first.data_ptr()]
     a, b = inputs([fixed, second])
     assert a is fixed
@@ -372,7 +367,7 @@ def test_noise_is_drawn_by_the_update_where_the_stream_lies(case: str) -> None:
 
 def test_arguments_of_the_host_cross_in_one_block() -> None:
     tensors = [torch.arange(5), torch.tensor(0.25), torch.zeros(0, 3), torch.tensor([True, False]), torch.rand(3, 7, dtype=torch.float64)]
-    inputs = Inputs(tensors, torch.device("cpu"))
+    inputs = StaticInputs(tensors, torch.device("cpu"))
     placed = inputs(tensors)
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(placed, tensors))
     assert {x.untyped_storage().data_ptr() for x in placed} == {inputs.block.memory.untyped_storage().data_ptr()}
@@ -383,7 +378,7 @@ def test_arguments_of_the_host_cross_in_one_block() -> None:
 
 
 def test_blocks_of_nothing() -> None:
-    assert Block([], torch.device("cpu")).tensors == []
+    assert PackedTensors([], torch.device("cpu")).tensors == []
 
 
 def assert_refused(agent: Any, data: Iterator[Any]) -> None:
@@ -416,7 +411,7 @@ def test_a_late_step_that_is_refused_undoes_the_earlier_ones(case: str, late: st
     agent = captured(case)
     data = batches(agent)
     learn(agent, data, updates)
-    poisoned, step = getattr(agent, f"{late}_arena"), Arena.step
+    poisoned, step = agent.trainables[late].arena, Arena.step
 
     def spoiled(self: Arena, max_grad_norm: float | None = None) -> None:
         if self is poisoned:
@@ -454,11 +449,11 @@ def test_schedules_reach_the_graph(case: str) -> None:
     for i in range(10):
         for each, rollouts in ((agent, data), (expected, same_data)):
             each.progress = i / 9
-            learned = [arena.values for arena in each.run.arenas if arena.optimizer is not None]
+            learned = [arena.values for arena in each.updater.arenas if arena.optimizer is not None]
             moved = -torch.cat(learned)
             learn(each, rollouts, 1)
             moved += torch.cat(learned)
-        assert float(agent.run.learning_rate) == pytest.approx(1e-2 * (1 - i / 9))
+        assert float(agent.updater.learning_rate) == pytest.approx(1e-2 * (1 - i / 9))
     assert_together(agent, expected, before)
     assert moved.norm() == 0  # the last rate is zero
 
@@ -466,9 +461,9 @@ def test_schedules_reach_the_graph(case: str) -> None:
 def test_the_rate_is_written_only_when_it_changes() -> None:
     agent = captured("sac")
     learn(agent, batches(agent), 2)
-    version = agent.run.learning_rate._version
+    version = agent.updater.learning_rate._version
     learn(agent, batches(agent), 2)
-    assert agent.run.learning_rate._version == version
+    assert agent.updater.learning_rate._version == version
 
 
 @pytest.mark.parametrize("case", ["sac", "dqn", "a2c categorical"])

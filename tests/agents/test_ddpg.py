@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from agent_envs import prepared
 from gymnasium import spaces
 
 import pyrl
@@ -41,12 +42,12 @@ def test_equations_by_hand() -> None:
 def test_losses_of_a_batch_by_hand() -> None:
     agent = linear_agent()
     o, a, r, discount, o_next = (torch.tensor(x) for x in ([[1.0], [2.0]], [[0.5], [-1.0]], [1.0, 2.0], [0.9, 0.0], [[0.5], [3.0]]))
-    loss, (_, q_mean) = agent.critic_loss(o, a, r, discount, o_next)
+    loss, report = agent.critic_loss(prepared(o, a, r, discount, o_next))
     y = [1.0 + 0.9 * 3.0 * math.tanh(0.5), 2.0]
     q = [1.0 + 2.0 * 0.5 + 1.0, 2.0 - 2.0 + 1.0]
     assert loss.item() == pytest.approx(((q[0] - y[0]) ** 2 + (q[1] - y[1]) ** 2) / 2, rel=1e-5)
-    assert q_mean.item() == pytest.approx(2.0)
-    loss, _ = agent.actor_loss(o)
+    assert report["train/q_mean"].item() == pytest.approx(2.0)
+    loss, _ = agent.actor_loss(prepared(o))
     assert loss.item() == pytest.approx(-((1 + 2 * math.tanh(0.5) + 1) + (2 + 2 * math.tanh(1.0) + 1)) / 2, rel=1e-5)
 
 
@@ -54,7 +55,7 @@ def test_the_actors_gradient_is_the_deterministic_policy_gradient() -> None:
     """d/db of -E[Q(o, tanh(w o + b))] = -E[dQ/da (1 - mu^2)] = -E[2 (1 - mu^2)]; for w times o."""
     agent = linear_agent()
     o = torch.tensor([[1.0], [2.0]])
-    agent.actor_update(o)
+    agent.actor_step(prepared(o))
     mu = np.tanh([0.5, 1.0])
     gradient = agent.actor.network[0]
     assert gradient.bias.grad.item() == pytest.approx(-np.mean(2 * (1 - mu**2)), rel=1e-5)

@@ -26,6 +26,8 @@ ON_POLICY = dict(n_steps=16, num_envs=4, net_arch=(32, 17))
 CASES: dict[str, tuple[str, spaces.Space, spaces.Space, dict[str, Any]]] = {
     "ppo categorical": ("ppo", VECTOR, spaces.Discrete(3), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
     "ppo multi-categorical": ("ppo", VECTOR, spaces.MultiDiscrete([2, 3]), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
+    "ppo bernoulli": ("ppo", VECTOR, spaces.MultiBinary(3), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
+    "a3c bernoulli": ("a3c", VECTOR, spaces.MultiBinary((2, 2)), dict(**ON_POLICY)),
     "ppo gaussian": ("ppo", VECTOR, spaces.Box(-1, 1, (2,)), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
     "ppo value clip": ("ppo", VECTOR, spaces.Discrete(2), dict(batch_size=24, n_epochs=4, clip_range_vf=0.2, **ON_POLICY)),
     "ppo one-hot": ("ppo", spaces.Discrete(6), spaces.Discrete(2), dict(batch_size=32, n_epochs=4, **ON_POLICY)),
@@ -71,6 +73,8 @@ def actions(space: spaces.Space, random: np.random.Generator, *leading: int) -> 
         return random.integers(0, int(space.n), leading)
     if isinstance(space, spaces.MultiDiscrete):
         return random.integers(0, space.nvec, (*leading, len(space.nvec)))
+    if isinstance(space, spaces.MultiBinary):
+        return random.integers(0, 2, (*leading, int(np.prod(space.shape))))
     return random.normal(size=(*leading, *space.shape)).astype(np.float32)
 
 
@@ -100,7 +104,7 @@ def batches(agent: Agent) -> Iterator[Any]:
 
 
 def weights(agent: Agent) -> torch.Tensor:
-    return torch.cat([p.detach().double().flatten().clone() for m in agent.modules().values() for p in m.parameters()])
+    return torch.cat([p.detach().double().flatten().clone() for _, m in sorted(agent.modules().items()) for p in m.parameters()])
 
 
 def learned(case: str, engine: str, double: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, float]]]:
@@ -194,7 +198,7 @@ def test_a_late_step_that_fails_undoes_the_earlier_ones(case: str, late: str, en
     agent: Any = make(case, engine)
     data = batches(agent)
     agent.learn(next(data))  # td3's actor learns at every second update
-    poisoned = getattr(agent, f"{late}_arena")
+    poisoned = agent.trainables[late].arena
     steps: list[Arena] = []
 
     def spoil(kind: Any, arena_of: Any) -> None:
@@ -213,7 +217,7 @@ def test_a_late_step_that_fails_undoes_the_earlier_ones(case: str, late: str, en
     before = learned_state(agent)
     with pytest.raises(NonFiniteError):
         agent.learn(next(data))
-    assert steps[0] is agent.critic_arena
+    assert steps[0] is agent.trainables["critic"].arena
     assert steps[-1] is poisoned
     after = learned_state(agent)
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -259,7 +263,7 @@ def test_engines_can_alternate(case: str) -> None:
     data = batches(agent)
     while agent.updates < UPDATES:
         agent.env_steps += 4
-        agent.engine = "torch" if agent.engine == "native" else "native"
+        agent.updater.engine = "torch" if agent.engine == "native" else "native"
         agent.learn(next(data))
     before, expected, _ = learned(case, "torch")
     assert (weights(agent) - expected).norm() <= 1e-3 * (expected - before).norm()

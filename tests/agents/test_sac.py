@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from agent_envs import prepared
 from gymnasium import spaces
 from test_ddpg import set_linear
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import pyrl
-from pyrl.agents.sac import initial_temperature, soft_value, squashed_sample, temperature_loss
+from pyrl.agents.sac import soft_value, squashed_sample, temperature_at, temperature_loss
 
 OBSERVATION, ACTION = spaces.Box(-5, 5, (1,)), spaces.Box(-1, 1, (1,))
 
@@ -65,7 +66,7 @@ def test_critic_loss_by_hand() -> None:
     agent = linear_agent()
     o, a, r, discount = torch.zeros(2, 1), torch.tensor([[0.5], [-0.5]]), torch.tensor([1.0, 2.0]), torch.tensor([0.9, 0.0])
     o_next, xi, alpha = torch.tensor([[0.2], [0.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([0.1])
-    loss, _ = agent.critic_loss(o, a, r, discount, o_next, xi, alpha)
+    loss, _ = agent.critic_loss(prepared(o, a, r, discount, o_next), xi, alpha)
     value = min(3 * math.tanh(0.7), 1.0) - 0.1 * log_prob_by_hand(0.2, 0.5, 1.0)
     y = np.array([1.0 + 0.9 * value, 2.0])
     expected = 0.5 * np.mean((np.array([0.5, -0.5]) - y) ** 2) + 0.5 * np.mean((np.array([1.0, -1.0]) - y) ** 2)
@@ -74,21 +75,21 @@ def test_critic_loss_by_hand() -> None:
 
 def test_actor_loss_by_hand() -> None:
     agent = linear_agent()
-    loss, (_, log_prob) = agent.actor_loss(torch.tensor([[0.2], [-0.3]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([0.1]))
+    loss, report = agent.actor_loss(prepared(torch.tensor([[0.2], [-0.3]])), torch.tensor([[1.0], [-1.0]]), torch.tensor([0.1]))
     actions = math.tanh(0.7), math.tanh(-0.8)
     log_probs = [log_prob_by_hand(0.2, 0.5, 1.0), log_prob_by_hand(-0.3, 0.5, -1.0)]
     expected = np.mean([0.1 * log_probs[0] - actions[0], 0.1 * log_probs[1] - 2 * actions[1]])  # min(a, 2 a)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(log_prob.detach(), log_probs, rtol=1e-5)
+    assert report["train/entropy"].item() == pytest.approx(-np.mean(log_probs), rel=1e-5)
 
 
 def test_entropy_widens_the_policy_and_value_moves_it() -> None:
     o, xi = torch.zeros(64, 1), torch.randn(64, 1, generator=torch.Generator().manual_seed(0))
     agent = linear_agent()
-    agent.actor_update(o, xi, torch.tensor([0.0]))
+    agent.actor_step(prepared(o), xi, torch.tensor([0.0]))
     assert agent.actor.network[0].bias.grad[0] < 0  # descending raises the mean: Q grows with the action
     agent = linear_agent()
-    agent.actor_update(o, xi, torch.tensor([100.0]))
+    agent.actor_step(prepared(o), xi, torch.tensor([100.0]))
     assert agent.actor.network[0].bias.grad[1] < 0  # descending raises log_std
 
 
@@ -103,7 +104,7 @@ def test_the_temperature_holds_the_entropy() -> None:
     assert loss.item() == pytest.approx(-0.7 * (3.0 - 1.0), rel=1e-6)
     for log_prob, direction in ((5.0, 1.0), (-5.0, -1.0)):  # too little entropy: alpha rises; too much: it falls
         agent = linear_agent()
-        agent.temperature_update(torch.tensor(-log_prob))
+        agent.temperature_step(torch.tensor(-log_prob))
         assert math.copysign(1.0, agent.temperature.log_alpha.item()) == direction
 
 
@@ -124,8 +125,8 @@ def test_the_temperature_of_a_run() -> None:
     assert temperature() < 1.0  # a new policy has more entropy than -1
     assert temperature(ent_coef="auto_0.5", target_entropy=50.0) > 1.0
     assert temperature(ent_coef=0.2) == 1.0
-    assert initial_temperature("auto") == 1.0
-    assert initial_temperature("auto_0.5") == 0.5
+    assert temperature_at("auto", 0.7) == 1.0
+    assert temperature_at("auto_0.5", 0.7) == 0.5
 
 
 def test_target_entropy_counts_action_dimensions() -> None:
@@ -136,14 +137,18 @@ def test_target_entropy_counts_action_dimensions() -> None:
 def test_checkpoints_before_and_after_an_update(ent_coef: object, tmp_path: Path) -> None:
     agent = pyrl.make_agent("sac", OBSERVATION, ACTION, net_arch=(4,), ent_coef=ent_coef)
     loaded = pyrl.load(agent.save(tmp_path / "a"))
-    assert torch.equal(loaded.actor_arena.values, agent.actor_arena.values)
+    assert torch.equal(loaded.trainables["actor"].arena.values, agent.trainables["actor"].arena.values)
     assert loaded.temperature.alpha == agent.temperature.alpha
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("ent_coef", "automatic", "ent_coef is 'automatic', expected a positive number, 'auto' or 'auto_<positive number>'"),
+        (
+            "ent_coef",
+            "automatic",
+            "ent_coef is 'automatic', expected 'auto' or 'auto_<positive number>' or a positive number or 'linear_<number>'",
+        ),
         ("ent_coef", -0.1, "ent_coef is -0.1"),
         ("ent_coef", "auto_0", "ent_coef is 'auto_0'"),
         ("target_entropy", "max", "target_entropy is 'max', expected a number or 'auto'"),

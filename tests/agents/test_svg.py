@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from agent_envs import prepared
 from gymnasium import spaces
 from test_ddpg import set_linear
 
@@ -37,18 +38,18 @@ def test_equations_by_hand() -> None:
 def test_losses_of_a_batch_by_hand() -> None:
     agent = linear_agent()
     o, a, r, discount = torch.tensor([[1.0], [1.0]]), torch.tensor([[0.5], [-0.5]]), torch.tensor([1.0, 2.0]), torch.tensor([0.9, 0.0])
-    loss, _ = agent.critic_loss(o, a, r, discount, torch.tensor([[0.4], [1.0]]), torch.tensor([[2.0], [1.0]]))
+    loss, _ = agent.critic_loss(prepared(o, a, r, discount, torch.tensor([[0.4], [1.0]])), torch.tensor([[2.0], [1.0]]))
     error = [1.0 - (1.0 + 0.9 * 3.0 * math.tanh(-0.4 + 0.25 * 2.0)), -1.0 - 2.0]
     assert loss.item() == pytest.approx((0.5 * error[0] ** 2 + abs(error[1]) - 0.5) / 2, rel=1e-5)
-    loss, (_, std) = agent.actor_loss(torch.tensor([[0.3], [-0.2]]), torch.tensor([[1.0], [-1.0]]))
+    loss, report = agent.actor_loss(prepared(torch.tensor([[0.3], [-0.2]])), torch.tensor([[1.0], [-1.0]]))
     assert loss.item() == pytest.approx(-(2 * math.tanh(0.8) + 2 * math.tanh(-0.7)) / 2, rel=1e-5)
-    assert std.item() == pytest.approx(0.5)
+    assert report["train/std"].item() == pytest.approx(0.5)
 
 
 def test_the_gradient_runs_through_mean_and_std() -> None:
     """-d/dmean E[2 tanh(u)] = -E[2 (1 - a^2)], and for log_std the same times std eta."""
     agent = linear_agent()
-    agent.actor_update(torch.tensor([[0.3], [-0.2]]), torch.tensor([[1.0], [-2.0]]))
+    agent.actor_step(prepared(torch.tensor([[0.3], [-0.2]])), torch.tensor([[1.0], [-2.0]]))
     slope = 2 * (1 - np.tanh([0.3 + 0.5, -0.2 - 1.0]) ** 2)
     expected = [-np.mean(slope), -np.mean(slope * 0.5 * np.array([1.0, -2.0]))]
     np.testing.assert_allclose(agent.actor.network[0].bias.grad, expected, rtol=1e-5)
@@ -66,5 +67,5 @@ def test_the_standard_deviation_has_a_floor() -> None:
 
 @pytest.mark.parametrize("std_min", [0.0, 2.0])
 def test_bad_options(std_min: float) -> None:
-    with pytest.raises(ValueError, match=r"std_min is .*, expected a value in \(0.0, 1.0\]"):
+    with pytest.raises(ValueError, match=r"std_min is .*, expected a number in \(0, 1\]"):
         pyrl.make_agent("svg", OBSERVATION, ACTION, std_min=std_min)

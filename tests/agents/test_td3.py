@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from agent_envs import prepared
 from gymnasium import spaces
 from test_ddpg import set_linear
 
@@ -35,7 +36,7 @@ def test_critic_loss_by_hand() -> None:
     agent = linear_agent(target_noise_clip=0.5)
     o, a, r, discount = torch.zeros(2, 1), torch.tensor([[0.5], [-0.5]]), torch.tensor([1.0, 1.0]), torch.tensor([0.9, 0.9])
     o_next, epsilon = torch.tensor([[0.0], [5.0]]), torch.tensor([[-2.0], [0.3]])
-    loss, _ = agent.critic_loss(o, a, r, discount, o_next, epsilon)
+    loss, _ = agent.critic_loss(prepared(o, a, r, discount, o_next), epsilon)
     # a' = 0 - 0.5 and clip(tanh(5) + 0.3) = 1; Q' = min(-1.5, 4.5) and min(3, 3)
     y = np.array([1.0 + 0.9 * -1.5, 1.0 + 0.9 * 3.0])
     expected = np.mean((np.array([0.5, -0.5]) - y) ** 2) + np.mean((np.array([1.0, -1.0]) - y) ** 2)
@@ -46,9 +47,9 @@ def test_the_actor_climbs_the_first_critic() -> None:
     agent = linear_agent()
     set_linear(agent.critic.networks[1][0], [0.0, -100.0], 0.0)
     set_linear(agent.actor.network[0], [0.5], 0.0)
-    loss, _ = agent.actor_loss(torch.tensor([[1.0]]))
+    loss, _ = agent.actor_loss(prepared(torch.tensor([[1.0]])))
     assert loss.item() == pytest.approx(-math.tanh(0.5), rel=1e-6)
-    agent.actor_update(torch.tensor([[1.0]]))
+    agent.actor_step(prepared(torch.tensor([[1.0]])))
     assert agent.actor.network[0].bias.grad.item() == pytest.approx(-(1 - math.tanh(0.5) ** 2), rel=1e-5)
 
 
@@ -61,7 +62,7 @@ def test_actor_and_targets_wait_for_policy_delay_updates() -> None:
     )  # fmt: skip
 
     def copies() -> list[torch.Tensor]:
-        return [a.values.clone() for a in (agent.critic_arena, agent.actor_arena, agent.target_actor_arena, agent.target_critic_arena)]
+        return [a.values.clone() for a in (agent.trainables[name].arena for name in ("critic", "actor", "target_actor", "target_critic"))]
 
     for update in range(1, 7):
         before = copies()

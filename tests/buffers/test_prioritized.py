@@ -165,8 +165,8 @@ def test_bad_options(options: dict, message: str) -> None:
 
 def test_bad_draws() -> None:
     buffer = filled(8)
-    with pytest.raises(ValueError, match="batch_size is 9, but only 8 transitions are stored"):
-        buffer.sample(9)
+    with pytest.raises(ValueError, match="batch_size is 9, but only 0 transitions are stored"):
+        filled(8, 0).sample(9)
     with pytest.raises(ValueError, match="replacement is False, expected True"):
         buffer.sample(2, replacement=False)
     batch = buffer.sample(4)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
-import pickle
 import re
 import sys
 import threading
@@ -24,15 +22,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pyrl import _core
-from pyrl.buffers import ReplayBuffer, RolloutBuffer
+from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer, RolloutBuffer
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError, SpaceError
 
 OBSERVATION, ACTION = Box(-9, 9, (2,), np.float32), Discrete(3)
 
 
-def filled(count: int, *, capacity: int = 64, end_every: int = 0, num_envs: int = 1, **options: Any) -> ReplayBuffer:
+def filled(count: int, *, capacity: int = 64, end_every: int = 0, num_envs: int = 1, make: Any = ReplayBuffer, **options: Any) -> Any:
     """Observation t has the value t; reward t; every ``end_every``-th transition terminates."""
-    buffer = ReplayBuffer(capacity, OBSERVATION, ACTION, num_envs=num_envs, **options)
+    buffer = make(capacity, OBSERVATION, ACTION, num_envs=num_envs, **options)
     for t in range(count):
         ended = np.full(num_envs, bool(end_every) and (t + 1) % end_every == 0)
         here, there = (np.full((num_envs, 2), x, np.float32) for x in (t + 0.5 * bool(end_every and t % end_every == 0), t + 1))
@@ -296,24 +294,31 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         ReplayBuffer(**{"capacity": 64, "observation_space": OBSERVATION, "action_space": ACTION, **options})
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_copies_go_through_the_state(duplicate: Any) -> None:
-    """A copy that shared its records with the original would be a trap."""
-    with pytest.raises(TypeError, match=r"^ReplayBuffer: cannot be copied or pickled; load its state_dict\(\) into another"):
-        duplicate(filled(5))
-
-
 def test_bad_draws() -> None:
     buffer = filled(5)
     for size, message in ((6, "batch_size is 6, but only 5 transitions are stored"), (0, "batch_size is 0"), (-1, "batch_size is -1")):
         with pytest.raises(ValueError, match=message):
-            buffer.sample(size)
+            buffer.sample(size, replacement=False)
     with pytest.raises(DTypeError, match=r"batch_size is 2\.5, expected an integer"):
         buffer.sample(2.5)  # type: ignore[arg-type]
     with pytest.raises(DTypeError, match="out is a tuple, expected a Batch"):
         buffer.sample(2, out=(OBSERVATION, ACTION))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="but only 0 transitions are stored"):
         ReplayBuffer(64, OBSERVATION, ACTION).sample(1)
+
+
+@pytest.mark.parametrize("kind", [ReplayBuffer, PrioritizedReplayBuffer])
+@pytest.mark.parametrize("stored", [1, 2, 3, 5, 40])
+def test_with_replacement_whatever_is_drawable_is_drawn(kind: type[ReplayBuffer], stored: int) -> None:
+    """Batches larger than what is stored, into memory of the caller too; each transition about equally often."""
+    buffer = filled(stored, make=kind)
+    batch = buffer.sample(400)
+    assert buffer.sample(400, out=batch) is batch
+    names, counts = np.unique(batch.index, return_counts=True)
+    assert buffer.is_drawable(names).all()
+    assert len(names) == len(buffer) == stored
+    assert counts.min() > 400 / stored / 10
+    np.testing.assert_array_equal(batch.reward, buffer.get(batch.index).reward)
 
 
 @pytest.mark.parametrize("space", [2, 2.0, "Discrete(2)", None, np.zeros(2, np.float32), Discrete, Text(3)])

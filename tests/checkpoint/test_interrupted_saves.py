@@ -41,7 +41,7 @@ def test_killed_in_mid_save(tmp_path: Path) -> None:
         time.sleep(chance.uniform(0, 0.03))
         saver.send_signal(signal.SIGKILL)
         acknowledged += saver.stdout.read().splitlines()
-        saver.wait()
+        saver.wait(60)
         saver.stdout.close()
         strays += bool(leftovers(tmp_path))
         tree, _ = load(path)
@@ -68,10 +68,10 @@ def test_strays_are_removed_unless_somebody_writes_them(tmp_path: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
-from pyrl.checkpoint.saving import _Lock
+from pyrl.checkpoint.locks import Lock
 folder = Path({str(tmp_path)!r}, ".tmp-best-" + "b" * 16)
 folder.mkdir()
-with _Lock(folder):
+with Lock(folder):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -36,10 +36,11 @@ LEAVES = st.one_of(
     st.builds(lambda n: spaces.MultiDiscrete(np.array(n).reshape(1, -1)), st.lists(st.integers(1, 9), min_size=1)),
     st.builds(spaces.MultiBinary, st.integers(1, 4) | st.lists(st.integers(1, 3), min_size=1, max_size=2)),
 )
+KEYS = st.text(max_size=3) | st.integers(-3, 3) | st.sampled_from(["0", "1", "-1"])
 SPACES = st.recursive(
     LEAVES,
     lambda inner: (
-        st.lists(st.tuples(st.text(max_size=3), inner), max_size=3).map(lambda pairs: spaces.Dict(OrderedDict(pairs)))
+        st.lists(st.tuples(KEYS, inner), max_size=3).map(lambda pairs: spaces.Dict(OrderedDict(pairs)))
         | st.lists(inner, min_size=1, max_size=3).map(spaces.Tuple)
     ),
     max_leaves=4,
@@ -50,7 +51,13 @@ SPACES = st.recursive(
 def test_round_trip(space: spaces.Space) -> None:
     back = space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
     assert back == space
-    assert repr(back) == repr(space)  # the order of keys too
+    assert repr(back) == repr(space)  # the order of keys too, and what is an integer
+
+
+@pytest.mark.parametrize("key", [None, 0.5, (1, 2), b"a"])
+def test_keys_that_json_does_not_know(key: Any) -> None:
+    with pytest.raises(SpaceError, match="expected strings and integers"):
+        space_to_json(spaces.Dict({key: spaces.Discrete(2)}))
 
 
 def test_unknown_space() -> None:
@@ -71,6 +78,10 @@ def test_unknown_space() -> None:
         {"type": "Discrete", "n": "many", "start": 0, "dtype": "int64"},
         {"type": "os.system"},
         {"type": "Dict", "spaces": [1]},
+        {"type": "Dict", "keys": [1.5], "spaces": [{"type": "Discrete", "n": 2, "start": 0, "dtype": "int64"}]},
+        {"type": "Dict", "keys": [1, 2], "spaces": [{"type": "Discrete", "n": 2, "start": 0, "dtype": "int64"}]},
+        {"type": "Dict", "keys": 1, "spaces": []},
+        {"type": "Dict", "keys": [2, 2], "spaces": [{"type": "Discrete", "n": 2, "start": 0, "dtype": "int64"}] * 2},
         {},
         None,
         3,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import re
 import signal
 import subprocess
@@ -21,8 +20,10 @@ from rich.console import Console
 
 from pyrl.__main__ import main
 from pyrl.cli.flags import split_env_kwargs
+from pyrl.cli.play import why_no_display
 from pyrl.cli.progress import Bar
 from pyrl.cli.report import print_report
+from pyrl.experiment import signals
 from pyrl.experiment.metrics import MetricsLog
 from pyrl.experiment.presets import Preset
 from pyrl.experiment.runs import RunFolder
@@ -82,8 +83,8 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
     train.train = fake.train
     monkeypatch.setattr("pyrl.agents.registry.agent_class", lambda name: types.SimpleNamespace(Config=FakeConfig))
     presets = {("ppo", "CartPole-v1"): Preset(total_steps=1234, num_envs=4, config={"gae_lambda": 0.8, "net_arch": (32,)})}
-    monkeypatch.setattr("pyrl.experiment.presets.preset", lambda algo, env: presets.get((algo, env), Preset()))
-    monkeypatch.setattr("pyrl.experiment.presets.available_presets", lambda: sorted(presets))
+    monkeypatch.setattr("pyrl.experiment.presets._PRESETS", presets)
+    monkeypatch.setattr("pyrl.experiment.presets._DEFAULTS", {"ppo": Preset(num_envs=3)})
     monkeypatch.setitem(sys.modules, "pyrl.experiment.train", train)
     monkeypatch.chdir(tmp_path)
     return fake
@@ -109,16 +110,16 @@ def test_preset_is_the_default(training: Training, capsys: pytest.CaptureFixture
         "ended by total_steps: 100 reached",
     ):
         assert part in output
-    assert f"pyrl play {training.folder}" in output
+    assert "pyrl play runs/ppo_CartPole-v1" in output
     assert "needs:" not in output
 
 
 def test_what_drawing_needs_is_told(training: Training, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the command to watch is named, and before anything slow is imported for it."""
-    monkeypatch.setattr("pyrl.cli.look.find_spec", lambda name: None)
+    monkeypatch.setattr("pyrl.cli.play.find_spec", lambda name: None)
     assert main(["train", "ppo", "CartPole-v1"]) == 0
     assert "watch it with (needs: pip install 'pyrl[video]') pyrl play" in " ".join(capsys.readouterr().out.split())
-    monkeypatch.setattr("pyrl.cli.look._trained", lambda path: (RunFolder.open(path), path))
+    monkeypatch.setattr("pyrl.cli.play.trained_run", lambda path: (RunFolder.open(path), path))
     assert main(["play", str(training.folder)]) == 2
     wanted = "pyrl: play: drawing CartPole-v1 needs a package that is not installed: pip install 'pyrl[video]'\n"
     assert capsys.readouterr().err == wanted
@@ -160,11 +161,43 @@ def test_flags_win_over_the_preset(training: Training) -> None:
 def test_help_shows_the_preset(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "ppo", "CartPole-v1", "--help"]) == 0
     output = " ".join(capsys.readouterr().out.split())
-    assert "the preset for it" in output
+    assert "Defaults: preset for CartPole-v1: num_envs 4, gae_lambda 0.8, net_arch (32,);" in output
     assert "--gae-lambda FLOAT of the advantage (default: 0.8)" in output.replace("│ │ ", "")
     assert training.calls == []
     main(["train", "ppo", "Acrobot-v1", "--help"])
-    assert "there is no preset for it" in " ".join(capsys.readouterr().out.split())
+    wanted = "Defaults: no preset for Acrobot-v1, pyrl's general settings for ppo: num_envs 3;"
+    assert wanted in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_of_an_algorithm_needs_no_environment(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in ("--help", "--seed 3 -h"):
+        assert main(["train", "ppo", *flags.split()]) == 0
+        output = " ".join(capsys.readouterr().out.split())
+        assert "pyrl train ppo ENV" in output
+        assert "--gae-lambda FLOAT" in output
+        assert "general settings for ppo: num_envs 3;" in output
+    assert main(["train", "poo", "--help"]) == 2
+    assert "unknown algorithm 'poo'" in capsys.readouterr().err
+
+
+def test_the_first_line_says_where_the_settings_come_from(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "ppo", "CartPole-v1"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "ppo on CartPole-v1; preset for CartPole-v1: num_envs 4, gae_lambda 0.8, net_arch (32,)"
+    main(["train", "ppo", "Acrobot-v1"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "ppo on Acrobot-v1; no preset for Acrobot-v1, pyrl's general settings for ppo: num_envs 3"
+
+
+TRUTH = [(flag, word, form) for flag in ("dueling", "quiet") for word in ("true", "False", "yes", "no", "1", "off") for form in (" ", "=")]
+
+
+@pytest.mark.parametrize(("flag", "word", "form"), TRUTH)
+def test_booleans_take_words(training: Training, flag: str, word: str, form: str) -> None:
+    assert main(f"train ppo CartPole-v1 --seed 3 --{flag}{form}{word} --total-steps 10".split()) == 0
+    (call,) = training.calls
+    assert (call["seed"], call["total_steps"]) == (3, 10)
+    assert call["dueling"] == (flag == "dueling" and word in ("true", "yes", "1"))
 
 
 RESUMED = "cannot go with --resume: a resumed run keeps its settings"
@@ -181,7 +214,13 @@ RESUMED = "cannot go with --resume: a resumed run keeps its settings"
         ("train CartPole-v1 ppo", "unknown algorithm 'CartPole-v1'; did you mean ppo CartPole-v1, the algorithm first?"),
         ("train ppo CartPole-v7", "CartPole-v1"),
         ("train ppo CartPol-v1", "CartPole-v1"),
-        ("train ppo CartPole-v1 --gama 0.9", "--gamma"),
+        ("train ppo CartPole-v1 --gama 0.9", "there is no flag --gama; did you mean --gamma?"),
+        ("train ppo CartPole-v1 --lr 0.9", "there is no flag --lr; did you mean --learning-rate?"),
+        ("train ppo CartPole-v1 --total-timesteps=9", "there is no flag --total-timesteps; did you mean --total-steps?"),
+        ("train ppo CartPole-v1 --verbose 1", "there is no flag --verbose; pyrl has on_metrics: pyrl.train prints nothing"),
+        ("train ppo CartPole-v1 --dueling maybe", "--dueling is 'maybe', expected true or false, or the flag alone, or --no-dueling"),
+        ("train ppo CartPole-v1 --total-steps 0", "train: total_steps is 0, expected an integer of at least 1"),
+        ("train ppo CartPole-v1 --num-envs 1e9", "train: num_envs is 1000000000, expected an integer in [1, 65536]"),
         ("train ppo CartPole-v1 --gamma 1.5", "gamma is 1.5, expected a value in [0, 1]"),
         ("train ppo CartPole-v1 --gamma much", "much"),
         ("train ppo CartPole-v1 --loss l2", "huber"),
@@ -203,6 +242,8 @@ RESUMED = "cannot go with --resume: a resumed run keeps its settings"
         ("play nowhere --video x", "play: --video is x, expected a file that ends in"),
         ("plot nowhere", "there is no run in nowhere"),
         ("plot", "expected at least one run"),
+        ("plot nowhere --window 0", "plot: window is 0, expected an integer of at least 1"),
+        ("plot nowhere --x hours", "hours"),
     ],
 )
 def test_mistakes_are_told_in_a_line(training: Training, capsys: pytest.CaptureFixture[str], command: str, message: str) -> None:
@@ -280,24 +321,39 @@ def test_a_missing_package_is_a_mistake_to_mend(env: str, monkeypatch: pytest.Mo
     assert re.fullmatch(rf"pyrl: {env} needs a package that is not installed: pip install 'pyrl\[\w+\]'\n", capsys.readouterr().err)
 
 
-def test_interrupt_stops_after_the_update(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    training.at_record = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 3 else None
-    assert main(["train", "ppo", "CartPole-v1"]) == 130
-    output = capsys.readouterr().out
-    assert "stopped after 30 steps" in output
-    assert f"pyrl train --resume {training.folder}" in output
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize(("kind", "number"), [("Interrupted", 2), ("Stopped", 15), ("Stopped", 1)])
+def test_a_signal_is_answered_with_how_to_go_on(training: Training, capsys: pytest.CaptureFixture[str], kind: str, number: int) -> None:
+    stop = getattr(signals, kind)()
+    stop.run, stop.folder = types.SimpleNamespace(agent=types.SimpleNamespace(env_steps=12345)), training.folder
+    stop.signal = signal.Signals(number)
+
+    def raise_it(i: int) -> None:
+        raise stop
+
+    training.at_record = raise_it
+    assert main(["train", "ppo", "CartPole-v1"]) == 128 + number
+    assert capsys.readouterr().out.endswith("stopped after 12,345 steps; go on with\n  pyrl train --resume runs/ppo_CartPole-v1\n")
 
 
-def test_second_interrupt_does_not_wait(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
-    def twice(i: int) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    training.at_record = twice
-    assert main(["train", "ppo", "CartPole-v1"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({"SDL_VIDEODRIVER": "dummy"}, "SDL_VIDEODRIVER is 'dummy'"),
+        ({"SDL_VIDEODRIVER": "offscreen", "DISPLAY": ":0"}, "SDL_VIDEODRIVER is 'offscreen'"),
+        ({}, "neither DISPLAY nor WAYLAND_DISPLAY is set"),
+        ({"SDL_VIDEODRIVER": "x11"}, "neither DISPLAY nor WAYLAND_DISPLAY is set"),
+        ({"DISPLAY": ":0"}, None),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, None),
+        ({"SDL_VIDEODRIVER": "kmsdrm"}, None),
+    ],
+)
+def test_no_display(variables: dict[str, str], why: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert why_no_display() == why
 
 
 def test_resume_goes_on_as_told(training: Training, tmp_path: Path) -> None:
@@ -306,10 +362,13 @@ def test_resume_goes_on_as_told(training: Training, tmp_path: Path) -> None:
     run = RunFolder.create("ppo", "CartPole-v1", 4, {"total_steps": 100, "total_episodes": None}, path=tmp_path / "r")
     assert main(["train", "--resume", str(run.path)]) == 0
     assert main(["train", "--resume", str(run.path), "--total-steps", "500", "--stop-at-return", "3", "--stop-window", "5", "--quiet"]) == 0
-    same = {"algo": "ppo", "env": "CartPole-v1", "resume": run.path, "total_episodes": None}
+    told = "--learning-rate linear_1e-4 --eval-every 50 --eval-episodes 3 --save-every-episodes 7 --threads 2 --quiet"
+    assert main(["train", "--resume", str(run.path), *told.split()]) == 0
+    same = {"algo": "ppo", "env": "CartPole-v1", "resume": run.path}
     assert training.calls == [
-        {**same, "total_steps": 100, "stop_at_return": None, "stop_window": 10},
+        same,
         {**same, "total_steps": 500, "stop_at_return": 3.0, "stop_window": 5},
+        {**same, "learning_rate": "linear_1e-4", "eval_every": 50, "eval_episodes": 3, "save_every_episodes": 7, "threads": 2},
     ]
 
 
@@ -422,8 +481,8 @@ def test_plot(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
 
     runs = [RunFolder.create("ppo", "CartPole-v1", seed, {}) for seed in (0, 1)]
     assert main(["plot", str(runs[0].path)]) == 0
-    assert capsys.readouterr().out.strip() == str(runs[0].curve_file)
-    assert main(["plot", *(str(r.path) for r in runs), "--out", "both.png"]) == 0
+    assert capsys.readouterr().out.strip() == str(runs[0].curve_file.relative_to(Path.cwd()))
+    assert main(["plot", *(str(r.path) for r in runs), "--out", "both.png", "--window", "7", "--x", "episodes"]) == 0
     assert capsys.readouterr().out.strip() == "both.png"
     assert runs[0].curve_file.exists()
     assert Path("both.png").exists()

@@ -206,7 +206,7 @@ def test_a_norm_that_overflows_is_refused(deferred: bool, max_grad_norm: float |
     refused = torch.zeros(())
     arena.gradients.fill_(1e30)
     if deferred:
-        arena.defer(refused)
+        arena.run_async(refused)
         arena.step(max_grad_norm)
         assert refused == 1
     else:

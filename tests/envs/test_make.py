@@ -302,11 +302,11 @@ class TestArguments:
             observation_space = spaces.Dict({"words": spaces.Text(3)})  # type: ignore[assignment]
 
         class Strange(Faulty):
-            action_space = spaces.MultiBinary(2)  # type: ignore[assignment]
+            action_space = spaces.Tuple((spaces.Discrete(2),))  # type: ignore[assignment]
 
         with pytest.raises(SpaceError, match="Odd: entry 'words': observation_space is Text"):
             make(Odd)
-        with pytest.raises(SpaceError, match=r"Strange: action_space is MultiBinary.*expected Discrete, MultiDiscrete or Box"):
+        with pytest.raises(SpaceError, match=r"Strange: action_space is Tuple.*expected Discrete, MultiDiscrete, MultiBinary or Box"):
             make(Strange, backend="sync")
 
     @pytest.mark.parametrize("backend", ["lean", "sync"])

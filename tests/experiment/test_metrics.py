@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
+import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrl.experiment import runs
+from pyrl.experiment import metrics, runs
 from pyrl.experiment.metrics import STEP, CsvLog, MetricsLog, read_csv, running_mean, tensorboard_installed
 from pyrl.types import Episode, Metrics
 
@@ -42,9 +46,72 @@ def test_rows_reach_the_file_in_time(tmp_path: Path) -> None:
     assert (tmp_path / "m.csv").read_text() == "a\n1\n"
     slow = CsvLog(tmp_path / "s.csv", flush_seconds=1e6)
     slow.write({"a": 1.0})
-    assert (tmp_path / "s.csv").read_text() == "a\n"
+    assert (tmp_path / "s.csv").read_text() == ""
     slow.close()
     assert (tmp_path / "s.csv").read_text() == "a\n1\n"
+
+
+@given(rows=ROWS, refused=st.sets(st.integers(0, 30)))
+def test_rows_wait_for_a_disk_that_refuses(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, float]], refused: set[int]
+) -> None:
+    """Any of the flushes may fail, half of the text written; afterwards everything is there once."""
+    path = tmp_path_factory.mktemp("csv") / "metrics.csv"
+    log = CsvLog(path, flush_seconds=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_text", failing_text(refused))
+        patch.setattr(Path, "open", failing_open(Path.open, refused))
+        for row in rows:
+            log.write(row)
+    log.close()
+    assert log.failure is None
+    table = read_csv(path)
+    for key in {key for row in rows for key in row}:
+        np.testing.assert_array_equal(table[key], [row.get(key, math.nan) for row in rows])
+
+
+def failing_text(refused: set[int]) -> Any:
+    """Some of the calls say that the disk is full, before anything is written."""
+    calls, text = itertools.count(), metrics._text
+
+    def call(*arguments: Any, **options: Any) -> str:
+        if next(calls) in refused:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return text(*arguments, **options)
+
+    return call
+
+
+def failing_open(real: Any, refused: set[int]) -> Any:
+    """Files that are appended to, some of which take three bytes and are then full."""
+    calls = itertools.count()
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() >= self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data[:3])
+
+    def call(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode != "r+b" or next(calls) not in refused:
+            return real(path, mode, *arguments, **options)
+        file = Full(str(path), "r+b")
+        file.full = path.stat().st_size + 3
+        return file
+
+    return call
+
+
+def test_a_deleted_file_is_not_made_again(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path / "m.csv")
+    log.write({"a": 1.0})
+    log.flush()
+    (tmp_path / "m.csv").unlink()
+    for row in ({"a": 2.0}, {"b": 2.0}):
+        log.write(row)
+        log.flush()
+        assert "deleted" in str(log.failure)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_half_a_line_is_left_out(tmp_path: Path) -> None:
@@ -101,6 +168,7 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
         log.write(record(20, x=1.5))
     with MetricsLog(tmp_path, resume_from=10) as log:
         log.write(record(15, x=2.5))
+    assert log.failure is None
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("x")] == [(10, 0.5), (15, 2.5)]
 

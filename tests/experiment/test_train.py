@@ -94,7 +94,7 @@ def test_going_on_is_exact(algo: str, tmp_path: Path) -> None:
     assert run.agent.env_steps == agent.env_steps
     assert all(torch.equal(a, b) for a, b in zip(weights(run.agent), weights(agent)))
     assert run.agent.random.state == agent.random.state
-    same = [k for k in last if "per_second" not in k and k in run.metrics[-1] and not k.startswith(("loss/", "train/"))]
+    same = [k for k in last if "second" not in k and k in run.metrics[-1] and not k.startswith(("loss/", "train/"))]
     assert {k: run.metrics[-1][k] for k in same} == {k: last[k] for k in same}
     steps = [line.split(",")[0] for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert [int(s) for s in steps] == sorted({int(s) for s in steps})
@@ -113,13 +113,13 @@ def test_limits_and_stop_rules() -> None:
         "total_episodes is -1, expected a whole number of at least 1": {"total_episodes": -1},
         "total_steps is 10.5, expected a whole number of at least 1": {"total_steps": 10.5},
         "total_episodes is nan, expected a whole number of at least 1": {"total_episodes": math.nan},
-        "stop_window is 0, expected a value in \\[1, 100\\]": {"stop_window": 0, "total_steps": 1},
+        "stop_window is 0, expected an integer in \\[1, 100\\]": {"stop_window": 0, "total_steps": 1},
         "stop_window is 101, expected": {"stop_window": 101, "total_steps": 1},
         "stop_at_return is nan": {"stop_at_return": math.nan, "total_steps": 1},
     }.items():
         with pytest.raises(ValueError, match=message):
             pyrl.train("random", Counter, run_dir=False, **limits)
-    with pytest.raises(TypeError, match="total_steps is '100', expected a number"):
+    with pytest.raises(TypeError, match="train: total_steps is '100', expected a whole number"):
         pyrl.train("random", Counter, run_dir=False, total_steps="100")  # type: ignore[arg-type]
     assert pyrl.train("random", Counter, run_dir=False, total_steps=1e2).ending == "total_steps: 100 reached"  # type: ignore[arg-type]
 
@@ -224,7 +224,18 @@ def test_an_environment_that_fails_says_which_and_the_run_keeps_its_files(tmp_pa
 
     with pytest.raises(pyrl.errors.EnvError, match=r"environment 0 \(seed \d+, step \d+\).*sensor lost"):
         pyrl.train("random", Fails, total_steps=100, run_dir=tmp_path / "run", num_envs=2)
-    assert RunFolder.open(tmp_path / "run").config["ending"] == "an error"
+    config = RunFolder.open(tmp_path / "run").config
+    assert config["ending"].startswith("an error: EnvError: Fails: environment 0 (seed ")
+    error = config["error"]
+    assert (error["type"], error["cause"], error["env_index"]) == ("EnvError", "RuntimeError: sensor lost", 0)
+    assert f"(seed {error['env_seed']}, step 2)" in error["message"]
+    assert any('raise RuntimeError("sensor lost")' in line for line in error["traceback"])
+    assert "sensor lost" in error["traceback"][-1]
+    counted = read_csv(tmp_path / "run" / "metrics.csv")
+    assert counted["time/env_steps"][-1] == 4  # two steps of two environments, though their round was broken off
+    agent = pyrl.train("random", Counter, resume=tmp_path / "run").agent  # the environment is mended
+    assert agent.env_steps == 100
+    assert not {"error", "save_failure"} & set(RunFolder.open(tmp_path / "run").config)
 
 
 def test_batches_that_can_never_be_filled_are_refused() -> None:
@@ -232,8 +243,15 @@ def test_batches_that_can_never_be_filled_are_refused() -> None:
         pyrl.train("dqn", Counter, total_steps=100, run_dir=False, buffer_size=100, batch_size=200)
     with pytest.raises(ValueError, match="batch_size is 1000, but a rollout holds only n_steps \\* num_envs = 32 transitions"):
         pyrl.train("ppo", Counter, total_steps=100, run_dir=False, n_steps=8, num_envs=4, batch_size=1000)
-    with pytest.raises(ValueError, match="batch_size is 20, but only"):  # the tails of the episodes leave too little room
-        pyrl.train("dqn", Counter, total_steps=500, run_dir=False, buffer_size=20, batch_size=20, learning_starts=0, num_envs=1)
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("size", [2, 5, 20, 64])
+def test_a_replay_as_small_as_its_batch_is_learned_from(size: int, prioritized: bool) -> None:
+    """The tails of episodes are slots too, so that fewer transitions than a batch can be drawn."""
+    options = {"buffer_size": size, "batch_size": size, "learning_starts": 0, "num_envs": 1, "prioritized": prioritized}
+    run = pyrl.train("dqn", Counter, total_steps=300, run_dir=False, **options)
+    assert run.agent.updates > 50
 
 
 @pytest.mark.parametrize(("options", "first"), [({"learning_starts": 500}, 500), ({"batch_size": 400}, 400), ({}, 20)])

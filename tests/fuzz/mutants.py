@@ -48,6 +48,8 @@ class Memory:
 
     def place(self, a: np.ndarray, offset: int = 0) -> np.ndarray:
         """The numbers of ``a`` in a block of its own, ``offset`` bytes after a cache line's start."""
+        if a.dtype.hasobject:  # references, which no block of bytes may hold
+            return a.copy()
         to = self.block(a.nbytes + offset)[offset:].view(a.dtype).reshape(a.shape) if a.nbytes else np.empty_like(a, order="C")
         to[...] = a
         return to

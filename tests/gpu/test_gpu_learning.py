@@ -46,7 +46,7 @@ def gpu_batches(agent: Any) -> Iterator[Batch]:
 
 
 def graphs(agent: Any) -> list[Any]:
-    return agent.run.captured.graphs
+    return agent.updater.graphs.graphs
 
 
 @pytest.mark.parametrize("case", LEARNING)
@@ -87,7 +87,7 @@ def test_batches_on_the_gpu_are_taken_where_they_lie(case: str) -> None:
     assert_together(agent, expected, before)
     assert graphs(agent)
     if case == "dqn":
-        (inputs,) = agent.run._inputs.values()
+        (inputs,) = agent.updater._inputs.values()
         assert not inputs.own
         assert agent.td_error.is_cuda
         assert isinstance(expected.td_error, np.ndarray)
@@ -134,9 +134,9 @@ def test_the_rate_is_read_by_replays() -> None:
     data = batches(agent)
     learn(agent, data, WARM_UP + 4)
     agent.progress = 1.0
-    before = agent.actor_arena.values.clone()
+    before = agent.trainables["actor"].arena.values.clone()
     learn(agent, data, 1)
-    assert torch.equal(agent.actor_arena.values, before)
+    assert torch.equal(agent.trainables["actor"].arena.values, before)
     assert graphs(agent)[-1].output.values[0] == 0
 
 
@@ -146,8 +146,8 @@ def test_beginning_an_update_waits_for_nothing(case: str) -> None:
     agent = on_gpu(case)
     data = batches(agent)
     learn(agent, data, UPDATES if agent.loop == "off_policy" else 8)
-    begun, run = [], agent.run
-    begin = run._begin
+    begun, run = [], agent.updater
+    begin = run._launch
 
     def watched(*args: Any) -> Any:
         try:
@@ -157,7 +157,7 @@ def test_beginning_an_update_waits_for_nothing(case: str) -> None:
             torch.cuda.set_sync_debug_mode("default")
         return begun[-1]
 
-    run._begin = watched
+    run._launch = watched
     learn(agent, data, 2)
     assert begun
 

@@ -101,7 +101,8 @@ def test_errors_are_the_cpus(host_copy):
     buffer = filled(5, device="cuda", host_copy=host_copy)
     for size, message in ((6, "batch_size is 6, but only 5 transitions are stored"), (0, "batch_size is 0")):
         with pytest.raises(ValueError, match=message):
-            buffer.sample(size)
+            buffer.sample(size, replacement=False)
+    assert len(buffer.sample(6).reward) == 6
     with pytest.raises(ValueError, match="get: 1 of 2 records are no longer"):
         buffer.get(np.array([0, 99]))
     buffer.clear()

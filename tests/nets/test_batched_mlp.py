@@ -11,10 +11,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from pyrl.engine.arena import Arena
-from pyrl.engine.update import Update
-from pyrl.nets import batched_mlp
+from pyrl.engine.step import Step
+from pyrl.engine.trainable import Trainable
+from pyrl.nets import batched_mlp as module
 from pyrl.nets.actor_critic_continuous import Critics
-from pyrl.nets.batched_mlp import side_by_side
+from pyrl.nets.batched_mlp import batched_mlp
 from pyrl.nets.mlp import mlp
 
 ACTIVATIONS = ("relu", "tanh", "silu", "gelu")
@@ -32,7 +33,7 @@ FALLBACKS: dict[str, Callable[[nn.ModuleList], object]] = {
 
 @pytest.fixture(autouse=True)
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batched_mlp, "pays_off", lambda x: True)
+    monkeypatch.setattr(module, "pays_off", lambda x: True)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def assert_alike(networks: nn.ModuleList) -> None:
     x = torch.randn(6, networks[0][0].in_features, dtype=networks[0][0].weight.dtype, requires_grad=True)
     trained = [x, *(p for p in networks.parameters() if p.requires_grad)]
     results = []
-    for compute in (side_by_side, apart):
+    for compute in (batched_mlp, apart):
         y = compute(networks, x)
         factor = torch.linspace(-1.0, 1.0, y.numel()).view_as(y)
         results.append([y, *torch.autograd.grad((factor * y).sum(), trained)])
@@ -147,13 +148,14 @@ def test_critics_of_pictures(products: list[int]) -> None:
 def test_compiled() -> None:
     """What is compiled has the gradients of what is not."""
     networks, x = networks_of(2, (5, 8, 3)), torch.randn(6, 5)
-    arena = Arena(networks)
+    trainable = Trainable("networks", networks)
 
-    def loss() -> tuple[Tensor, tuple[Tensor, ...]]:
-        y = side_by_side(networks, x)
-        return y.square().sum(), (y,)
+    def loss() -> tuple[Tensor, dict[str, Tensor]]:
+        y = batched_mlp(networks, x)
+        return y.square().sum(), {"y": y}
 
-    (expected,), gradient = Update(arena, loss).gradient(), arena.gradients.clone()
-    (y,) = Update(arena, loss, compiled=True).gradient()
-    torch.testing.assert_close(y, expected)
-    torch.testing.assert_close(arena.gradients, gradient)
+    step = Step(trainable, loss)
+    expected, gradient = step.gradient(), trainable.arena.gradients.clone()
+    step.compile()
+    torch.testing.assert_close(step.gradient()["y"], expected["y"])
+    torch.testing.assert_close(trainable.arena.gradients, gradient)

@@ -1,0 +1,168 @@
+"""A run's checkpoints, written while it goes on: at a price that training does not feel, and again when the disk refuses.
+
+``last`` holds all that a run needs to go on: the agent, the loop's counters, the replay. It is written when the run starts, every
+SAVE_SECONDS, and when the run ends. A replay of gigabytes is written less often, so that it takes at most SHARE of the time; in
+between, its file stays as it is beside the agent of now. A killed process then loses some seconds of learning, and of its
+experience what came since the replay was written. The same share bounds how often large agents are written.
+
+``best`` and ``episode_<n>`` are copied in memory at their moment and written with the next ``last``, or at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyrl import checkpoint
+from pyrl.agents.checkpoints import agent_tree
+from pyrl.errors import CheckpointError, NonFiniteError
+from pyrl.experiment.runs import RunFolder
+from pyrl.loops.base import Loop
+
+SAVE_SECONDS = 5.0  # between two saves
+SHARE = 0.02  # of the time, that a kind of save may take
+WAITING = 8  # checkpoints that are kept in memory while the disk refuses
+
+
+class Pace:
+    """When something that costs time may be done again."""
+
+    def __init__(self, least: float) -> None:
+        self.seconds = 0.0  # that it took last
+        self._least = least
+        self._next = -math.inf
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    @property
+    def wait(self) -> float:
+        return max(self._least, self.seconds / SHARE)
+
+    def took(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._next = time.monotonic() + self.wait
+
+
+class Failures:
+    """What could not be written, by name, until it can be."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, Exception] = {}
+        self.last: str | None = None  # the latest one, whether or not it was made good
+
+    def attempt(self, name: str, write: Callable[[], object]) -> bool:
+        """Whether ``write`` worked. A failure is told once, and forgotten when the same name works."""
+        try:
+            write()
+        except (OSError, CheckpointError, NonFiniteError) as error:
+            known = name in self.now
+            self.now[name], self.last = error, f"{name}: {error}"
+            if not known:
+                what = f"{name} was not written; training goes on, and it is tried again: {error}"
+                warnings.warn(what, RuntimeWarning, stacklevel=2)
+            return False
+        self.now.pop(name, None)
+        return True
+
+
+class Saver:
+    """Writes the checkpoints of one run. See the module."""
+
+    def __init__(self, folder: RunFolder, loop: Loop, failures: Failures) -> None:
+        self.folder = folder
+        self.failures = failures
+        self.best = -math.inf  # score of `best`, or of what waits to become it
+        if checkpoint.exists(folder.best):
+            self.best = checkpoint.read_metadata(folder.best).get("score", folder.config.get("best", -math.inf))
+        self._loop = loop
+        self._waiting: dict[str, Callable[[], object]] = {}  # name of a checkpoint -> what writes it
+        self._agent_pace, self._replay_pace, self._copy_pace = Pace(SAVE_SECONDS), Pace(SAVE_SECONDS), Pace(0.0)
+        self._replay_steps: int | None = None  # environment steps in the replay that `last` holds
+
+    def begin(self, resumed: bool) -> None:
+        """From here on the run can be gone on with."""
+        if not resumed:
+            self._write_last(whole=True)
+        self._agent_pace.took(0.0)
+
+    def offer(self, score: float, rare: bool) -> None:
+        """The agent of now is the best so far, unless an older score was as high. Scores that are not ``rare`` are passed over where
+        copying the agent would take more than SHARE of the time."""
+        if score > self.best and (rare or self._copy_pace.due):
+            started, self.best = time.monotonic(), score
+            self._waiting["best"] = self._snapshot(self.folder.best, score=float(score))
+            self._copy_pace.took(time.monotonic() - started)
+
+    def keep(self, episodes: int) -> None:
+        """The agent of now stays as ``episode_<n>``."""
+        path = self.folder.after_episode(episodes)
+        self._waiting[path.name] = self._snapshot(path)
+        self._write_waiting()
+        if len(self._waiting) > WAITING:  # the failure stays in the list
+            del self._waiting[next(name for name in self._waiting if name != "best")]
+
+    def save_if_due(self, flush: Callable[[], object]) -> None:
+        """``flush`` brings to the disk the metrics that belong to it."""
+        if not self._agent_pace.due:
+            return
+        flush()
+        self._write_waiting()
+        whole, started = self._replay_steps is None or self._replay_pace.due, time.monotonic()
+        if not self.failures.attempt("last", lambda: self._write_last(whole)) and not whole:
+            self._replay_steps = None  # perhaps the file is gone
+        seconds = time.monotonic() - started
+        if whole:
+            self._replay_pace.took(seconds)
+        only_agent = not whole or self._replay_steps is None or self._replay_pace.wait == SAVE_SECONDS
+        self._agent_pace.took(seconds if only_agent else self._agent_pace.seconds)
+
+    def finish(self, ending: str) -> None:
+        """Everything that is still to be written."""
+        self._write_waiting()
+        if self._replay_steps is not None and self._replay_pace.wait > SAVE_SECONDS:  # who stops a run may not wait for its replay
+            self.failures.attempt("last", lambda: self._write_last(whole=False, ending=ending))
+        self.failures.attempt("last", lambda: self._write_last(whole=True, ending=ending))
+
+    def _write_last(self, whole: bool, **about: Any) -> None:
+        """The agent and what its loop needs to go on: the replay too, or the one on the disk stays."""
+        self.folder.check()
+        tree, metadata = agent_tree(self._loop.agent)
+        state = self._loop.state_dict(replay=whole)
+        replay = state.pop("buffer", None)
+        steps = self._loop.agent.env_steps if whole else self._replay_steps
+        tree |= {"loop": state} if replay is None else {"loop": state, "replay": replay}
+        about |= {**metadata, "replay_env_steps": steps}
+        checkpoint.save(self.folder.last, tree, about, keep=() if whole else ("replay",), parents=False)
+        if replay is not None:
+            self._replay_steps = steps
+
+    def _write_waiting(self) -> None:
+        for name, write in list(self._waiting.items()):
+            if self.failures.attempt(name, write):
+                del self._waiting[name]
+
+    def _snapshot(self, path: Path, **about: Any) -> Callable[[], object]:
+        """What writes the agent of now to ``path``, later."""
+        tree, metadata = agent_tree(self._loop.agent)
+        tree = _copied(tree)
+
+        def write() -> None:
+            self.folder.check()
+            checkpoint.save(path, tree, {**metadata, **about}, parents=False)
+
+        return write
+
+
+def _copied(tree: Any) -> Any:
+    """``tree`` with arrays and tensors of its own."""
+    if isinstance(tree, Mapping):
+        return {key: _copied(value) for key, value in tree.items()}
+    if hasattr(tree, "detach"):
+        return tree.detach().clone()
+    return tree.copy() if hasattr(tree, "copy") else tree
