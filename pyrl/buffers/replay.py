@@ -253,9 +253,8 @@ class ReplayBuffer(Pickled):
         sane = isinstance(words, tuple | list) and all(type(word) is int and 0 <= word < 1 << 64 for word in words)
         if not sane or len(words) != 3 or words[1] != 0:
             raise ValueError(f"load_state_dict: random is {words!r}, expected (key, 0, draw) of 64-bit words")
-        plain = {k for k, v in state.items() if isinstance(v, np.ndarray) and not isinstance(v, np.ma.MaskedArray)}
-        arrays = {k: np.ascontiguousarray(v) if k in plain else v for k, v in state.items() if k != "options"}
-        self._check_rows({k: arrays[k] for k in plain if state[k].dtype == np.uint8})  # what else there is the core refuses
+        arrays = {k: np.ascontiguousarray(v) if type(v) is np.ndarray else v for k, v in state.items() if k != "options"}
+        self._check_rows({k: v for k, v in arrays.items() if type(v) is np.ndarray and v.dtype == np.uint8})  # the core refuses the rest
         self._core.set_state(arrays)
 
     def _check_rows(self, arrays: Mapping[str, Any]) -> None:
