@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyrl
+from pyrl import checkpoint
 from pyrl.errors import CheckpointError, SettingError, UnknownNameError
 from pyrl.experiment.runs import RunFolder
 from pyrl.experiment.settings import from_json, to_json
@@ -198,6 +200,42 @@ def test_a_resumed_run_honours_what_may_change_and_notes_it(tmp_path: Path) -> N
     run = pyrl.train("ppo", Walk, resume=tmp_path / "run", stop_at_return=math.inf)
     assert run.agent.config.learning_rate == 1e-9
     assert RunFolder.open(tmp_path / "run").config["eval_episodes"] == 2
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None, "1", [1], 2**40, math.nan, math.inf], ids=repr)
+@pytest.mark.parametrize("name", ["episodes", "first_step", "seconds", "stored", "window"])
+def test_a_loop_refuses_a_state_that_none_has(name: str, value: Any) -> None:
+    agent = pyrl.make_agent("dqn", Walk.observation_space, spaces.Discrete(2), **REPLAY)
+    loop = pyrl.iterate(agent, Walk, 20)
+    before = loop.state_dict(replay=False)
+    if name == "seconds" and type(value) in (int, float) and 0 <= value < math.inf:
+        return
+    with pytest.raises(CheckpointError, match=f"loop/{name} is "):
+        loop.load_state_dict({**loop.state_dict(), name: value})
+    assert loop.state_dict(replay=False) == before
+
+
+def test_an_older_replay_counts_what_it_holds(tmp_path: Path) -> None:
+    """A run that was killed between two saves of its replay learns again when that holds enough."""
+    trained("dqn", tmp_path / "run", num_envs=1)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    tree, about = checkpoint.load(last)
+    assert tree["loop"]["stored"] == about["replay_env_steps"] == 60
+    checkpoint.save(last, tree, {**about, "replay_env_steps": 55})
+    seen: list[float] = []
+    with pytest.warns(RuntimeWarning, match="lacks the last 5 steps"):
+        pyrl.train("dqn", Walk, resume=tmp_path / "run", total_steps=70, on_metrics=lambda m: seen.append(m["time/updates"]))
+    assert checkpoint.load(last)[0]["loop"]["stored"] == 65
+    assert seen[-1] > seen[0]
+
+
+def test_a_warm_start_without_its_first_save_is_refused(tmp_path: Path) -> None:
+    agent = trained("ppo", tmp_path / "a").agent
+    pyrl.train("ppo", Walk, agent=agent, total_steps=20, run_dir=tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "checkpoints")
+    (tmp_path / "b" / "metrics.csv").unlink()
+    with pytest.raises(CheckpointError, match="last is missing: the run began with an agent"):
+        pyrl.train("ppo", Walk, resume=tmp_path / "b", total_steps=40)
 
 
 # -- what is saved -------------------------------------------------------------------------------------------------------------
