@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections import Counter
 from typing import Any
 
@@ -19,6 +20,10 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# A shell in the background hands down ignored signals; the tests send them to programs that should answer.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 settings.register_profile(
     "repeatable", derandomize=not os.environ.get("PYRL_FRESH_SEEDS"), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

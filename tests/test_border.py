@@ -19,8 +19,10 @@ CLASSES = [value for value in vars(_core).values() if isinstance(value, type)]
 
 def test_fuzzed_calls_give_what_plain_copies_give_or_a_typed_error(tmp_path):
     trace = tmp_path / "call"
-    command = [sys.executable, "-m", "tests.fuzz.border", "--calls", "5000", "--seed", "0", "--trace", str(trace)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # As `python -m tests.fuzz.border`, from another folder: in this one the source tree would hide the installed package.
+    code = f"import runpy, sys; sys.path.append({str(ROOT)!r}); runpy.run_module('tests.fuzz.border', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", code, "--calls", "5000", "--seed", "0", "--trace", str(trace)]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, f"{run.stdout}{run.stderr[-2000:]}\nlast: {trace.read_text() if trace.exists() else ''}"
 
 

@@ -12,7 +12,7 @@ import pytest
 import pyrl
 from pyrl.envs import make
 from pyrl.envs.inline import LeanStepper
-from pyrl.experiment.presets import available_presets, has_preset, preset
+from pyrl.experiment.presets import available_presets, preset, preset_name
 from pyrl.loops.off_policy import OffPolicyLoop
 
 needs_ale = pytest.mark.skipif(importlib.util.find_spec("ale_py") is None, reason="ale-py is not installed: pip install 'pyrl[atari]'")
@@ -173,11 +173,11 @@ def test_one_preset_for_every_game() -> None:
     for algo in ("ppo", "a2c", "dqn"):
         assert (algo, "ALE/*-v5") in available_presets()
         assert preset(algo, "ALE/Pong-v5") == preset(algo, "ALE/MsPacman-v5")
-        assert has_preset(algo, "ALE/Pong-v5")
+        assert preset_name(algo, "ALE/Pong-v5") is not None
         assert preset(algo, "ALE/Pong-v5").total_steps == 10_000_000
-        assert not has_preset(algo, "Pong-v5")
+        assert preset_name(algo, "Pong-v5") is None
     assert preset("ppo", "ALE/Pong-v5").num_envs == 8
-    assert not has_preset("sac", "ALE/Pong-v5")
+    assert preset_name("sac", "ALE/Pong-v5") is None
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

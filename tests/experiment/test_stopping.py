@@ -176,7 +176,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 command = ["-m", "pyrl", "train", "random", "CartPole-v1", "--total-steps", "1e9", "--run-dir", {str(tmp_path / "run")!r}]
 os.execv(sys.executable, [sys.executable, *command])
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=terminal, stdout=terminal, stderr=terminal)
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=terminal, stdout=terminal, stderr=terminal, cwd=tmp_path)
     os.close(terminal)
     try:
         deadline = time.monotonic() + 60
@@ -194,8 +194,10 @@ os.execv(sys.executable, [sys.executable, *command])
     assert pyrl.train("random", "CartPole-v1", resume=tmp_path / "run", total_steps=steps + 10).agent.env_steps >= steps + 10
 
 
-def test_a_sample_of_random_moments() -> None:
-    command = [sys.executable, "-m", "tests.fuzz.stops", "--kills", "4", "--terms", "6", "--longest", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+def test_a_sample_of_random_moments(tmp_path: Path) -> None:
+    # As `python -m tests.fuzz.stops`, from another folder: in this one the source tree would hide the installed package.
+    code = f"import runpy, sys; sys.path.append({str(ROOT)!r}); runpy.run_module('tests.fuzz.stops', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", code, "--kills", "4", "--terms", "6", "--longest", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 faults" in done.stdout

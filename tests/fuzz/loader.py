@@ -97,7 +97,7 @@ def attempt(folder: Path, loop: Any) -> str:
             with np.errstate(all="ignore"), suppress(NonFiniteError, ValueError):  # of finite but huge weights; of no actions
                 behaviour(agent)
     try:
-        state = restore_agent(folder, loop.agent)
+        state, _ = restore_agent(folder, loop.agent)
         with checkpoint.checkpoint_errors(folder, "does not go on"):
             loop.load_state_dict(state)
     except CheckpointError:
