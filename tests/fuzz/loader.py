@@ -97,12 +97,14 @@ def attempt(folder: Path, loop: Any) -> str:
             with np.errstate(all="ignore"), suppress(NonFiniteError, ValueError):  # of finite but huge weights; of no actions
                 behaviour(agent)
     try:
-        state, _ = restore_agent(folder, loop.agent)
+        tree, _ = restore_agent(folder, loop.agent)
         with checkpoint.checkpoint_errors(folder, "does not go on"):
+            state = {**tree["loop"], **({"buffer": tree["replay"]} if "replay" in tree else {})}
             loop.load_state_dict(state)
     except CheckpointError:
         return outcome
-    require_same(state, loop.state_dict(), "loop")
+    restored = loop.state_dict()
+    require_same(state, {name: restored[name] for name in state}, "loop")  # older versions kept less
     if hasattr(loop, "buffer") and len(loop.buffer):
         batch = loop.buffer.sample(min(8, len(loop.buffer)))
         loop.buffer.get(batch.index)
