@@ -20,7 +20,7 @@ env = pyrl.envs.make("CartPole-v1", num_envs=8)
 networks = nn.ModuleList([mlp((4, 64, 2), "tanh"), mlp((4, 64, 1), "tanh")])
 arena = Arena(networks)
 arena.optimizer = torch.optim.Adam([arena.values], lr=3e-3)
-native = Native(arena, *networks)
+native = Native(arena, networks)
 actor, critic = native.networks
 w, g = native.parameters, native.gradients
 random = ops.RandomStream(0, "actions")

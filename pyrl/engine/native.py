@@ -87,10 +87,12 @@ class Native:
 
 
 def parts_of(network: nn.Module) -> Sequence[nn.Module] | None:
-    """The plain MLPs that ``network.native_parts()`` names; None where its class does not say.
+    """The plain MLPs that ``network.native_parts()`` names; None where its class does not say. A Sequential is one, a ModuleList holds them.
 
     A subclass must say so anew: what it overrides in torch, the native engine would not know of.
     """
+    if type(network) in (nn.Sequential, nn.ModuleList):
+        return (network,) if isinstance(network, nn.Sequential) else tuple(network)  # type: ignore[arg-type]
     encoder = getattr(network, "encoder", None)
     if "native_parts" not in type(network).__dict__ or type(encoder) not in (Encoder, type(None)):
         return None
