@@ -64,13 +64,9 @@ def ppo(engine: str, batch: int, net_arch: list[int]) -> Callable[[], Any]:
     action = np.random.default_rng(0).integers(0, ACTIONS, 1024)
     samples = Samples(floats(1024, OBSERVATION), action, floats(1024) * 0.1 - 0.7, floats(1024), floats(1024), floats(1024))
     index = np.random.default_rng(0).permutation(1024)[:batch]
-    if engine == "native":
-        return lambda: learner.native_update(samples.rows(index), 0.2, 0.0)
-    import torch
-
-    columns, rows, epsilon = tuple(map(torch.from_numpy, samples.columns())), torch.from_numpy(index), torch.tensor(0.2)
-    ent_coef = torch.tensor(0.0)
-    return lambda: learner.run(learner.tensor_update, columns, rows, epsilon, ent_coef)
+    learner.updater.begin(3e-4)
+    data = learner.updater.to_device(samples, index, learner.scalar(0.2), learner.scalar(0.0))
+    return lambda: learner.updater(learner.update, *data)
 
 
 def off_policy(algorithm: str, engine: str, batch: int, net_arch: list[int]) -> Callable[[], Any]:
@@ -88,7 +84,7 @@ def acting(engine: str, batch: int, net_arch: list[int]) -> Callable[[], Any]:
     learner = agent("ppo", engine, 64, net_arch)
     observation = floats(batch, OBSERVATION)
     if engine == "native":
-        critic, w = learner.native.networks[1], learner.arena.values
+        critic, w = learner.native["network"].networks[1], learner.arena.values
         return lambda: (learner.policy(observation), critic.infer(w, observation))
     import torch
 

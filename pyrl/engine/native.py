@@ -87,7 +87,7 @@ class Native:
 
 
 def parts_of(network: nn.Module) -> Sequence[nn.Module] | None:
-    """The plain MLPs that ``network.native_parts()`` names; None where its class does not say. A Sequential is one, a ModuleList holds them.
+    """The plain MLPs that ``network.native_parts()`` names, None where its class does not say; a Sequential, or those of a ModuleList.
 
     A subclass must say so anew: what it overrides in torch, the native engine would not know of.
     """
