@@ -22,7 +22,7 @@ from pyrl.errors import NetworkError, NonFiniteError, ShapeError
 from pyrl.ops.arenas import ArenaViews
 
 ALIGNMENT = 16  # elements: 64 bytes of float32
-_FIXED = "networks are fixed when an agent is made: give yours to make_agent (network=, features_extractor=, net_arch=)"
+_FIXED = "networks are fixed when an agent is made, by net_arch, activation and features_extractor"
 
 
 class Arena:
