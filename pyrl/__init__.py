@@ -13,11 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrl import agents, buffers, checkpoint, engine, envs, errors, experiment, loops, nets, ops
+    from pyrl import agents, buffers, checkpoint, deploy, engine, envs, errors, experiment, loops, nets, ops
     from pyrl.agents import available_agents
     from pyrl.agents.base import Agent
     from pyrl.agents.checkpoints import load_agent as load
     from pyrl.agents.registry import make_agent
+    from pyrl.deploy.export import export
     from pyrl.experiment.train import Run, train
     from pyrl.loops.evaluation import Evaluation, evaluate
     from pyrl.loops.iterate import iterate
@@ -32,11 +33,12 @@ _HOMES = {
     "Evaluation": "pyrl.loops",
     "Run": "pyrl.experiment.train",
     "evaluate": "pyrl.loops",
+    "export": "pyrl.deploy.export",
     "iterate": "pyrl.loops",
     "train": "pyrl.experiment.train",
     "RandomStream": "pyrl.ops.random",
 }
-_MODULES = ("agents", "buffers", "checkpoint", "engine", "envs", "errors", "experiment", "loops", "nets", "ops")
+_MODULES = ("agents", "buffers", "checkpoint", "deploy", "engine", "envs", "errors", "experiment", "loops", "nets", "ops")
 
 __all__ = [
     "Agent",
@@ -47,6 +49,7 @@ __all__ = [
     "buffers",
     "envs",
     "evaluate",
+    "export",
     "iterate",
     "load",
     "make_agent",

@@ -22,9 +22,10 @@ ALLOWED = {
     "envs": set(),
     "checkpoint": set(),
     "agents": {"ops", "nets", "engine", "checkpoint"},
+    "deploy": {"agents", "engine", "nets"},
     "loops": {"agents", "envs", "buffers"},
     "experiment": {"loops", "agents", "engine", "envs", "checkpoint"},
-    "cli": {"experiment", "loops", "agents", "envs", "checkpoint", "ops", "__init__"},
+    "cli": {"experiment", "deploy", "loops", "agents", "envs", "checkpoint", "ops", "__init__"},
 }
 CPP_ALLOWED = {
     "core": {"core"},

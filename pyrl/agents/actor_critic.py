@@ -133,6 +133,9 @@ class ActorCriticAgent(Agent):
         action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
         return {"action": action.numpy(), "log_prob": log_prob.numpy()}
 
+    def deterministic_action(self, observation: Observation) -> Tensor:
+        return self.distribution.mode(self.network.policy(observation))
+
     def native_distribution(self) -> dict[str, Any]:
         """What `pyrl.ops.policy_loss` must know of the action distribution."""
         log_std = self.network.log_std

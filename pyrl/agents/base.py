@@ -27,7 +27,7 @@ from pyrl.engine.standard import in_standard_state
 from pyrl.engine.step import Step
 from pyrl.engine.trainable import Trainable
 from pyrl.engine.updater import Engine, Updater
-from pyrl.errors import DeviceError, SpaceError
+from pyrl.errors import DeviceError, NetworkError, SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
 from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
@@ -162,6 +162,11 @@ class Agent(ABC):
 
         ``observation`` has the leading dimension N. Actions are the agent's own (`pyrl.spaces.actions`): discrete ones count from zero.
         """
+
+    def deterministic_action(self, observation: Observation) -> Tensor:
+        """The action [B, ...] of ``policy(observation, deterministic=True)`` for normalised observations, tensors, by operations of
+        torch alone: what `pyrl.export` traces. NetworkError for an agent that has none."""
+        raise NetworkError(f"export: {self.name} has no deterministic_action by operations of torch, which is what can be exported")
 
     @abstractmethod
     def learn(self, data: Any) -> dict[str, float]:

@@ -155,6 +155,9 @@ class DQN(Agent):
             action = np.where(uniform < self.epsilon, random_action, action)
         return {"action": action}
 
+    def deterministic_action(self, observation: Observation) -> Tensor:
+        return self.q_network(observation).argmax(1)
+
     def learn(self, batch: Batch) -> dict[str, float]:
         native = self.updater.begin(value_at(self.config.learning_rate, self.progress))
         metrics = self.updater(self.step, self.prepare(batch, native))

@@ -94,6 +94,10 @@ class ContinuousAgent(Agent):
             action = self.noise(action)
         return {"action": self.scale.to_box(action)}
 
+    def deterministic_action(self, observation: Observation) -> Tensor:
+        center, half = (torch.as_tensor(x, device=self.device) for x in (self.scale.center, self.scale.half))
+        return center + half * self.choose(observation, deterministic=True)
+
     @abstractmethod
     def update(self, batch: Batch, *data: Any) -> LossReport:
         """The steps and averages of one update, for every engine (`pyrl.engine.updater`). Of ``batch`` [B] it reads observation, action

@@ -1,4 +1,4 @@
-"""The command line: ``pyrl train ppo CartPole-v1``, then ``pyrl eval``, ``play`` and ``plot`` on its run folder.
+"""The command line: ``pyrl train ppo CartPole-v1``, then ``pyrl eval``, ``play``, ``plot`` and ``export`` on its run folder.
 
 Flags are made from dataclasses: those of the commands, and the config of the algorithm with its preset's values as
 defaults. Training itself is `pyrl.experiment.train`; its records become a progress bar here. Heavy libraries are imported
@@ -19,11 +19,12 @@ from pathlib import Path
 from pyrl.cli.doctor import doctor as doctor_command
 from pyrl.cli.doctor import pyrl_version
 from pyrl.cli.eval import evaluate
+from pyrl.cli.export import export as export_command
 from pyrl.cli.list import list_all
 from pyrl.cli.play import play as play_command
 from pyrl.cli.plot import plot as plot_command
 from pyrl.cli.train import train as train_command
-from pyrl.errors import CheckpointError, DTypeError, EnvError, UnknownNameError, closest_names
+from pyrl.errors import CheckpointError, DTypeError, EnvError, NetworkError, UnknownNameError, closest_names
 
 USAGE = """usage: pyrl COMMAND ...
 
@@ -32,6 +33,7 @@ USAGE = """usage: pyrl COMMAND ...
   eval RUN         evaluate a run            pyrl eval runs/... --episodes 100
   play RUN         watch a run               pyrl play runs/... --video play.mp4
   plot RUN...      draw one run, or several  pyrl plot runs/ppo_* --out ppo.png
+  export RUN       its policy as a file      pyrl export runs/... --to onnx
   list             what there is: algorithms, presets, environments, runs
   doctor           what was found on this machine, and a check of the kernels
 
@@ -42,6 +44,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "eval": evaluate,
     "play": play_command,
     "plot": plot_command,
+    "export": export_command,
     "list": list_all,
     "doctor": doctor_command,
 }
@@ -58,7 +61,7 @@ def run(arguments: list[str]) -> int:
         return 1
     except EnvError as error:
         return _fail(error, 1)
-    except (CheckpointError, DTypeError, OSError, ModuleNotFoundError) as error:
+    except (CheckpointError, DTypeError, NetworkError, OSError, ModuleNotFoundError) as error:
         return _fail(error, 2)
     except Exception as error:
         if type(error).__name__ == "DependencyNotInstalled":  # Gymnasium's, when a renderer is missing; it names the command

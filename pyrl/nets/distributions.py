@@ -37,6 +37,10 @@ class Distribution(Protocol):
         """(log_prob [B], entropy [B]), differentiable."""
         ...
 
+    def mode(self, output: Tensor) -> Tensor:
+        """The most likely action [B, ...]: int64 choices, or the mean."""
+        ...
+
     def logits(self, output: Array) -> Array:
         """``output`` as the kernels take it: the logits of the ``nvec`` choices, or the mean."""
         return output
@@ -60,6 +64,9 @@ class Categorical(Distribution):
         log_p = torch.log_softmax(output, dim=1)
         return log_p.gather(1, action.unsqueeze(1)).squeeze(1), -(log_p.exp() * log_p).sum(1)
 
+    def mode(self, output: Tensor) -> Tensor:
+        return output.argmax(1)
+
 
 class MultiCategorical(Distribution):
     """MultiDiscrete(nvec): the logits of independent categoricals side by side."""
@@ -79,6 +86,9 @@ class MultiCategorical(Distribution):
             entropy = entropy - (log_p.exp() * log_p).sum(1)
         return log_prob, entropy
 
+    def mode(self, output: Tensor) -> Tensor:
+        return torch.stack([logits.argmax(1) for logits in output.split(self.nvec, dim=1)], 1)
+
 
 class Bernoulli(Distribution):
     """MultiBinary [A]: the output is the logit of each 1, independent of the others.
@@ -96,6 +106,9 @@ class Bernoulli(Distribution):
     def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         log_sum = F.softplus(output)  # of exp(0) + exp(output)
         return (action * output - log_sum).sum(1), (log_sum - torch.sigmoid(output) * output).sum(1)
+
+    def mode(self, output: Tensor) -> Tensor:
+        return (output > 0).long()
 
     def logits(self, output: Array) -> Array:
         if isinstance(output, Tensor):
@@ -126,6 +139,9 @@ class DiagonalGaussian(Distribution):
         log_prob = (-0.5 * z.square() - log_std - LOG_SQRT_2PI).sum(1)
         entropy = (0.5 + LOG_SQRT_2PI + log_std).sum().expand(len(output))
         return log_prob, entropy
+
+    def mode(self, output: Tensor) -> Tensor:
+        return output.reshape(-1, *self.shape)
 
 
 def distribution_for(space: spaces.Space) -> Distribution:

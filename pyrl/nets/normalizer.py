@@ -96,6 +96,12 @@ class Normalizer:
             return observation
         return map_observation(self._normalized, observation, self._observation_moments)
 
+    def traceable(self, observation: Observation) -> Observation:
+        """`observation` for tensors by operations of torch alone, to whom the moments are constants: for export."""
+        if not self._changes_observation:
+            return observation
+        return map_observation(self._traceable, observation, self._observation_moments)
+
     def reward(self, reward: Array) -> Array:
         """Rewards of any shape as the losses shall see them."""
         if self.normalize_reward:
@@ -108,6 +114,16 @@ class Normalizer:
         if self.normalize_observation:
             return moments.normalize(_floats(x), clip=self.clip_observation, epsilon=EPSILON)
         return x if self.clip_observation is None else x.clip(-self.clip_observation, self.clip_observation)
+
+    def _traceable(self, x: Any, moments: RunningMoments | None) -> Any:
+        if moments is None:
+            return x
+        if self.normalize_observation:
+            import torch
+
+            mean, scale = moments.mean, 1.0 / np.sqrt(moments.var + EPSILON)
+            x = ((x.double() - torch.as_tensor(mean)) * torch.as_tensor(scale)).float()
+        return _clipped(x, self.clip_observation)
 
     def state_dict(self) -> dict[str, Any]:
         """The moments in use, as arrays; empty where nothing is normalised."""
