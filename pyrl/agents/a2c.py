@@ -27,7 +27,7 @@ from pyrl.engine.optimizers import TensorFlowRMSprop
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Update
 from pyrl.schedules import value_at
-from pyrl.types import Rollout
+from pyrl.types import Learned, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,10 +65,10 @@ class A2C(ActorCriticAgent):
             return TensorFlowRMSprop(parameters, lr=rate, alpha=0.99, eps=self.config.rms_prop_eps)
         return super().make_optimizer(parameters)
 
-    def learn(self, rollout: Rollout) -> dict[str, float]:
+    def learn(self, rollout: Rollout) -> Learned:
         metrics = self.descend(self.step, rollout)
         self.updates += 1
-        return metrics
+        return Learned(metrics)
 
     def gradient(self, rollout: Rollout) -> dict[str, float]:
         """The gradient of the loss of a rollout, into the arena; the current learning rate."""

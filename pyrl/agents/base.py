@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyrl.agents.checks import Fraction, NetworkDevice, NumEnvs, Positive, Seed, check_fields, checked
 from pyrl.agents.observations import ObservationReader
+from pyrl.agents.player import Player
 from pyrl.agents.state import set_state, state_of
 from pyrl.engine.native import Native
 from pyrl.engine.standard import in_standard_state
@@ -36,9 +37,10 @@ from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
-from pyrl.types import Array, Observation, map_observation
+from pyrl.types import Choice, Learned, Observation, PolicyInput, first_leaf, map_observation
 
-Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
+LoopKind: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
+_RENAMED = {"policy": "choose(PolicyInput, deterministic) -> Choice", "native_choose": "native_actor_action"}  # what is never called now
 CPU = torch.device("cpu")
 
 
@@ -64,16 +66,20 @@ class AgentConfig:
 
 
 class Agent(ABC):
-    """Acts and learns. See `policy` and `learn`; the rest is shared."""
+    """Acts and learns. See `choose` and `learn`; the rest is shared."""
 
     name: ClassVar[str]
-    loop: ClassVar[Loop]
+    loop: ClassVar[LoopKind]
+    honours_masks: ClassVar[bool] = False  # whether `choose` and `learn` leave out actions that a mask forbids
     Config: ClassVar[type[AgentConfig]]
     described: ClassVar[str] = "an agent (of pyrl.make_agent, pyrl.load, or a run's .agent)"  # what functions expect, in their messages
 
     def __init_subclass__(cls) -> None:
         """What computes with torch does so in `pyrl.engine.standard`, whatever the program has set for itself."""
-        for name in ("__init__", "policy", "learn", "gradient", "load_state_dict"):
+        for name, now in _RENAMED.items():
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__}.{name} would never be called: an agent defines {now}")
+        for name in ("__init__", "choose", "learn", "gradient", "load_state_dict"):
             if name in vars(cls):
                 setattr(cls, name, in_standard_state(vars(cls)[name]))
 
@@ -82,14 +88,13 @@ class Agent(ABC):
         self.observation_space = observation_space
         self.action_space = action_space
         self.actions = Actions(action_space, self.name)
-        self._read = ObservationReader(observation_space)
+        self.read = ObservationReader(observation_space)
         self.config: Any = config
         self.seed = seed = checked(f"{self.name}: seed", seed, Seed)
         self.num_envs = num_envs = checked(f"{self.name}: num_envs", num_envs, NumEnvs)
         self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
         self.env_steps = 0  # environment steps seen, set by the loop
         self.updates = 0  # gradient steps made
-        self.td_error: Array = None  # [B] of the batch learned last, of its kind, where the agent has one: what prioritized replay draws by
         if config.precision != "float32" and not has_images(observation_space, config.features_extractor):
             what = f"{self.name}: precision is {config.precision!r}, which is for convolutional networks"
             raise SpaceError(f"{what}, but features_extractor {config.features_extractor!r} makes none for {observation_space}")
@@ -157,14 +162,15 @@ class Agent(ABC):
         return "torch" if self.updater is None else self.updater.engine
 
     @abstractmethod
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
-        """Choose for a batch: ``{"action": [N, ...]}`` and whatever else the agent wants stored beside it.
+    def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
+        """Actions for N environments, and whatever else the agent wants stored beside them.
 
-        ``observation`` has the leading dimension N. Actions are the agent's own (`pyrl.spaces.actions`): discrete ones count from zero.
+        An agent with memory returns it as ``state`` and finds it in the next ``given.state``; it starts anew in the rows that
+        ``given.first`` marks, and in all of them where the state is None.
         """
 
     @abstractmethod
-    def learn(self, data: Any) -> dict[str, float]:
+    def learn(self, data: Any) -> Learned:
         """Learn from a `Rollout` (on-policy) or a `Batch` (off-policy) and say how it went."""
 
     def status(self) -> dict[str, float]:
@@ -192,13 +198,17 @@ class Agent(ABC):
         """Actions of the action space for one observation or a batch [N, ...]: NumPy in, NumPy out.
 
         ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
+        ValueError of an agent with memory: it would forget at every call, so a `player` plays it.
         """
-        observation, single = self._read(observation)
-        action = np.asarray(self.policy(observation, deterministic)["action"])
-        action = self.actions.chosen(action, "act: action of row")
-        if not single:
-            return action
-        return action[0, ...] if isinstance(self.action_space, spaces.Box) else action[0]  # which of a Box () is an array, too
+        observation, single = self.read(observation)
+        choice = self.choose(PolicyInput(observation, np.ones(len(first_leaf(observation)), bool)), deterministic)
+        if choice.state is not None:
+            raise ValueError(f"act: {self.name} has a memory, which act would lose; play it by agent.player(num_envs).act(observation)")
+        return self.actions.given_out(choice.action, single)
+
+    def player(self, num_envs: int = 1, *, deterministic: bool = True) -> Player:
+        """What plays this agent in ``num_envs`` environments, keeping its memory between their steps."""
+        return Player(self, num_envs, deterministic=deterministic)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""

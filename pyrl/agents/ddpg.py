@@ -77,11 +77,11 @@ class DDPG(ContinuousAgent):
         self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
         self.updater = self.make_updater(self.critic_step, self.actor_step)
 
-    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
+    def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
         """mu(o)"""
         return self.actor(observation)
 
-    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+    def native_actor_action(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         return self.native["actor"].infer(observation)
 
     def update(self, batch: Batch) -> LossReport:  # type: ignore[override]

@@ -47,7 +47,7 @@ from pyrl.engine.updater import Updater
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.mlp import Activation
 from pyrl.schedules import Schedule, linear, value_at
-from pyrl.types import Array, Batch, Observation, first_leaf
+from pyrl.types import Batch, Choice, Learned, PolicyInput, first_leaf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,10 +138,10 @@ class DQN(Agent):
     def status(self) -> dict[str, float]:
         return {"exploration/epsilon": self.epsilon}
 
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
+    def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
         """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
-        count = len(first_leaf(observation))
-        observation = self.normalizer.observation(observation)
+        count = len(first_leaf(given.observation))
+        observation = self.normalizer.observation(given.observation)
         native = self.native["q_network"]
         if native.sync() and self.updater.engine == "native":
             q = native_q(native, self.q_network.encoder.array(observation, native.dtype), keep=False)
@@ -153,16 +153,17 @@ class DQN(Agent):
             uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
             random_action = ops.uniform_indices(count, self.num_actions, self.random)
             action = np.where(uniform < self.epsilon, random_action, action)
-        return {"action": action}
+        return Choice(action)
 
-    def learn(self, batch: Batch) -> dict[str, float]:
+    def learn(self, batch: Batch) -> Learned:
         native = self.updater.begin(value_at(self.config.learning_rate, self.progress))
         metrics = self.updater(self.step, self.prepare(batch, native))
         td_error = metrics.pop("td_error")
-        self.td_error = td_error.cpu().numpy() if isinstance(td_error, Tensor) and isinstance(batch.index, np.ndarray) else td_error
+        if isinstance(td_error, Tensor) and isinstance(batch.index, np.ndarray):
+            td_error = td_error.cpu().numpy()
         self.updates += 1
         self._update_target()
-        return metrics
+        return Learned(metrics, abs(td_error))
 
     def prepare(self, batch: Batch, native: bool) -> Batch:
         """What an update reads of a batch: NumPy arrays with encoded observations if ``native``, else tensors, wherever they are."""

@@ -22,7 +22,7 @@ from pyrl.nets.actor_critic_continuous import ActionScale
 from pyrl.nets.mlp import Activation
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
 from pyrl.schedules import value_at
-from pyrl.types import Array, Batch, Observation, first_leaf
+from pyrl.types import Array, Batch, Choice, Learned, Observation, PolicyInput, first_leaf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,28 +71,28 @@ class ContinuousAgent(Agent):
         return {**super().streams(), "noise": self.noise, "learning": self.learning}
 
     @abstractmethod
-    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
+    def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
         """Actions [N, A] in [-1, 1] for normalised observations."""
 
     @abstractmethod
-    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+    def native_actor_action(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         """The same for encoded observations [N, D], on the native engine."""
 
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
+    def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
         """The actor's choice and exploration noise; uniform actions while random_steps last."""
         if not deterministic and self.env_steps < self.random_steps:
-            return {"action": uniform_actions(self.action_space, len(first_leaf(observation)), self.random)}
-        observation = self.normalizer.observation(observation)
+            return Choice(uniform_actions(self.action_space, len(first_leaf(given.observation)), self.random))
+        observation = self.normalizer.observation(given.observation)
         native = self.native["actor"]
         if native.sync() and self.updater.engine == "native":
-            action = self.native_choose(self.actor.encoder.array(observation, native.dtype), deterministic)
+            action = self.native_actor_action(self.actor.encoder.array(observation, native.dtype), deterministic)
         else:
             with torch.no_grad():
-                action = self.choose(tensors(observation, self.device), deterministic).cpu().numpy()
+                action = self.actor_action(tensors(observation, self.device), deterministic).cpu().numpy()
         if not deterministic and self.config.noise_std != 0:
             self.noise.std = value_at(self.config.noise_std, self.progress)
             action = self.noise(action)
-        return {"action": self.scale.to_box(action)}
+        return Choice(self.scale.to_box(action))
 
     @abstractmethod
     def update(self, batch: Batch, *data: Any) -> LossReport:
@@ -103,12 +103,12 @@ class ContinuousAgent(Agent):
         """What an update takes beside its batch: noise, flags."""
         return ()
 
-    def learn(self, batch: Batch) -> dict[str, float]:
+    def learn(self, batch: Batch) -> Learned:
         native = self.updater.begin(value_at(self.config.learning_rate, self.progress))
         prepared = self.prepare(batch, native)
         metrics = self.updater(self.update, prepared, *self.update_data(prepared))
         self.updates += 1
-        return metrics
+        return Learned(metrics)
 
     def prepare(self, batch: Batch, native: bool) -> Batch:
         """What an update reads of a batch, actions in [-1, 1]: NumPy arrays with encoded observations if ``native``, else tensors,

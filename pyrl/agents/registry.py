@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyrl.agents.base import Agent, AgentConfig
 
 # Files that are not agents.
-SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "options", "registry", "state"}
+SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "options", "player", "registry", "state"}
 registered: dict[str, Any] = {}  # name -> class, filled by `register`
 
 # What other libraries call it -> what pyrl does.

@@ -36,7 +36,7 @@ from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
 from pyrl.nets.noise import standard_normal
 from pyrl.schedules import value_at
-from pyrl.types import Array, Batch, Observation
+from pyrl.types import Array, Batch, Learned, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class SAC(ContinuousAgent):
         )
         self.updater = self.make_updater(self.critic_step, self.actor_step, self.temperature_step)
 
-    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
+    def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
         """A draw from pi, or tanh(mean)."""
         mean, log_std = self.actor(observation)
         if deterministic:
@@ -135,13 +135,13 @@ class SAC(ContinuousAgent):
         xi = torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device)
         return torch.tanh(mean + log_std.exp() * xi)
 
-    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+    def native_actor_action(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         output = self.native["actor"].infer(observation)
         shape = len(output), self.scale.size
         xi = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
         return ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)[0]
 
-    def learn(self, batch: Batch) -> dict[str, float]:
+    def learn(self, batch: Batch) -> Learned:
         if not (self.learns_temperature or isinstance(self.config.ent_coef, float)):
             self.temperature.set(temperature_at(self.config.ent_coef, self.progress))
         return super().learn(batch)

@@ -85,14 +85,14 @@ class SVG(ContinuousAgent):
         self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
         self.updater = self.make_updater(self.critic_step, self.actor_step)
 
-    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
+    def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
         """pi(o, eta), or pi(o, 0)."""
         mean, log_std = self.actor(observation)
         if deterministic:
             return torch.tanh(mean)
         return reparameterized(mean, log_std, torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device))
 
-    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+    def native_actor_action(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         output = self.native["actor"].infer(observation)
         shape = len(output), self.scale.size
         eta = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)

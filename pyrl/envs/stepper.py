@@ -19,7 +19,7 @@ what to act on next. In NEXT_STEP that is the final observation once more: the s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from gymnasium import Space
 from gymnasium.vector import AutoresetMode
 
 from pyrl.envs.actions import ActionBorder
+from pyrl.envs.masks import MaskReader
+from pyrl.envs.notices import mask_is_ignored
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import success_rule
 from pyrl.errors import EnvError
@@ -38,9 +40,9 @@ from pyrl.types import Array, Episode, Observation, StepResult
 class Stepper(ABC):
     """What loops see of the environments. Made by `pyrl.envs.make`; close it, or use it in a ``with``.
 
-    ``observation`` [N, ...] is what to act on, None before the first `reset` and after an error. Arrays handed out are
-    the stepper's own: those of a `StepResult` and ``observation`` stay as they are until the next call of `step` or
-    `reset`.
+    ``observation`` [N, ...] is what to act on, None before the first `reset` and after an error; ``first`` (bool [N]) says where it
+    starts an episode, ``action_mask`` (bool [N, M]) what may be chosen there, None where the environments give no masks. Arrays handed
+    out are the stepper's own: those of a `StepResult` and ``observation`` stay as they are until the next call of `step` or `reset`.
     """
 
     autoreset: AutoresetMode
@@ -62,7 +64,12 @@ class Stepper(ABC):
         self.seed = seed
         self.env_seeds = [stream_seed(seed, "env", i) for i in range(num_envs)]
         self.observation: Observation = None
+        self.first: Array = np.ones(num_envs, bool)
+        self.action_mask: Array | None = None
         self.closed = False
+        self._masks: MaskReader | None = None  # None: the environments give no masks
+        self._nowhere = np.zeros(num_envs, bool)
+        self._nowhere.flags.writeable = False
         self._border = ActionBorder(action_space, num_envs)
         # Three in rotation: acted on, following, and (where episodes ended) the first of the next episodes.
         self._buffers = [ObservationBuffer(observation_space, num_envs) for _ in range(3)]
@@ -98,14 +105,15 @@ class Stepper(ABC):
         self._starts = [self._clock] * self.num_envs
         self._terminated[:] = self._truncated[:] = False
         self._lives[:] = self._lost[:] = 0
-        self._reset(seeds, self._buffers[self._current])
+        self.first = np.ones(self.num_envs, bool)
+        self._look_for_masks(self._reset(seeds, self._buffers[self._current]))
         self._was_reset = True
         self.observation = self._buffers[self._current].value
         return self.observation
 
     @abstractmethod
-    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
-        """Reset every environment and write what it shows into ``buffer``."""
+    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> Sequence[Any] | None:
+        """Reset every environment and write what it shows into ``buffer``; their masks, None of those that gave none, and of all."""
 
     @abstractmethod
     def step(self, action: Array) -> StepResult:
@@ -153,6 +161,31 @@ class Stepper(ABC):
         self._returns[index] = 0.0
         self._starts[index] = next_start
         return episode
+
+    def _look_for_masks(self, given: Sequence[Any] | None) -> None:
+        """Whether the environments give masks, by those of their reset."""
+        self._masks = self.action_mask = None
+        if given is not None and any(mask is not None for mask in given):
+            reader = MaskReader(self.single_action_space)
+            try:
+                self.action_mask = reader.rows(given)
+                self._masks = reader
+            except ValueError as error:
+                mask_is_ignored(self.name, str(error))
+
+    def _mask_rows(self, given: Sequence[Any]) -> Array | None:
+        """bool [N, M] of the masks that came with a step, where the environments give any."""
+        if self._masks is None:
+            return None
+        try:
+            return self._masks.rows(given)
+        except ValueError as error:
+            raise self._whole(f"step: {error}") from error
+
+    def _whole(self, what: str) -> EnvError:
+        """A fault of the vector environment, not of one of its environments."""
+        self.observation = None
+        return EnvError(f"{self.name} ({self.num_envs} environments, seed {self.seed}): {what}")
 
     def _mark_lost_lives(self, lives: Array) -> None:
         """Terminated where a life was lost in an episode that goes on, now that those that ended are booked. ``lives`` [N] are

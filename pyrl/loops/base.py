@@ -16,9 +16,10 @@ import numpy as np
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import MOST, Amount, Goal, Limit, Range, check_fields
 from pyrl.envs import Stepper
+from pyrl.envs.notices import mask_is_ignored
 from pyrl.errors import CheckpointError, NonFiniteError, SettingError
 from pyrl.seeding import stream_seed
-from pyrl.types import Array, Episode, Metrics, StepResult
+from pyrl.types import Array, Episode, Learned, Metrics, StepResult
 
 WINDOW = 100  # episodes in the running means, as in the literature
 Window: TypeAlias = Annotated[int, Range(1, WINDOW)]
@@ -56,6 +57,7 @@ class Loop(ABC):
         self.agent = agent
         self.stepper = stepper
         self.limits = limits
+        self.player = agent.player(stepper.num_envs, deterministic=False)
         self.goal_reached = False  # stop_at_return
         self.stopped = False  # `stop`
         self.seconds = 0.0  # of training, evaluations and saves included, up to the last record
@@ -105,6 +107,9 @@ class Loop(ABC):
 
     def reset(self) -> None:
         self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
+        self.player.reset()
+        if self.stepper.action_mask is not None and not self.agent.honours_masks:
+            mask_is_ignored(self.stepper.name, f"{self.agent.name} does not honour masks")
 
     def begin(self) -> None:  # noqa: B027
         """Called after each reset, before the first round."""
@@ -113,28 +118,31 @@ class Loop(ABC):
     def round(self) -> dict[str, float]:
         """Act, store, learn; what `learn` reported."""
 
-    def learn(self, data: Any) -> dict[str, float]:
-        """``agent.learn``; data that make the update not finite are kept for whoever looks into it."""
+    def learn(self, data: Any) -> Learned:
+        """``agent.learn``; on a non-finite update the data are kept for debugging."""
         try:
-            return self.agent.learn(data)
+            learned = self.agent.learn(data)
         except NonFiniteError:
             self.refused = data
             raise
+        if not isinstance(learned, Learned):
+            raise TypeError(f"{self.agent.name}: learn returned {type(learned).__name__}, expected Learned(metrics, priority)")
+        return learned
 
-    def act(self) -> tuple[StepResult, dict[str, Array]]:
+    def step_envs(self) -> tuple[StepResult, Mapping[str, Array]]:
         """One step of all environments, and what the agent wants stored beside it."""
-        agent, observation = self.agent, self.stepper.observation
+        agent, stepper = self.agent, self.stepper
         if agent.normalizer.active:
-            agent.normalizer.update(observation)
-        choice = agent.policy(observation)
-        step = self.stepper.step(choice.pop("action"))
+            agent.normalizer.update(stepper.observation)
+        choice = self.player.choose(stepper.observation, stepper.first, stepper.action_mask)
+        step = stepper.step(choice.action)
         if agent.normalizer.active:
             agent.normalizer.observe_reward(step.reward, step.terminated | step.truncated, step.valid)
         agent.env_steps += int(np.count_nonzero(step.valid))
         if step.episodes:
             self._count(step.episodes)
         self._update_progress()
-        return step, choice
+        return step, choice.stored
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:
         """What the loop itself must remember, beside the agent: arrays and JSON values only; ``buffer`` is the replay, if it has one

@@ -75,7 +75,7 @@ class OffPolicyLoop(Loop):
             if self.finished:
                 break
             first_step = agent.env_steps
-            step, extra = self.act()
+            step, extra = self.step_envs()
             self._stored += agent.env_steps - first_step
             observation, next_observation = step.observation, step.next_observation
             if self._single:
@@ -92,9 +92,12 @@ class OffPolicyLoop(Loop):
             if self.stopped:
                 break
             self._batch = self.buffer.sample(config.batch_size, out=self._batch)
-            losses = self.learn(self._batch)
+            learned = self.learn(self._batch)
+            losses = learned.metrics
             if isinstance(self.buffer, PrioritizedReplayBuffer):
-                self.buffer.update_priorities(self._batch.index, abs(agent.td_error))
+                if learned.priority is None:
+                    raise TypeError(f"{agent.name}: learn returned no priority, which prioritized replay needs")
+                self.buffer.update_priorities(self._batch.index, learned.priority)
         return losses
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:

@@ -18,11 +18,11 @@ class OnPolicyLoop(Loop):
     def begin(self) -> None:
         # A rollout that was broken off belongs to other episodes than the ones that start now.
         if len(self.buffer):
-            self.buffer.take(self.stepper.observation)
+            self.buffer.take(self.stepper.observation, self.stepper.first)
 
     def round(self) -> dict[str, float]:
         while not self.buffer.full and not self.finished:
-            self.buffer.add(*self.act())
+            self.buffer.add(*self.step_envs())
         if self.stopped or self.goal_reached:  # by these parameters: no last step on a scrap of a rollout
             return {}
-        return self.learn(self.buffer.take(self.stepper.observation))
+        return self.learn(self.buffer.take(self.stepper.observation, self.stepper.first)).metrics

@@ -216,6 +216,7 @@ def _work(task: Task, shared: Shared, pipe: Connection) -> None:
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
     agent: Any = make_agent(task.algo, task.observation_space, task.action_space, seed=task.seed, num_envs=1, **task.config)
     agent.become_worker(task.index, task.generation)
+    player = agent.player(1, deterministic=False)
     buffer = RolloutBuffer(agent.config.n_steps, 1, task.observation_space, task.action_space)
     report, sent, limits = Report(), time.monotonic(), task.limits
     pulse = Pulse(shared.pulses, task.index)
@@ -231,15 +232,15 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
                 break
             agent.pull(shared.learned)
             while not buffer.full:
-                choice = agent.policy(stepper.observation)
-                step = stepper.step(choice.pop("action"))
-                buffer.add(step, choice)
+                choice = player.choose(stepper.observation, stepper.first, stepper.action_mask)
+                step = stepper.step(choice.action)
+                buffer.add(step, choice.stored)
                 if step.episodes:
                     report.episodes += [Episode(e.episode_return, e.length, task.index, e.success) for e in step.episodes]
                     break
             shared.steps[task.index] += len(buffer)
             shared.episodes[task.index] += len(step.episodes)
-            report.losses = agent.gradient(buffer.take(stepper.observation))
+            report.losses = agent.gradient(buffer.take(stepper.observation, stepper.first))
             agent.push(shared.learned)
             report.updates += 1
             if time.monotonic() - sent > REPORT_SECONDS:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_envs import BOXES, OBSERVATION_SPACES, StayOrGo, TwoTargets, prepared, random_env
+from agent_envs import BOXES, OBSERVATION_SPACES, StayOrGo, TwoTargets, given, prepared, random_env
 from gymnasium import spaces
 
 import pyrl
@@ -63,18 +63,18 @@ def test_actions_fill_an_asymmetric_box(algo: str) -> None:
     space = spaces.Box(np.float32([-1, 10]), np.float32([3, 11]))
     agent = pyrl.make_agent(algo, spaces.Discrete(2), space, num_envs=2000, random_steps=100)
     observation = np.zeros(2000, np.int64)
-    warm_up = agent.policy(observation)["action"]
+    warm_up = agent.choose(given(observation)).action
     np.testing.assert_allclose(warm_up.mean(0), [1, 10.5], atol=0.1)
     np.testing.assert_allclose([warm_up.min(0), warm_up.max(0)], [[-1, 10], [3, 11]], atol=0.01)
-    assert np.ptp(agent.policy(observation, deterministic=True)["action"]) < np.ptp(warm_up)  # no warm-up there
+    assert np.ptp(agent.choose(given(observation), deterministic=True).action) < np.ptp(warm_up)  # no warm-up there
     agent.env_steps = 100
     for sign, bound in ((1.0, space.high), (-1.0, space.low)):
         with torch.no_grad():
             last = [layer for layer in agent.actor.network if isinstance(layer, torch.nn.Linear)][-1]
             last.weight.zero_()
             last.bias.fill_(20.0 * sign)
-        np.testing.assert_allclose(agent.policy(observation, deterministic=True)["action"], np.tile(bound, (2000, 1)), rtol=1e-6)
-        assert all(space.contains(a) for a in agent.policy(observation)["action"][:50])
+        np.testing.assert_allclose(agent.choose(given(observation), deterministic=True).action, np.tile(bound, (2000, 1)), rtol=1e-6)
+        assert all(space.contains(a) for a in agent.choose(given(observation)).action[:50])
 
 
 @everyone

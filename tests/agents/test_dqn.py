@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,9 +169,12 @@ def test_priorities_are_td_errors_and_beta_is_annealed() -> None:
         batch_size=8, learning_starts=8, train_freq=1, net_arch=(4,),
     )  # fmt: skip
     loop = pyrl.iterate(agent, TwoStates, total_steps=100)
+    learned: list[Any] = []
+    learn = agent.learn
+    agent.learn = lambda batch: learned.append(learn(batch)) or learned[-1]  # type: ignore[method-assign, func-returns-value]
     for _ in loop:
-        if agent.td_error is not None:
-            last = {int(i): abs(float(d)) for i, d in zip(loop._batch.index, agent.td_error)}
+        if learned:
+            last = {int(i): float(p) for i, p in zip(loop._batch.index, learned[-1].priority)}
             stored = loop.buffer.priorities(np.array(list(last)))
             np.testing.assert_allclose(stored, np.array(list(last.values())) + 1e-6, rtol=1e-5)
     assert loop.buffer.beta == pytest.approx(0.9, abs=0.01)

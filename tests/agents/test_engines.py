@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agent_envs import given
 from gymnasium import spaces
 
 import pyrl
@@ -98,6 +99,7 @@ def batches(agent: Agent) -> Iterator[Any]:
         yield Rollout(
             observations(observation_space, random, T + 1, N), actions(action_space, random, T, N),
             random.normal(size=(T, N)).astype(np.float32), terminated, truncated, random.random((T, N)) < 0.95,
+            random.random((T + 1, N)) < 0.05,
             final_step, final_env, observations(observation_space, random, len(final_step)),
             {"log_prob": random.normal(-1, 0.2, (T, N)).astype(np.float32)},
         )  # fmt: skip
@@ -116,7 +118,7 @@ def learned(case: str, engine: str, double: bool = False) -> tuple[torch.Tensor,
     before, reports, data = weights(agent), [], batches(agent)
     while agent.updates < UPDATES:
         agent.env_steps += 4
-        reports.append(agent.learn(next(data)))
+        reports.append(agent.learn(next(data)).metrics)
     return before, weights(agent), reports
 
 
@@ -149,11 +151,11 @@ def test_copies_are_whole_and_independent(case: str, engine: str, duplicate: Any
     original.learn(first)
     before = weights(original)
     copied = duplicate(original)
-    report = copied.learn(second)
+    report = copied.learn(second).metrics
     assert copied.engine == engine
     assert torch.equal(weights(original), before)
     assert not torch.equal(weights(copied), before)
-    assert original.learn(second) == report
+    assert original.learn(second).metrics == report
     assert torch.equal(weights(copied), weights(original))
 
 
@@ -231,11 +233,12 @@ def test_acting_is_the_same() -> None:
     for case in CASES:
         native, expected = make(case, "native"), make(case, "torch")
         observation = observations(native.observation_space, np.random.default_rng(0), 64)
-        ours, theirs = native.policy(observation), expected.policy(observation)
-        np.testing.assert_allclose(ours["action"], theirs["action"], atol=1e-5)
-        assert ours["action"].dtype == theirs["action"].dtype
-        if "log_prob" in ours:
-            np.testing.assert_allclose(ours["log_prob"], theirs["log_prob"], atol=1e-5)
+        ours, theirs = native.choose(given(observation)), expected.choose(given(observation))
+        np.testing.assert_allclose(ours.action, theirs.action, atol=1e-5)
+        assert ours.action.dtype == theirs.action.dtype
+        assert ours.stored.keys() == theirs.stored.keys()
+        if "log_prob" in ours.stored:
+            np.testing.assert_allclose(ours.stored["log_prob"], theirs.stored["log_prob"], atol=1e-5)
 
 
 def test_engine_is_chosen() -> None:

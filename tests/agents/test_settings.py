@@ -43,7 +43,7 @@ def learn_once(agent: pyrl.Agent, seed: int = 0) -> None:
     """Rollouts or batches of noise."""
     from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
     from pyrl.buffers.rollout import RolloutBuffer
-    from pyrl.types import StepResult
+    from pyrl.types import PolicyInput, StepResult
 
     noise, c = np.random.default_rng(seed), agent.config
     steps = getattr(c, "n_steps", 6)
@@ -53,12 +53,12 @@ def learn_once(agent: pyrl.Agent, seed: int = 0) -> None:
     observation = noise.normal(size=(1, 3)).astype(np.float32)
     no = np.zeros(1, bool)
     for _ in range(steps):
-        choice, following = agent.policy(observation), noise.normal(size=(1, 3)).astype(np.float32)
-        action, reward = choice.pop("action"), noise.normal(size=1)
+        choice, following = agent.choose(PolicyInput(observation, no)), noise.normal(size=(1, 3)).astype(np.float32)
+        reward = noise.normal(size=1)
         if replay:
-            store.add(observation, action, reward, following, no, no)
+            store.add(observation, choice.action, reward, following, no, no)
         else:
-            store.add(StepResult(observation, action, reward, following, no, no, ~no), choice)
+            store.add(StepResult(observation, choice.action, reward, following, no, no, ~no, first=no), choice.stored)
         observation = following
     if agent.loop == "asynchronous":
         agent.gradient(store.take(observation))  # type: ignore[attr-defined]
