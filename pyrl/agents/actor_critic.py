@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, LoopKind, seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Weight, check_spaces
+from pyrl.agents.storage import RolloutSpec
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.nets.heads import ActorCritic
@@ -118,6 +119,9 @@ class ActorCriticAgent(Agent):
     @abstractmethod
     def native_gradient(self, *data: Any) -> LossReport:
         """The same by hand: forward, the gradients w.r.t. the outputs, backward."""
+
+    def storage(self) -> RolloutSpec:
+        return RolloutSpec(n_steps=self.config.n_steps, extra={"log_prob": ((), "float32")})
 
     def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
         """log_prob is kept for the loss; V is not: `samples` computes it for the whole rollout at once, with the same weights."""

@@ -22,7 +22,9 @@ from torch import Tensor
 from pyrl.agents.checks import Fraction, NetworkDevice, NumEnvs, Positive, Seed, check_fields, checked
 from pyrl.agents.observations import ObservationReader
 from pyrl.agents.player import Player
+from pyrl.agents.registry import Blueprint
 from pyrl.agents.state import set_state, state_of
+from pyrl.agents.storage import ReplaySpec, RolloutSpec
 from pyrl.engine.native import Native
 from pyrl.engine.standard import in_standard_state
 from pyrl.engine.step import Step
@@ -173,6 +175,10 @@ class Agent(ABC):
     def learn(self, data: Any) -> Learned:
         """Learn from a `Rollout` (on-policy) or a `Batch` (off-policy) and say how it went."""
 
+    @abstractmethod
+    def storage(self) -> RolloutSpec | ReplaySpec:
+        """What its loop stores for it, and when it learns."""
+
     def status(self) -> dict[str, float]:
         """Numbers that every metrics record shows, whether or not there was an update."""
         return {}
@@ -205,6 +211,10 @@ class Agent(ABC):
         if choice.state is not None:
             raise ValueError(f"act: {self.name} has a memory, which act would lose; play it by agent.player(num_envs).act(observation)")
         return self.actions.given_out(choice.action, single)
+
+    def blueprint(self) -> Blueprint:
+        """What makes an untrained agent like this one, in another process too."""
+        return Blueprint(self.name, self.observation_space, self.action_space, self.config, self.seed)
 
     def player(self, num_envs: int = 1, *, deterministic: bool = True) -> Player:
         """What plays this agent in ``num_envs`` environments, keeping its memory between their steps."""

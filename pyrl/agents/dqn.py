@@ -23,66 +23,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, seeded_network, tensors
-from pyrl.agents.checks import (
-    Amount,
-    BufferDevice,
-    Count,
-    Fraction,
-    GradientSteps,
-    Layers,
-    NonNegative,
-    NStep,
-    Positive,
-    Range,
-    Rate,
-    Tau,
-    check_range,
-    check_spaces,
-)
+from pyrl.agents.base import seeded_network, tensors
+from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Tau, check_spaces
+from pyrl.agents.off_policy import OffPolicyAgent, OffPolicyConfig
 from pyrl.agents.registry import register
 from pyrl.engine.native import native_q, native_q_backward
 from pyrl.engine.step import LossReport, Step
-from pyrl.engine.updater import Updater
 from pyrl.nets.heads import QNetwork
-from pyrl.nets.mlp import Activation
 from pyrl.schedules import Schedule, linear, value_at
 from pyrl.types import Batch, Choice, Learned, PolicyInput, first_leaf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DQNConfig(AgentConfig):
+class DQNConfig(OffPolicyConfig):
     """Defaults as in Stable-Baselines3."""
 
     learning_rate: Rate = 1e-4  # of Adam; "linear_1e-4" falls to zero over the run
-    buffer_size: Count = 1_000_000  # slots of the replay, all environments together
-    buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
-    learning_starts: Amount = 100  # transitions stored before the first update
     batch_size: Count = 32
     tau: Tau = 1.0  # Polyak factor of the target update; 1 copies (hard update)
     train_freq: Count = 4  # steps of each environment between two rounds of updates
-    gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
     target_update_interval: Count = 10_000  # environment steps between two target updates
     exploration_fraction: Fraction = 0.1  # share of the run over which epsilon falls
     exploration_initial_eps: Fraction = 1.0
     exploration_final_eps: Fraction = 0.05
     exploration_decay: NonNegative | None = None  # how much epsilon falls at each update; replaces exploration_fraction
     exploration: Annotated[Schedule, Range(0, 1)] | None = None  # epsilon as a schedule; replaces the other exploration_* fields
-    n_step: NStep = 1  # length of the returns
     double: bool = False  # double Q-learning
     dueling: bool = False  # dueling head
-    prioritized: bool = False  # prioritized replay (Schaul et al. 2016)
-    priority_alpha: Fraction = 0.6  # how much priorities matter
-    priority_beta: Fraction = 0.4  # how much importance weights make up for it: at the start of the run
-    priority_beta_final: Fraction = 1.0  # and at its end
     loss: Literal["huber", "mse"] = "huber"
     max_grad_norm: Positive | None = 10.0  # clip of the gradient's global norm; None: off
     net_arch: Layers = (64, 64)  # hidden layers, on the features
-    activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "batch_size", 1, self.buffer_size)
 
 
 def q_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_q_target: Tensor, double: bool) -> Tensor:
@@ -99,11 +69,11 @@ def q_loss(td_error: Tensor, weight: Tensor | None, huber: bool) -> Tensor:
 
 
 @register("dqn")
-class DQN(Agent):
+class DQN(OffPolicyAgent):
     """Discrete actions, any observation that the encoder takes."""
 
-    loop = "off_policy"
     Config = DQNConfig
+    acts_with = "q_network"
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DQNConfig, seed: int, num_envs: int) -> None:
         check_spaces("dqn", action_space, (spaces.Discrete,))
@@ -118,7 +88,7 @@ class DQN(Agent):
         trainable = self.trainable("q_network", self.q_network, target="target_network")
         self.target_network: QNetwork = trainable.target_network
         self.step = Step(trainable, self.loss, self.native_gradient, max_grad_norm=config.max_grad_norm)
-        self.updater: Updater = self.make_updater(self.step)
+        self.updater = self.make_updater(self.step)
         self.last_target_update = 0  # env step of it
 
     def counters(self) -> dict[str, int]:
@@ -155,32 +125,14 @@ class DQN(Agent):
             action = np.where(uniform < self.epsilon, random_action, action)
         return Choice(action)
 
-    def learn(self, batch: Batch) -> Learned:
-        native = self.updater.begin(value_at(self.config.learning_rate, self.progress))
-        metrics = self.updater(self.step, self.prepare(batch, native))
-        td_error = metrics.pop("td_error")
-        if isinstance(td_error, Tensor) and isinstance(batch.index, np.ndarray):
-            td_error = td_error.cpu().numpy()
-        self.updates += 1
-        self._update_target()
-        return Learned(metrics, abs(td_error))
+    def update(self, batch: Batch) -> LossReport:  # type: ignore[override]
+        """One step down the gradient of `loss`."""
+        return self.step(batch)
 
-    def prepare(self, batch: Batch, native: bool) -> Batch:
-        """What an update reads of a batch: NumPy arrays with encoded observations if ``native``, else tensors, wherever they are."""
-        observation, next_observation = (self.normalizer.observation(o) for o in (batch.observation, batch.next_observation))
-        action, reward, discount, weight = batch.action, self.normalizer.reward(batch.reward), batch.discount, batch.weight
-        if native:
-            encoder, dtype = self.q_network.encoder, self.native["q_network"].dtype
-            observation, next_observation = (encoder.array(o, dtype) for o in (observation, next_observation))
-            reward, discount = (x.astype(dtype, copy=False) for x in (reward, discount))
-            action = action.astype(np.int64, copy=False)
-            weight = None if weight is None else weight.astype(dtype, copy=False)
-        else:
-            observation, next_observation = tensors(observation), tensors(next_observation)
-            action, reward, discount = map(torch.as_tensor, (action, reward, discount))
-            action = action.long()
-            weight = None if weight is None else torch.as_tensor(weight)
-        return Batch(observation, action, reward, next_observation, None, discount, None, weight)
+    def learn(self, batch: Batch) -> Learned:
+        learned = super().learn(batch)
+        self._update_target()
+        return learned
 
     def loss(self, batch: Batch) -> tuple[Tensor, LossReport]:
         """The loss of a batch [B, ...]; it, the mean of Q, and delta [B]."""

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from pyrl.agents.base import Agent, AgentConfig
 from pyrl.agents.checks import Count
 from pyrl.agents.registry import register
+from pyrl.agents.storage import RolloutSpec
 from pyrl.ops import RandomStream, uniform_indices
 from pyrl.spaces import choices
 from pyrl.types import Choice, Learned, PolicyInput, Rollout, first_leaf
@@ -32,6 +33,9 @@ class Random(Agent):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: RandomConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
+
+    def storage(self) -> RolloutSpec:
+        return RolloutSpec(n_steps=self.config.n_steps)
 
     def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
         return Choice(uniform_actions(self.action_space, len(first_leaf(given.observation)), self.random))

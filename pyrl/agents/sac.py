@@ -29,7 +29,7 @@ from pyrl import ops
 from pyrl.agents.base import seeded_network
 from pyrl.agents.checks import Rate, Starts
 from pyrl.agents.ddpg import bellman_target, critic_loss
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
@@ -167,8 +167,8 @@ class SAC(ContinuousAgent):
             next_value = soft_value(self.target_critic(batch.next_observation, next_action), next_log_prob, alpha)
             target = bellman_target(batch.reward, batch.discount, next_value)
         q = self.critic(batch.observation, batch.action)
-        loss = critic_loss(q, target, coefficient=0.5)
-        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
+        loss = critic_loss(q, target, batch.weight, coefficient=0.5)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean(), **td_report(q, target, batch)}
 
     def native_critic_gradient(self, batch: Batch, xi: np.ndarray, alpha: Tensor) -> LossReport:
         """The same by hand."""
@@ -177,8 +177,7 @@ class SAC(ContinuousAgent):
         next_action, next_log_prob = ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)
         next_q = [network.infer(target.parameters, batch.next_observation, next_action)[:, 0] for network in target.networks]
         y = batch.reward + batch.discount * (np.minimum(*next_q) - alpha.item() * next_log_prob)
-        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, y, coefficient=0.5)
-        return {"loss/critic": loss, "train/q_mean": q_mean}
+        return native_critic_gradient(self.native["critic"], batch, y, coefficient=0.5)
 
     def actor_loss(self, batch: Batch, xi: Tensor, alpha: Tensor) -> tuple[Tensor, LossReport]:
         """Eq. 7 with the reparameterised action of noise xi [B, A]; it, and the entropy [] of pi."""

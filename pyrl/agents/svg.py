@@ -28,7 +28,7 @@ from pyrl import ops
 from pyrl.agents.base import seeded_network
 from pyrl.agents.checks import Amount, Count, Layers, Range, Rate
 from pyrl.agents.ddpg import bellman_target
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
@@ -53,9 +53,9 @@ def reparameterized(mean: Tensor, log_std: Tensor, eta: Tensor) -> Tensor:
     return torch.tanh(mean + log_std.exp() * eta)
 
 
-def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """E[Huber(Q(o, a) - y)]: d^2 / 2 within 1, |d| - 1/2 beyond (Huber 1964). Both [B]."""
-    return F.smooth_l1_loss(q, target)
+def critic_loss(q: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """E[w Huber(Q(o, a) - y)]: d^2 / 2 within 1, |d| - 1/2 beyond (Huber 1964). All [B]."""
+    return F.smooth_l1_loss(q, target) if weight is None else (weight * F.smooth_l1_loss(q, target, reduction="none")).mean()
 
 
 @register("svg")
@@ -116,16 +116,15 @@ class SVG(ContinuousAgent):
             next_action = reparameterized(mean, log_std, eta)
             target = bellman_target(batch.reward, batch.discount, self.target_critic.first(batch.next_observation, next_action))
         q = self.critic.first(batch.observation, batch.action)
-        loss = critic_loss(q, target)
-        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
+        loss = critic_loss(q, target, batch.weight)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean(), **td_report(q, target, batch)}
 
     def native_critic_gradient(self, batch: Batch, eta: np.ndarray) -> LossReport:
         """The same by hand."""
         output = self.native["target_actor"].infer(batch.next_observation)
         next_action, _ = ops.squashed_gaussian(output, eta, log_std_range=self.actor.log_std_range)
         target = batch.reward + batch.discount * self.native["target_critic"].infer(batch.next_observation, next_action)[:, 0]
-        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, target, huber=True)
-        return {"loss/critic": loss, "train/q_mean": q_mean}
+        return native_critic_gradient(self.native["critic"], batch, target, huber=True)
 
     def actor_loss(self, batch: Batch, eta: Tensor) -> tuple[Tensor, LossReport]:
         """-E[Q(o, pi(o, eta))] for noise eta [B, A]; it, and the mean of std."""

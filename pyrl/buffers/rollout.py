@@ -21,9 +21,19 @@ class RolloutBuffer(Pickled):
 
     The arrays of the `Rollout` are the buffer's own: they are valid until the next ``add``. Each observation is stored once,
     plus the final ones of truncated episodes, the only ones beside row T whose value is needed.
+
+    ``extra``: the further columns of every row, ``{"log_prob": ((), "float32")}``, shape of one row and dtype; None takes those of the
+    first `add`.
     """
 
-    def __init__(self, num_steps: int, num_envs: int, observation_space: Any, action_space: Any) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        num_envs: int,
+        observation_space: Any,
+        action_space: Any,
+        extra: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
+    ) -> None:
         if num_steps < 1 or num_envs < 1:
             raise ValueError(f"RolloutBuffer: num_steps is {num_steps} and num_envs {num_envs}, expected at least 1 each")
         check_observation_space(observation_space, "RolloutBuffer")
@@ -36,7 +46,8 @@ class RolloutBuffer(Pickled):
         self._first = np.zeros((num_steps + 1, num_envs), bool)
         self._mask: np.ndarray | None = None  # of the environments that give masks
         self._zeros = np.zeros(num_envs)
-        self._extra: dict[str, np.ndarray] = {}
+        self._declared = None if extra is None else {name: (tuple(shape), np.dtype(dtype).name) for name, (shape, dtype) in extra.items()}
+        self._extra = self._declared_columns()
         self._final: list[tuple[int, int, Observation]] = []
         self._row = 0
 
@@ -57,6 +68,8 @@ class RolloutBuffer(Pickled):
             raise ShapeError(f"RolloutBuffer: reward has shape {list(reward.shape)}, expected [N] = [{self.num_envs}]")
         if not self._finite(reward):
             raise NonFiniteError(f"RolloutBuffer: reward of environment {int(np.argmin(np.isfinite(reward)))} is not finite: {reward}")
+        if self._declared is not None and extra.keys() != self._declared.keys():
+            raise ValueError(f"RolloutBuffer: extra columns are {sorted(extra)}, expected {sorted(self._declared)}")
         t = self._row
         if isinstance(self._observation, np.ndarray):
             self._observation[t] = step.observation
@@ -112,7 +125,8 @@ class RolloutBuffer(Pickled):
 
     def arguments(self) -> dict[str, Any]:
         spaces = {"observation_space": self.observation_space, "action_space": self.action_space}
-        return {"num_steps": self.num_steps, "num_envs": self.num_envs, **spaces}
+        declared = None if self._declared is None else {name: [list(shape), dtype] for name, (shape, dtype) in self._declared.items()}
+        return {"num_steps": self.num_steps, "num_envs": self.num_envs, **spaces, "extra": declared}
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the rows that are written."""
@@ -137,8 +151,12 @@ class RolloutBuffer(Pickled):
             raise ShapeError(f"load_state_dict: the state has {count} rows, expected at most {self.num_steps}")
         for name, column in own.items():
             _check_array(name, rows[name], (count, *column.shape[1:]), column.dtype)
+        if count and self._declared is not None and extra.keys() != self._declared.keys():
+            raise ValueError(f"load_state_dict: extra columns are {sorted(extra)}, expected {sorted(self._declared)}")
+        declared = self._declared_columns()
         for name, column in extra.items():
-            _check_array(f"extra[{name!r}]", column, (count, *np.shape(column)[1:]), np.asarray(column).dtype)
+            like = declared.get(name, np.asarray(column))
+            _check_array(f"extra[{name!r}]", column, (count, *np.shape(like)[1:]), like.dtype)
         if not np.isfinite(rows["reward"]).all():
             raise NonFiniteError("load_state_dict: a reward is NaN or infinite")
         ended = np.argwhere(rows["truncated"])
@@ -151,7 +169,7 @@ class RolloutBuffer(Pickled):
             _check_array(f"final observation.{i}", column, (len(ended), *like.shape[2:]), like.dtype)
         for name, column in own.items():
             column[:count] = rows[name]
-        self._extra = {name: np.zeros((self.num_steps, *column.shape[1:]), column.dtype) for name, column in extra.items()}
+        self._extra = {name: np.zeros((self.num_steps, *column.shape[1:]), column.dtype) for name, column in extra.items()} | declared
         for name, column in extra.items():
             self._extra[name][:count] = column
         self._row, self._mask = count, own.get("action_mask")
@@ -159,6 +177,11 @@ class RolloutBuffer(Pickled):
             (int(t), int(n), nested_leaves(self.observation_space, iter([column[k].copy() for column in observations])))
             for k, (t, n) in enumerate(ended)
         ]
+
+    def _declared_columns(self) -> dict[str, np.ndarray]:
+        """Room for what the constructor was told of, [T, N, ...] each."""
+        columns = (self._declared or {}).items()
+        return {name: np.zeros((self.num_steps, self.num_envs, *shape), dtype) for name, (shape, dtype) in columns}
 
     def _columns(self) -> dict[str, np.ndarray]:
         """The arrays that every row fills, [T, N, ...] each."""

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pyrl.agents.base import Agent
+from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers.rollout import RolloutBuffer
 from pyrl.envs import Stepper
 from pyrl.loops.base import Limits, Loop
+
+
+def rollout_buffer(agent: Agent, num_envs: int) -> RolloutBuffer:
+    """What ``agent`` asks for, for ``num_envs`` environments."""
+    spec = agent.storage()
+    if not isinstance(spec, RolloutSpec):
+        raise TypeError(f"{agent.name}: storage returned {type(spec).__name__}, expected a RolloutSpec, as its loop is {agent.loop}")
+    return RolloutBuffer(spec.n_steps, num_envs, agent.observation_space, agent.action_space, extra=spec.extra)
 
 
 class OnPolicyLoop(Loop):
@@ -13,7 +22,7 @@ class OnPolicyLoop(Loop):
 
     def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
         super().__init__(agent, stepper, limits)
-        self.buffer = RolloutBuffer(agent.config.n_steps, stepper.num_envs, agent.observation_space, agent.action_space)
+        self.buffer = rollout_buffer(agent, stepper.num_envs)
 
     def begin(self) -> None:
         # A rollout that was broken off belongs to other episodes than the ones that start now.

@@ -22,13 +22,13 @@ import torch.multiprocessing
 from torch import Tensor
 
 from pyrl.agents.base import Agent
-from pyrl.agents.registry import config_to_json, make_agent
-from pyrl.buffers import RolloutBuffer
+from pyrl.agents.registry import Blueprint
 from pyrl.envs import Stepper, make
 from pyrl.envs.guard import described
 from pyrl.envs.processes import enter_worker
 from pyrl.errors import EnvError
 from pyrl.loops.base import Limits, Loop
+from pyrl.loops.on_policy import rollout_buffer
 from pyrl.loops.supervision import Pulse, Pulses, Pulsing, Watch, env_seed, worker_seed
 from pyrl.types import Episode, Metrics
 
@@ -51,11 +51,7 @@ class Shared:
 class Task:
     """What a worker must know; sent by pickle."""
 
-    algo: str
-    config: dict[str, Any]
-    observation_space: Any
-    action_space: Any
-    seed: int
+    blueprint: Blueprint
     index: int
     generation: int  # how many were here before it
     factory: Any  # makes the environment, and names it in ``which``
@@ -158,10 +154,7 @@ class AsynchronousLoop(Loop):
 
     def _start(self, index: int, generation: int) -> tuple[Any, Connection]:
         agent = self.agent
-        task = Task(
-            agent.name, config_to_json(agent.config), agent.observation_space, agent.action_space, agent.seed, index, generation,
-            self.stepper.factory, os.getpid(), self.limits,  # type: ignore[arg-type]
-        )  # fmt: skip
+        task = Task(agent.blueprint(), index, generation, self.stepper.factory, os.getpid(), self.limits)
         try:
             pickle.dumps(task)
         except Exception as error:
@@ -214,17 +207,18 @@ def _work(task: Task, shared: Shared, pipe: Connection) -> None:
 
 
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
-    agent: Any = make_agent(task.algo, task.observation_space, task.action_space, seed=task.seed, num_envs=1, **task.config)
+    agent: Any = task.blueprint.make(num_envs=1)
+    seed = task.blueprint.seed
     agent.become_worker(task.index, task.generation)
     player = agent.player(1, deterministic=False)
-    buffer = RolloutBuffer(agent.config.n_steps, 1, task.observation_space, task.action_space)
+    buffer = rollout_buffer(agent, 1)
     report, sent, limits = Report(), time.monotonic(), task.limits
     pulse = Pulse(shared.pulses, task.index)
     pulse.at("make")
-    task.factory.which = f"environment {task.index} (seed {env_seed(task.seed, task.index, task.generation)})"
+    task.factory.which = f"environment {task.index} (seed {env_seed(seed, task.index, task.generation)})"
     with make(lambda: Pulsing(task.factory(), pulse), 1) as stepper:
         stepper.first_index = task.index
-        stepper.reset(seed=worker_seed(task.seed, task.index, task.generation))
+        stepper.reset(seed=worker_seed(seed, task.index, task.generation))
         while not shared.stop and os.getppid() == task.parent:
             done = int(shared.steps.sum()), int(shared.episodes.sum())
             agent.progress = limits.share(*done)

@@ -53,7 +53,8 @@ CONTINUOUS: dict[str, dict[str, Any]] = {
     "sac fixed temperature": {"ent_coef": 0.2},
     "svg": {},
 }
-for _name, _options in CONTINUOUS.items():
+PRIORITIZED: dict[str, dict[str, Any]] = {f"{name} prioritized": {"prioritized": True} for name in ("ddpg", "td3", "sac", "svg")}
+for _name, _options in {**CONTINUOUS, **PRIORITIZED}.items():
     _shared = dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3, learning_starts=0, tau=0.01)
     CASES[_name] = (_name.split()[0], VECTOR, spaces.Box(np.float32([-1, -3]), np.float32([1, 2])), {**_shared, **_options})
 
@@ -90,7 +91,7 @@ def batches(agent: Agent) -> Iterator[Any]:
             yield Batch(
                 observations(observation_space, random, B), actions(action_space, random, B), random.normal(size=B).astype(np.float32),
                 observations(observation_space, random, B), terminated, np.where(terminated, 0, 0.99).astype(np.float32),
-                np.arange(B), random.random(B).astype(np.float32),
+                np.arange(B), random.random(B).astype(np.float32) if config.prioritized or agent.name == "dqn" else None,
             )  # fmt: skip
             continue
         T, N = config.n_steps, agent.num_envs
