@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -42,6 +42,13 @@ class Episode(Record):
     length: int
     env_index: int
     success: bool | None = None
+
+
+class Progress(NamedTuple):
+    """How far the training of an agent has come: what schedules read. One object, replaced as a whole."""
+
+    env_steps: int = 0  # environment steps that the agent has learned from, over all its runs
+    share: float = 0.0  # of the run that is done, in [0, 1]
 
 
 class Metrics(dict[str, float]):

@@ -211,7 +211,7 @@ def test_trained_saved_loaded_and_acted_on(case: Case, tmp_path: Path) -> None:
     train(agent, name)
     assert name == "random" or agent.updates > 0
     loaded = pyrl.load(agent.save(tmp_path / "agent"))
-    loaded.progress = agent.progress  # the loop's, which schedules read
+    assert loaded.progress == agent.progress
     assert (loaded.observation_space, loaded.action_space) == (observation_space, action_space)
     for deterministic in (True, False):
         observation = observation_space.sample()

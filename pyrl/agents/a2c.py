@@ -75,12 +75,12 @@ class A2C(ActorCriticAgent):
         return self.descend(self.step.gradient, rollout)
 
     def descend(self, update: Update, rollout: Rollout) -> dict[str, float]:
-        learning_rate = value_at(self.config.learning_rate, self.progress)
+        learning_rate = value_at(self.config.learning_rate, self.progress.share)
         native = self.updater.begin(learning_rate)
         samples, valid_index, explained = self.samples(rollout, native)
         if valid_index is not None:
             samples = samples.rows(*self.updater.to_device(valid_index))
-        ent_coef = self.scalar(value_at(self.config.ent_coef, self.progress))
+        ent_coef = self.scalar(value_at(self.config.ent_coef, self.progress.share))
         report = self.updater(update, samples, ent_coef)
         return {**report, "train/explained_variance": explained, "train/learning_rate": learning_rate}
 

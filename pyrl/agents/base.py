@@ -19,6 +19,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from pyrl.agents.actor import Actor, Weights
 from pyrl.agents.checks import Fraction, NetworkDevice, NumEnvs, Positive, Seed, check_fields, checked
 from pyrl.agents.observations import ObservationReader
 from pyrl.agents.player import Player
@@ -39,10 +40,13 @@ from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
-from pyrl.types import Choice, Learned, Observation, PolicyInput, first_leaf, map_observation
+from pyrl.types import Choice, Learned, Observation, PolicyInput, Progress, first_leaf, map_observation
 
 LoopKind: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
-_RENAMED = {"policy": "choose(PolicyInput, deterministic) -> Choice", "native_choose": "native_actor_action"}  # what is never called now
+_RENAMED = {  # what is never called now
+    "policy": "choose(PolicyInput, deterministic) -> Choice",
+    "native_choose": "make_actor, and its actor native_actor_action",
+}
 CPU = torch.device("cpu")
 
 
@@ -94,8 +98,7 @@ class Agent(ABC):
         self.config: Any = config
         self.seed = seed = checked(f"{self.name}: seed", seed, Seed)
         self.num_envs = num_envs = checked(f"{self.name}: num_envs", num_envs, NumEnvs)
-        self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
-        self.env_steps = 0  # environment steps seen, set by the loop
+        self.progress = Progress()  # replaced by the loop that trains the agent, and when a state is loaded; by nobody else
         self.updates = 0  # gradient steps made
         if config.precision != "float32" and not has_images(observation_space, config.features_extractor):
             what = f"{self.name}: precision is {config.precision!r}, which is for convolutional networks"
@@ -163,13 +166,33 @@ class Agent(ABC):
         """What computes the updates: native, torch, compile or graph."""
         return "torch" if self.updater is None else self.updater.engine
 
-    @abstractmethod
+    @property
+    def env_steps(self) -> int:
+        """Environment steps that the agent has learned from."""
+        return self.progress.env_steps
+
+    @cached_property
+    def acting(self) -> Actor:
+        """The half of this agent that acts, and that can be sent to another process."""
+        return self.make_actor()
+
+    def make_actor(self) -> Actor:
+        """Its actor; for agents that do not define `choose` themselves."""
+        raise TypeError(f"{type(self).__name__} defines neither make_actor nor choose(PolicyInput, deterministic) -> Choice")
+
+    def weights(self) -> Weights:
+        """A copy of the weights that its actor acts by, for actors in other processes."""
+        self.acting.version = self.updates
+        return self.acting.weights()
+
     def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
         """Actions for N environments, and whatever else the agent wants stored beside them.
 
         An agent with memory returns it as ``state`` and finds it in the next ``given.state``; it starts anew in the rows that
         ``given.first`` marks, and in all of them where the state is None.
         """
+        self.acting.version = self.updates
+        return self.acting.choose(given, deterministic, self.progress)
 
     @abstractmethod
     def learn(self, data: Any) -> Learned:
@@ -219,6 +242,10 @@ class Agent(ABC):
     def player(self, num_envs: int = 1, *, deterministic: bool = True) -> Player:
         """What plays this agent in ``num_envs`` environments, keeping its memory between their steps."""
         return Player(self, num_envs, deterministic=deterministic)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The actor shares the networks of the agent: a copy makes its own of its own.
+        return {name: value for name, value in self.__dict__.items() if name != "acting"}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""

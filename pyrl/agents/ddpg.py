@@ -24,11 +24,12 @@ from torch.nn import functional as F
 
 from pyrl.agents.base import AgentConfig, seeded_network
 from pyrl.agents.checks import Layers, Rate, Weight
+from pyrl.agents.continuous_actors import DeterministicActor
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Actor, Critics
-from pyrl.types import Batch, Observation
+from pyrl.types import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class DDPG(ContinuousAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
     Config: ClassVar[type[AgentConfig]] = DDPGConfig
+    Acting = DeterministicActor
     num_critics: ClassVar[int] = 1
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DDPGConfig, seed: int, num_envs: int) -> None:
@@ -78,13 +80,6 @@ class DDPG(ContinuousAgent):
         self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
         self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
         self.updater = self.make_updater(self.critic_step, self.actor_step)
-
-    def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
-        """mu(o)"""
-        return self.actor(observation)
-
-    def native_actor_action(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        return self.native["actor"].infer(observation)
 
     def update(self, batch: Batch) -> LossReport:  # type: ignore[override]
         """The critic's step, the actor's step, the averages."""

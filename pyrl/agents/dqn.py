@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
+from pyrl.agents.actor import START, Actor
 from pyrl.agents.base import seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Tau, check_spaces
 from pyrl.agents.off_policy import OffPolicyAgent, OffPolicyConfig
@@ -31,7 +32,7 @@ from pyrl.engine.native import native_q, native_q_backward
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.heads import QNetwork
 from pyrl.schedules import Schedule, linear, value_at
-from pyrl.types import Batch, Choice, Learned, PolicyInput, first_leaf
+from pyrl.types import Batch, Choice, Learned, PolicyInput, Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,37 @@ def q_loss(td_error: Tensor, weight: Tensor | None, huber: bool) -> Tensor:
     return (elementwise if weight is None else weight * elementwise).mean()
 
 
+def exploration_rate(config: DQNConfig, progress: Progress, updates: int) -> float:
+    """epsilon, the probability of a random action."""
+    c = config
+    if c.exploration is not None:
+        return min(1.0, value_at(c.exploration, progress.share))
+    if c.exploration_decay is not None:
+        return max(c.exploration_final_eps, c.exploration_initial_eps - c.exploration_decay * updates)
+    fraction = progress.share / c.exploration_fraction if c.exploration_fraction > 0 else 1.0
+    return linear(c.exploration_initial_eps, c.exploration_final_eps, fraction)
+
+
+class QActor(Actor):
+    """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
+
+    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
+        observation = self.normalizer.observation(given.observation)
+        native = self.native_form()
+        if native is not None:
+            q = native_q(native, self.encoded(observation, native), keep=False)
+        else:
+            with torch.no_grad():
+                q = self.network(tensors(observation, self.device)).cpu().numpy()
+        action = q.argmax(axis=1)
+        if not deterministic:
+            count, num_actions = q.shape
+            uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
+            random_action = ops.uniform_indices(count, num_actions, self.random)
+            action = np.where(uniform < exploration_rate(self.config, progress, self.version), random_action, action)
+        return Choice(action)
+
+
 @register("dqn")
 class DQN(OffPolicyAgent):
     """Discrete actions, any observation that the encoder takes."""
@@ -97,33 +129,13 @@ class DQN(OffPolicyAgent):
     @property
     def epsilon(self) -> float:
         """Probability of a random action now."""
-        c = self.config
-        if c.exploration is not None:
-            return min(1.0, value_at(c.exploration, self.progress))
-        if c.exploration_decay is not None:
-            return max(c.exploration_final_eps, c.exploration_initial_eps - c.exploration_decay * self.updates)
-        fraction = self.progress / c.exploration_fraction if c.exploration_fraction > 0 else 1.0
-        return linear(c.exploration_initial_eps, c.exploration_final_eps, fraction)
+        return exploration_rate(self.config, self.progress, self.updates)
 
     def status(self) -> dict[str, float]:
         return {"exploration/epsilon": self.epsilon}
 
-    def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
-        """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
-        count = len(first_leaf(given.observation))
-        observation = self.normalizer.observation(given.observation)
-        native = self.native["q_network"]
-        if native.sync() and self.updater.engine == "native":
-            q = native_q(native, self.q_network.encoder.array(observation, native.dtype), keep=False)
-        else:
-            with torch.no_grad():
-                q = self.q_network(tensors(observation, self.device)).cpu().numpy()
-        action = q.argmax(axis=1)
-        if not deterministic:
-            uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
-            random_action = ops.uniform_indices(count, self.num_actions, self.random)
-            action = np.where(uniform < self.epsilon, random_action, action)
-        return Choice(action)
+    def make_actor(self) -> QActor:
+        return QActor(self, self.step.trainable)
 
     def update(self, batch: Batch) -> LossReport:  # type: ignore[override]
         """One step down the gradient of `loss`."""

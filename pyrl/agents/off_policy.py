@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, tensors
 from pyrl.agents.checks import Amount, BufferDevice, Count, Fraction, GradientSteps, Layers, NStep, Rate, Tau, Weight, check_range
-from pyrl.agents.random import uniform_actions
+from pyrl.agents.continuous_actors import ContinuousActor
 from pyrl.agents.storage import PrioritySpec, ReplaySpec
 from pyrl.engine.native import Native
 from pyrl.engine.step import LossReport
@@ -25,7 +25,7 @@ from pyrl.nets.actor_critic_continuous import ActionScale
 from pyrl.nets.mlp import Activation
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
 from pyrl.schedules import value_at
-from pyrl.types import Array, Batch, Choice, Learned, Observation, PolicyInput, first_leaf
+from pyrl.types import Array, Batch, Learned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class OffPolicyAgent(Agent):
         return ()
 
     def learn(self, batch: Batch) -> Learned:
-        native = self.updater.begin(value_at(self.config.learning_rate, self.progress))
+        native = self.updater.begin(value_at(self.config.learning_rate, self.progress.share))
         prepared = self.prepare(batch, native)
         metrics = self.updater(self.update, prepared, *self.update_data(prepared))
         td_error = metrics.pop("td_error", None)
@@ -137,6 +137,7 @@ class ContinuousAgent(OffPolicyAgent):
     """
 
     acts_with = "actor"
+    Acting: ClassVar[type[ContinuousActor]]
     actor: Any
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
@@ -150,29 +151,8 @@ class ContinuousAgent(OffPolicyAgent):
     def streams(self) -> dict[str, Any]:
         return {**super().streams(), "noise": self.noise, "learning": self.learning}
 
-    @abstractmethod
-    def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
-        """Actions [N, A] in [-1, 1] for normalised observations."""
-
-    @abstractmethod
-    def native_actor_action(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        """The same for encoded observations [N, D], on the native engine."""
-
-    def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
-        """The actor's choice and exploration noise; uniform actions while random_steps last."""
-        if not deterministic and self.env_steps < self.random_steps:
-            return Choice(uniform_actions(self.action_space, len(first_leaf(given.observation)), self.random))
-        observation = self.normalizer.observation(given.observation)
-        native = self.native["actor"]
-        if native.sync() and self.updater.engine == "native":
-            action = self.native_actor_action(self.actor.encoder.array(observation, native.dtype), deterministic)
-        else:
-            with torch.no_grad():
-                action = self.actor_action(tensors(observation, self.device), deterministic).cpu().numpy()
-        if not deterministic and self.config.noise_std != 0:
-            self.noise.std = value_at(self.config.noise_std, self.progress)
-            action = self.noise(action)
-        return Choice(self.scale.to_box(action))
+    def make_actor(self) -> ContinuousActor:
+        return self.Acting(self)
 
     def learned_action(self, action: Array) -> Array:
         """In [-1, 1]."""

@@ -83,7 +83,7 @@ class PPO(ActorCriticAgent):
     def learn(self, rollout: Rollout) -> Learned:
         config, updater = self.config, self.updater
         learning_rate, epsilon, ent_coef = (
-            value_at(schedule, self.progress) for schedule in (config.learning_rate, config.clip_range, config.ent_coef)
+            value_at(schedule, self.progress.share) for schedule in (config.learning_rate, config.clip_range, config.ent_coef)
         )
         native = updater.begin(learning_rate)
         samples, valid_index, explained = self.samples(rollout, native)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # Files that are not agents.
 SHARED = {
-    "actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "options", "player", "registry", "state", "storage",
+    "actor", "actor_critic", "base", "checkpoints", "checks", "continuous_actors", "observations", "off_policy", "options", "player",
+    "registry", "sharing", "state", "storage",
 }  # fmt: skip
 registered: dict[str, Any] = {}  # name -> class, filled by `register`
 

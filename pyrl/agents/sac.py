@@ -28,15 +28,15 @@ from torch.nn import functional as F
 from pyrl import ops
 from pyrl.agents.base import seeded_network
 from pyrl.agents.checks import Rate, Starts
+from pyrl.agents.continuous_actors import SquashedGaussianActor
 from pyrl.agents.ddpg import bellman_target, critic_loss
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
-from pyrl.nets.noise import standard_normal
 from pyrl.schedules import value_at
-from pyrl.types import Array, Batch, Learned, Observation
+from pyrl.types import Array, Batch, Learned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,7 @@ class SAC(ContinuousAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
     Config = SACConfig
+    Acting = SquashedGaussianActor
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SACConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
@@ -127,23 +128,9 @@ class SAC(ContinuousAgent):
         )
         self.updater = self.make_updater(self.critic_step, self.actor_step, self.temperature_step)
 
-    def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
-        """A draw from pi, or tanh(mean)."""
-        mean, log_std = self.actor(observation)
-        if deterministic:
-            return torch.tanh(mean)
-        xi = torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device)
-        return torch.tanh(mean + log_std.exp() * xi)
-
-    def native_actor_action(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        output = self.native["actor"].infer(observation)
-        shape = len(output), self.scale.size
-        xi = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
-        return ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)[0]
-
     def learn(self, batch: Batch) -> Learned:
         if not (self.learns_temperature or isinstance(self.config.ent_coef, float)):
-            self.temperature.set(temperature_at(self.config.ent_coef, self.progress))
+            self.temperature.set(temperature_at(self.config.ent_coef, self.progress.share))
         return super().learn(batch)
 
     def update_data(self, batch: Batch) -> tuple[Any, ...]:

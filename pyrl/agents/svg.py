@@ -27,13 +27,13 @@ from torch.nn import functional as F
 from pyrl import ops
 from pyrl.agents.base import seeded_network
 from pyrl.agents.checks import Amount, Count, Layers, Range, Rate
+from pyrl.agents.continuous_actors import SquashedGaussianActor
 from pyrl.agents.ddpg import bellman_target
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
-from pyrl.nets.noise import standard_normal
-from pyrl.types import Array, Batch, Observation
+from pyrl.types import Array, Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,7 @@ class SVG(ContinuousAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
     Config = SVGConfig
+    Acting = SquashedGaussianActor
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SVGConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
@@ -84,19 +85,6 @@ class SVG(ContinuousAgent):
         self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
         self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
         self.updater = self.make_updater(self.critic_step, self.actor_step)
-
-    def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
-        """pi(o, eta), or pi(o, 0)."""
-        mean, log_std = self.actor(observation)
-        if deterministic:
-            return torch.tanh(mean)
-        return reparameterized(mean, log_std, torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device))
-
-    def native_actor_action(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        output = self.native["actor"].infer(observation)
-        shape = len(output), self.scale.size
-        eta = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
-        return ops.squashed_gaussian(output, eta, log_std_range=self.actor.log_std_range)[0]
 
     def update_data(self, batch: Batch) -> tuple[Any, ...]:
         """Noise [B, A] of the next actions and of the actions."""

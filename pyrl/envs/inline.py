@@ -7,7 +7,7 @@ random stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -27,6 +27,7 @@ from pyrl.spaces import difference
 from pyrl.types import Array, Episode, StepResult, map_observation
 
 _NEVER = 1 << 62
+_STATE_METHODS = ("state_dict", "load_state_dict")  # of environments whose state can be saved
 
 
 class LeanStepper(Stepper):
@@ -224,6 +225,23 @@ class LeanStepper(Stepper):
                     text = str(error)
             return self._error(i, f"{text} (action {_shown(env_actions[i])})")
         return EnvError(f"{self.name}: the observations of {self.num_envs} environments do not fit into one batch")
+
+    def _environment_states(self) -> dict[str, Any]:
+        mute = next((env for env in self._inner if not all(hasattr(type(env), name) for name in _STATE_METHODS)), None)
+        if mute is not None:
+            raise EnvError(f"{self.name}: no state to save: {type(mute).__name__} has no state_dict and load_state_dict")
+        return {str(i): env.state_dict() for i, env in enumerate(self._inner)}  # type: ignore[attr-defined]
+
+    def _set_environment_states(self, states: Mapping[str, Any]) -> None:
+        self._environment_states()
+        for i, env in enumerate(self._inner):
+            try:
+                env.load_state_dict(states[str(i)])  # type: ignore[attr-defined]
+            except FROM_ENVS as error:
+                raise self._error(i, f"load_state_dict raised {described(error)}") from error
+        self._flags_set, self._first_step = True, True
+        self._step_functions = [self._closely(i) for i in range(self.num_envs)]
+        self._deadline = self._clock  # which is looked at in the next step
 
     def render(self) -> Any:
         if self.envs[0].render_mode is None:

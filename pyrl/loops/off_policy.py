@@ -81,7 +81,7 @@ class OffPolicyLoop(Loop):
             return {}
         if isinstance(self.buffer, PrioritizedReplayBuffer):
             assert spec.prioritized is not None
-            self.buffer.beta = spec.prioritized.beta_at(agent.progress)
+            self.buffer.beta = spec.prioritized.beta_at(agent.progress.share)
         losses: dict[str, float] = {}
         for _ in range(spec.gradient_steps if spec.gradient_steps >= 0 else self._stored - stored_before):
             if self.stopped:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pyrl.agents.base import Agent
 from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers.rollout import RolloutBuffer
@@ -24,10 +27,22 @@ class OnPolicyLoop(Loop):
         super().__init__(agent, stepper, limits)
         self.buffer = rollout_buffer(agent, stepper.num_envs)
 
-    def begin(self) -> None:
+    def reset(self) -> None:
+        super().reset()
         # A rollout that was broken off belongs to other episodes than the ones that start now.
         if len(self.buffer):
             self.buffer.take(self.stepper.observation, self.stepper.first)
+
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        state = super().state_dict(replay)
+        return {**state, "rollout": self.buffer.state_dict()} if len(self.buffer) and "stepper" in state else state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        rest = dict(state)
+        rollout = rest.pop("rollout", None)
+        if rollout is not None:  # which was broken off; its episodes continue
+            self.buffer.load_state_dict(rollout)
+        super().load_state_dict(rest)
 
     def round(self) -> dict[str, float]:
         while not self.buffer.full and not self.finished:

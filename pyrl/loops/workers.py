@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyrl.agents.base import Agent
 from pyrl.agents.registry import Blueprint
+from pyrl.agents.sharing import SharedWeights, SharesWeights
 from pyrl.envs import Stepper, make
 from pyrl.envs.guard import described
 from pyrl.envs.processes import enter_worker
@@ -30,7 +31,7 @@ from pyrl.errors import EnvError
 from pyrl.loops.base import Limits, Loop
 from pyrl.loops.on_policy import rollout_buffer
 from pyrl.loops.supervision import Pulse, Pulses, Pulsing, Watch, env_seed, worker_seed
-from pyrl.types import Episode, Metrics
+from pyrl.types import Episode, Metrics, Progress
 
 REPORT_SECONDS = 0.05  # between two messages of a worker
 PATIENCE = 5.0  # seconds a worker gets to leave by itself
@@ -40,7 +41,7 @@ PATIENCE = 5.0  # seconds a worker gets to leave by itself
 class Shared:
     """What workers and parent see the same memory of. Each worker writes its own element of the counters."""
 
-    learned: dict[str, Tensor]  # what the agent shares: parameters, and the optimiser's statistics
+    learned: SharedWeights
     steps: Tensor  # int64 [workers]
     episodes: Tensor  # int64 [workers]
     pulses: Pulses
@@ -77,6 +78,9 @@ class AsynchronousLoop(Loop):
         super().__init__(agent, stepper, limits)
         if stepper.factory is None:
             raise ValueError(f"{agent.name}: the environment is a vector environment, expected an id or a callable that makes one")
+        if not isinstance(agent, SharesWeights):
+            raise TypeError(f"{agent.name}: its loop is asynchronous, expected the methods of pyrl.agents.sharing.SharesWeights")
+        self.learner: SharesWeights = agent
         self.restarts = 0
         self._workers: list[tuple[Any, Connection]] = []
 
@@ -86,14 +90,17 @@ class AsynchronousLoop(Loop):
         finally:
             self._stop()
 
-    def reset(self) -> None:
-        """The workers step environments of their own; those of the stepper are never used."""
+    @property
+    def can_continue(self) -> bool:
+        """Workers leave with the iteration; those of the next begin anew."""
+        return False
 
-    def begin(self) -> None:
-        agent: Any = self.agent
+    def reset(self) -> None:
+        """Start the workers, which step environments of their own; those of the stepper are never used."""
+        agent = self.agent
         steps, episodes = (torch.zeros(agent.num_envs, dtype=torch.int64).share_memory_() for _ in range(2))
         pulses, stop = Pulses.shared(agent.num_envs), torch.zeros((), dtype=torch.bool).share_memory_()
-        self.shared = Shared(agent.share(), steps, episodes, pulses, stop)
+        self.shared = Shared(self.learner.share(), steps, episodes, pulses, stop)
         self.shared.steps[0], self.shared.episodes[0] = agent.env_steps, self.episodes
         self._watch = Watch(pulses, self.stepper.name, agent.seed, self.stepper.env_timeout)
         self._left = [False] * agent.num_envs
@@ -121,8 +128,8 @@ class AsynchronousLoop(Loop):
         done = self._done() and not any(process.is_alive() for process, _ in self._workers)
         steps = int(self.shared.steps.sum())
         # The run is finished when the workers have left, not before: they may still be writing.
-        self.agent.env_steps = steps if done else int(min(steps, self.limits.first_step + self.limits.total_steps - 1))
-        self._update_progress()
+        env_steps = steps if done else int(min(steps, self.limits.first_step + self.limits.total_steps - 1))
+        self.agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
         losses = [report.losses for report in reports if report.losses]
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in (losses[0] if losses else {})}
         return {**means, "time/restarts": self.restarts}
@@ -207,7 +214,8 @@ def _work(task: Task, shared: Shared, pipe: Connection) -> None:
 
 
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
-    agent: Any = task.blueprint.make(num_envs=1)
+    agent = task.blueprint.make(num_envs=1)
+    assert isinstance(agent, SharesWeights)
     seed = task.blueprint.seed
     agent.become_worker(task.index, task.generation)
     player = agent.player(1, deterministic=False)
@@ -221,8 +229,8 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
         stepper.reset(seed=worker_seed(seed, task.index, task.generation))
         while not shared.stop and os.getppid() == task.parent:
             done = int(shared.steps.sum()), int(shared.episodes.sum())
-            agent.progress = limits.share(*done)
-            if agent.progress >= 1.0:
+            agent.progress = Progress(done[0], limits.share(*done))
+            if agent.progress.share >= 1.0:
                 break
             agent.pull(shared.learned)
             while not buffer.full:

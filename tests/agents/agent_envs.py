@@ -171,6 +171,11 @@ def random_env(observation_space: spaces.Space, action_space: spaces.Space, leng
     return RandomSpaces
 
 
+def advance(agent: Any, env_steps: int) -> None:
+    """So many environment steps more."""
+    agent.progress = agent.progress._replace(env_steps=agent.env_steps + env_steps)
+
+
 def given(observation: Any) -> PolicyInput:
     """What an agent is handed in the middle of episodes."""
     return PolicyInput(observation, np.zeros(len(first_leaf(observation)), bool))

@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from agent_envs import OBSERVATION_SPACES, TwoPictures
+from agent_envs import OBSERVATION_SPACES, TwoPictures, advance
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from test_engines import CASES, batches, learned_state, make, weights
@@ -31,7 +31,7 @@ from pyrl.engine.updater import DeviceReport, Updater
 from pyrl.errors import DeviceError, NonFiniteError
 from pyrl.nets import batched_mlp
 from pyrl.ops import RandomStream
-from pyrl.types import Batch, Learned
+from pyrl.types import Batch, Learned, Progress
 
 LEARNING = [case for case in CASES if case != "a3c"]
 WARM_UP = 3
@@ -250,7 +250,7 @@ def graphs(agent: Any) -> list[StandIn]:
 def learn(agent: Any, data: Iterator[Any], times: int) -> list[Learned]:
     reports = []
     for _ in range(times):
-        agent.env_steps += 4
+        advance(agent, 4)
         reports.append(agent.learn(next(data)))
     return reports
 
@@ -448,7 +448,7 @@ def test_schedules_reach_the_graph(case: str) -> None:
     before, (data, same_data) = weights(agent), (batches(agent), batches(expected))
     for i in range(10):
         for each, rollouts in ((agent, data), (expected, same_data)):
-            each.progress = i / 9
+            each.progress = Progress(0, i / 9)
             learned = [arena.values for arena in each.updater.arenas if arena.optimizer is not None]
             moved = -torch.cat(learned)
             learn(each, rollouts, 1)

@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 import pyrl
 from pyrl.agents.dqn import q_loss, q_target
+from pyrl.types import Progress
 
 SMALL = {"buffer_size": 1000, "learning_starts": 16, "batch_size": 16, "train_freq": 2, "target_update_interval": 20, "net_arch": (8,)}
 
@@ -91,9 +92,9 @@ def test_tells_truncation_from_termination(n_step: int) -> None:
 
 def test_epsilon_schedules() -> None:
     agent = pyrl.make_agent("dqn", spaces.Discrete(2), spaces.Discrete(2), exploration_fraction=0.5, exploration_final_eps=0.1)
-    agent.progress = 0.25
+    agent.progress = Progress(0, 0.25)
     assert agent.epsilon == pytest.approx(0.55)
-    agent.progress = 0.9
+    agent.progress = Progress(0, 0.9)
     assert agent.epsilon == pytest.approx(0.1)
     agent = pyrl.make_agent("dqn", spaces.Discrete(2), spaces.Discrete(2), exploration_decay=5e-4)
     agent.updates = 1000
@@ -108,7 +109,7 @@ def test_hard_and_soft_target_updates() -> None:
     old = target.detach().clone()
     with torch.no_grad():
         online += 1.0
-    agent.env_steps = 1
+    agent.progress = Progress(1)
     agent._update_target()
     torch.testing.assert_close(target, old + 0.25)
     agent._update_target()  # no environment step since

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_envs import given
+from agent_envs import advance, given
 from gymnasium import spaces
 
 import pyrl
@@ -118,7 +118,7 @@ def learned(case: str, engine: str, double: bool = False) -> tuple[torch.Tensor,
             module.double()
     before, reports, data = weights(agent), [], batches(agent)
     while agent.updates < UPDATES:
-        agent.env_steps += 4
+        advance(agent, 4)
         reports.append(agent.learn(next(data)).metrics)
     return before, weights(agent), reports
 
@@ -266,7 +266,7 @@ def test_engines_can_alternate(case: str) -> None:
     agent = make(case, "native")
     data = batches(agent)
     while agent.updates < UPDATES:
-        agent.env_steps += 4
+        advance(agent, 4)
         agent.updater.engine = "torch" if agent.engine == "native" else "native"
         agent.learn(next(data))
     before, expected, _ = learned(case, "torch")

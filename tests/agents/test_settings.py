@@ -25,6 +25,7 @@ from pyrl.agents.checks import Count, Range, checks_arguments
 from pyrl.agents.registry import FOREIGN, config_to_json, make_config
 from pyrl.errors import CheckpointError, SettingError, SettingTypeError, UnknownNameError
 from pyrl.schedules import value_at
+from pyrl.types import Progress
 
 OBSERVATION = spaces.Box(-1, 1, (3,))
 DISCRETE, BOX = spaces.Discrete(2), spaces.Box(-2, 2, (2,))
@@ -244,7 +245,7 @@ def test_schedules_are_followed_and_saved_by_name(algo: str, field: str, tmp_pat
         extra = {} if algo == "random" else {"engine": engine}
         agents = [make(algo, **{field: value, **extra}) for value in (half, 0.25)]
         for agent in agents:
-            agent.progress = 0.5
+            agent.progress = Progress(0, 0.5)
             learn_once(agent)
             learn_once(agent, 1)
         assert weights(agents[0]) == weights(agents[1])

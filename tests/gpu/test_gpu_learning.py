@@ -20,7 +20,7 @@ from test_images import ALGORITHMS as SEEING
 
 import pyrl
 from pyrl.engine.cuda_graph import WARM_UP
-from pyrl.types import Batch
+from pyrl.types import Batch, Progress
 
 LEARNING = [case for case in CASES if case != "a3c"]
 UPDATES = WARM_UP + 20
@@ -132,7 +132,7 @@ def test_the_rate_is_read_by_replays() -> None:
     agent = on_gpu("sac", learning_rate="linear_1e-2")
     data = batches(agent)
     learn(agent, data, WARM_UP + 4)
-    agent.progress = 1.0
+    agent.progress = Progress(0, 1.0)
     before = agent.trainables["actor"].arena.values.clone()
     learn(agent, data, 1)
     assert torch.equal(agent.trainables["actor"].arena.values, before)
