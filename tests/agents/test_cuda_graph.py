@@ -299,7 +299,8 @@ def test_only_so_many_graphs_are_kept() -> None:
 
 def sized(batch: Any, size: int) -> Any:
     """The first rows of a batch."""
-    return dataclasses.replace(batch, **{f.name: getattr(batch, f.name)[:size] for f in dataclasses.fields(batch) if f.name != "extra"})
+    columns = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name != "extra"}
+    return dataclasses.replace(batch, **{name: column[:size] for name, column in columns.items() if column is not None})
 
 
 def test_another_batch_size_is_another_graph() -> None:
