@@ -81,18 +81,21 @@ def off_policy(algorithm: str, engine: str, batch: int, net_arch: list[int]) -> 
 
 def acting(engine: str, batch: int, net_arch: list[int]) -> Callable[[], Any]:
     """Actions, their log-probabilities, and the values of the observations."""
+    from pyrl.types import PolicyInput
+
     learner = agent("ppo", engine, 64, net_arch)
     observation = floats(batch, OBSERVATION)
+    given = PolicyInput(observation, np.zeros(batch, bool))
     if engine == "native":
         critic, w = learner.native["network"].networks[1], learner.arena.values
-        return lambda: (learner.policy(observation), critic.infer(w, observation))
+        return lambda: (learner.choose(given), critic.infer(w, observation))
     import torch
 
     network = learner.network.value if engine == "torch" else torch.compile(learner.network.value)
 
     def call() -> Any:
         with torch.no_grad():
-            return learner.policy(observation), network(torch.from_numpy(observation))
+            return learner.choose(given), network(torch.from_numpy(observation))
 
     return call
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -44,6 +44,13 @@ class Episode(Record):
     success: bool | None = None
 
 
+class Progress(NamedTuple):
+    """How far the training of an agent has come: what schedules read. One object, replaced as a whole."""
+
+    env_steps: int = 0  # environment steps that the agent has learned from, over all its runs
+    share: float = 0.0  # of the run that is done, in [0, 1]
+
+
 class Metrics(dict[str, float]):
     """What a loop yields: numbers under keys with units (``"time/env_steps_per_second"``, ``"loss/policy"``,
     ``"episode/return_mean"``), and the episodes that ended since the last record."""
@@ -54,10 +61,42 @@ class Metrics(dict[str, float]):
 
 
 @dataclass(slots=True, repr=False)
+class PolicyInput(Record):
+    """What an agent chooses from. Arrays are valid until the environments' next step.
+
+    ``first`` marks rows whose episode starts here: an agent with memory forgets what it knows of them. ``state`` is the ``state`` of the
+    agent's last `Choice`; None before the first, and of agents without memory.
+    """
+
+    observation: Observation  # [N, ...]
+    first: Array  # bool [N]
+    action_mask: Array | None = None  # bool [N, M], M = the sum of the choices of all components: what may be chosen; None: anything
+    state: Any = None
+
+
+@dataclass(slots=True, repr=False)
+class Choice(Record):
+    """What an agent chose: actions of its own units (`pyrl.spaces.actions`), and what it wants to get back."""
+
+    action: Array  # [N, ...]; discrete actions count from zero
+    state: Any = None  # for the next `PolicyInput`
+    stored: dict[str, Array] = field(default_factory=dict)  # [N, ...] each: for `Rollout.extra` or `Batch.extra`
+
+
+@dataclass(slots=True, repr=False)
+class Learned(Record):
+    """What an agent says of an update."""
+
+    metrics: dict[str, float]
+    priority: Array | None = None  # [B], not negative: what prioritized replay draws the learned batch by from now on
+
+
+@dataclass(slots=True, repr=False)
 class StepResult(Record):
     """One step of N environments, the same for every autoreset mode (`pyrl.envs.stepper`).
 
-    The arrays may be the stepper's own: they are valid until the next call of ``step``.
+    The arrays may be the stepper's own: they are valid until the next call of ``step``. The masks are None where the environments
+    give none.
     """
 
     observation: Observation  # [N, ...] what the action answered
@@ -67,7 +106,10 @@ class StepResult(Record):
     terminated: Array  # bool [N]: the MDP ended; no future value
     truncated: Array  # bool [N]: cut from outside; the future has value
     valid: Array  # bool [N]: False marks the dead step of NEXT_STEP autoreset, which is no transition
+    first: Array = field(kw_only=True)  # bool [N]: ``observation`` starts an episode
     episodes: list[Episode] = field(default_factory=list)  # those that ended in this step
+    action_mask: Array | None = None  # bool [N, M]: what could be chosen at ``observation``
+    next_action_mask: Array | None = None  # bool [N, M]: at ``next_observation``
 
 
 @dataclass(slots=True, repr=False)
@@ -84,10 +126,12 @@ class Rollout(Record):
     terminated: Array  # bool [T, N]
     truncated: Array  # bool [T, N]
     valid: Array  # bool [T, N]
+    first: Array  # bool [T+1, N]: the observation starts an episode
     final_step: Array  # int64 [K]
     final_env: Array  # int64 [K]
     final_observation: Observation  # [K, ...]
-    extra: dict[str, Array]  # what the agent asked to keep: log_prob [T, N], value [T, N]
+    extra: dict[str, Array]  # what the agent asked to keep (`Choice.stored`): log_prob [T, N]
+    action_mask: Array | None = None  # bool [T, N, M]: what could be chosen; None where the environments give no masks
 
 
 @dataclass(slots=True, repr=False)
@@ -105,7 +149,8 @@ class Batch(Record):
     discount: Array  # float32 [B]
     index: Array  # int64 [B]: record names, for update_priorities
     weight: Array | None = None  # float32 [B], importance weights of prioritized replay
-    extra: dict[str, Array] = field(default_factory=dict)
+    extra: dict[str, Array] = field(default_factory=dict)  # what the agent asked to keep (`Choice.stored`)
+    next_action_mask: Array | None = None  # bool [B, M]: what may be chosen at ``next_observation``; None: anything
 
 
 def map_observation(function: Any, observation: Observation, *others: Observation) -> Observation:

@@ -117,3 +117,15 @@ def test_no_file_cites_one_that_is_not_here() -> None:
     cited = {(name, found) for name in read for found in re.findall(r"(?<![\w*{}])[\w./-]+\.md\b", (ROOT / name).read_text())}
     wrong = sorted(f"{name} cites {found}" for name, found in cited if "://" not in found and Path(found).name not in names)
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT / "pyrl").parts[0] == "loops"], ids=lambda p: p.name)
+def test_loops_read_no_config(path: Path) -> None:
+    """An agent says what it stores (`Agent.storage`); what its config holds is its own affair."""
+    read = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and node.attr in ("config", "Config"))
+        or (isinstance(node, ast.Constant) and node.value in ("config", "Config"))
+    ]
+    assert not read, f"{path.name} reads a config in lines {read}"

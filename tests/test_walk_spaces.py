@@ -21,6 +21,7 @@ import pyrl
 from pyrl.agents.registry import available_agents
 from pyrl.buffers import RolloutBuffer
 from pyrl.errors import SpaceError
+from pyrl.types import PolicyInput
 
 COMPOSED = int(os.environ.get("PYRL_WALK", "45"))
 AGENTS = [name for name in available_agents() if name in ("a2c", "a3c", "ddpg", "dqn", "ppo", "random", "sac", "svg", "td3")]
@@ -198,9 +199,9 @@ def train(agent: Any, name: str) -> None:
         stepper.reset(seed=1)
         for _ in range(2):
             while not buffer.full:
-                choice = agent.policy(stepper.observation)
-                buffer.add(stepper.step(choice.pop("action")), choice)
-            agent.learn(buffer.take(stepper.observation))
+                choice = agent.choose(PolicyInput(stepper.observation, stepper.first))
+                buffer.add(stepper.step(choice.action), choice.stored)
+            agent.learn(buffer.take(stepper.observation, stepper.first))
 
 
 @pytest.mark.parametrize("case", [*kinds(), *composed()])
@@ -210,7 +211,7 @@ def test_trained_saved_loaded_and_acted_on(case: Case, tmp_path: Path) -> None:
     train(agent, name)
     assert name == "random" or agent.updates > 0
     loaded = pyrl.load(agent.save(tmp_path / "agent"))
-    loaded.progress = agent.progress  # the loop's, which schedules read
+    assert loaded.progress == agent.progress
     assert (loaded.observation_space, loaded.action_space) == (observation_space, action_space)
     for deterministic in (True, False):
         observation = observation_space.sample()
@@ -256,6 +257,6 @@ def test_environments_are_handed_what_their_space_contains(kind: str, backend: s
     with pyrl.envs.make(random_env(space, space, length=3), 2, backend=backend) as stepper:
         stepper.reset(seed=1)
         for _ in range(8):
-            stepper.step(agent.policy(stepper.observation)["action"])
+            stepper.step(agent.choose(PolicyInput(stepper.observation, stepper.first)).action)
             for observation in stepper.observation:
                 assert space.contains(np.asarray(observation) if isinstance(space, spaces.Box) else observation)

@@ -90,17 +90,17 @@ py::object policy_loss(FastArgs args) {
   });
 }
 
-// (value, return, value_old or None, clip_range, coefficient, huber, d_value) -> (loss, d_value)
+// (value, return, value_old or None, weight or None, clip_range, coefficient, huber, d_value) -> (loss, d_value)
 py::object value_loss(FastArgs args) {
   const char* function = "value_loss";
   Border border(function);
   const ArrayArg value = border.input(args[0], "value");
   const Place place = real_place(value.kind, value);
   const ArrayArg return_ = border.input(args[1], "return_", place);
-  const ArrayArg value_old = border.optional(args[2], "value_old", place);
-  const double clip_range = number_in(args[3], 0, infinity, function, "clip_range");
-  const double coefficient = finite_arg(args[4], function, "coefficient");
-  const bool huber = flag_arg(args[5], function, "huber");
+  const ArrayArg value_old = border.optional(args[2], "value_old", place), weight = border.optional(args[3], "weight", place);
+  const double clip_range = number_in(args[4], 0, infinity, function, "clip_range");
+  const double coefficient = finite_arg(args[5], function, "coefficient");
+  const bool huber = flag_arg(args[6], function, "huber");
   const std::int64_t batch = value.size();
   PYRL_CHECK(value.rank == 1 || (value.rank == 2 && value.shape[1] == 1), ShapeError, function, ": value has shape ", value.shape_text(), ", expected [B] or [B, 1]");
   return with_real(value, [&]<class Real>(Real) -> py::object {
@@ -108,17 +108,18 @@ py::object value_loss(FastArgs args) {
     call.value = {(value.rank == 1 ? value.as<const Real, 1>("[B]").data : value.as<const Real, 2>("[B, 1]").data), {batch}};
     call.return_ = return_.as<const Real, 1>({batch}, "[B]");
     call.value_old = view_if_given<const Real, 1>(value_old, {batch}, "[B]");
+    call.weight = view_if_given<const Real, 1>(weight, {batch}, "[B]");
     call.clip_range = clip_range;
     call.coefficient = coefficient;
     call.huber = huber;
     py::object d_value;
-    call.d_value = {border.template result<Real, 2>(d_value, args[6], place, {batch, 1}, "d_value", "[B, 1]").data, {batch}};
+    call.d_value = {border.template result<Real, 2>(d_value, args[7], place, {batch, 1}, "d_value", "[B, 1]").data, {batch}};
     double loss = 0;
     {
       ReleaseGil released;
       loss = nn::value_loss(call);
     }
-    if (!std::isfinite(loss)) throw_non_finite<Real>({&value, &return_, &value_old});
+    if (!std::isfinite(loss)) throw_non_finite<Real>({&value, &return_, &value_old, &weight});
     return py::make_tuple(loss, std::move(d_value));
   });
 }
@@ -266,7 +267,7 @@ py::object squashed_gaussian_backward(FastArgs args) {
 PYRL_BINDINGS(losses, m) {
   def_fast<policy_loss, 11>(m, "policy_loss",
                             "policy_loss(output, nvec, log_std, action, log_prob_old, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)");
-  def_fast<value_loss, 7>(m, "value_loss", "value_loss(value, return_, value_old, clip_range, coefficient, huber, d_value)");
+  def_fast<value_loss, 8>(m, "value_loss", "value_loss(value, return_, value_old, weight, clip_range, coefficient, huber, d_value)");
   def_fast<q_loss, 10>(m, "q_loss", "q_loss(q, action, reward, discount, next_q_target, next_q_online, weight, huber, d_q, td_error)");
   def_fast<squashed_gaussian, 6>(m, "squashed_gaussian", "squashed_gaussian(output, noise, low, high, action, log_prob)");
   def_fast<squashed_gaussian_backward, 8>(m, "squashed_gaussian_backward",

@@ -49,9 +49,10 @@ double value_loss(const ValueLossArgs<Real>& args) {
       moves = change == clipped ? Real(1) : Real(0);
       value = args.value_old(b) + clipped;
     }
+    const Real weight = args.weight.present() ? args.weight(b) : Real(1);
     const auto [loss, slope] = penalty(value - args.return_(b), args.huber);
-    total += static_cast<double>(loss);
-    args.d_value(b) = share * slope * moves;
+    total += static_cast<double>(weight * loss);
+    args.d_value(b) = share * weight * slope * moves;
   }
   return total / static_cast<double>(std::max<std::int64_t>(1, batch));
 }

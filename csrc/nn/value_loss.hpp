@@ -1,6 +1,6 @@
 // Losses of values: of V for on-policy agents, of Q for Q-learning, and the dueling head.
 //
-//   V (Schulman et al. 2017, eq. 9)   L = mean(f(V' - R)),   V' = V, or V_old + clip(V - V_old, -eps, eps) where value_old is given
+//   V (Schulman et al. 2017, eq. 9)   L = mean(w f(V' - R)),   V' = V, or V_old + clip(V - V_old, -eps, eps) where value_old is given
 //   Q (Mnih et al. 2015)              delta = Q(o, a) - (r + discount Q^-(o', a')),   L = mean(w f(delta))
 //                                     a' = argmax Q^-(o', .), or of the online Q(o', .) (double, van Hasselt et al. 2016), the first of equals
 //   dueling (Wang et al. 2016)        Q = V + A - mean A
@@ -18,6 +18,7 @@ template <class Real>
 struct ValueLossArgs {
   ArrayView<const Real, 1> value, return_;  // [B]
   ArrayView<const Real, 1> value_old;       // [B] or absent: no clipping
+  ArrayView<const Real, 1> weight;          // [B] or absent
   double clip_range = 0, coefficient = 1;   // the latter of the gradient
   bool huber = false;
   ArrayView<Real, 1> d_value;               // [B]

@@ -27,7 +27,7 @@ from pyrl.engine.optimizers import TensorFlowRMSprop
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Update
 from pyrl.schedules import value_at
-from pyrl.types import Rollout
+from pyrl.types import Learned, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,22 +65,22 @@ class A2C(ActorCriticAgent):
             return TensorFlowRMSprop(parameters, lr=rate, alpha=0.99, eps=self.config.rms_prop_eps)
         return super().make_optimizer(parameters)
 
-    def learn(self, rollout: Rollout) -> dict[str, float]:
+    def learn(self, rollout: Rollout) -> Learned:
         metrics = self.descend(self.step, rollout)
         self.updates += 1
-        return metrics
+        return Learned(metrics)
 
     def gradient(self, rollout: Rollout) -> dict[str, float]:
         """The gradient of the loss of a rollout, into the arena; the current learning rate."""
         return self.descend(self.step.gradient, rollout)
 
     def descend(self, update: Update, rollout: Rollout) -> dict[str, float]:
-        learning_rate = value_at(self.config.learning_rate, self.progress)
+        learning_rate = value_at(self.config.learning_rate, self.progress.share)
         native = self.updater.begin(learning_rate)
         samples, valid_index, explained = self.samples(rollout, native)
         if valid_index is not None:
             samples = samples.rows(*self.updater.to_device(valid_index))
-        ent_coef = self.scalar(value_at(self.config.ent_coef, self.progress))
+        ent_coef = self.scalar(value_at(self.config.ent_coef, self.progress.share))
         report = self.updater(update, samples, ent_coef)
         return {**report, "train/explained_variance": explained, "train/learning_rate": learning_rate}
 

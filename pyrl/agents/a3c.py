@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.a2c import A2C, A2CConfig
 from pyrl.agents.checks import Count, Positive, Rate, Weight
 from pyrl.agents.registry import register
+from pyrl.agents.sharing import SharedWeights
 from pyrl.engine.native import optimizer_step
 from pyrl.engine.optimizers import optimizer_state
 from pyrl.errors import DeviceError
@@ -55,23 +56,25 @@ class A3C(A2C):
         config = dataclasses.replace(config, device="cpu")
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
-    def share(self) -> dict[str, Tensor]:
+    def share(self) -> SharedWeights:
         """theta and the optimiser's statistics, moved into shared memory; this agent goes on using them there."""
         self.arena.sync()
-        shared = {"theta": self.arena.values, **optimizer_state(self.step.trainable.optimizer)}
-        for tensor in shared.values():
+        statistics = optimizer_state(self.step.trainable.optimizer)
+        for tensor in (self.arena.values, *statistics.values()):
             tensor.share_memory_()
-        return shared
+        return SharedWeights(self.arena.values, statistics, torch.zeros(self.num_envs, dtype=torch.int64).share_memory_())
 
     def become_worker(self, index: int, generation: int) -> None:
         """Actions of its own; ``generation`` counts the workers that were here before."""
-        self.random = ops.RandomStream(self.seed, "worker", index, generation)
+        self.worker = index
+        self.random = self.acting.random = ops.RandomStream(self.seed, "worker", index, generation)
 
-    def pull(self, shared: dict[str, Tensor]) -> None:
+    def pull(self, shared: SharedWeights) -> None:
         """theta' <- theta"""
-        self.arena.values.copy_(shared["theta"])
+        self.arena.values.copy_(shared.values)
 
-    def push(self, shared: dict[str, Tensor]) -> None:
-        """theta <- optimiser(theta, g), with the gradient that lies in this agent's arena."""
-        state = {name: tensor for name, tensor in shared.items() if name != "theta"}
-        optimizer_step(self.step.trainable.optimizer, state, shared["theta"], self.arena.gradients, self.config.max_grad_norm)
+    def push(self, shared: SharedWeights) -> None:
+        """theta <- optimiser(theta, g), with the gradient in this agent's arena."""
+        optimizer = self.step.trainable.optimizer
+        optimizer_step(optimizer, shared.statistics, shared.values, self.arena.gradients, self.config.max_grad_norm)
+        shared.steps[self.worker] += 1

@@ -12,15 +12,17 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, Loop, seeded_network, tensors
+from pyrl.agents.actor import START, Actor
+from pyrl.agents.base import Agent, AgentConfig, LoopKind, seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Weight, check_spaces
+from pyrl.agents.storage import RolloutSpec
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.schedules import value_at
 from pyrl.trees import map_tree
-from pyrl.types import Array, Observation, Record, Rollout, first_leaf, map_observation
+from pyrl.types import Array, Choice, Observation, PolicyInput, Progress, Record, Rollout, first_leaf, map_observation
 
 _VALUES_AT_ONCE = 1024
 
@@ -83,10 +85,30 @@ def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray
         return 1.0 - float((return_ - value).var() / max(float(return_.var()), 1e-8))
 
 
+class ActorCriticActor(Actor):
+    """Draws from the distribution, or takes its mode."""
+
+    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
+        """log_prob is kept for the loss; V is not: `ActorCriticAgent.samples` computes it for the whole rollout at once, with the same
+        weights."""
+        network = self.network
+        observation = self.normalizer.observation(given.observation)
+        log_std = None if network.distribution.nvec else network.log_std.detach().cpu()
+        native = self.native_form()
+        if native is not None:
+            output = native.networks[0].infer(native.parameters, self.encoded(observation, native))
+            action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
+            return Choice(action, None, {"log_prob": log_prob})
+        with torch.no_grad():
+            output = network.policy(tensors(observation, self.device)).cpu()
+        action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
+        return Choice(action.numpy(), None, {"log_prob": log_prob.numpy()})
+
+
 class ActorCriticAgent(Agent):
     """Actions of every space; actor, critic and log_std in one arena."""
 
-    loop: ClassVar[Loop] = "on_policy"
+    loop: ClassVar[LoopKind] = "on_policy"
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box))
@@ -119,19 +141,11 @@ class ActorCriticAgent(Agent):
     def native_gradient(self, *data: Any) -> LossReport:
         """The same by hand: forward, the gradients w.r.t. the outputs, backward."""
 
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
-        """log_prob is kept for the loss; V is not: `samples` computes it for the whole rollout at once, with the same weights."""
-        observation = self.normalizer.observation(observation)
-        log_std = None if self.distribution.nvec else self.network.log_std.detach().cpu()
-        native = self.native["network"]
-        if native.sync() and self.updater.engine == "native":
-            output = native.networks[0].infer(native.parameters, self.encoder.array(observation, native.dtype))
-            action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
-            return {"action": action, "log_prob": log_prob}
-        with torch.no_grad():
-            output = self.network.policy(tensors(observation, self.device)).cpu()
-        action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
-        return {"action": action.numpy(), "log_prob": log_prob.numpy()}
+    def storage(self) -> RolloutSpec:
+        return RolloutSpec(n_steps=self.config.n_steps, extra={"log_prob": ((), "float32")})
+
+    def make_actor(self) -> ActorCriticActor:
+        return ActorCriticActor(self, self.step.trainable)
 
     def deterministic_action(self, observation: Observation) -> Tensor:
         return self.distribution.mode(self.network.policy(observation))

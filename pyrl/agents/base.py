@@ -19,9 +19,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from pyrl.agents.actor import Actor, Weights
 from pyrl.agents.checks import Fraction, NetworkDevice, NumEnvs, Positive, Seed, check_fields, checked
 from pyrl.agents.observations import ObservationReader
+from pyrl.agents.player import Player
+from pyrl.agents.registry import Blueprint
 from pyrl.agents.state import set_state, state_of
+from pyrl.agents.storage import ReplaySpec, RolloutSpec
 from pyrl.engine.native import Native
 from pyrl.engine.standard import in_standard_state
 from pyrl.engine.step import Step
@@ -36,9 +40,13 @@ from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
-from pyrl.types import Array, Observation, map_observation
+from pyrl.types import Choice, Learned, Observation, PolicyInput, Progress, first_leaf, map_observation
 
-Loop: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
+LoopKind: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
+_RENAMED = {  # what is never called now
+    "policy": "choose(PolicyInput, deterministic) -> Choice",
+    "native_choose": "make_actor, and its actor native_actor_action",
+}
 CPU = torch.device("cpu")
 
 
@@ -64,16 +72,20 @@ class AgentConfig:
 
 
 class Agent(ABC):
-    """Acts and learns. See `policy` and `learn`; the rest is shared."""
+    """Acts and learns. See `choose` and `learn`; the rest is shared."""
 
     name: ClassVar[str]
-    loop: ClassVar[Loop]
+    loop: ClassVar[LoopKind]
+    honours_masks: ClassVar[bool] = False  # whether `choose` and `learn` leave out actions that a mask forbids
     Config: ClassVar[type[AgentConfig]]
     described: ClassVar[str] = "an agent (of pyrl.make_agent, pyrl.load, or a run's .agent)"  # what functions expect, in their messages
 
     def __init_subclass__(cls) -> None:
         """What computes with torch does so in `pyrl.engine.standard`, whatever the program has set for itself."""
-        for name in ("__init__", "policy", "learn", "gradient", "load_state_dict"):
+        for name, now in _RENAMED.items():
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__}.{name} would never be called: an agent defines {now}")
+        for name in ("__init__", "choose", "learn", "gradient", "load_state_dict"):
             if name in vars(cls):
                 setattr(cls, name, in_standard_state(vars(cls)[name]))
 
@@ -82,14 +94,12 @@ class Agent(ABC):
         self.observation_space = observation_space
         self.action_space = action_space
         self.actions = Actions(action_space, self.name)
-        self._read = ObservationReader(observation_space)
+        self.read = ObservationReader(observation_space)
         self.config: Any = config
         self.seed = seed = checked(f"{self.name}: seed", seed, Seed)
         self.num_envs = num_envs = checked(f"{self.name}: num_envs", num_envs, NumEnvs)
-        self.progress = 0.0  # share of the run that is done, set by the loop: what schedules read
-        self.env_steps = 0  # environment steps seen, set by the loop
+        self.progress = Progress()  # replaced by the loop that trains the agent, and when a state is loaded; by nobody else
         self.updates = 0  # gradient steps made
-        self.td_error: Array = None  # [B] of the batch learned last, of its kind, where the agent has one: what prioritized replay draws by
         if config.precision != "float32" and not has_images(observation_space, config.features_extractor):
             what = f"{self.name}: precision is {config.precision!r}, which is for convolutional networks"
             raise SpaceError(f"{what}, but features_extractor {config.features_extractor!r} makes none for {observation_space}")
@@ -156,21 +166,46 @@ class Agent(ABC):
         """What computes the updates: native, torch, compile or graph."""
         return "torch" if self.updater is None else self.updater.engine
 
-    @abstractmethod
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
-        """Choose for a batch: ``{"action": [N, ...]}`` and whatever else the agent wants stored beside it.
+    @property
+    def env_steps(self) -> int:
+        """Environment steps that the agent has learned from."""
+        return self.progress.env_steps
 
-        ``observation`` has the leading dimension N. Actions are the agent's own (`pyrl.spaces.actions`): discrete ones count from zero.
+    @cached_property
+    def acting(self) -> Actor:
+        """The half of this agent that acts, and that can be sent to another process."""
+        return self.make_actor()
+
+    def make_actor(self) -> Actor:
+        """Its actor; for agents that do not define `choose` themselves."""
+        raise TypeError(f"{type(self).__name__} defines neither make_actor nor choose(PolicyInput, deterministic) -> Choice")
+
+    def weights(self) -> Weights:
+        """A copy of the weights that its actor acts by, for actors in other processes."""
+        self.acting.version = self.updates
+        return self.acting.weights()
+
+    def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
+        """Actions for N environments, and whatever else the agent wants stored beside them.
+
+        An agent with memory returns it as ``state`` and finds it in the next ``given.state``; it starts anew in the rows that
+        ``given.first`` marks, and in all of them where the state is None.
         """
+        self.acting.version = self.updates
+        return self.acting.choose(given, deterministic, self.progress)
 
     def deterministic_action(self, observation: Observation) -> Tensor:
-        """The action [B, ...] of ``policy(observation, deterministic=True)`` for normalised observations, tensors, by operations of
+        """The action [B, ...] that ``choose`` gives where it is deterministic, for normalised observations, tensors, by operations of
         torch alone: what `pyrl.export` traces. NetworkError for an agent that has none."""
         raise NetworkError(f"export: {self.name} has no deterministic_action by operations of torch, which is what can be exported")
 
     @abstractmethod
-    def learn(self, data: Any) -> dict[str, float]:
+    def learn(self, data: Any) -> Learned:
         """Learn from a `Rollout` (on-policy) or a `Batch` (off-policy) and say how it went."""
+
+    @abstractmethod
+    def storage(self) -> RolloutSpec | ReplaySpec:
+        """What its loop stores for it, and when it learns."""
 
     def status(self) -> dict[str, float]:
         """Numbers that every metrics record shows, whether or not there was an update."""
@@ -197,13 +232,25 @@ class Agent(ABC):
         """Actions of the action space for one observation or a batch [N, ...]: NumPy in, NumPy out.
 
         ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
+        ValueError of an agent with memory: it would forget at every call, so a `player` plays it.
         """
-        observation, single = self._read(observation)
-        action = np.asarray(self.policy(observation, deterministic)["action"])
-        action = self.actions.chosen(action, "act: action of row")
-        if not single:
-            return action
-        return action[0, ...] if isinstance(self.action_space, spaces.Box) else action[0]  # which of a Box () is an array, too
+        observation, single = self.read(observation)
+        choice = self.choose(PolicyInput(observation, np.ones(len(first_leaf(observation)), bool)), deterministic)
+        if choice.state is not None:
+            raise ValueError(f"act: {self.name} has a memory, which act would lose; play it by agent.player(num_envs).act(observation)")
+        return self.actions.given_out(choice.action, single)
+
+    def blueprint(self) -> Blueprint:
+        """What makes an untrained agent like this one, in another process too."""
+        return Blueprint(self.name, self.observation_space, self.action_space, self.config, self.seed)
+
+    def player(self, num_envs: int = 1, *, deterministic: bool = True) -> Player:
+        """What plays this agent in ``num_envs`` environments, keeping its memory between their steps."""
+        return Player(self, num_envs, deterministic=deterministic)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The actor shares the networks of the agent: a copy makes its own of its own.
+        return {name: value for name, value in self.__dict__.items() if name != "acting"}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""

@@ -68,7 +68,7 @@ def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
     FileNotFoundError where there is no checkpoint; CheckpointError for whatever is wrong with it.
     """
     path = trained_in(Path(path))
-    tree, about = load(path, groups=("model", "optimizer", "normalizer", "random", "counters"))
+    tree, about = load(path, groups=("model", "optimizer", "normalizer", "random", "counters", "progress"))
     with checkpoint_errors(path, "does not make an agent"):
         model = tree.get("model", {})
         most = ALLOWANCE + _bytes(model)

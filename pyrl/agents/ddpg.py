@@ -24,11 +24,12 @@ from torch.nn import functional as F
 
 from pyrl.agents.base import AgentConfig, seeded_network
 from pyrl.agents.checks import Layers, Rate, Weight
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_critic_gradient
+from pyrl.agents.continuous_actors import DeterministicActor
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Actor, Critics
-from pyrl.types import Batch, Observation
+from pyrl.types import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,10 @@ def bellman_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tens
     return reward + discount * next_value
 
 
-def critic_loss(q: Tensor, target: Tensor, coefficient: float = 1.0) -> Tensor:
-    """L = E[(Q(o, a) - y)^2], eq. 4, summed over the critics, times ``coefficient``. q [count, B], target [B]."""
+def critic_loss(q: Tensor, target: Tensor, weight: Tensor | None = None, coefficient: float = 1.0) -> Tensor:
+    """L = E[w (Q(o, a) - y)^2], eq. 4, summed over the critics, times ``coefficient``. q [count, B], target and importance weights [B]."""
+    if weight is not None:
+        return coefficient * len(q) * (weight * (q - target).square()).mean()
     return coefficient * len(q) * F.mse_loss(q, target.expand_as(q))
 
 
@@ -55,6 +58,7 @@ class DDPG(ContinuousAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
     Config: ClassVar[type[AgentConfig]] = DDPGConfig
+    Acting = DeterministicActor
     num_critics: ClassVar[int] = 1
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DDPGConfig, seed: int, num_envs: int) -> None:
@@ -77,13 +81,6 @@ class DDPG(ContinuousAgent):
         self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
         self.updater = self.make_updater(self.critic_step, self.actor_step)
 
-    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
-        """mu(o)"""
-        return self.actor(observation)
-
-    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        return self.native["actor"].infer(observation)
-
     def update(self, batch: Batch) -> LossReport:  # type: ignore[override]
         """The critic's step, the actor's step, the averages."""
         report = {**self.critic_step(batch), **self.actor_step(batch)}
@@ -100,16 +97,15 @@ class DDPG(ContinuousAgent):
             next_q = self.target_critic.first(batch.next_observation, self.target_actor(batch.next_observation))
             target = bellman_target(batch.reward, batch.discount, next_q)
         q = self.critic(batch.observation, batch.action)
-        loss = critic_loss(q, target)
-        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
+        loss = critic_loss(q, target, batch.weight)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean(), **td_report(q, target, batch)}
 
     def native_critic_gradient(self, batch: Batch) -> LossReport:
         """The same by hand."""
         next_action = self.native["target_actor"].infer(batch.next_observation)
         next_q = self.native["target_critic"].infer(batch.next_observation, next_action)[:, 0]
         target = batch.reward + batch.discount * next_q
-        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, target)
-        return {"loss/critic": loss, "train/q_mean": q_mean}
+        return native_critic_gradient(self.native["critic"], batch, target)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, LossReport]:
         """-E[Q(o, mu(o))], whose gradient is eq. 6, negated."""

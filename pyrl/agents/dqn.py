@@ -23,66 +23,37 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, seeded_network, tensors
-from pyrl.agents.checks import (
-    Amount,
-    BufferDevice,
-    Count,
-    Fraction,
-    GradientSteps,
-    Layers,
-    NonNegative,
-    NStep,
-    Positive,
-    Range,
-    Rate,
-    Tau,
-    check_range,
-    check_spaces,
-)
+from pyrl.agents.actor import START, Actor
+from pyrl.agents.base import seeded_network, tensors
+from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Tau, check_spaces
+from pyrl.agents.off_policy import OffPolicyAgent, OffPolicyConfig
 from pyrl.agents.registry import register
 from pyrl.engine.native import native_q, native_q_backward
 from pyrl.engine.step import LossReport, Step
-from pyrl.engine.updater import Updater
 from pyrl.nets.heads import QNetwork
-from pyrl.nets.mlp import Activation
 from pyrl.schedules import Schedule, linear, value_at
-from pyrl.types import Array, Batch, Observation, first_leaf
+from pyrl.types import Batch, Choice, Learned, Observation, PolicyInput, Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DQNConfig(AgentConfig):
+class DQNConfig(OffPolicyConfig):
     """Defaults as in Stable-Baselines3."""
 
     learning_rate: Rate = 1e-4  # of Adam; "linear_1e-4" falls to zero over the run
-    buffer_size: Count = 1_000_000  # slots of the replay, all environments together
-    buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
-    learning_starts: Amount = 100  # transitions stored before the first update
     batch_size: Count = 32
     tau: Tau = 1.0  # Polyak factor of the target update; 1 copies (hard update)
     train_freq: Count = 4  # steps of each environment between two rounds of updates
-    gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
     target_update_interval: Count = 10_000  # environment steps between two target updates
     exploration_fraction: Fraction = 0.1  # share of the run over which epsilon falls
     exploration_initial_eps: Fraction = 1.0
     exploration_final_eps: Fraction = 0.05
     exploration_decay: NonNegative | None = None  # how much epsilon falls at each update; replaces exploration_fraction
     exploration: Annotated[Schedule, Range(0, 1)] | None = None  # epsilon as a schedule; replaces the other exploration_* fields
-    n_step: NStep = 1  # length of the returns
     double: bool = False  # double Q-learning
     dueling: bool = False  # dueling head
-    prioritized: bool = False  # prioritized replay (Schaul et al. 2016)
-    priority_alpha: Fraction = 0.6  # how much priorities matter
-    priority_beta: Fraction = 0.4  # how much importance weights make up for it: at the start of the run
-    priority_beta_final: Fraction = 1.0  # and at its end
     loss: Literal["huber", "mse"] = "huber"
     max_grad_norm: Positive | None = 10.0  # clip of the gradient's global norm; None: off
     net_arch: Layers = (64, 64)  # hidden layers, on the features
-    activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "batch_size", 1, self.buffer_size)
 
 
 def q_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_q_target: Tensor, double: bool) -> Tensor:
@@ -98,12 +69,43 @@ def q_loss(td_error: Tensor, weight: Tensor | None, huber: bool) -> Tensor:
     return (elementwise if weight is None else weight * elementwise).mean()
 
 
+def exploration_rate(config: DQNConfig, progress: Progress, updates: int) -> float:
+    """epsilon, the probability of a random action."""
+    c = config
+    if c.exploration is not None:
+        return min(1.0, value_at(c.exploration, progress.share))
+    if c.exploration_decay is not None:
+        return max(c.exploration_final_eps, c.exploration_initial_eps - c.exploration_decay * updates)
+    fraction = progress.share / c.exploration_fraction if c.exploration_fraction > 0 else 1.0
+    return linear(c.exploration_initial_eps, c.exploration_final_eps, fraction)
+
+
+class QActor(Actor):
+    """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
+
+    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
+        observation = self.normalizer.observation(given.observation)
+        native = self.native_form()
+        if native is not None:
+            q = native_q(native, self.encoded(observation, native), keep=False)
+        else:
+            with torch.no_grad():
+                q = self.network(tensors(observation, self.device)).cpu().numpy()
+        action = q.argmax(axis=1)
+        if not deterministic:
+            count, num_actions = q.shape
+            uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
+            random_action = ops.uniform_indices(count, num_actions, self.random)
+            action = np.where(uniform < exploration_rate(self.config, progress, self.version), random_action, action)
+        return Choice(action)
+
+
 @register("dqn")
-class DQN(Agent):
+class DQN(OffPolicyAgent):
     """Discrete actions, any observation that the encoder takes."""
 
-    loop = "off_policy"
     Config = DQNConfig
+    acts_with = "q_network"
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DQNConfig, seed: int, num_envs: int) -> None:
         check_spaces("dqn", action_space, (spaces.Discrete,))
@@ -118,7 +120,7 @@ class DQN(Agent):
         trainable = self.trainable("q_network", self.q_network, target="target_network")
         self.target_network: QNetwork = trainable.target_network
         self.step = Step(trainable, self.loss, self.native_gradient, max_grad_norm=config.max_grad_norm)
-        self.updater: Updater = self.make_updater(self.step)
+        self.updater = self.make_updater(self.step)
         self.last_target_update = 0  # env step of it
 
     def counters(self) -> dict[str, int]:
@@ -127,62 +129,25 @@ class DQN(Agent):
     @property
     def epsilon(self) -> float:
         """Probability of a random action now."""
-        c = self.config
-        if c.exploration is not None:
-            return min(1.0, value_at(c.exploration, self.progress))
-        if c.exploration_decay is not None:
-            return max(c.exploration_final_eps, c.exploration_initial_eps - c.exploration_decay * self.updates)
-        fraction = self.progress / c.exploration_fraction if c.exploration_fraction > 0 else 1.0
-        return linear(c.exploration_initial_eps, c.exploration_final_eps, fraction)
+        return exploration_rate(self.config, self.progress, self.updates)
 
     def status(self) -> dict[str, float]:
         return {"exploration/epsilon": self.epsilon}
 
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
-        """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
-        count = len(first_leaf(observation))
-        observation = self.normalizer.observation(observation)
-        native = self.native["q_network"]
-        if native.sync() and self.updater.engine == "native":
-            q = native_q(native, self.q_network.encoder.array(observation, native.dtype), keep=False)
-        else:
-            with torch.no_grad():
-                q = self.q_network(tensors(observation, self.device)).cpu().numpy()
-        action = q.argmax(axis=1)
-        if not deterministic:
-            uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
-            random_action = ops.uniform_indices(count, self.num_actions, self.random)
-            action = np.where(uniform < self.epsilon, random_action, action)
-        return {"action": action}
+    def make_actor(self) -> QActor:
+        return QActor(self, self.step.trainable)
 
     def deterministic_action(self, observation: Observation) -> Tensor:
         return self.q_network(observation).argmax(1)
 
-    def learn(self, batch: Batch) -> dict[str, float]:
-        native = self.updater.begin(value_at(self.config.learning_rate, self.progress))
-        metrics = self.updater(self.step, self.prepare(batch, native))
-        td_error = metrics.pop("td_error")
-        self.td_error = td_error.cpu().numpy() if isinstance(td_error, Tensor) and isinstance(batch.index, np.ndarray) else td_error
-        self.updates += 1
-        self._update_target()
-        return metrics
+    def update(self, batch: Batch) -> LossReport:  # type: ignore[override]
+        """One step down the gradient of `loss`."""
+        return self.step(batch)
 
-    def prepare(self, batch: Batch, native: bool) -> Batch:
-        """What an update reads of a batch: NumPy arrays with encoded observations if ``native``, else tensors, wherever they are."""
-        observation, next_observation = (self.normalizer.observation(o) for o in (batch.observation, batch.next_observation))
-        action, reward, discount, weight = batch.action, self.normalizer.reward(batch.reward), batch.discount, batch.weight
-        if native:
-            encoder, dtype = self.q_network.encoder, self.native["q_network"].dtype
-            observation, next_observation = (encoder.array(o, dtype) for o in (observation, next_observation))
-            reward, discount = (x.astype(dtype, copy=False) for x in (reward, discount))
-            action = action.astype(np.int64, copy=False)
-            weight = None if weight is None else weight.astype(dtype, copy=False)
-        else:
-            observation, next_observation = tensors(observation), tensors(next_observation)
-            action, reward, discount = map(torch.as_tensor, (action, reward, discount))
-            action = action.long()
-            weight = None if weight is None else torch.as_tensor(weight)
-        return Batch(observation, action, reward, next_observation, None, discount, None, weight)
+    def learn(self, batch: Batch) -> Learned:
+        learned = super().learn(batch)
+        self._update_target()
+        return learned
 
     def loss(self, batch: Batch) -> tuple[Tensor, LossReport]:
         """The loss of a batch [B, ...]; it, the mean of Q, and delta [B]."""

@@ -1,10 +1,11 @@
-"""What off-policy agents for continuous actions share: scaling, warm-up, exploration noise. Networks and losses are their own."""
+"""What off-policy agents share: the replay that they ask for, batches as updates take them, priorities; and what those for continuous
+actions share beyond: scaling, warm-up, exploration noise. Networks and losses are their own."""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,35 +14,38 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig, tensors
-from pyrl.agents.checks import Amount, BufferDevice, Count, GradientSteps, Layers, NStep, Rate, Tau, Weight, check_range
-from pyrl.agents.random import uniform_actions
+from pyrl.agents.checks import Amount, BufferDevice, Count, Fraction, GradientSteps, Layers, NStep, Rate, Tau, Weight, check_range
+from pyrl.agents.continuous_actors import ContinuousActor
+from pyrl.agents.storage import PrioritySpec, ReplaySpec
 from pyrl.engine.native import Native
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Updater
+from pyrl.errors import DeviceError
 from pyrl.nets.actor_critic_continuous import ActionScale
 from pyrl.nets.mlp import Activation
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
 from pyrl.schedules import value_at
-from pyrl.types import Array, Batch, Observation, first_leaf
+from pyrl.types import Array, Batch, Learned, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ContinuousConfig(AgentConfig):
-    """What `ContinuousAgent` and its loop read; names as in Stable-Baselines3."""
+class OffPolicyConfig(AgentConfig):
+    """What `OffPolicyAgent` reads; names as in Stable-Baselines3."""
 
     learning_rate: Rate = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
     buffer_size: Count = 1_000_000  # slots of the replay, all environments together
     buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
     learning_starts: Amount = 100  # transitions stored before the first update
-    random_steps: Amount | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
     batch_size: Count = 256
     tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     train_freq: Count = 1  # steps of each environment between two rounds of updates
     gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
     n_step: NStep = 1  # length of the returns
-    noise_type: NoiseType = "normal"  # of exploration, beyond the policy's own
-    noise_std: Weight = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
-    net_arch: Layers = (256, 256)  # hidden layers of actor and critic each, on the features
+    prioritized: bool = False  # prioritized replay (Schaul et al. 2016)
+    priority_alpha: Fraction = 0.6  # how much priorities matter
+    priority_beta: Fraction = 0.4  # how much importance weights make up for it: at the start of the run
+    priority_beta_final: Fraction = 1.0  # and at its end
+    net_arch: Layers = (256, 256)  # hidden layers of each network, on the features
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
@@ -49,15 +53,92 @@ class ContinuousConfig(AgentConfig):
         check_range(self, "batch_size", 1, self.buffer_size)
 
 
-class ContinuousAgent(Agent):
+class OffPolicyAgent(Agent):
+    """Learns from batches of a replay, prioritized or not.
+
+    The priority of a transition is |td_error|; with several critics, the mean of theirs.
+    """
+
+    loop = "off_policy"
+    acts_with: ClassVar[str]  # the name of the network that chooses actions
+    updater: Updater
+
+    def storage(self) -> ReplaySpec:
+        """DeviceError where the agent could not learn from the replay's device."""
+        c, device = self.config, self.config.buffer_device
+        if device != "cpu" and self.device.type == "cpu":
+            raise DeviceError(f"{self.name}: buffer_device is {device!r}, but the networks lie on the CPU; set device too")
+        if device != "cpu" and (c.normalize_observation or c.normalize_reward):
+            raise DeviceError(f"{self.name}: buffer_device is {device!r}, but the moments of observations or rewards lie on the CPU")
+        priority = PrioritySpec(alpha=c.priority_alpha, beta=c.priority_beta, beta_final=c.priority_beta_final)
+        return ReplaySpec(
+            capacity=c.buffer_size, batch_size=c.batch_size, n_step=c.n_step, gamma=c.gamma, device=device,
+            prioritized=priority if c.prioritized else None,
+            learning_starts=c.learning_starts, train_freq=c.train_freq, gradient_steps=c.gradient_steps,
+        )  # fmt: skip
+
+    @abstractmethod
+    def update(self, batch: Batch, *data: Any) -> LossReport:
+        """The steps and averages of one update, for every engine (`pyrl.engine.updater`), of a batch that `prepare` gave; ``data`` are what
+        `update_data` gave. It reports ``td_error`` ([B] or [count, B]) where the batch is weighted."""
+
+    def update_data(self, batch: Batch) -> tuple[Any, ...]:
+        """What an update takes beside its batch: noise, flags."""
+        return ()
+
+    def learn(self, batch: Batch) -> Learned:
+        native = self.updater.begin(value_at(self.config.learning_rate, self.progress.share))
+        prepared = self.prepare(batch, native)
+        metrics = self.updater(self.update, prepared, *self.update_data(prepared))
+        td_error = metrics.pop("td_error", None)
+        self.updates += 1
+        return Learned(metrics, None if td_error is None else priority_of(td_error, isinstance(batch.index, np.ndarray)))
+
+    def learned_action(self, action: Array) -> Array:
+        """Stored actions [B, ...] as losses see them."""
+        return action
+
+    def prepare(self, batch: Batch, native: bool) -> Batch:
+        """What an update reads of a batch: observation, action, reward, next_observation, discount and weight. NumPy arrays with encoded
+        observations if ``native``, else tensors, wherever they are."""
+        observation, next_observation = (self.normalizer.observation(o) for o in (batch.observation, batch.next_observation))
+        action, reward, discount, weight = (
+            self.learned_action(batch.action), self.normalizer.reward(batch.reward), batch.discount, batch.weight
+        )  # fmt: skip
+        if native:
+            acting = self.trainables[self.acts_with]
+            network: Any = acting.network
+            encoder, dtype = network.encoder, acting.native.dtype
+            observation, next_observation = (encoder.array(o, dtype) for o in (observation, next_observation))
+            action = action.astype(dtype if self.actions.is_box else np.int64, copy=False)
+            reward, discount = (x.astype(dtype, copy=False) for x in (reward, discount))
+            weight = None if weight is None else weight.astype(dtype, copy=False)
+        else:
+            observation, next_observation = tensors(observation), tensors(next_observation)
+            action, reward, discount = map(torch.as_tensor, (action, reward, discount))
+            action = action if self.actions.is_box else action.long()
+            weight = None if weight is None else torch.as_tensor(weight)
+        return Batch(observation, action, reward, next_observation, None, discount, None, weight)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContinuousConfig(OffPolicyConfig):
+    """What `ContinuousAgent` reads; names as in Stable-Baselines3."""
+
+    random_steps: Amount | None = None  # environment steps of uniform random actions at the beginning; None: learning_starts
+    noise_type: NoiseType = "normal"  # of exploration, beyond the policy's own
+    noise_std: Weight = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
+
+
+class ContinuousAgent(OffPolicyAgent):
     """Box actions with finite bounds, any observation that the encoder takes.
 
     Networks and losses see actions in [-1, 1]; environment and replay see the Box's.
     """
 
-    loop = "off_policy"
+    acts_with = "actor"
+    Acting: ClassVar[type[ContinuousActor]]
     actor: Any
-    updater: Updater
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         self.scale = ActionScale(self.name, action_space)
@@ -70,63 +151,16 @@ class ContinuousAgent(Agent):
     def streams(self) -> dict[str, Any]:
         return {**super().streams(), "noise": self.noise, "learning": self.learning}
 
-    @abstractmethod
-    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
-        """Actions [N, A] in [-1, 1] for normalised observations."""
-
-    @abstractmethod
-    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        """The same for encoded observations [N, D], on the native engine."""
-
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
-        """The actor's choice and exploration noise; uniform actions while random_steps last."""
-        if not deterministic and self.env_steps < self.random_steps:
-            return {"action": uniform_actions(self.action_space, len(first_leaf(observation)), self.random)}
-        observation = self.normalizer.observation(observation)
-        native = self.native["actor"]
-        if native.sync() and self.updater.engine == "native":
-            action = self.native_choose(self.actor.encoder.array(observation, native.dtype), deterministic)
-        else:
-            with torch.no_grad():
-                action = self.choose(tensors(observation, self.device), deterministic).cpu().numpy()
-        if not deterministic and self.config.noise_std != 0:
-            self.noise.std = value_at(self.config.noise_std, self.progress)
-            action = self.noise(action)
-        return {"action": self.scale.to_box(action)}
+    def make_actor(self) -> ContinuousActor:
+        return self.Acting(self)
 
     def deterministic_action(self, observation: Observation) -> Tensor:
         center, half = (torch.as_tensor(x, device=self.device) for x in (self.scale.center, self.scale.half))
-        return center + half * self.choose(observation, deterministic=True)
+        return center + half * cast(ContinuousActor, self.acting).actor_action(observation, deterministic=True)
 
-    @abstractmethod
-    def update(self, batch: Batch, *data: Any) -> LossReport:
-        """The steps and averages of one update, for every engine (`pyrl.engine.updater`). Of ``batch`` [B] it reads observation, action
-        in [-1, 1], reward, discount and next_observation; ``data`` are what `update_data` gave."""
-
-    def update_data(self, batch: Batch) -> tuple[Any, ...]:
-        """What an update takes beside its batch: noise, flags."""
-        return ()
-
-    def learn(self, batch: Batch) -> dict[str, float]:
-        native = self.updater.begin(value_at(self.config.learning_rate, self.progress))
-        prepared = self.prepare(batch, native)
-        metrics = self.updater(self.update, prepared, *self.update_data(prepared))
-        self.updates += 1
-        return metrics
-
-    def prepare(self, batch: Batch, native: bool) -> Batch:
-        """What an update reads of a batch, actions in [-1, 1]: NumPy arrays with encoded observations if ``native``, else tensors,
-        wherever they are."""
-        observation, next_observation = (self.normalizer.observation(o) for o in (batch.observation, batch.next_observation))
-        action, reward, discount = self.scale.to_unit(batch.action), self.normalizer.reward(batch.reward), batch.discount
-        if native:
-            encoder, dtype = self.actor.encoder, self.native["actor"].dtype
-            observation, next_observation = (encoder.array(o, dtype) for o in (observation, next_observation))
-            action, reward, discount = (x.astype(dtype, copy=False) for x in (action, reward, discount))
-        else:
-            observation, next_observation = tensors(observation), tensors(next_observation)
-            action, reward, discount = map(torch.as_tensor, (action, reward, discount))
-        return Batch(observation, action, reward, next_observation, None, discount, None)
+    def learned_action(self, action: Array) -> Array:
+        """In [-1, 1]."""
+        return self.scale.to_unit(action)
 
     def noise_like(self, action: Array) -> Array | DeviceNoise:
         """xi ~ N(0, 1) like ``action`` [B, A], for an update."""
@@ -138,17 +172,32 @@ class ContinuousAgent(Agent):
         return torch.from_numpy(standard_normal(shape, self.learning))
 
 
+def priority_of(td_error: Array, on_host: bool) -> Array:
+    """|td_error| [B], the mean over the critics of [count, B]; a NumPy array if ``on_host``."""
+    if on_host and isinstance(td_error, Tensor):
+        td_error = td_error.cpu().numpy()
+    return abs(td_error) if td_error.ndim == 1 else abs(td_error).mean(0)
+
+
+def td_report(q: Tensor, target: Tensor, batch: Batch) -> LossReport:
+    """Q - y of every critic, [count, B] or [B], where the batch is weighted."""
+    return {} if batch.weight is None else {"td_error": q - target}
+
+
 def native_critic_gradient(
-    critic: Native, observation: np.ndarray, action: np.ndarray, target: np.ndarray, *, coefficient: float = 1.0, huber: bool = False
-) -> tuple[float, float]:
-    """The gradient of the distance of every critic from ``target`` [B]; (the sum of their losses, the mean of Q)."""
-    loss, q_mean = 0.0, 0.0
+    critic: Native, batch: Batch, target: np.ndarray, *, coefficient: float = 1.0, huber: bool = False
+) -> LossReport:
+    """The gradient of the distance of every critic from ``target`` [B]; the sum of their losses, the mean of Q and, where the batch is
+    weighted, td_error [count, B]."""
+    loss, q_mean, td_error = 0.0, 0.0, []
     for network in critic.networks:
-        q = network.forward(critic.parameters, observation, action)
-        own, d_q = ops.value_loss(q, target, coefficient=coefficient, huber=huber)
+        q = network.forward(critic.parameters, batch.observation, batch.action)
+        own, d_q = ops.value_loss(q, target, weight=batch.weight, coefficient=coefficient, huber=huber)
         network.backward(critic.parameters, critic.gradients, d_q)
         loss, q_mean = loss + coefficient * own, q_mean + float(q.mean()) / len(critic.networks)
-    return loss, q_mean
+        td_error.append(q[:, 0] - target)
+    report = {"loss/critic": loss, "train/q_mean": q_mean}
+    return report if batch.weight is None else {**report, "td_error": np.stack(td_error)}
 
 
 def native_action_gradient(critic: Native, observation: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

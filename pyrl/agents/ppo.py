@@ -27,7 +27,7 @@ from pyrl.agents.checks import Count, Positive, Rate
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport
 from pyrl.schedules import value_at
-from pyrl.types import Array, Rollout
+from pyrl.types import Array, Learned, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,10 @@ class PPO(ActorCriticAgent):
     def streams(self) -> dict[str, ops.RandomStream]:
         return {**super().streams(), "minibatches": self.minibatches}
 
-    def learn(self, rollout: Rollout) -> dict[str, float]:
+    def learn(self, rollout: Rollout) -> Learned:
         config, updater = self.config, self.updater
         learning_rate, epsilon, ent_coef = (
-            value_at(schedule, self.progress) for schedule in (config.learning_rate, config.clip_range, config.ent_coef)
+            value_at(schedule, self.progress.share) for schedule in (config.learning_rate, config.clip_range, config.ent_coef)
         )
         native = updater.begin(learning_rate)
         samples, valid_index, explained = self.samples(rollout, native)
@@ -101,13 +101,14 @@ class PPO(ActorCriticAgent):
             kl = float(np.mean([report["train/kl"] for report in latest]))
             if config.target_kl is not None and kl > 1.5 * config.target_kl:
                 break
-        return {
+        metrics = {
             **{name: float(np.mean([report[name] for report in reports])) for name in ("loss/policy", "loss/value", "loss/entropy")},
             "train/kl": kl,
             "train/epochs": epochs,
             "train/explained_variance": explained,
             "train/learning_rate": learning_rate,
         }
+        return Learned(metrics)
 
     def update(self, samples: Samples, rows: Array, epsilon: Array, ent_coef: Array) -> LossReport:
         """One step down the gradient of `loss` for the minibatch ``rows`` [B] of a rollout."""

@@ -11,9 +11,10 @@ from gymnasium import spaces
 from pyrl.agents.base import Agent, AgentConfig
 from pyrl.agents.checks import Count
 from pyrl.agents.registry import register
+from pyrl.agents.storage import RolloutSpec
 from pyrl.ops import RandomStream, uniform_indices
 from pyrl.spaces import choices
-from pyrl.types import Array, Observation, Rollout, first_leaf
+from pyrl.types import Choice, Learned, PolicyInput, Rollout, first_leaf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,14 @@ class Random(Agent):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: RandomConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
-    def policy(self, observation: Observation, deterministic: bool = False) -> dict[str, Array]:
-        return {"action": uniform_actions(self.action_space, len(first_leaf(observation)), self.random)}
+    def storage(self) -> RolloutSpec:
+        return RolloutSpec(n_steps=self.config.n_steps)
 
-    def learn(self, data: Rollout) -> dict[str, float]:
-        return {}
+    def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
+        return Choice(uniform_actions(self.action_space, len(first_leaf(given.observation)), self.random))
+
+    def learn(self, data: Rollout) -> Learned:
+        return Learned({})
 
 
 _GRID = 1 << 24  # Box actions lie on a grid of 2^-24, as float32 uniforms do

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from pyrl.agents.base import Agent, AgentConfig
 
 # Files that are not agents.
-SHARED = {"actor_critic", "base", "checkpoints", "checks", "observations", "off_policy", "options", "registry", "state"}
+SHARED = {
+    "actor", "actor_critic", "base", "checkpoints", "checks", "continuous_actors", "observations", "off_policy", "options", "player",
+    "registry", "sharing", "state", "storage",
+}  # fmt: skip
 registered: dict[str, Any] = {}  # name -> class, filled by `register`
 
 # What other libraries call it -> what pyrl does.
@@ -150,6 +153,21 @@ def make_agent(
     """
     config = make_config(name, options)
     return agent_class(name)(observation_space, action_space, config, fresh_seed() if seed is None else seed, num_envs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+    """What `make_agent` makes an untrained agent of, by its config as it is: to be sent to another process, by pickle."""
+
+    name: str
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    config: AgentConfig
+    seed: int
+
+    def make(self, num_envs: int) -> Agent:
+        """An agent of it, for ``num_envs`` environments."""
+        return agent_class(self.name)(self.observation_space, self.action_space, self.config, self.seed, num_envs)
 
 
 def config_to_json(config: AgentConfig) -> dict[str, Any]:

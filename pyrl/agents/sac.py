@@ -28,15 +28,15 @@ from torch.nn import functional as F
 from pyrl import ops
 from pyrl.agents.base import seeded_network
 from pyrl.agents.checks import Rate, Starts
+from pyrl.agents.continuous_actors import SquashedGaussianActor
 from pyrl.agents.ddpg import bellman_target, critic_loss
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
-from pyrl.nets.noise import standard_normal
 from pyrl.schedules import value_at
-from pyrl.types import Array, Batch, Observation
+from pyrl.types import Array, Batch, Learned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,7 @@ class SAC(ContinuousAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
     Config = SACConfig
+    Acting = SquashedGaussianActor
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SACConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
@@ -127,23 +128,9 @@ class SAC(ContinuousAgent):
         )
         self.updater = self.make_updater(self.critic_step, self.actor_step, self.temperature_step)
 
-    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
-        """A draw from pi, or tanh(mean)."""
-        mean, log_std = self.actor(observation)
-        if deterministic:
-            return torch.tanh(mean)
-        xi = torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device)
-        return torch.tanh(mean + log_std.exp() * xi)
-
-    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        output = self.native["actor"].infer(observation)
-        shape = len(output), self.scale.size
-        xi = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
-        return ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)[0]
-
-    def learn(self, batch: Batch) -> dict[str, float]:
+    def learn(self, batch: Batch) -> Learned:
         if not (self.learns_temperature or isinstance(self.config.ent_coef, float)):
-            self.temperature.set(temperature_at(self.config.ent_coef, self.progress))
+            self.temperature.set(temperature_at(self.config.ent_coef, self.progress.share))
         return super().learn(batch)
 
     def update_data(self, batch: Batch) -> tuple[Any, ...]:
@@ -167,8 +154,8 @@ class SAC(ContinuousAgent):
             next_value = soft_value(self.target_critic(batch.next_observation, next_action), next_log_prob, alpha)
             target = bellman_target(batch.reward, batch.discount, next_value)
         q = self.critic(batch.observation, batch.action)
-        loss = critic_loss(q, target, coefficient=0.5)
-        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
+        loss = critic_loss(q, target, batch.weight, coefficient=0.5)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean(), **td_report(q, target, batch)}
 
     def native_critic_gradient(self, batch: Batch, xi: np.ndarray, alpha: Tensor) -> LossReport:
         """The same by hand."""
@@ -177,8 +164,7 @@ class SAC(ContinuousAgent):
         next_action, next_log_prob = ops.squashed_gaussian(output, xi, log_std_range=self.actor.log_std_range)
         next_q = [network.infer(target.parameters, batch.next_observation, next_action)[:, 0] for network in target.networks]
         y = batch.reward + batch.discount * (np.minimum(*next_q) - alpha.item() * next_log_prob)
-        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, y, coefficient=0.5)
-        return {"loss/critic": loss, "train/q_mean": q_mean}
+        return native_critic_gradient(self.native["critic"], batch, y, coefficient=0.5)
 
     def actor_loss(self, batch: Batch, xi: Tensor, alpha: Tensor) -> tuple[Tensor, LossReport]:
         """Eq. 7 with the reparameterised action of noise xi [B, A]; it, and the entropy [] of pi."""

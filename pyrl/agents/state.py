@@ -11,6 +11,7 @@ import torch
 from pyrl.checkpoint import require_alike, require_finite
 from pyrl.engine.optimizers import optimizer_state
 from pyrl.errors import CheckpointError
+from pyrl.types import Progress
 
 if TYPE_CHECKING:
     from pyrl.agents.base import Agent
@@ -27,6 +28,7 @@ def state_of(agent: Agent) -> dict[str, Any]:
         "normalizer": agent.normalizer.state_dict(),
         "random": {k: list(r.state) for k, r in agent.streams().items()},
         "counters": agent.counters(),
+        "progress": {"share": agent.progress.share},
     }
 
 
@@ -41,8 +43,10 @@ def set_state(agent: Agent, state: Mapping[str, Any]) -> None:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": _nested(state["optimizer"][name]), "param_groups": groups})
     agent.normalizer.load_state_dict(state["normalizer"])
-    for name in agent.counters():
-        setattr(agent, name, state["counters"][name])
+    counters = state["counters"]
+    for name in agent.counters().keys() - {"env_steps"}:
+        setattr(agent, name, counters[name])
+    agent.progress = Progress(counters["env_steps"], _share(state))
 
 
 def require_sane(tree: Mapping[str, Any], what: str) -> None:
@@ -76,6 +80,16 @@ def _check(agent: Agent, state: Mapping[str, Any]) -> None:
             raise CheckpointError(f"counters/{name} is {count}, expected a number in [0, 2^62)")
     for group in ("model", "optimizer", "normalizer"):
         require_sane(state[group], group)
+    _share(state)
+
+
+def _share(state: Mapping[str, Any]) -> float:
+    """Of the run that was done; 0 in the states of older versions, which did not keep it."""
+    progress = state.get("progress", {"share": 0.0})
+    share: Any = progress.get("share") if isinstance(progress, Mapping) and len(progress) == 1 else None
+    if type(share) not in (float, int) or not 0.0 <= share <= 1.0:
+        raise CheckpointError(f"progress is {progress!r:.100}, expected a share in [0, 1]")
+    return float(share)
 
 
 def _shape(tree: Any, *keys: str) -> tuple[int, ...]:

@@ -27,13 +27,13 @@ from torch.nn import functional as F
 from pyrl import ops
 from pyrl.agents.base import seeded_network
 from pyrl.agents.checks import Amount, Count, Layers, Range, Rate
+from pyrl.agents.continuous_actors import SquashedGaussianActor
 from pyrl.agents.ddpg import bellman_target
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient
+from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
-from pyrl.nets.noise import standard_normal
-from pyrl.types import Array, Batch, Observation
+from pyrl.types import Array, Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,9 @@ def reparameterized(mean: Tensor, log_std: Tensor, eta: Tensor) -> Tensor:
     return torch.tanh(mean + log_std.exp() * eta)
 
 
-def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """E[Huber(Q(o, a) - y)]: d^2 / 2 within 1, |d| - 1/2 beyond (Huber 1964). Both [B]."""
-    return F.smooth_l1_loss(q, target)
+def critic_loss(q: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """E[w Huber(Q(o, a) - y)]: d^2 / 2 within 1, |d| - 1/2 beyond (Huber 1964). All [B]."""
+    return F.smooth_l1_loss(q, target) if weight is None else (weight * F.smooth_l1_loss(q, target, reduction="none")).mean()
 
 
 @register("svg")
@@ -63,6 +63,7 @@ class SVG(ContinuousAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
     Config = SVGConfig
+    Acting = SquashedGaussianActor
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SVGConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
@@ -85,19 +86,6 @@ class SVG(ContinuousAgent):
         self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
         self.updater = self.make_updater(self.critic_step, self.actor_step)
 
-    def choose(self, observation: Observation, deterministic: bool) -> Tensor:
-        """pi(o, eta), or pi(o, 0)."""
-        mean, log_std = self.actor(observation)
-        if deterministic:
-            return torch.tanh(mean)
-        return reparameterized(mean, log_std, torch.from_numpy(standard_normal(mean.shape, self.random)).to(mean.device))
-
-    def native_choose(self, observation: np.ndarray, deterministic: bool) -> np.ndarray:
-        output = self.native["actor"].infer(observation)
-        shape = len(output), self.scale.size
-        eta = np.zeros(shape, output.dtype) if deterministic else standard_normal(shape, self.random).astype(output.dtype, copy=False)
-        return ops.squashed_gaussian(output, eta, log_std_range=self.actor.log_std_range)[0]
-
     def update_data(self, batch: Batch) -> tuple[Any, ...]:
         """Noise [B, A] of the next actions and of the actions."""
         return self.noise_like(batch.action), self.noise_like(batch.action)
@@ -116,16 +104,15 @@ class SVG(ContinuousAgent):
             next_action = reparameterized(mean, log_std, eta)
             target = bellman_target(batch.reward, batch.discount, self.target_critic.first(batch.next_observation, next_action))
         q = self.critic.first(batch.observation, batch.action)
-        loss = critic_loss(q, target)
-        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
+        loss = critic_loss(q, target, batch.weight)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean(), **td_report(q, target, batch)}
 
     def native_critic_gradient(self, batch: Batch, eta: np.ndarray) -> LossReport:
         """The same by hand."""
         output = self.native["target_actor"].infer(batch.next_observation)
         next_action, _ = ops.squashed_gaussian(output, eta, log_std_range=self.actor.log_std_range)
         target = batch.reward + batch.discount * self.native["target_critic"].infer(batch.next_observation, next_action)[:, 0]
-        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, target, huber=True)
-        return {"loss/critic": loss, "train/q_mean": q_mean}
+        return native_critic_gradient(self.native["critic"], batch, target, huber=True)
 
     def actor_loss(self, batch: Batch, eta: Tensor) -> tuple[Tensor, LossReport]:
         """-E[Q(o, pi(o, eta))] for noise eta [B, A]; it, and the mean of std."""

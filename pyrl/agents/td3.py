@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pyrl.agents.checks import Count, NonNegative
 from pyrl.agents.ddpg import DDPG, DDPGConfig, bellman_target, critic_loss
-from pyrl.agents.off_policy import native_critic_gradient
+from pyrl.agents.off_policy import native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport
 from pyrl.types import Array, Batch
@@ -73,8 +73,8 @@ class TD3(DDPG):
             next_q = self.target_critic(batch.next_observation, next_action).amin(0)
             target = bellman_target(batch.reward, batch.discount, next_q)
         q = self.critic(batch.observation, batch.action)
-        loss = critic_loss(q, target)
-        return loss, {"loss/critic": loss, "train/q_mean": q.mean()}
+        loss = critic_loss(q, target, batch.weight)
+        return loss, {"loss/critic": loss, "train/q_mean": q.mean(), **td_report(q, target, batch)}
 
     def native_critic_gradient(self, batch: Batch, epsilon: np.ndarray) -> LossReport:  # type: ignore[override]
         """The same by hand."""
@@ -83,5 +83,4 @@ class TD3(DDPG):
         next_action = (next_action + epsilon.clip(-c, c)).clip(-1.0, 1.0)
         next_q = [n.infer(target_critic.parameters, batch.next_observation, next_action)[:, 0] for n in target_critic.networks]
         target = batch.reward + batch.discount * np.minimum(*next_q)
-        loss, q_mean = native_critic_gradient(self.native["critic"], batch.observation, batch.action, target)
-        return {"loss/critic": loss, "train/q_mean": q_mean}
+        return native_critic_gradient(self.native["critic"], batch, target)

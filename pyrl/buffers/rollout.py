@@ -21,9 +21,19 @@ class RolloutBuffer(Pickled):
 
     The arrays of the `Rollout` are the buffer's own: they are valid until the next ``add``. Each observation is stored once,
     plus the final ones of truncated episodes, the only ones beside row T whose value is needed.
+
+    ``extra``: the further columns of every row, ``{"log_prob": ((), "float32")}``, shape of one row and dtype; None takes those of the
+    first `add`.
     """
 
-    def __init__(self, num_steps: int, num_envs: int, observation_space: Any, action_space: Any) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        num_envs: int,
+        observation_space: Any,
+        action_space: Any,
+        extra: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
+    ) -> None:
         if num_steps < 1 or num_envs < 1:
             raise ValueError(f"RolloutBuffer: num_steps is {num_steps} and num_envs {num_envs}, expected at least 1 each")
         check_observation_space(observation_space, "RolloutBuffer")
@@ -33,8 +43,11 @@ class RolloutBuffer(Pickled):
         self._action = zeros_for(Actions(action_space, "RolloutBuffer").stored, num_steps, num_envs)
         self._reward = np.zeros((num_steps, num_envs), np.float32)
         self._terminated, self._truncated, self._valid = (np.zeros((num_steps, num_envs), bool) for _ in range(3))
+        self._first = np.zeros((num_steps + 1, num_envs), bool)
+        self._mask: np.ndarray | None = None  # of the environments that give masks
         self._zeros = np.zeros(num_envs)
-        self._extra: dict[str, np.ndarray] = {}
+        self._declared = None if extra is None else {name: (tuple(shape), np.dtype(dtype).name) for name, (shape, dtype) in extra.items()}
+        self._extra = self._declared_columns()
         self._final: list[tuple[int, int, Observation]] = []
         self._row = 0
 
@@ -55,6 +68,8 @@ class RolloutBuffer(Pickled):
             raise ShapeError(f"RolloutBuffer: reward has shape {list(reward.shape)}, expected [N] = [{self.num_envs}]")
         if not self._finite(reward):
             raise NonFiniteError(f"RolloutBuffer: reward of environment {int(np.argmin(np.isfinite(reward)))} is not finite: {reward}")
+        if self._declared is not None and extra.keys() != self._declared.keys():
+            raise ValueError(f"RolloutBuffer: extra columns are {sorted(extra)}, expected {sorted(self._declared)}")
         t = self._row
         if isinstance(self._observation, np.ndarray):
             self._observation[t] = step.observation
@@ -62,7 +77,13 @@ class RolloutBuffer(Pickled):
             map_observation(lambda rows, x: rows.__setitem__(t, x), self._observation, step.observation)
         self._action[t] = step.action
         self._reward[t] = reward
-        self._terminated[t], self._truncated[t], self._valid[t] = step.terminated, step.truncated, step.valid
+        self._terminated[t], self._truncated[t], self._valid[t], self._first[t] = step.terminated, step.truncated, step.valid, step.first
+        if step.action_mask is not None:
+            if self._mask is None:
+                self._mask = np.ones((self.num_steps, *step.action_mask.shape), bool)
+            self._mask[t] = step.action_mask
+        elif self._mask is not None:
+            self._mask[t] = True
         for name, value in extra.items():
             if name not in self._extra:
                 self._extra[name] = np.zeros((self.num_steps, *np.shape(value)), np.asarray(value).dtype)
@@ -77,9 +98,11 @@ class RolloutBuffer(Pickled):
         except RuntimeWarning:  # inf * 0, where the user makes errors of warnings
             return False
 
-    def take(self, observation: Observation) -> Rollout:
-        """The rollout, closed by ``observation`` [N, ...], what the agent would act on next; the buffer starts anew."""
+    def take(self, observation: Observation, first: Array | None = None) -> Rollout:
+        """The rollout, closed by ``observation`` [N, ...], what the agent would act on next, and ``first`` (bool [N]), where that starts
+        an episode; None: where the last step ended one. The buffer starts anew."""
         T, self._row = self._row, 0
+        self._first[T] = (self._terminated[T - 1] | self._truncated[T - 1] if T else True) if first is None else first
         map_observation(lambda rows, x: rows.__setitem__(T, x), self._observation, observation)
         finals, self._final = self._final, []
         stacked = zeros_for(self.observation_space, len(finals))
@@ -92,15 +115,18 @@ class RolloutBuffer(Pickled):
             terminated=self._terminated[:T],
             truncated=self._truncated[:T],
             valid=self._valid[:T],
+            first=self._first[: T + 1],
             final_step=np.array([t for t, _, _ in finals], np.int64),
             final_env=np.array([n for _, n, _ in finals], np.int64),
             final_observation=stacked,
             extra={name: rows[:T] for name, rows in self._extra.items()},
+            action_mask=None if self._mask is None else self._mask[:T],
         )
 
     def arguments(self) -> dict[str, Any]:
         spaces = {"observation_space": self.observation_space, "action_space": self.action_space}
-        return {"num_steps": self.num_steps, "num_envs": self.num_envs, **spaces}
+        declared = None if self._declared is None else {name: [list(shape), dtype] for name, (shape, dtype) in self._declared.items()}
+        return {"num_steps": self.num_steps, "num_envs": self.num_envs, **spaces, "extra": declared}
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the rows that are written."""
@@ -109,44 +135,66 @@ class RolloutBuffer(Pickled):
         for i, leaf in enumerate(flat_leaves(self.observation_space, zeros_for(self.observation_space))):
             given = [list(flat_leaves(self.observation_space, observation))[i] for _, _, observation in self._final]
             final[f"observation.{i}"] = np.array(given, leaf.dtype).reshape(-1, *leaf.shape)
+        if self._mask is not None:
+            rows["action_mask"] = self._mask[: self._row].copy()
         return {"rows": rows, "extra": {name: rows[: self._row].copy() for name, rows in self._extra.items()}, "final": final}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Of a buffer of the same size and spaces; ShapeError, DTypeError or ValueError otherwise, and nothing is changed."""
-        rows, extra, final, own = state["rows"], dict(state["extra"]), state["final"], self._columns()
+        rows, extra, final, own = dict(state["rows"]), dict(state["extra"]), state["final"], self._columns()
         count = len(rows["reward"])
+        rows.setdefault("first", _first_of(rows["terminated"], rows["truncated"]))  # older versions did not keep it
+        mask = rows.get("action_mask")
+        if mask is not None:
+            own["action_mask"] = np.ones((self.num_steps, self.num_envs, *np.shape(mask)[2:]), bool)
         if count > self.num_steps:
             raise ShapeError(f"load_state_dict: the state has {count} rows, expected at most {self.num_steps}")
         for name, column in own.items():
             _check_array(name, rows[name], (count, *column.shape[1:]), column.dtype)
+        if count and self._declared is not None and extra.keys() != self._declared.keys():
+            raise ValueError(f"load_state_dict: extra columns are {sorted(extra)}, expected {sorted(self._declared)}")
+        declared = self._declared_columns()
         for name, column in extra.items():
-            _check_array(f"extra[{name!r}]", column, (count, *np.shape(column)[1:]), np.asarray(column).dtype)
+            like = declared.get(name, np.asarray(column))
+            _check_array(f"extra[{name!r}]", column, (count, *np.shape(like)[1:]), like.dtype)
         if not np.isfinite(rows["reward"]).all():
             raise NonFiniteError("load_state_dict: a reward is NaN or infinite")
         ended = np.argwhere(rows["truncated"])
         for name, column in (("step", ended[:, 0]), ("env", ended[:, 1])):
             if not np.array_equal(final[name], column):
                 raise ValueError(f"load_state_dict: the final observations are of other {name}s than the truncated ones")
-        observations = [final[f"observation.{i}"] for i in range(len(own) - 5)]
+        observations = [final[f"observation.{i}"] for i in range(sum(name.startswith("observation.") for name in own))]
         for i, column in enumerate(observations):
             like = own[f"observation.{i}"]
             _check_array(f"final observation.{i}", column, (len(ended), *like.shape[2:]), like.dtype)
         for name, column in own.items():
             column[:count] = rows[name]
-        self._extra = {name: np.zeros((self.num_steps, *column.shape[1:]), column.dtype) for name, column in extra.items()}
+        self._extra = {name: np.zeros((self.num_steps, *column.shape[1:]), column.dtype) for name, column in extra.items()} | declared
         for name, column in extra.items():
             self._extra[name][:count] = column
-        self._row = count
+        self._row, self._mask = count, own.get("action_mask")
         self._final = [
             (int(t), int(n), nested_leaves(self.observation_space, iter([column[k].copy() for column in observations])))
             for k, (t, n) in enumerate(ended)
         ]
 
+    def _declared_columns(self) -> dict[str, np.ndarray]:
+        """Room for what the constructor was told of, [T, N, ...] each."""
+        columns = (self._declared or {}).items()
+        return {name: np.zeros((self.num_steps, self.num_envs, *shape), dtype) for name, (shape, dtype) in columns}
+
     def _columns(self) -> dict[str, np.ndarray]:
         """The arrays that every row fills, [T, N, ...] each."""
         observation = {f"observation.{i}": leaf[:-1] for i, leaf in enumerate(flat_leaves(self.observation_space, self._observation))}
-        flags = {"terminated": self._terminated, "truncated": self._truncated, "valid": self._valid}
+        flags = {"terminated": self._terminated, "truncated": self._truncated, "valid": self._valid, "first": self._first[:-1]}
         return {**observation, "action": self._action, "reward": self._reward, **flags}
+
+
+def _first_of(terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
+    """Where episodes start, by where they end."""
+    first = np.ones(np.shape(terminated), bool)
+    first[1:] = (np.asarray(terminated) | truncated)[:-1]
+    return first
 
 
 def _check_array(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:

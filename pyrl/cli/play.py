@@ -44,6 +44,7 @@ def play(arguments: list[str]) -> int:
 
     from pyrl.agents.checkpoints import load_agent
     from pyrl.envs import make
+    from pyrl.envs.masks import MASK_KEY, MaskReader
 
     agent = load_agent(path, device=options.device)
     mode = "human" if options.video is None else "rgb_array"
@@ -51,16 +52,19 @@ def play(arguments: list[str]) -> int:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # a video needs no screen
     stepper: Any = make(run.config["env"], 1, render_mode=mode, **env_options(run) | {"backend": "lean"})
     env = stepper.envs[0]  # by itself: a stepper restarts an episode before its last frame is seen
+    player, reader = agent.player(deterministic=not options.stochastic), MaskReader(agent.action_space)
     video = None if options.video is None else _Video(options.video, env.metadata.get("render_fps", 30))
     try:
         for episode in range(options.episodes):
-            observation, _ = env.reset(seed=options.seed + episode)
+            observation, info = env.reset(seed=options.seed + episode)
+            player.reset()
             total, length, over = 0.0, 0, False
             while not over:
                 if video is not None:
                     video.add(env.render())
-                action = agent.act(observation, deterministic=not options.stochastic)
-                observation, reward, terminated, truncated, _ = env.step(action)
+                mask = reader.read(info[MASK_KEY]) if agent.honours_masks and MASK_KEY in info else None
+                action = player.act(observation, action_mask=mask)
+                observation, reward, terminated, truncated, info = env.step(action)
                 total, length, over = total + float(reward), length + 1, terminated or truncated
             if video is not None:
                 video.add(env.render())

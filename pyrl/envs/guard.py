@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import gymnasium
 import numpy as np
 
-from pyrl.envs.notices import MASK_KEY
+from pyrl.envs.masks import MASK_KEY, flat_mask
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError
@@ -176,7 +176,10 @@ class Guard(gymnasium.Wrapper):
 def _kept(info: Mapping[str, Any], ended: bool) -> dict[str, Any]:
     kept: dict[str, Any] = {"lives": int(info["lives"])} if "lives" in info else {}
     if MASK_KEY in info:
-        kept[MASK_KEY] = True
+        try:
+            kept[MASK_KEY] = flat_mask(info[MASK_KEY])
+        except ValueError:
+            kept[MASK_KEY] = repr(info[MASK_KEY])  # for the stepper to refuse
     success = success_in(info) if ended else None
     return kept if success is None else {**kept, "is_success": success}
 

@@ -7,7 +7,7 @@ random stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +17,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from pyrl.envs.guard import FROM_ENVS, described, read_flag, read_info, read_number, read_reset, read_step, share_memory
-from pyrl.envs.notices import MASK_KEY, mask_is_ignored
+from pyrl.envs.masks import MASK_KEY
+from pyrl.envs.notices import late_mask_is_ignored
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.stepper import Stepper
 from pyrl.envs.success import success_in
@@ -26,6 +27,7 @@ from pyrl.spaces import difference
 from pyrl.types import Array, Episode, StepResult, map_observation
 
 _NEVER = 1 << 62
+_STATE_METHODS = ("state_dict", "load_state_dict")  # of environments whose state can be saved
 
 
 class LeanStepper(Stepper):
@@ -61,13 +63,18 @@ class LeanStepper(Stepper):
         self._valid.flags.writeable = False
         self._all_valid = self._valid
 
-    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
+    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> list[Any]:
         for i in range(self.num_envs):
             self._reset_one(i, buffer, None if seeds is None else seeds[i])
         self._check_numbers(buffer, "reset")
         self._flags_set = False
         self._first_step = True
         self._step_functions = [self._closely(i) for i in range(self.num_envs)]
+        return self._given_masks()
+
+    def _given_masks(self) -> list[Any]:
+        """Of the observations shown now."""
+        return [info.get(MASK_KEY) if isinstance(info, dict) else None for info in self._infos]
 
     def _reset_one(self, index: int, buffer: ObservationBuffer, seed: int | None = None) -> None:
         try:
@@ -80,8 +87,7 @@ class LeanStepper(Stepper):
             buffer.write_row(index, observation)
         except (ValueError, TypeError, LookupError) as error:
             raise self._error(index, f"reset: {error}") from error
-        if MASK_KEY in info:
-            mask_is_ignored(self.name)
+        self._infos[index] = info
 
     def _closely(self, index: int) -> Callable[[Any], Any]:
         """``step`` of one environment, with every part of its result checked and what it may write to again copied."""
@@ -139,18 +145,23 @@ class LeanStepper(Stepper):
         if self._clock >= self._deadline:
             ended = self._cut_at_limits(ended)
         episodes: list[Episode] = []
-        after = following
+        after, first, mask, restarted = following, self.first, self.action_mask, self._nowhere
+        next_mask = after_mask = None if self._masks is None else self._mask_rows(self._given_masks())
+        lives = [info["lives"] for info in infos] if self.episodic_life else None
         if ended:
             current = (current + 1) % 3
             after = self._buffers[current]
             episodes = self._restart(ended, following, after)
-        if self.episodic_life:
+            restarted, after_mask = terminated | truncated, self._mask_rows(self._given_masks())
+        if lives is not None:
             self._valid = self._all_valid
-            self._mark_lost_lives([info["lives"] for info in infos])
-            self._flags_set = True
+            self._mark_lost_lives(lives)
+            self._flags_set, restarted = True, restarted | self._lost
         self._current = current
-        self.observation = after.value
-        return StepResult(observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes)
+        self.observation, self.first, self.action_mask = after.value, restarted, after_mask
+        return StepResult(
+            observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes, mask, next_mask, first=first
+        )  # fmt: skip
 
     def _cut_at_limits(self, ended: list[int]) -> list[int]:
         """The environments that ended, now with those whose time is over; a time limit is never terminal."""
@@ -175,8 +186,8 @@ class LeanStepper(Stepper):
                 success = success_in(info)
             except EnvError as error:
                 raise self._error(i, str(error)) from error
-            if MASK_KEY in info:
-                mask_is_ignored(self.name)
+            if self._masks is None and MASK_KEY in info:
+                late_mask_is_ignored(self.name)
             episodes.append(self._finish(i, self._clock, success))
             self._reset_one(i, after)
         if not after.finite():
@@ -214,6 +225,23 @@ class LeanStepper(Stepper):
                     text = str(error)
             return self._error(i, f"{text} (action {_shown(env_actions[i])})")
         return EnvError(f"{self.name}: the observations of {self.num_envs} environments do not fit into one batch")
+
+    def _environment_states(self) -> dict[str, Any]:
+        mute = next((env for env in self._inner if not all(hasattr(type(env), name) for name in _STATE_METHODS)), None)
+        if mute is not None:
+            raise EnvError(f"{self.name}: no state to save: {type(mute).__name__} has no state_dict and load_state_dict")
+        return {str(i): env.state_dict() for i, env in enumerate(self._inner)}  # type: ignore[attr-defined]
+
+    def _set_environment_states(self, states: Mapping[str, Any]) -> None:
+        self._environment_states()
+        for i, env in enumerate(self._inner):
+            try:
+                env.load_state_dict(states[str(i)])  # type: ignore[attr-defined]
+            except FROM_ENVS as error:
+                raise self._error(i, f"load_state_dict raised {described(error)}") from error
+        self._flags_set, self._first_step = True, True
+        self._step_functions = [self._closely(i) for i in range(self.num_envs)]
+        self._deadline = self._clock  # which is looked at in the next step
 
     def render(self) -> Any:
         if self.envs[0].render_mode is None:

@@ -1,4 +1,4 @@
-"""What environments offer and no agent uses yet: said once, by name."""
+"""What environments offer and an agent does not use: said once, by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from gymnasium import Space, spaces
 
-MASK_KEY = "action_mask"  # in an info
+from pyrl.envs.masks import MASK_KEY
+
 _GOAL_KEYS = {"observation", "achieved_goal", "desired_goal"}
 _said: set[str] = set()
 
@@ -19,8 +20,13 @@ def say_once(text: str) -> None:
         warnings.warn(text, UserWarning, stacklevel=2)
 
 
-def mask_is_ignored(name: str) -> None:
-    say_once(f"{name}: info[{MASK_KEY!r}] is ignored: no agent of pyrl honours action masks yet, and any action may be chosen")
+def mask_is_ignored(name: str, why: str) -> None:
+    say_once(f"{name}: info[{MASK_KEY!r}] is ignored, and any action may be chosen: {why}")
+
+
+def late_mask_is_ignored(name: str) -> None:
+    """Where environments give no mask when they are reset, and one later."""
+    mask_is_ignored(name, "it comes with steps and not with resets, where it is looked for")
 
 
 def hindsight_is_not_applied(name: str, agent: str, space: Space | Any) -> None:

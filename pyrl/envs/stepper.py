@@ -19,7 +19,7 @@ what to act on next. In NEXT_STEP that is the final observation once more: the s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,11 @@ from gymnasium import Space
 from gymnasium.vector import AutoresetMode
 
 from pyrl.envs.actions import ActionBorder
+from pyrl.envs.masks import MaskReader
+from pyrl.envs.notices import mask_is_ignored
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import success_rule
-from pyrl.errors import EnvError
+from pyrl.errors import CheckpointError, EnvError
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_action_space, check_observation_space
 from pyrl.types import Array, Episode, Observation, StepResult
@@ -38,9 +40,9 @@ from pyrl.types import Array, Episode, Observation, StepResult
 class Stepper(ABC):
     """What loops see of the environments. Made by `pyrl.envs.make`; close it, or use it in a ``with``.
 
-    ``observation`` [N, ...] is what to act on, None before the first `reset` and after an error. Arrays handed out are
-    the stepper's own: those of a `StepResult` and ``observation`` stay as they are until the next call of `step` or
-    `reset`.
+    ``observation`` [N, ...] is what to act on, None before the first `reset` and after an error; ``first`` (bool [N]) says where it
+    starts an episode, ``action_mask`` (bool [N, M]) what may be chosen there, None where the environments give no masks. Arrays handed
+    out are the stepper's own: those of a `StepResult` and ``observation`` stay as they are until the next call of `step` or `reset`.
     """
 
     autoreset: AutoresetMode
@@ -62,7 +64,12 @@ class Stepper(ABC):
         self.seed = seed
         self.env_seeds = [stream_seed(seed, "env", i) for i in range(num_envs)]
         self.observation: Observation = None
+        self.first: Array = np.ones(num_envs, bool)
+        self.action_mask: Array | None = None
         self.closed = False
+        self._masks: MaskReader | None = None  # None: the environments give no masks
+        self._nowhere = np.zeros(num_envs, bool)
+        self._nowhere.flags.writeable = False
         self._border = ActionBorder(action_space, num_envs)
         # Three in rotation: acted on, following, and (where episodes ended) the first of the next episodes.
         self._buffers = [ObservationBuffer(observation_space, num_envs) for _ in range(3)]
@@ -79,6 +86,7 @@ class Stepper(ABC):
         self._lost = np.zeros(num_envs, bool)  # one of them, in the last step
         self._success_rule = success_rule(name)
         self._was_reset = False
+        self.resets = 0  # of all environments together, so far
 
     def reset(self, seed: int | None = None) -> Observation:
         """Start new episodes everywhere; the observation [N, ...], which is also kept as ``observation``.
@@ -94,18 +102,20 @@ class Stepper(ABC):
             seeds = self.env_seeds = [stream_seed(self.seed, "env", i) for i in range(self.num_envs)]
             self.single_action_space.seed(stream_seed(self.seed, "action_space"))
         self.observation = None
+        self.resets += 1
         self._returns[:] = self._reward[:] = 0.0
         self._starts = [self._clock] * self.num_envs
         self._terminated[:] = self._truncated[:] = False
         self._lives[:] = self._lost[:] = 0
-        self._reset(seeds, self._buffers[self._current])
+        self.first = np.ones(self.num_envs, bool)
+        self._look_for_masks(self._reset(seeds, self._buffers[self._current]))
         self._was_reset = True
         self.observation = self._buffers[self._current].value
         return self.observation
 
     @abstractmethod
-    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
-        """Reset every environment and write what it shows into ``buffer``."""
+    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> Sequence[Any] | None:
+        """Reset every environment and write what it shows into ``buffer``; their masks, None of those that gave none, and of all."""
 
     @abstractmethod
     def step(self, action: Array) -> StepResult:
@@ -114,6 +124,62 @@ class Stepper(ABC):
 
         After an error the environments are in an unknown state: `reset` or `close`.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the environments continue: JSON values and arrays. EnvError where it cannot be taken: before the
+        first reset, after an error, and where an environment does not give its state.
+
+        An environment gives it by two methods, ``state_dict()`` (a mapping of JSON values and arrays, its random stream included) and
+        ``load_state_dict(state)``.
+        """
+        if self.observation is None:
+            raise EnvError(f"{self.name}: no state to save: there was no reset, or an error")
+        leaves = {str(i): leaf.array.copy() for i, leaf in enumerate(self._buffers[self._current].leaves)}
+        state = {
+            "seed": self.seed, "env_seeds": list(self.env_seeds), "environments": self._environment_states(), "observation": leaves,
+            **{name: np.array(column) for name, column in self._columns().items()},
+        }  # fmt: skip
+        return state if self.action_mask is None else {**state, "action_mask": self.action_mask.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Of a stepper of the same environments; CheckpointError otherwise, and nothing is changed. EnvError if an environment refuses its
+        state: then all of them need a reset."""
+        columns, leaves = self._columns(), self._buffers[self._current].leaves
+        own = {**columns, **{f"observation/{i}": leaf.array for i, leaf in enumerate(leaves)}}
+        given = {**state, **{f"observation/{i}": array for i, array in dict(state.get("observation", {})).items()}}
+        for name, like in own.items():
+            array = given.get(name)
+            if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (like.shape, like.dtype):
+                raise CheckpointError(f"stepper/{name} is not an array of {like.dtype} {list(like.shape)}")
+        seeds, environments, mask = state.get("env_seeds"), state.get("environments"), state.get("action_mask")
+        if not isinstance(environments, Mapping) or not isinstance(seeds, list) or len(seeds) != self.num_envs:
+            raise CheckpointError(f"stepper/environments or stepper/env_seeds is not of {self.num_envs} environments")
+        reader = None if mask is None else MaskReader(self.single_action_space)
+        if reader is not None and (not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs, sum(reader.sizes))):
+            raise CheckpointError("stepper/action_mask is not of these environments")
+        self.observation = None
+        self._set_environment_states(environments)
+        for leaf, i in zip(leaves, range(len(leaves))):
+            leaf.array[...] = given[f"observation/{i}"]
+        for name in ("returns", "lives", "lost"):
+            columns[name][...] = given[name]
+        self.seed, self.env_seeds, self._was_reset = int(state["seed"]), [int(seed) for seed in seeds], True
+        self._starts = (self._clock - given["ages"]).tolist()
+        self.first, self._masks, self.action_mask = given["first"].copy(), reader, None if mask is None else mask.astype(bool)
+        self.resets += 1
+        self.observation = self._buffers[self._current].value
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """What is kept of each environment, by name: arrays [N]."""
+        ages = self._clock - np.array(self._starts, np.int64)
+        return {"returns": self._returns, "ages": ages, "lives": self._lives, "lost": self._lost, "first": np.asarray(self.first)}
+
+    def _environment_states(self) -> dict[str, Any]:
+        """The states of the environments, by index."""
+        raise EnvError(f"{self.name}: no state to save: {type(self).__name__} cannot reach it")
+
+    def _set_environment_states(self, states: Mapping[str, Any]) -> None:
+        raise EnvError(f"{self.name}: the environments take no state: {type(self).__name__} cannot reach it")
 
     @abstractmethod
     def render(self) -> Any:
@@ -153,6 +219,31 @@ class Stepper(ABC):
         self._returns[index] = 0.0
         self._starts[index] = next_start
         return episode
+
+    def _look_for_masks(self, given: Sequence[Any] | None) -> None:
+        """Whether the environments give masks, by those of their reset."""
+        self._masks = self.action_mask = None
+        if given is not None and any(mask is not None for mask in given):
+            reader = MaskReader(self.single_action_space)
+            try:
+                self.action_mask = reader.rows(given)
+                self._masks = reader
+            except ValueError as error:
+                mask_is_ignored(self.name, str(error))
+
+    def _mask_rows(self, given: Sequence[Any]) -> Array | None:
+        """bool [N, M] of the masks that came with a step, where the environments give any."""
+        if self._masks is None:
+            return None
+        try:
+            return self._masks.rows(given)
+        except ValueError as error:
+            raise self._whole(f"step: {error}") from error
+
+    def _whole(self, what: str) -> EnvError:
+        """A fault of the vector environment, not of one of its environments."""
+        self.observation = None
+        return EnvError(f"{self.name} ({self.num_envs} environments, seed {self.seed}): {what}")
 
     def _mark_lost_lives(self, lives: Array) -> None:
         """Terminated where a life was lost in an episode that goes on, now that those that ended are booked. ``lives`` [N] are

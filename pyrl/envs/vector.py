@@ -10,7 +10,8 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from pyrl.envs.guard import FAILURE, FROM_ENVS, Finished, described, share_memory
-from pyrl.envs.notices import MASK_KEY, mask_is_ignored, say_once
+from pyrl.envs.masks import MASK_KEY, masks_in
+from pyrl.envs.notices import late_mask_is_ignored, say_once
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.processes import ProcessVector, WorkerFailure, dead_worker, end_processes
 from pyrl.envs.stepper import Stepper
@@ -55,7 +56,7 @@ class VectorStepper(Stepper):
         self._dead = np.zeros(self.num_envs, bool)  # ended in the last step, so NEXT_STEP resets it in this one
         self._any_dead = self._any_invalid = False
 
-    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
+    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> list[Any]:
         self._any_dead = False
         keywords: dict[str, Any] = {}
         if seeds is not None and self._rebuild is not None:
@@ -65,12 +66,13 @@ class VectorStepper(Stepper):
         elif seeds is not None and not _has_fixed_seeds(self.env):
             keywords["seed"] = _seed_for(self.env, seeds)
         self._unused_seeds = None
-        observation = self._reset_env(**keywords)
+        observation, infos = self._reset_env(**keywords)
         self._write(buffer, observation, "reset")
         self._check_numbers(buffer, "reset", lambda i: _row(self.single_observation_space, observation, i))
+        return masks_in(infos, self.num_envs)
 
-    def _reset_env(self, **keywords: Any) -> Any:
-        """The observations of ``env.reset``."""
+    def _reset_env(self, **keywords: Any) -> tuple[Any, Mapping[str, Any]]:
+        """What ``env.reset`` returned: observations and infos."""
         try:
             result = self.env.reset(**keywords)
         except FROM_ENVS as error:
@@ -79,9 +81,7 @@ class VectorStepper(Stepper):
             raise self._whole(f"reset returned {type(result).__name__}, expected (observation, infos)")
         infos = self._infos(result[1], "reset")
         self._raise_failure(infos)
-        if MASK_KEY in infos:
-            mask_is_ignored(self.name)
-        return result[0]
+        return result[0], infos
 
     def step(self, action: Array) -> StepResult:
         observation = self._begin()
@@ -104,9 +104,12 @@ class VectorStepper(Stepper):
         self._fill(self._terminated, terminated, "terminated", "biu")
         self._fill(self._truncated, truncated, "truncated", "biu")
         self._clock += 1
+        first, mask, restarted = self.first, self.action_mask, self._nowhere
+        next_mask = after_mask = None if self._masks is None else self._mask_rows(masks_in(infos, self.num_envs))
         if self._any_invalid:
             self._valid[:], self._any_invalid = True, False
         if self._any_dead:
+            restarted = self._dead.copy()
             self._leave_out_dead()
         self._check_numbers(following, "step", lambda i: _row(self.single_observation_space, seen, i))
         self._returns += self._reward
@@ -115,12 +118,13 @@ class VectorStepper(Stepper):
         episodes: list[Episode] = []
         after = following
         if ended:
-            if MASK_KEY in infos or MASK_KEY in (infos.get("final_info") or {}):
-                mask_is_ignored(self.name)
+            if self._masks is None and MASK_KEY in {**infos, **(infos.get("final_info") or {})}:
+                late_mask_is_ignored(self.name)
             if self.autoreset is not AutoresetMode.NEXT_STEP:
                 current = (current + 1) % 3
                 after = self._buffers[current]
-                self._split(ended, following, after, infos, seen)
+                next_mask, after_mask = self._split(ended, following, after, infos, seen)
+                restarted = self._ended.copy()
             else:
                 self._mark_dead(infos)
             next_start = self._clock + (self.autoreset is AutoresetMode.NEXT_STEP)
@@ -128,10 +132,12 @@ class VectorStepper(Stepper):
         if self.episodic_life:
             self._mark_lost_lives(infos["lives"])
             self._any_invalid |= self.fires
+            restarted = restarted | self._lost
         self._current = current
-        self.observation = after.value
+        self.observation, self.first, self.action_mask = after.value, restarted, after_mask
         return StepResult(
-            observation, action, self._reward, following.value, self._terminated, self._truncated, self._valid, episodes
+            observation, action, self._reward, following.value, self._terminated, self._truncated, self._valid, episodes, mask, next_mask,
+            first=first,
         )  # fmt: skip
 
     def _leave_out_dead(self) -> None:
@@ -151,8 +157,10 @@ class VectorStepper(Stepper):
         self._dead[:] = self._ended
         self._any_dead = True
 
-    def _split(self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any], seen: Any) -> None:
-        """SAME_STEP and DISABLED: the final observations go to ``following``, the next episodes' first to ``after``."""
+    def _split(
+        self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer, infos: Mapping[str, Any], seen: Any
+    ) -> tuple[Array | None, Array | None]:
+        """SAME_STEP and DISABLED: the final observations go to ``following``, the next episodes' first to ``after``; the masks of both."""
         after.copy_from(following)
         if self.autoreset is AutoresetMode.SAME_STEP:
             final = next((infos[key] for key in _FINAL_KEYS if key in infos), None)
@@ -168,11 +176,16 @@ class VectorStepper(Stepper):
                     raise self._error(i, f"final_obs in infos: {error}") from error
             if not following.finite():
                 raise self._error(following.not_finite_rows()[0], "final_obs in infos is not finite")
-            return
+            shown, final_info = masks_in(infos, self.num_envs), infos.get("final_info") or {}
+            last = masks_in(final_info, self.num_envs) if isinstance(final_info, Mapping) else [None] * self.num_envs
+            return self._mask_rows([last[i] if i in ended else shown[i] for i in range(self.num_envs)]), self._mask_rows(shown)
         mask = np.zeros(self.num_envs, bool)
         mask[ended] = True
-        after.copy_rows(self._reset_env(options={"reset_mask": mask}), mask)
+        observation, reset_infos = self._reset_env(options={"reset_mask": mask})
+        after.copy_rows(observation, mask)
         self._check_numbers(after, "reset")
+        last, begun = masks_in(infos, self.num_envs), masks_in(reset_infos, self.num_envs)
+        return self._mask_rows(last), self._mask_rows([begun[i] if i in ended else last[i] for i in range(self.num_envs)])
 
     def _success(self, infos: Mapping[str, Any], index: int) -> bool | None:
         """The success that the last info of environment ``index`` tells."""
@@ -222,11 +235,6 @@ class VectorStepper(Stepper):
                 f"{self.name}: a final observation equals the first of the next episode. If the environment writes to one array at every "
                 "step, AsyncVectorEnv has lost it: return copies, or pass make a callable with backend='async'"
             )
-
-    def _whole(self, what: str) -> EnvError:
-        """A fault of the vector environment, not of one of its environments."""
-        self.observation = None
-        return EnvError(f"{self.name} ({self.num_envs} environments, seed {self.seed}): {what}")
 
     def _raised(self, what: str, error: BaseException, action: Any = None) -> EnvError:
         lost = error if isinstance(error, WorkerFailure) else dead_worker(self.env.unwrapped, what)

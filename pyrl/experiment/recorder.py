@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
-from pyrl.errors import NonFiniteError, UnsavedError
+from pyrl.errors import CheckpointError, NonFiniteError, UnsavedError
 from pyrl.experiment.metrics import MetricsLog
 from pyrl.experiment.runs import RunFolder
 from pyrl.experiment.saves import Failures, Saver
@@ -26,10 +27,24 @@ class Recorder:
         self._kept = loop.episodes
         self._folder = folder
         if folder is not None:
-            self._saver = Saver(folder, loop, self.failures)
+            self._saver = Saver(folder, loop, self.failures, self.state_dict)
             self._saver.begin(resumed)
             # Rows reach the disk with the checkpoint that they belong to.
             self._log = MetricsLog(folder.path, resume_from=loop.agent.env_steps if resumed else None, flush_seconds=math.inf)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides which rows and checkpoints come next; JSON values, kept in the checkpoint `last`."""
+        best = self._saver.best if self._folder is not None else -math.inf
+        return {"next_row": self._thinner.next_row, "kept": self._kept, "best": best if math.isfinite(best) else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """CheckpointError for what `state_dict` does not give; nothing is changed then."""
+        numbers = [state.get(name) for name in ("next_row", "kept")] + [state.get("best") or 0.0]
+        if state.keys() != {"next_row", "kept", "best"} or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise CheckpointError(f"recorder is {dict(state)!r:.200}, expected the numbers next_row, kept and best")
+        self._thinner.next_row, self._kept = float(state["next_row"]), int(state["kept"])
+        if self._folder is not None and state["best"] is not None:
+            self._saver.best = max(self._saver.best, float(state["best"]))
 
     def record(self, metrics: Metrics, score_key: str, keep_every: int | None) -> None:
         """One record. ``score_key`` names the number that the best checkpoint is the best of; the checkpoint of every

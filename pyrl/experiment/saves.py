@@ -74,8 +74,9 @@ class Failures:
 class Saver:
     """Writes the checkpoints of one run. See the module."""
 
-    def __init__(self, folder: RunFolder, loop: Loop, failures: Failures) -> None:
+    def __init__(self, folder: RunFolder, loop: Loop, failures: Failures, recorder_state: Callable[[], dict[str, Any]]) -> None:
         self.folder = folder
+        self._recorder_state = recorder_state
         self.failures = failures
         self.best = -math.inf  # score of `best`, or of what waits to become it
         if checkpoint.exists(folder.best):
@@ -136,7 +137,9 @@ class Saver:
         state = self._loop.state_dict(replay=whole)
         replay = state.pop("buffer", None)
         steps = self._loop.agent.env_steps if whole else self._replay_steps
-        tree |= {"loop": state} if replay is None else {"loop": state, "replay": replay}
+        tree |= {"loop": state, "recorder": self._recorder_state()}
+        if replay is not None:
+            tree["replay"] = replay
         about |= {**metadata, "replay_env_steps": steps}
         checkpoint.save(self.folder.last, tree, about, keep=() if whole else ("replay",), parents=False)
         if replay is not None:

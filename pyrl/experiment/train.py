@@ -113,6 +113,7 @@ def train(
     options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings.get(k)}
     options["env_timeout"] = settings.get("env_timeout", ENV_TIMEOUT)
     run: Run | None = None
+    recorded: Mapping[str, Any] | None = None  # of a run that is resumed
     try:
         with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
             if agent is None:
@@ -135,12 +136,12 @@ def train(
                     path = None if run_dir in (None, True) else Path(str(run_dir))
                     folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
                 elif resume is not None and folder is not None:
-                    _restore(folder, agent, loop)
+                    recorded = _restore(folder, agent, loop)
                     if changes:
                         settings["resumed"] = [*settings.get("resumed", []), {"env_steps": agent.env_steps, "changes": changes}]
                     folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
                     folder.write_config()
-                run = _run(loop, folder, settings, score, on_metrics, resume is not None, signals)
+                run = _run(loop, folder, settings, score, on_metrics, recorded, signals)
     except Exception:
         if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
             raise
@@ -154,12 +155,15 @@ def _run(
     settings: Mapping[str, Any],
     score: Callable[[], Evaluation] | None,
     on_metrics: Callable[[Metrics], bool | None] | None,
-    resumed: bool,
+    recorded: Mapping[str, Any] | None,
     signals: StopSignals,
 ) -> Run:
     agent, first_step, started = loop.agent, loop.agent.env_steps, time.perf_counter()
     run = Run(agent, [], None if folder is None else folder.path, [])
-    recorder = Recorder(folder, loop, run.metrics, settings["total_steps"], resumed)
+    recorder = Recorder(folder, loop, run.metrics, settings["total_steps"], recorded is not None)
+    if recorded and folder is not None:
+        with checkpoint.checkpoint_errors(folder.last, "does not go on"):
+            recorder.load_state_dict(recorded)
     failed: BaseException | None = None
     try:
         _go_on(loop, recorder, run, settings, score, on_metrics)
@@ -229,11 +233,12 @@ def _tree(value: Any) -> Any:
     return value
 
 
-def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:
+def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> Mapping[str, Any]:
+    """Agent and loop as they were; the recorder's state, empty where an older version wrote none."""
     if not checkpoint.exists(folder.last) and not read_csv(folder.metrics_file):
         if folder.config.get("warm_start"):
             raise CheckpointError(f"{folder.last} is missing: the run began with an agent, which nothing else in {folder.path} holds")
-        return  # killed before its first save: it begins
+        return {}  # killed before its first save: it begins
     tree, about = restore_agent(folder.last, agent, changed=CHANGEABLE_CONFIG)
     with checkpoint.checkpoint_errors(folder.last, "does not go on"):
         missing = agent.env_steps - about.get("replay_env_steps", agent.env_steps)
@@ -244,3 +249,4 @@ def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> None:
     if "replay" in tree and missing:
         what = f"the replay in {folder.last} lacks the last {missing:,} steps before the run was killed"
         warnings.warn(f"{what}; it goes on with what the replay held then", RuntimeWarning, stacklevel=4)
+    return tree.get("recorder", {})

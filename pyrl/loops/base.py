@@ -16,9 +16,10 @@ import numpy as np
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import MOST, Amount, Goal, Limit, Range, check_fields
 from pyrl.envs import Stepper
-from pyrl.errors import CheckpointError, NonFiniteError, SettingError
+from pyrl.envs.notices import mask_is_ignored
+from pyrl.errors import CheckpointError, EnvError, NonFiniteError, SettingError
 from pyrl.seeding import stream_seed
-from pyrl.types import Array, Episode, Metrics, StepResult
+from pyrl.types import Array, Episode, Learned, Metrics, Progress, StepResult
 
 WINDOW = 100  # episodes in the running means, as in the literature
 Window: TypeAlias = Annotated[int, Range(1, WINDOW)]
@@ -47,15 +48,18 @@ class Limits:
 class Loop(ABC):
     """Iterate over it: each item is one `Metrics` record, after one round of acting and learning.
 
-    Breaking out leaves agent and loop whole; iterating again goes on from there. Each iteration begins with a reset whose seeds
-    depend on the environment steps done, so that stopping at step N and going on, in this process or in a new one from a
-    checkpoint, gives the same run.
+    Breaking out leaves agent, loop and environments whole; iterating again continues from there, as if nothing had been. The
+    environments are reset where there is nothing to continue: in a new loop, after an error, where somebody else has reset them
+    meanwhile, and where `reset` asks for it. The seeds of a reset depend on the environment steps done, so that stopping at step N and
+    resuming from a checkpoint gives the same run as `reset` at step N (cut mode); where the environments' state is in the checkpoint,
+    the same run as never stopping (exact mode).
     """
 
     def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
         self.agent = agent
         self.stepper = stepper
         self.limits = limits
+        self.player = agent.player(stepper.num_envs, deterministic=False)
         self.goal_reached = False  # stop_at_return
         self.stopped = False  # `stop`
         self.seconds = 0.0  # of training, evaluations and saves included, up to the last record
@@ -65,15 +69,17 @@ class Loop(ABC):
         self.refused: Any = None  # the data of an update that was not finite
         self._ended: list[Episode] = []
         self._window_means: dict[str, float] = {}
+        self._continues: int | None = None  # the stepper's count of resets while its episodes are ours and no round is broken off
 
     def __iter__(self) -> Iterator[Metrics]:
         start, first_step, before = time.perf_counter(), self.agent.env_steps, self.seconds
-        self.reset()
-        self.agent.normalizer.begin()
-        self.begin()
-        self._update_progress()
+        self.agent.progress = Progress(first_step, self.limits.share(first_step, self.episodes))
+        if not self.finished and not self.can_continue:
+            self.reset()
         while not self.finished:
+            self._continues, resets = None, self._continues
             losses = self.round()
+            self._continues = resets
             elapsed = max(time.perf_counter() - start, 1e-9)
             self.seconds, self._speed = before + elapsed, (self.agent.env_steps - first_step) / elapsed
             yield self._record(losses)
@@ -103,38 +109,49 @@ class Loop(ABC):
             return f"total_steps: {limits.total_steps:,.0f} reached"
         return "stopped before any limit"
 
-    def reset(self) -> None:
-        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
+    @property
+    def can_continue(self) -> bool:
+        """Whether the next round continues the episodes that the environments are in; else it begins with a `reset`."""
+        return self.stepper.observation is not None and self._continues == self.stepper.resets
 
-    def begin(self) -> None:  # noqa: B027
-        """Called after each reset, before the first round."""
+    def reset(self) -> None:
+        """Begin new episodes everywhere, seeded by the environment steps done."""
+        self.stepper.reset(seed=stream_seed(self.agent.seed, "environments", self.agent.env_steps))
+        self._continues = self.stepper.resets
+        self.player.reset()
+        self.agent.normalizer.begin()
+        if self.stepper.action_mask is not None and not self.agent.honours_masks:
+            mask_is_ignored(self.stepper.name, f"{self.agent.name} does not honour masks")
 
     @abstractmethod
     def round(self) -> dict[str, float]:
         """Act, store, learn; what `learn` reported."""
 
-    def learn(self, data: Any) -> dict[str, float]:
-        """``agent.learn``; data that make the update not finite are kept for whoever looks into it."""
+    def learn(self, data: Any) -> Learned:
+        """``agent.learn``; on a non-finite update the data are kept for debugging."""
         try:
-            return self.agent.learn(data)
+            learned = self.agent.learn(data)
         except NonFiniteError:
             self.refused = data
             raise
+        if not isinstance(learned, Learned):
+            raise TypeError(f"{self.agent.name}: learn returned {type(learned).__name__}, expected Learned(metrics, priority)")
+        return learned
 
-    def act(self) -> tuple[StepResult, dict[str, Array]]:
+    def step_envs(self) -> tuple[StepResult, Mapping[str, Array]]:
         """One step of all environments, and what the agent wants stored beside it."""
-        agent, observation = self.agent, self.stepper.observation
+        agent, stepper = self.agent, self.stepper
         if agent.normalizer.active:
-            agent.normalizer.update(observation)
-        choice = agent.policy(observation)
-        step = self.stepper.step(choice.pop("action"))
+            agent.normalizer.update(stepper.observation)
+        choice = self.player.choose(stepper.observation, stepper.first, stepper.action_mask)
+        step = stepper.step(choice.action)
         if agent.normalizer.active:
             agent.normalizer.observe_reward(step.reward, step.terminated | step.truncated, step.valid)
-        agent.env_steps += int(np.count_nonzero(step.valid))
+        env_steps = agent.progress.env_steps + int(np.count_nonzero(step.valid))
         if step.episodes:
             self._count(step.episodes)
-        self._update_progress()
-        return step, choice
+        agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
+        return step, choice.stored
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:
         """What the loop itself must remember, beside the agent: arrays and JSON values only; ``buffer`` is the replay, if it has one
@@ -144,10 +161,24 @@ class Loop(ABC):
             "seconds": self.seconds,
             "first_step": self.limits.first_step,
             "window": [[e.episode_return, e.length, e.env_index, e.success] for e in self.window],
+            **self._episodes_under_way(),
         }
+
+    def _episodes_under_way(self) -> dict[str, Any]:
+        """What exact mode needs beside: the environments and what the agent remembers of them; nothing where that cannot be had."""
+        memory = self.player.state
+        if not self.can_continue or not isinstance(memory, np.ndarray | Mapping | None):
+            return {}
+        try:
+            state = {"stepper": self.stepper.state_dict()}
+        except EnvError:
+            return {}
+        return state if memory is None else {**state, "memory": memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """CheckpointError for what `state_dict` does not give; nothing is changed then."""
+        state = dict(state)
+        stepper, memory = state.pop("stepper", None), state.pop("memory", None)
         episodes, window = state.get("episodes"), state.get("window")
         seconds, first_step = state.get("seconds", 0.0), state.get("first_step", 0)  # older versions did not keep them
         if further := sorted(state.keys() - {"episodes", "first_step", "seconds", "window"}):
@@ -160,6 +191,11 @@ class Loop(ABC):
             raise CheckpointError(f"loop/seconds is {seconds!r}, expected a time")
         if not isinstance(window, list) or len(window) > WINDOW or not all(map(_is_episode, window)):
             raise CheckpointError(f"loop/window is no list of at most {WINDOW} episodes (return, length, environment, success)")
+        if stepper is not None and not isinstance(stepper, Mapping):
+            raise CheckpointError(f"loop/stepper is a {type(stepper).__name__}, expected the state of environments")
+        if stepper is not None:
+            self.stepper.load_state_dict(stepper)
+            self.player.state, self._continues = memory, self.stepper.resets
         self.episodes, self.seconds, self._recorded = episodes, float(seconds), self.agent.env_steps
         self.limits = replace(self.limits, first_step=first_step)
         self.window = deque((Episode(*values) for values in window), maxlen=WINDOW)
@@ -182,9 +218,6 @@ class Loop(ABC):
         if len(self.window) < count:
             return -math.inf
         return math.fsum(episode.episode_return for episode in islice(reversed(self.window), count)) / count
-
-    def _update_progress(self) -> None:
-        self.agent.progress = self.limits.share(self.agent.env_steps, self.episodes)
 
     def _record(self, losses: Mapping[str, float]) -> Metrics:
         ended, self._ended = self._ended, []

@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import Count, Elsewhere, NumEnvs, Seed, checks_arguments
 from pyrl.envs import EnvSource, Stepper, make
+from pyrl.envs.notices import mask_is_ignored
 from pyrl.errors import SpaceError
 from pyrl.seeding import fresh_seed
 from pyrl.spaces import difference
@@ -103,8 +104,12 @@ def _run(agent: Agent, stepper: Stepper, episodes: int, seed: int, deterministic
     quota = [len(range(i, episodes, stepper.num_envs)) for i in range(stepper.num_envs)]
     finished: list[list[Episode]] = [[] for _ in quota]
     stepper.reset(seed=seed)
+    if stepper.action_mask is not None and not agent.honours_masks:
+        mask_is_ignored(stepper.name, f"{agent.name} does not honour masks")
+    player = agent.player(stepper.num_envs, deterministic=deterministic)
     while any(len(done) < share for done, share in zip(finished, quota)) and not (stop is not None and stop()):
-        for episode in stepper.step(agent.policy(stepper.observation, deterministic)["action"]).episodes:
+        choice = player.choose(stepper.observation, stepper.first, stepper.action_mask)
+        for episode in stepper.step(choice.action).episodes:
             if len(finished[episode.env_index]) < quota[episode.env_index]:
                 finished[episode.env_index].append(episode)
     return [episode for done in finished for episode in done]

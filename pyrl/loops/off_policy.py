@@ -10,11 +10,11 @@ from gymnasium import spaces
 
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import MOST
+from pyrl.agents.storage import ReplaySpec
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
-from pyrl.errors import CheckpointError, DeviceError
+from pyrl.errors import CheckpointError
 from pyrl.loops.base import Limits, Loop
-from pyrl.schedules import linear
 from pyrl.seeding import stream_key
 from pyrl.types import Batch
 
@@ -24,14 +24,20 @@ def newest_of(stack: Any) -> spaces.Box:
     return spaces.Box(stack.low[-1], stack.high[-1], stack.shape[1:], stack.dtype)
 
 
-def buffer_device(agent: Agent) -> str:
-    """Where the replay of ``agent`` lies. DeviceError if it could not learn from there."""
-    device: str = agent.config.buffer_device
-    if device != "cpu" and agent.device.type == "cpu":
-        raise DeviceError(f"{agent.name}: buffer_device is {device!r}, but the networks lie on the CPU; set device too")
-    if device != "cpu" and (agent.config.normalize_observation or agent.config.normalize_reward):
-        raise DeviceError(f"{agent.name}: buffer_device is {device!r}, but the moments of observations or rewards lie on the CPU")
-    return device
+def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper) -> ReplayBuffer:
+    """The replay that ``spec`` asks for; of a stack of pictures it stores the newest, and stacks them again."""
+    options: dict[str, Any] = {
+        "num_envs": stepper.num_envs, "n_step": spec.n_step, "gamma": spec.gamma, "device": spec.device, "extra": spec.extra,
+        "seed": stream_key(agent.seed, "replay") >> 1,
+    }  # fmt: skip
+    space = agent.observation_space
+    if stepper.frames is not None:
+        space = newest_of(space)
+        options["frame_stack"], options["stack_padding"] = stepper.frames
+    if spec.prioritized is None:
+        return ReplayBuffer(spec.capacity, space, agent.actions.stored, **options)
+    alpha, beta = spec.prioritized.alpha, spec.prioritized.beta
+    return PrioritizedReplayBuffer(spec.capacity, space, agent.actions.stored, alpha=alpha, beta=beta, **options)
 
 
 class OffPolicyLoop(Loop):
@@ -40,42 +46,30 @@ class OffPolicyLoop(Loop):
 
     def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
         super().__init__(agent, stepper, limits)
-        config = agent.config
-        options: dict[str, Any] = {
-            "num_envs": stepper.num_envs,
-            "n_step": config.n_step,
-            "gamma": config.gamma,
-            "seed": stream_key(agent.seed, "replay") >> 1,
-            "device": buffer_device(agent),
-        }
-        self._single = stepper.frames is not None  # of a stack of pictures the replay stores the newest, and stacks them again
-        if stepper.frames is not None:
-            options["frame_stack"], options["stack_padding"] = stepper.frames
-        both = newest_of(agent.observation_space) if self._single else agent.observation_space, agent.actions.stored
-        self.buffer: ReplayBuffer = (
-            PrioritizedReplayBuffer(config.buffer_size, *both, alpha=config.priority_alpha, beta=config.priority_beta, **options)
-            if getattr(config, "prioritized", False)
-            else ReplayBuffer(config.buffer_size, *both, **options)
-        )
+        spec = agent.storage()
+        if not isinstance(spec, ReplaySpec):
+            raise TypeError(f"{agent.name}: storage returned {type(spec).__name__}, expected a ReplaySpec, as its loop is off_policy")
+        self.spec = spec
+        self._single = stepper.frames is not None
+        self.buffer = replay_for(agent, spec, stepper)
         self._batch: Batch | None = None
         self._stored = 0  # transitions that were added to this buffer, however long the agent has lived
-        self._learning_begins = max(config.learning_starts, config.batch_size)  # of them
 
     @property
     def ending(self) -> str:
         ending = super().ending
-        if self._stored >= self._learning_begins or not self.finished:
+        if self._stored >= self.spec.learning_begins or not self.finished:
             return ending
-        return f"{ending}; nothing was learned: updates begin after {self._learning_begins:,} steps (learning_starts, batch_size)"
+        return f"{ending}; nothing was learned: updates begin after {self.spec.learning_begins:,} steps (learning_starts, batch_size)"
 
     def round(self) -> dict[str, float]:
-        agent, config = self.agent, self.agent.config
+        agent, spec = self.agent, self.spec
         stored_before = self._stored
-        for _ in range(config.train_freq):
+        for _ in range(spec.train_freq):
             if self.finished:
                 break
             first_step = agent.env_steps
-            step, extra = self.act()
+            step, extra = self.step_envs()
             self._stored += agent.env_steps - first_step
             observation, next_observation = step.observation, step.next_observation
             if self._single:
@@ -83,18 +77,22 @@ class OffPolicyLoop(Loop):
             self.buffer.add(
                 observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip
-        if self.stopped or self.goal_reached or self._stored < self._learning_begins:
+        if self.stopped or self.goal_reached or self._stored < self.spec.learning_begins:
             return {}
         if isinstance(self.buffer, PrioritizedReplayBuffer):
-            self.buffer.beta = linear(config.priority_beta, config.priority_beta_final, agent.progress)
+            assert spec.prioritized is not None
+            self.buffer.beta = spec.prioritized.beta_at(agent.progress.share)
         losses: dict[str, float] = {}
-        for _ in range(config.gradient_steps if config.gradient_steps >= 0 else self._stored - stored_before):
+        for _ in range(spec.gradient_steps if spec.gradient_steps >= 0 else self._stored - stored_before):
             if self.stopped:
                 break
-            self._batch = self.buffer.sample(config.batch_size, out=self._batch)
-            losses = self.learn(self._batch)
+            self._batch = self.buffer.sample(spec.batch_size, out=self._batch)
+            learned = self.learn(self._batch)
+            losses = learned.metrics
             if isinstance(self.buffer, PrioritizedReplayBuffer):
-                self.buffer.update_priorities(self._batch.index, abs(agent.td_error))
+                if learned.priority is None:
+                    raise TypeError(f"{agent.name}: learn returned no priority, which prioritized replay needs")
+                self.buffer.update_priorities(self._batch.index, learned.priority)
         return losses
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:

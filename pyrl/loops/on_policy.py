@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pyrl.agents.base import Agent
+from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers.rollout import RolloutBuffer
 from pyrl.envs import Stepper
 from pyrl.loops.base import Limits, Loop
+
+
+def rollout_buffer(agent: Agent, num_envs: int) -> RolloutBuffer:
+    """What ``agent`` asks for, for ``num_envs`` environments."""
+    spec = agent.storage()
+    if not isinstance(spec, RolloutSpec):
+        raise TypeError(f"{agent.name}: storage returned {type(spec).__name__}, expected a RolloutSpec, as its loop is {agent.loop}")
+    return RolloutBuffer(spec.n_steps, num_envs, agent.observation_space, agent.action_space, extra=spec.extra)
 
 
 class OnPolicyLoop(Loop):
@@ -13,16 +25,28 @@ class OnPolicyLoop(Loop):
 
     def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
         super().__init__(agent, stepper, limits)
-        self.buffer = RolloutBuffer(agent.config.n_steps, stepper.num_envs, agent.observation_space, agent.action_space)
+        self.buffer = rollout_buffer(agent, stepper.num_envs)
 
-    def begin(self) -> None:
+    def reset(self) -> None:
+        super().reset()
         # A rollout that was broken off belongs to other episodes than the ones that start now.
         if len(self.buffer):
-            self.buffer.take(self.stepper.observation)
+            self.buffer.take(self.stepper.observation, self.stepper.first)
+
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        state = super().state_dict(replay)
+        return {**state, "rollout": self.buffer.state_dict()} if len(self.buffer) and "stepper" in state else state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        rest = dict(state)
+        rollout = rest.pop("rollout", None)
+        if rollout is not None:  # which was broken off; its episodes continue
+            self.buffer.load_state_dict(rollout)
+        super().load_state_dict(rest)
 
     def round(self) -> dict[str, float]:
         while not self.buffer.full and not self.finished:
-            self.buffer.add(*self.act())
+            self.buffer.add(*self.step_envs())
         if self.stopped or self.goal_reached:  # by these parameters: no last step on a scrap of a rollout
             return {}
-        return self.learn(self.buffer.take(self.stepper.observation))
+        return self.learn(self.buffer.take(self.stepper.observation, self.stepper.first)).metrics

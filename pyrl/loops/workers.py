@@ -22,15 +22,16 @@ import torch.multiprocessing
 from torch import Tensor
 
 from pyrl.agents.base import Agent
-from pyrl.agents.registry import config_to_json, make_agent
-from pyrl.buffers import RolloutBuffer
+from pyrl.agents.registry import Blueprint
+from pyrl.agents.sharing import SharedWeights, SharesWeights
 from pyrl.envs import Stepper, make
 from pyrl.envs.guard import described
 from pyrl.envs.processes import enter_worker
 from pyrl.errors import EnvError
 from pyrl.loops.base import Limits, Loop
+from pyrl.loops.on_policy import rollout_buffer
 from pyrl.loops.supervision import Pulse, Pulses, Pulsing, Watch, env_seed, worker_seed
-from pyrl.types import Episode, Metrics
+from pyrl.types import Episode, Metrics, Progress
 
 REPORT_SECONDS = 0.05  # between two messages of a worker
 PATIENCE = 5.0  # seconds a worker gets to leave by itself
@@ -40,7 +41,7 @@ PATIENCE = 5.0  # seconds a worker gets to leave by itself
 class Shared:
     """What workers and parent see the same memory of. Each worker writes its own element of the counters."""
 
-    learned: dict[str, Tensor]  # what the agent shares: parameters, and the optimiser's statistics
+    learned: SharedWeights
     steps: Tensor  # int64 [workers]
     episodes: Tensor  # int64 [workers]
     pulses: Pulses
@@ -51,11 +52,7 @@ class Shared:
 class Task:
     """What a worker must know; sent by pickle."""
 
-    algo: str
-    config: dict[str, Any]
-    observation_space: Any
-    action_space: Any
-    seed: int
+    blueprint: Blueprint
     index: int
     generation: int  # how many were here before it
     factory: Any  # makes the environment, and names it in ``which``
@@ -81,6 +78,9 @@ class AsynchronousLoop(Loop):
         super().__init__(agent, stepper, limits)
         if stepper.factory is None:
             raise ValueError(f"{agent.name}: the environment is a vector environment, expected an id or a callable that makes one")
+        if not isinstance(agent, SharesWeights):
+            raise TypeError(f"{agent.name}: its loop is asynchronous, expected the methods of pyrl.agents.sharing.SharesWeights")
+        self.learner: SharesWeights = agent
         self.restarts = 0
         self._workers: list[tuple[Any, Connection]] = []
 
@@ -90,14 +90,17 @@ class AsynchronousLoop(Loop):
         finally:
             self._stop()
 
-    def reset(self) -> None:
-        """The workers step environments of their own; those of the stepper are never used."""
+    @property
+    def can_continue(self) -> bool:
+        """Workers leave with the iteration; those of the next begin anew."""
+        return False
 
-    def begin(self) -> None:
-        agent: Any = self.agent
+    def reset(self) -> None:
+        """Start the workers, which step environments of their own; those of the stepper are never used."""
+        agent = self.agent
         steps, episodes = (torch.zeros(agent.num_envs, dtype=torch.int64).share_memory_() for _ in range(2))
         pulses, stop = Pulses.shared(agent.num_envs), torch.zeros((), dtype=torch.bool).share_memory_()
-        self.shared = Shared(agent.share(), steps, episodes, pulses, stop)
+        self.shared = Shared(self.learner.share(), steps, episodes, pulses, stop)
         self.shared.steps[0], self.shared.episodes[0] = agent.env_steps, self.episodes
         self._watch = Watch(pulses, self.stepper.name, agent.seed, self.stepper.env_timeout)
         self._left = [False] * agent.num_envs
@@ -125,8 +128,8 @@ class AsynchronousLoop(Loop):
         done = self._done() and not any(process.is_alive() for process, _ in self._workers)
         steps = int(self.shared.steps.sum())
         # The run is finished when the workers have left, not before: they may still be writing.
-        self.agent.env_steps = steps if done else int(min(steps, self.limits.first_step + self.limits.total_steps - 1))
-        self._update_progress()
+        env_steps = steps if done else int(min(steps, self.limits.first_step + self.limits.total_steps - 1))
+        self.agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
         losses = [report.losses for report in reports if report.losses]
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in (losses[0] if losses else {})}
         return {**means, "time/restarts": self.restarts}
@@ -158,10 +161,7 @@ class AsynchronousLoop(Loop):
 
     def _start(self, index: int, generation: int) -> tuple[Any, Connection]:
         agent = self.agent
-        task = Task(
-            agent.name, config_to_json(agent.config), agent.observation_space, agent.action_space, agent.seed, index, generation,
-            self.stepper.factory, os.getpid(), self.limits,  # type: ignore[arg-type]
-        )  # fmt: skip
+        task = Task(agent.blueprint(), index, generation, self.stepper.factory, os.getpid(), self.limits)
         try:
             pickle.dumps(task)
         except Exception as error:
@@ -214,32 +214,35 @@ def _work(task: Task, shared: Shared, pipe: Connection) -> None:
 
 
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
-    agent: Any = make_agent(task.algo, task.observation_space, task.action_space, seed=task.seed, num_envs=1, **task.config)
+    agent = task.blueprint.make(num_envs=1)
+    assert isinstance(agent, SharesWeights)
+    seed = task.blueprint.seed
     agent.become_worker(task.index, task.generation)
-    buffer = RolloutBuffer(agent.config.n_steps, 1, task.observation_space, task.action_space)
+    player = agent.player(1, deterministic=False)
+    buffer = rollout_buffer(agent, 1)
     report, sent, limits = Report(), time.monotonic(), task.limits
     pulse = Pulse(shared.pulses, task.index)
     pulse.at("make")
-    task.factory.which = f"environment {task.index} (seed {env_seed(task.seed, task.index, task.generation)})"
+    task.factory.which = f"environment {task.index} (seed {env_seed(seed, task.index, task.generation)})"
     with make(lambda: Pulsing(task.factory(), pulse), 1) as stepper:
         stepper.first_index = task.index
-        stepper.reset(seed=worker_seed(task.seed, task.index, task.generation))
+        stepper.reset(seed=worker_seed(seed, task.index, task.generation))
         while not shared.stop and os.getppid() == task.parent:
             done = int(shared.steps.sum()), int(shared.episodes.sum())
-            agent.progress = limits.share(*done)
-            if agent.progress >= 1.0:
+            agent.progress = Progress(done[0], limits.share(*done))
+            if agent.progress.share >= 1.0:
                 break
             agent.pull(shared.learned)
             while not buffer.full:
-                choice = agent.policy(stepper.observation)
-                step = stepper.step(choice.pop("action"))
-                buffer.add(step, choice)
+                choice = player.choose(stepper.observation, stepper.first, stepper.action_mask)
+                step = stepper.step(choice.action)
+                buffer.add(step, choice.stored)
                 if step.episodes:
                     report.episodes += [Episode(e.episode_return, e.length, task.index, e.success) for e in step.episodes]
                     break
             shared.steps[task.index] += len(buffer)
             shared.episodes[task.index] += len(step.episodes)
-            report.losses = agent.gradient(buffer.take(stepper.observation))
+            report.losses = agent.gradient(buffer.take(stepper.observation, stepper.first))
             agent.push(shared.learned)
             report.updates += 1
             if time.monotonic() - sent > REPORT_SECONDS:

@@ -55,6 +55,7 @@ def value_loss(
     return_: Array,
     *,
     value_old: Array | None = None,
+    weight: Array | None = None,
     clip_range: float = 0.0,
     coefficient: float = 1.0,
     huber: bool = False,
@@ -62,9 +63,9 @@ def value_loss(
 ) -> tuple[float, Array]:
     """``mean((V - R)^2)``, or the mean Huber loss, of ``value`` [B] or [B, 1] -> (loss, ``coefficient`` times its gradient [B, 1]).
 
-    With ``value_old`` [B], V is kept within ``clip_range`` of it (the value clip of PPO).
+    With ``value_old`` [B], V is kept within ``clip_range`` of it (the value clip of PPO). ``weight`` [B]: importance weights.
     """
-    return _core.value_loss(value, return_, value_old, clip_range, coefficient, huber, d_value)
+    return _core.value_loss(value, return_, value_old, weight, clip_range, coefficient, huber, d_value)
 
 
 def q_loss(

@@ -82,6 +82,13 @@ class Actions:
             action = action.reshape(-1, *self.space.shape)
         return (action if self._from_zero else action + self._start).astype(self._dtype, copy=copy)
 
+    def given_out(self, action: Any, single: bool) -> Any:
+        """What `Agent.act` returns of actions [N, ...] that a policy has just chosen: those of the environment, or the ``single`` one."""
+        action = self.chosen(np.asarray(action), "act: action of row")
+        if not single:
+            return action
+        return action[0, ...] if self.is_box else action[0]  # which of a Box () is an array, too
+
     def each(self, action: np.ndarray) -> list[Any]:
         """The same, one action per environment; discrete ones as Python numbers, the fastest for environments."""
         if not self._discrete:

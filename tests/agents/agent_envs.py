@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from pyrl.types import Batch
+from pyrl.types import Batch, PolicyInput, first_leaf
 
 
 class TwoStates(gym.Env):
@@ -169,6 +169,16 @@ def random_env(observation_space: spaces.Space, action_space: spaces.Space, leng
             return self.observation_space.sample(), float(self.np_random.normal()), self.t == length, False, {}
 
     return RandomSpaces
+
+
+def advance(agent: Any, env_steps: int) -> None:
+    """So many environment steps more."""
+    agent.progress = agent.progress._replace(env_steps=agent.env_steps + env_steps)
+
+
+def given(observation: Any) -> PolicyInput:
+    """What an agent is handed in the middle of episodes."""
+    return PolicyInput(observation, np.zeros(len(first_leaf(observation)), bool))
 
 
 def prepared(observation: Any, action: Any = None, reward: Any = None, discount: Any = None, next_observation: Any = None) -> Batch:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_envs import BOXES, OBSERVATION_SPACES, StayOrGo, TwoTargets, prepared, random_env
+from agent_envs import BOXES, OBSERVATION_SPACES, StayOrGo, TwoTargets, given, prepared, random_env
 from gymnasium import spaces
 
 import pyrl
 from pyrl.errors import SpaceError
 from pyrl.experiment.presets import preset
+from pyrl.types import Progress
 
 SMALL: dict[str, Any] = {"buffer_size": 2000, "learning_starts": 16, "batch_size": 16, "net_arch": (8,)}
 QUICK: dict[str, Any] = {**SMALL, "batch_size": 64, "net_arch": (32,), "tau": 0.05, "learning_rate": 3e-3, "random_steps": 300}
@@ -63,18 +64,18 @@ def test_actions_fill_an_asymmetric_box(algo: str) -> None:
     space = spaces.Box(np.float32([-1, 10]), np.float32([3, 11]))
     agent = pyrl.make_agent(algo, spaces.Discrete(2), space, num_envs=2000, random_steps=100)
     observation = np.zeros(2000, np.int64)
-    warm_up = agent.policy(observation)["action"]
+    warm_up = agent.choose(given(observation)).action
     np.testing.assert_allclose(warm_up.mean(0), [1, 10.5], atol=0.1)
     np.testing.assert_allclose([warm_up.min(0), warm_up.max(0)], [[-1, 10], [3, 11]], atol=0.01)
-    assert np.ptp(agent.policy(observation, deterministic=True)["action"]) < np.ptp(warm_up)  # no warm-up there
-    agent.env_steps = 100
+    assert np.ptp(agent.choose(given(observation), deterministic=True).action) < np.ptp(warm_up)  # no warm-up there
+    agent.progress = Progress(100)
     for sign, bound in ((1.0, space.high), (-1.0, space.low)):
         with torch.no_grad():
             last = [layer for layer in agent.actor.network if isinstance(layer, torch.nn.Linear)][-1]
             last.weight.zero_()
             last.bias.fill_(20.0 * sign)
-        np.testing.assert_allclose(agent.policy(observation, deterministic=True)["action"], np.tile(bound, (2000, 1)), rtol=1e-6)
-        assert all(space.contains(a) for a in agent.policy(observation)["action"][:50])
+        np.testing.assert_allclose(agent.choose(given(observation), deterministic=True).action, np.tile(bound, (2000, 1)), rtol=1e-6)
+        assert all(space.contains(a) for a in agent.choose(given(observation)).action[:50])
 
 
 @everyone
@@ -185,7 +186,7 @@ def test_same_seed_same_run(algo: str) -> None:
     ],
 )
 def test_going_on_is_exact(algo: str, options: dict[str, Any], tmp_path: Path) -> None:
-    """Stopping at N and going on from the files equals going on in the same process, bit for bit; evaluations change nothing."""
+    """Stopping at N and resuming from the files equals a reset at N in the same process, bit for bit; evaluations change nothing."""
     options = {**SMALL, **options}
     spaces_ = (space := pyrl.envs.make("Pendulum-v1", 2)).single_observation_space, space.single_action_space
     agent = pyrl.make_agent(algo, *spaces_, num_envs=2, **{**dict(preset(algo, "Pendulum-v1").config), **options})
@@ -193,6 +194,7 @@ def test_going_on_is_exact(algo: str, options: dict[str, Any], tmp_path: Path) -
     for metrics in loop:
         if metrics["time/env_steps"] >= 80:
             break
+    loop.reset()
     pyrl.evaluate(agent, "Pendulum-v1", episodes=1, deterministic=False, max_episode_steps=5)
     for _ in loop:
         pass

@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from agent_envs import OBSERVATION_SPACES, TwoPictures
+from agent_envs import OBSERVATION_SPACES, TwoPictures, advance
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from test_engines import CASES, batches, learned_state, make, weights
@@ -31,7 +31,7 @@ from pyrl.engine.updater import DeviceReport, Updater
 from pyrl.errors import DeviceError, NonFiniteError
 from pyrl.nets import batched_mlp
 from pyrl.ops import RandomStream
-from pyrl.types import Batch
+from pyrl.types import Batch, Learned, Progress
 
 LEARNING = [case for case in CASES if case != "a3c"]
 WARM_UP = 3
@@ -247,10 +247,10 @@ def graphs(agent: Any) -> list[StandIn]:
     return agent.updater.graphs.graphs
 
 
-def learn(agent: Any, data: Iterator[Any], times: int) -> list[dict[str, float]]:
+def learn(agent: Any, data: Iterator[Any], times: int) -> list[Learned]:
     reports = []
     for _ in range(times):
-        agent.env_steps += 4
+        advance(agent, 4)
         reports.append(agent.learn(next(data)))
     return reports
 
@@ -267,10 +267,10 @@ def test_learns_what_torch_learns(case: str) -> None:
     before, (data, same_data) = weights(agent), (batches(agent), batches(expected))
     for _ in range(12):
         (ours,), (theirs,) = learn(agent, data, 1), learn(expected, same_data, 1)
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
-        assert ours.keys() == theirs.keys()
-        if agent.td_error is not None:
-            np.testing.assert_allclose(agent.td_error, expected.td_error, atol=1e-4)
+        assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-3, abs=1e-4)
+        assert ours.metrics.keys() == theirs.metrics.keys()
+        if ours.priority is not None:
+            np.testing.assert_allclose(ours.priority, theirs.priority, atol=1e-4)
     assert_together(agent, expected, before)
     variants = [graph for graph in graphs(agent) if graph.replays >= 3]
     if agent.loop == "off_policy":  # rollouts have a number of valid steps of their own each, and so the last minibatches
@@ -299,7 +299,8 @@ def test_only_so_many_graphs_are_kept() -> None:
 
 def sized(batch: Any, size: int) -> Any:
     """The first rows of a batch."""
-    return dataclasses.replace(batch, **{f.name: getattr(batch, f.name)[:size] for f in dataclasses.fields(batch) if f.name != "extra"})
+    columns = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name != "extra"}
+    return dataclasses.replace(batch, **{name: column[:size] for name, column in columns.items() if column is not None})
 
 
 def test_another_batch_size_is_another_graph() -> None:
@@ -308,8 +309,8 @@ def test_another_batch_size_is_another_graph() -> None:
     for size in sizes:
         batch = sized(next(data), size)
         for each in (agent, expected):
-            each.learn(batch)
-        assert agent.td_error.shape == (size,)
+            learned = each.learn(batch)
+            assert learned.priority.shape == (size,)
     assert_together(agent, expected, before)
     assert sorted(graph.replays for graph in graphs(agent)) == [4, 4]  # none for the size that came once
 
@@ -448,7 +449,7 @@ def test_schedules_reach_the_graph(case: str) -> None:
     before, (data, same_data) = weights(agent), (batches(agent), batches(expected))
     for i in range(10):
         for each, rollouts in ((agent, data), (expected, same_data)):
-            each.progress = i / 9
+            each.progress = Progress(0, i / 9)
             learned = [arena.values for arena in each.updater.arenas if arena.optimizer is not None]
             moved = -torch.cat(learned)
             learn(each, rollouts, 1)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from agent_envs import prepared
+from agent_envs import given, prepared
 from gymnasium import spaces
 
 import pyrl
@@ -71,7 +71,7 @@ def test_one_update() -> None:
         next_observation=np.float32([[0.5], [3.0]]), terminated=np.array([False, True]), discount=np.float32([0.9, 0.0]),
         index=np.arange(2),
     )  # fmt: skip
-    metrics = agent.learn(batch)
+    metrics = agent.learn(batch).metrics
     y = [100.0 + 0.9 * 3.0 * math.tanh(0.5), 100.0]
     q = [1.0 + 2.0 * 0.5 + 1.0, 2.0 - 2.0 + 1.0]  # actions 2 and -1 of the Box [-1, 3] are 0.5 and -1 of [-1, 1]
     assert metrics["loss/critic"] == pytest.approx(((q[0] - y[0]) ** 2 + (q[1] - y[1]) ** 2) / 2, rel=1e-5)
@@ -86,7 +86,7 @@ def test_one_update() -> None:
 def test_exploration_is_around_the_policy() -> None:
     agent = pyrl.make_agent("ddpg", OBSERVATION, ACTION, num_envs=5000, random_steps=0, noise_std=0.2)
     observation = np.zeros((5000, 1), np.float32)
-    greedy, explored = (agent.policy(observation, deterministic=d)["action"] for d in (True, False))
+    greedy, explored = (agent.choose(given(observation), deterministic=d).action for d in (True, False))
     assert (explored - greedy).std() == pytest.approx(0.2 * 2.0, rel=0.05)  # half the Box's width is 2
     assert (explored - greedy).mean() == pytest.approx(0.0, abs=0.02)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_envs import TwoPictures, TwoStates, random_env
+from agent_envs import TwoPictures, TwoStates, advance, random_env
 from gymnasium import spaces
 from test_engines import CASES, batches, make, observations, weights
 
@@ -75,7 +75,7 @@ class TestCuda:
         before = weights(here)
         for _, data in zip(range(20), batches(here)):
             for agent in (here, there):
-                agent.env_steps += 4
+                advance(agent, 4)
                 agent.learn(data)
         assert all(p.device.type == "cuda" for module in there.modules().values() for p in module.parameters())
         travelled = (weights(here) - before).norm()

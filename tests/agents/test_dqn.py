@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gymnasium import spaces
 
 import pyrl
 from pyrl.agents.dqn import q_loss, q_target
+from pyrl.types import Progress
 
 SMALL = {"buffer_size": 1000, "learning_starts": 16, "batch_size": 16, "train_freq": 2, "target_update_interval": 20, "net_arch": (8,)}
 
@@ -90,9 +92,9 @@ def test_tells_truncation_from_termination(n_step: int) -> None:
 
 def test_epsilon_schedules() -> None:
     agent = pyrl.make_agent("dqn", spaces.Discrete(2), spaces.Discrete(2), exploration_fraction=0.5, exploration_final_eps=0.1)
-    agent.progress = 0.25
+    agent.progress = Progress(0, 0.25)
     assert agent.epsilon == pytest.approx(0.55)
-    agent.progress = 0.9
+    agent.progress = Progress(0, 0.9)
     assert agent.epsilon == pytest.approx(0.1)
     agent = pyrl.make_agent("dqn", spaces.Discrete(2), spaces.Discrete(2), exploration_decay=5e-4)
     agent.updates = 1000
@@ -107,7 +109,7 @@ def test_hard_and_soft_target_updates() -> None:
     old = target.detach().clone()
     with torch.no_grad():
         online += 1.0
-    agent.env_steps = 1
+    agent.progress = Progress(1)
     agent._update_target()
     torch.testing.assert_close(target, old + 0.25)
     agent._update_target()  # no environment step since
@@ -168,9 +170,12 @@ def test_priorities_are_td_errors_and_beta_is_annealed() -> None:
         batch_size=8, learning_starts=8, train_freq=1, net_arch=(4,),
     )  # fmt: skip
     loop = pyrl.iterate(agent, TwoStates, total_steps=100)
+    learned: list[Any] = []
+    learn = agent.learn
+    agent.learn = lambda batch: learned.append(learn(batch)) or learned[-1]  # type: ignore[method-assign, func-returns-value]
     for _ in loop:
-        if agent.td_error is not None:
-            last = {int(i): abs(float(d)) for i, d in zip(loop._batch.index, agent.td_error)}
+        if learned:
+            last = {int(i): float(p) for i, p in zip(loop._batch.index, learned[-1].priority)}
             stored = loop.buffer.priorities(np.array(list(last)))
             np.testing.assert_allclose(stored, np.array(list(last.values())) + 1e-6, rtol=1e-5)
     assert loop.buffer.beta == pytest.approx(0.9, abs=0.01)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agent_envs import advance, given
 from gymnasium import spaces
 
 import pyrl
@@ -52,7 +53,8 @@ CONTINUOUS: dict[str, dict[str, Any]] = {
     "sac fixed temperature": {"ent_coef": 0.2},
     "svg": {},
 }
-for _name, _options in CONTINUOUS.items():
+PRIORITIZED: dict[str, dict[str, Any]] = {f"{name} prioritized": {"prioritized": True} for name in ("ddpg", "td3", "sac", "svg")}
+for _name, _options in {**CONTINUOUS, **PRIORITIZED}.items():
     _shared = dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3, learning_starts=0, tau=0.01)
     CASES[_name] = (_name.split()[0], VECTOR, spaces.Box(np.float32([-1, -3]), np.float32([1, 2])), {**_shared, **_options})
 
@@ -89,7 +91,7 @@ def batches(agent: Agent) -> Iterator[Any]:
             yield Batch(
                 observations(observation_space, random, B), actions(action_space, random, B), random.normal(size=B).astype(np.float32),
                 observations(observation_space, random, B), terminated, np.where(terminated, 0, 0.99).astype(np.float32),
-                np.arange(B), random.random(B).astype(np.float32),
+                np.arange(B), random.random(B).astype(np.float32) if config.prioritized or agent.name == "dqn" else None,
             )  # fmt: skip
             continue
         T, N = config.n_steps, agent.num_envs
@@ -98,6 +100,7 @@ def batches(agent: Agent) -> Iterator[Any]:
         yield Rollout(
             observations(observation_space, random, T + 1, N), actions(action_space, random, T, N),
             random.normal(size=(T, N)).astype(np.float32), terminated, truncated, random.random((T, N)) < 0.95,
+            random.random((T + 1, N)) < 0.05,
             final_step, final_env, observations(observation_space, random, len(final_step)),
             {"log_prob": random.normal(-1, 0.2, (T, N)).astype(np.float32)},
         )  # fmt: skip
@@ -115,8 +118,8 @@ def learned(case: str, engine: str, double: bool = False) -> tuple[torch.Tensor,
             module.double()
     before, reports, data = weights(agent), [], batches(agent)
     while agent.updates < UPDATES:
-        agent.env_steps += 4
-        reports.append(agent.learn(next(data)))
+        advance(agent, 4)
+        reports.append(agent.learn(next(data)).metrics)
     return before, weights(agent), reports
 
 
@@ -149,11 +152,11 @@ def test_copies_are_whole_and_independent(case: str, engine: str, duplicate: Any
     original.learn(first)
     before = weights(original)
     copied = duplicate(original)
-    report = copied.learn(second)
+    report = copied.learn(second).metrics
     assert copied.engine == engine
     assert torch.equal(weights(original), before)
     assert not torch.equal(weights(copied), before)
-    assert original.learn(second) == report
+    assert original.learn(second).metrics == report
     assert torch.equal(weights(copied), weights(original))
 
 
@@ -231,11 +234,12 @@ def test_acting_is_the_same() -> None:
     for case in CASES:
         native, expected = make(case, "native"), make(case, "torch")
         observation = observations(native.observation_space, np.random.default_rng(0), 64)
-        ours, theirs = native.policy(observation), expected.policy(observation)
-        np.testing.assert_allclose(ours["action"], theirs["action"], atol=1e-5)
-        assert ours["action"].dtype == theirs["action"].dtype
-        if "log_prob" in ours:
-            np.testing.assert_allclose(ours["log_prob"], theirs["log_prob"], atol=1e-5)
+        ours, theirs = native.choose(given(observation)), expected.choose(given(observation))
+        np.testing.assert_allclose(ours.action, theirs.action, atol=1e-5)
+        assert ours.action.dtype == theirs.action.dtype
+        assert ours.stored.keys() == theirs.stored.keys()
+        if "log_prob" in ours.stored:
+            np.testing.assert_allclose(ours.stored["log_prob"], theirs.stored["log_prob"], atol=1e-5)
 
 
 def test_engine_is_chosen() -> None:
@@ -262,7 +266,7 @@ def test_engines_can_alternate(case: str) -> None:
     agent = make(case, "native")
     data = batches(agent)
     while agent.updates < UPDATES:
-        agent.env_steps += 4
+        advance(agent, 4)
         agent.updater.engine = "torch" if agent.engine == "native" else "native"
         agent.learn(next(data))
     before, expected, _ = learned(case, "torch")

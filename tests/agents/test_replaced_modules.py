@@ -16,6 +16,7 @@ from torch import nn
 
 import pyrl
 from pyrl.errors import NetworkError, ShapeError
+from pyrl.types import Progress
 
 OBSERVATION = np.zeros(5, np.float32)
 
@@ -89,7 +90,7 @@ def test_a_changed_network_is_refused_by_name(case: str, name: str, change: str,
             USES[use](agent, tmp_path)
     if name in ("network", "q_network", "actor"):
         agent = make(case, engine)
-        agent.env_steps = 10**6  # past random actions
+        agent.progress = Progress(10**6)  # past random actions
         CHANGES[change](agent.modules()[name])
         with pytest.raises((NetworkError, ShapeError)):
             agent.act(OBSERVATION)
@@ -125,7 +126,7 @@ def test_a_layer_of_the_same_kind_is_taken_in(case: str, engine: str) -> None:
 @pytest.mark.parametrize("case", ["ppo gaussian", "dqn", "ddpg"])
 def test_hooks_and_forwards_of_instances_are_called(case: str, engine: str, how: str) -> None:
     agent = make(case, engine)
-    agent.env_steps = 10**6
+    agent.progress = Progress(10**6)
     network = next(agent.modules()[name] for name in ("network", "q_network", "actor") if name in agent.modules())
     agent.act(OBSERVATION)
     layer, calls = first_linear(network)[2], []

@@ -25,6 +25,7 @@ from pyrl.agents.checks import Count, Range, checks_arguments
 from pyrl.agents.registry import FOREIGN, config_to_json, make_config
 from pyrl.errors import CheckpointError, SettingError, SettingTypeError, UnknownNameError
 from pyrl.schedules import value_at
+from pyrl.types import Progress
 
 OBSERVATION = spaces.Box(-1, 1, (3,))
 DISCRETE, BOX = spaces.Discrete(2), spaces.Box(-2, 2, (2,))
@@ -43,7 +44,7 @@ def learn_once(agent: pyrl.Agent, seed: int = 0) -> None:
     """Rollouts or batches of noise."""
     from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
     from pyrl.buffers.rollout import RolloutBuffer
-    from pyrl.types import StepResult
+    from pyrl.types import PolicyInput, StepResult
 
     noise, c = np.random.default_rng(seed), agent.config
     steps = getattr(c, "n_steps", 6)
@@ -53,12 +54,12 @@ def learn_once(agent: pyrl.Agent, seed: int = 0) -> None:
     observation = noise.normal(size=(1, 3)).astype(np.float32)
     no = np.zeros(1, bool)
     for _ in range(steps):
-        choice, following = agent.policy(observation), noise.normal(size=(1, 3)).astype(np.float32)
-        action, reward = choice.pop("action"), noise.normal(size=1)
+        choice, following = agent.choose(PolicyInput(observation, no)), noise.normal(size=(1, 3)).astype(np.float32)
+        reward = noise.normal(size=1)
         if replay:
-            store.add(observation, action, reward, following, no, no)
+            store.add(observation, choice.action, reward, following, no, no)
         else:
-            store.add(StepResult(observation, action, reward, following, no, no, ~no), choice)
+            store.add(StepResult(observation, choice.action, reward, following, no, no, ~no, first=no), choice.stored)
         observation = following
     if agent.loop == "asynchronous":
         agent.gradient(store.take(observation))  # type: ignore[attr-defined]
@@ -244,7 +245,7 @@ def test_schedules_are_followed_and_saved_by_name(algo: str, field: str, tmp_pat
         extra = {} if algo == "random" else {"engine": engine}
         agents = [make(algo, **{field: value, **extra}) for value in (half, 0.25)]
         for agent in agents:
-            agent.progress = 0.5
+            agent.progress = Progress(0, 0.5)
             learn_once(agent)
             learn_once(agent, 1)
         assert weights(agents[0]) == weights(agents[1])

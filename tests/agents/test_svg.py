@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from agent_envs import prepared
+from agent_envs import given, prepared
 from gymnasium import spaces
 from test_ddpg import set_linear
 
@@ -61,8 +61,8 @@ def test_the_standard_deviation_has_a_floor() -> None:
         agent.actor.network[0].weight.zero_()
         agent.actor.network[0].bias.copy_(torch.tensor([0.0, -50.0]))
     observation = np.zeros((5000, 1), np.float32)
-    assert np.arctanh(agent.policy(observation)["action"]).std() == pytest.approx(0.2, rel=0.05)
-    assert np.ptp(agent.policy(observation, deterministic=True)["action"]) == 0.0
+    assert np.arctanh(agent.choose(given(observation)).action).std() == pytest.approx(0.2, rel=0.05)
+    assert np.ptp(agent.choose(given(observation), deterministic=True).action) == 0.0
 
 
 @pytest.mark.parametrize("std_min", [0.0, 2.0])

@@ -66,7 +66,7 @@ def test_actor_and_targets_wait_for_policy_delay_updates() -> None:
 
     for update in range(1, 7):
         before = copies()
-        metrics = agent.learn(batch)
+        metrics = agent.learn(batch).metrics
         changed = [not torch.equal(a, b) for a, b in zip(before, copies())]
         assert changed == [True] + [update % 3 == 0] * 3
         assert ("loss/actor" in metrics) == (update % 3 == 0)

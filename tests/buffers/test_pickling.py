@@ -148,9 +148,10 @@ def rollout_of(observation: str, rows: int, lanes: int) -> RolloutBuffer:
     chance = np.random.default_rng(rows)
     for _ in range(rows):
         o, following = (drawn(buffer.observation_space, lanes) for _ in range(2))
-        flags = [chance.random(lanes) < 0.4 for _ in range(3)]
+        *flags, first = [chance.random(lanes) < 0.4 for _ in range(4)]
         action = drawn(buffer.action_space, lanes)
-        buffer.add(StepResult(o, action, chance.normal(size=lanes), following, *flags), {"log_prob": chance.normal(size=lanes)})
+        step = StepResult(o, action, chance.normal(size=lanes), following, *flags, first=first)
+        buffer.add(step, {"log_prob": chance.normal(size=lanes)})
     return buffer
 
 

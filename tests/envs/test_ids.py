@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from toy_envs import Faulty, Scripted
+from toy_envs import Faulty
 
 import pyrl
 from pyrl.__main__ import main
@@ -133,38 +133,6 @@ def test_a_class_cannot_be_gone_on_with_from_the_command_line(tmp_path: Path, ca
         message = capsys.readouterr().err
         assert "was trained on Faulty, an environment of its program" in message
         assert ("pyrl.train('random', Faulty, resume=" if "--resume" in command else "pyrl.evaluate(pyrl.load(") in message
-
-
-class Masked(Scripted):
-    """Offers masks at resets, or in steps only."""
-
-    def __init__(self, where: str) -> None:
-        super().__init__([(3, "terminated")])
-        self.where = where
-
-    def reset(self, **options: Any) -> Any:
-        observation, info = super().reset(**options)
-        return observation, {**info, **({"action_mask": np.ones(3, np.int8)} if self.where == "reset" else {})}
-
-    def step(self, action: Any) -> Any:
-        *rest, info = super().step(action)
-        return *rest, {**info, "action_mask": np.ones(3, np.int8)}
-
-
-@pytest.mark.parametrize("where", ["reset", "step"])
-@pytest.mark.parametrize("backend", ["lean", "sync", "async", "users"])
-def test_masks_are_said_to_be_ignored_once(backend: Any, where: str, recwarn: pytest.WarningsRecorder) -> None:
-    notices._said.clear()
-    for _ in range(2):
-        env: Any = gym.vector.SyncVectorEnv([lambda: Masked(where)] * 2) if backend == "users" else lambda: Masked(where)
-        with make(env, 2, backend="auto" if backend == "users" else backend) as stepper:
-            stepper.reset()
-            for _ in range(8):
-                stepper.step(np.zeros(2, np.int64))
-    said = [str(w.message) for w in recwarn if "action_mask" in str(w.message)]
-    assert len(said) == 1
-    assert "is ignored" in said[0]
-    assert said[0].startswith("Masked" if backend != "users" else "SyncVectorEnv")
 
 
 GOALS = spaces.Dict({name: spaces.Box(-1, 1, (2,)) for name in ("observation", "achieved_goal", "desired_goal")})

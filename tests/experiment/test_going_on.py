@@ -79,7 +79,7 @@ def test_every_agent_goes_on_from_a_checkpoint(algo: str, prioritized: bool, tmp
     before, updates = agent.env_steps, agent.updates
     progress = []
     for _ in pyrl.iterate(agent, env_of(algo), 60):
-        progress.append(agent.progress)
+        progress.append(agent.progress.share)
     assert agent.env_steps == pytest.approx(before + 60, abs=16)
     assert agent.updates > updates or algo == "random"
     assert 0.0 < progress[0] < 1.0 == progress[-1]

@@ -250,7 +250,7 @@ def test_saving_costs_little_and_loses_little(agent: float, replay: float | None
         patch.setattr(saves.checkpoint, "save", write)
         patch.setattr(saves.checkpoint, "exists", lambda path: False)
         patch.setattr(saves, "agent_tree", lambda agent: ({}, {}))
-        saver = saves.Saver(folder, loop, saves.Failures())
+        saver = saves.Saver(folder, loop, saves.Failures(), dict)
         saver.begin(resumed=False)
         start, first, gaps[:] = clock.now, spent, []
         while clock.now < start + 300.0 + 60 * (replay or 0.0):

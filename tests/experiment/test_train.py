@@ -77,9 +77,9 @@ def test_a_run_leaves_everything(algo: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_going_on_is_exact(algo: str, tmp_path: Path) -> None:
-    """Cut mode: stopping at N and going on in a new agent from the files equals going on in the same one, bit for bit."""
+    """Cut mode: stopping at N and resuming in a new agent from the files equals a reset at N in the same one, bit for bit."""
     options = QUICK[algo]
-    # In one process, one agent: the loop is stopped at N and iterated again.
+    # In one process, one agent: the loop is stopped at N, reset, and iterated again.
     env = pyrl.envs.make("CartPole-v1", options["num_envs"])
     config = {**preset(algo, "CartPole-v1").config, **{k: v for k, v in options.items() if k != "num_envs"}}
     agent = pyrl.make_agent(algo, env.single_observation_space, env.single_action_space, num_envs=options["num_envs"], **config)
@@ -87,6 +87,7 @@ def test_going_on_is_exact(algo: str, tmp_path: Path) -> None:
     for metrics in loop:
         if metrics["time/env_steps"] >= 256:
             break
+    loop.reset()
     *_, last = loop
     # From the files.
     pyrl.train(algo, "CartPole-v1", total_steps=512, run_dir=tmp_path / "run", on_metrics=lambda m: m["time/env_steps"] >= 256, **options)

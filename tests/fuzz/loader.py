@@ -85,6 +85,8 @@ def attempt(folder: Path, loop: Any) -> str:
         outcome = "loaded"
         state = agent.state_dict()
         tree, about = checkpoint.load(folder, groups=state)
+        if "progress" not in tree:  # older versions did not keep it
+            del state["progress"]
         groups = {k: tree.get(k, {}) for k in state}
         width = len(groups["normalizer"].get("reward", {}).get("running_return", ()))
         if "reward" in state["normalizer"] and width != agent.num_envs:

@@ -141,7 +141,7 @@ def policy_loss(r: R) -> Case:
 def value_loss(r: R) -> Case:
     B, t = int(r.integers(1, 9)), real(r)
     values = {"value": floats(r, B, dtype=t), "return_": floats(r, B, dtype=t), "value_old": floats(r, B, dtype=t), "clip_range": 0.2}
-    values |= {"coefficient": 0.5, "huber": bool(r.integers(2))}
+    values |= {"weight": floats(r, B, dtype=t), "coefficient": 0.5, "huber": bool(r.integers(2))}
     return plain_call(ops.value_loss, values, {"d_value": np.zeros((B, 1), t)} if r.integers(2) else {})
 
 

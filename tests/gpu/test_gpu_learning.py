@@ -20,7 +20,7 @@ from test_images import ALGORITHMS as SEEING
 
 import pyrl
 from pyrl.engine.cuda_graph import WARM_UP
-from pyrl.types import Batch
+from pyrl.types import Batch, Progress
 
 LEARNING = [case for case in CASES if case != "a3c"]
 UPDATES = WARM_UP + 20
@@ -54,7 +54,7 @@ def test_graphs_learn_what_eager_learns(case: str, capsys: pytest.CaptureFixture
     agent, expected = on_gpu(case), on_gpu(case, "torch")
     before, (data, same_data) = weights(agent), (batches(agent), batches(expected))
     for _ in range(UPDATES if agent.loop == "off_policy" else 20):
-        (ours,), (theirs,) = learn(agent, data, 1), learn(expected, same_data, 1)
+        (ours,), (theirs,) = ([each.metrics for each in learn(*one, 1)] for one in ((agent, data), (expected, same_data)))
         assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-3)
     travelled = (weights(expected) - before).norm()
     assert (weights(agent) - weights(expected)).norm() <= 1e-3 * travelled
@@ -82,15 +82,14 @@ def test_compiled_graphs_learn_what_eager_learns(case: str) -> None:
 def test_batches_on_the_gpu_are_taken_where_they_lie(case: str) -> None:
     agent, expected = on_gpu(case), on_gpu(case)
     before, (data, same_data) = weights(agent), (gpu_batches(agent), batches(expected))
-    learn(agent, data, UPDATES)
-    learn(expected, same_data, UPDATES)
+    ours, theirs = learn(agent, data, UPDATES), learn(expected, same_data, UPDATES)
     assert_together(agent, expected, before)
     assert graphs(agent)
     if case == "dqn":
         (inputs,) = agent.updater._inputs.values()
         assert not inputs.own
-        assert agent.td_error.is_cuda
-        assert isinstance(expected.td_error, np.ndarray)
+        assert ours[-1].priority.is_cuda
+        assert isinstance(theirs[-1].priority, np.ndarray)
 
 
 def test_another_batch_size_is_another_graph() -> None:
@@ -110,12 +109,12 @@ def test_each_replay_draws_anew(case: str) -> None:
     agent = on_gpu(case, learning_rate=1e-30, tau=1e-30)
     batch, reports = next(batches(agent)), []
     for _ in range(WARM_UP * 2 + 8):
-        reports.append(agent.learn(batch))
+        reports.append(agent.learn(batch).metrics)
     assert graphs(agent)
     losses = [report["loss/critic"] for report in reports]
     assert len(set(losses)) > len(losses) - 2
     there = captured(case, learning_rate=1e-30, tau=1e-30)
-    expected = [there.learn(batch)["loss/critic"] for _ in losses]
+    expected = [there.learn(batch).metrics["loss/critic"] for _ in losses]
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
     assert agent.learning.state == there.learning.state
 
@@ -133,7 +132,7 @@ def test_the_rate_is_read_by_replays() -> None:
     agent = on_gpu("sac", learning_rate="linear_1e-2")
     data = batches(agent)
     learn(agent, data, WARM_UP + 4)
-    agent.progress = 1.0
+    agent.progress = Progress(0, 1.0)
     before = agent.trainables["actor"].arena.values.clone()
     learn(agent, data, 1)
     assert torch.equal(agent.trainables["actor"].arena.values, before)

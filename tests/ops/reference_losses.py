@@ -124,6 +124,8 @@ def value_cases(draw, dtype: str = "float32") -> Case:
         options["clip_range"] = draw(st.sampled_from([0.2, 1.0]))
         change = away_from(rng.normal(0, 1, B), options["clip_range"], -options["clip_range"])
         arrays["value_old"] = value - change
+    if draw(st.booleans()):
+        arrays["weight"] = rng.random(B)
     arrays = {name: x.astype(dtype) for name, x in arrays.items()}
     if draw(st.booleans()):
         arrays["value"] = arrays["value"][:, None]
@@ -139,7 +141,8 @@ def value_reference(case: Case, leaves: dict[str, Any]) -> dict[str, Any]:
     if "value_old" in leaves:
         old, epsilon = leaves["value_old"].detach(), case.options["clip_range"]
         value = old + (value - old).clamp(-epsilon, epsilon)
-    loss = penalty(value - leaves["return_"].detach(), case.options["huber"]).mean()
+    elementwise = penalty(value - leaves["return_"].detach(), case.options["huber"])
+    loss = (elementwise * leaves["weight"].detach() if "weight" in leaves else elementwise).mean()
     (case.options["coefficient"] * loss).backward()
     return {"report": [loss.item()], "finite": bool(loss.isfinite())}
 
