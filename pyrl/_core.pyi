@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'NetworkCore', 'RandomStream', 'ReplayCore', 'adam', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_aside', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'NetworkCore', 'RandomStream', 'ReplayCore', 'adam', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -135,6 +135,8 @@ class ReplayCore:
         ...
 def adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm):
     ...
+def copy_nontemporal(array, kept):
+    ...
 def cuda_built() -> bool:
     ...
 def discounted_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, out):
@@ -168,8 +170,6 @@ def sample_categorical(logits, mask, random, deterministic, out):
 def sample_gaussian(mean, log_std, random, deterministic, out):
     ...
 def sample_multi_categorical(logits, nvec, mask, random, deterministic, out):
-    ...
-def set_aside(array, kept):
     ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> int:
     """

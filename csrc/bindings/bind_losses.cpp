@@ -44,9 +44,9 @@ py::object policy_loss(FastArgs args) {
   const char* function = "policy_loss";
   Border border(function);
   const ArrayArg output = border.input(args[0], "output");
-  const Place place = real_place(output.kind, output);
-  const ArrayArg action = border.input(args[3], "action", place), advantage = border.input(args[5], "advantage", place);
-  const ArrayArg log_std = border.optional(args[2], "log_std", place), log_prob_old = border.optional(args[4], "log_prob_old", place);
+  const Location location = real_location(output.kind, output);
+  const ArrayArg action = border.input(args[3], "action", location), advantage = border.input(args[5], "advantage", location);
+  const ArrayArg log_std = border.optional(args[2], "log_std", location), log_prob_old = border.optional(args[4], "log_prob_old", location);
   output.require_rank(2, "[B, K]");
   const std::int64_t batch = output.shape[0], width = output.shape[1];
   const std::vector<std::int64_t> nvec = args[1].is_none() ? std::vector<std::int64_t>{} : nvec_arg(args[1], output);
@@ -72,13 +72,13 @@ py::object policy_loss(FastArgs args) {
     } else {
       call.log_std = log_std.as<const Real, 1>({width}, "[A]");
       call.action = action.as<const Real, 2>({batch, width}, "[B, A]");
-      call.d_log_std = border.output(args[10], "d_log_std", place).template as<Real, 1>({width}, "[A]");
+      call.d_log_std = border.output(args[10], "d_log_std", location).template as<Real, 1>({width}, "[A]");
     }
     call.normalize_advantage = normalize;
     call.clip_range = clip_range;
     call.ent_coef = ent_coef;
     py::object d_output;
-    call.d_output = border.template result<Real, 2>(d_output, args[9], place, {batch, width}, "d_output", "[B, K]");
+    call.d_output = border.template result<Real, 2>(d_output, args[9], location, {batch, width}, "d_output", "[B, K]");
     nn::PolicyLossReport report;
     {
       ReleaseGil released;
@@ -95,9 +95,9 @@ py::object value_loss(FastArgs args) {
   const char* function = "value_loss";
   Border border(function);
   const ArrayArg value = border.input(args[0], "value");
-  const Place place = real_place(value.kind, value);
-  const ArrayArg return_ = border.input(args[1], "return_", place);
-  const ArrayArg value_old = border.optional(args[2], "value_old", place);
+  const Location location = real_location(value.kind, value);
+  const ArrayArg return_ = border.input(args[1], "return_", location);
+  const ArrayArg value_old = border.optional(args[2], "value_old", location);
   const double clip_range = number_in(args[3], 0, infinity, function, "clip_range");
   const double coefficient = finite_arg(args[4], function, "coefficient");
   const bool huber = flag_arg(args[5], function, "huber");
@@ -112,7 +112,7 @@ py::object value_loss(FastArgs args) {
     call.coefficient = coefficient;
     call.huber = huber;
     py::object d_value;
-    call.d_value = {border.template result<Real, 2>(d_value, args[6], place, {batch, 1}, "d_value", "[B, 1]").data, {batch}};
+    call.d_value = {border.template result<Real, 2>(d_value, args[6], location, {batch, 1}, "d_value", "[B, 1]").data, {batch}};
     double loss = 0;
     {
       ReleaseGil released;
@@ -128,10 +128,10 @@ py::object q_loss(FastArgs args) {
   const char* function = "q_loss";
   Border border(function);
   const ArrayArg q = border.input(args[0], "q");
-  const Place place = real_place(q.kind, q);
-  const ArrayArg action = border.input(args[1], "action", place), reward = border.input(args[2], "reward", place);
-  const ArrayArg discount = border.input(args[3], "discount", place), next_q_target = border.input(args[4], "next_q_target", place);
-  const ArrayArg next_q_online = border.optional(args[5], "next_q_online", place), weight = border.optional(args[6], "weight", place);
+  const Location location = real_location(q.kind, q);
+  const ArrayArg action = border.input(args[1], "action", location), reward = border.input(args[2], "reward", location);
+  const ArrayArg discount = border.input(args[3], "discount", location), next_q_target = border.input(args[4], "next_q_target", location);
+  const ArrayArg next_q_online = border.optional(args[5], "next_q_online", location), weight = border.optional(args[6], "weight", location);
   const bool huber = flag_arg(args[7], function, "huber");
   q.require_rank(2, "[B, A]");
   const std::int64_t batch = q.shape[0], actions = q.shape[1];
@@ -149,8 +149,8 @@ py::object q_loss(FastArgs args) {
     call.weight = view_if_given<const Real, 1>(weight, {batch}, "[B]");
     call.huber = huber;
     py::object d_q, td_error;
-    call.d_q = border.template result<Real, 2>(d_q, args[8], place, {batch, actions}, "d_q", "[B, A]");
-    call.td_error = border.template result<Real, 1>(td_error, args[9], place, {batch}, "td_error", "[B]");
+    call.d_q = border.template result<Real, 2>(d_q, args[8], location, {batch, actions}, "d_q", "[B, A]");
+    call.td_error = border.template result<Real, 1>(td_error, args[9], location, {batch}, "td_error", "[B]");
     nn::QLossReport report;
     {
       ReleaseGil released;
@@ -166,15 +166,15 @@ py::object dueling(FastArgs args) {
   const char* function = "dueling";
   Border border(function);
   const ArrayArg advantage = border.input(args[1], "advantage");
-  const Place place = real_place(advantage.kind, advantage);
-  const ArrayArg value = border.input(args[0], "value", place);
+  const Location location = real_location(advantage.kind, advantage);
+  const ArrayArg value = border.input(args[0], "value", location);
   advantage.require_rank(2, "[B, A]");
   const std::int64_t batch = advantage.shape[0], actions = advantage.shape[1];
   return with_real(advantage, [&]<class Real>(Real) -> py::object {
     const auto v = value.as<const Real, 2>({batch, 1}, "[B, 1]");
     const auto a = advantage.as<const Real, 2>("[B, A]");
     py::object q;
-    const auto out = border.template result<Real, 2>(q, args[2], place, {batch, actions}, "out", "[B, A]", &advantage);
+    const auto out = border.template result<Real, 2>(q, args[2], location, {batch, actions}, "out", "[B, A]", &advantage);
     ReleaseGil released;
     nn::dueling<Real>(v, a, out);
     return q;
@@ -186,14 +186,14 @@ py::object dueling_backward(FastArgs args) {
   const char* function = "dueling_backward";
   Border border(function);
   const ArrayArg d_q = border.input(args[0], "d_q");
-  const Place place = real_place(d_q.kind, d_q);
+  const Location location = real_location(d_q.kind, d_q);
   d_q.require_rank(2, "[B, A]");
   const std::int64_t batch = d_q.shape[0], actions = d_q.shape[1];
   return with_real(d_q, [&]<class Real>(Real) -> py::object {
     const auto from = d_q.as<const Real, 2>("[B, A]");
     py::object d_value, d_advantage;
-    const auto v = border.template result<Real, 2>(d_value, args[1], place, {batch, 1}, "d_value", "[B, 1]");
-    const auto a = border.template result<Real, 2>(d_advantage, args[2], place, {batch, actions}, "d_advantage", "[B, A]", &d_q);
+    const auto v = border.template result<Real, 2>(d_value, args[1], location, {batch, 1}, "d_value", "[B, 1]");
+    const auto a = border.template result<Real, 2>(d_advantage, args[2], location, {batch, actions}, "d_advantage", "[B, A]", &d_q);
     {
       ReleaseGil released;
       nn::dueling_backward<Real>(from, v, a);
@@ -215,15 +215,15 @@ py::object squashed_gaussian(FastArgs args) {
   const char* function = "squashed_gaussian";
   Border border(function);
   const ArrayArg output = border.input(args[0], "output");
-  const Place place = real_place(output.kind, output);
-  const ArrayArg noise = border.input(args[1], "noise", place);
+  const Location location = real_location(output.kind, output);
+  const ArrayArg noise = border.input(args[1], "noise", location);
   output.require_rank(2, "[B, 2 A]");
   const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     py::object action, log_prob;
-    const auto a = border.template result<Real, 2>(action, args[4], place, call.noise.extent, "action", "[B, A]");
-    const auto l = border.template result<Real, 1>(log_prob, args[5], place, {output.shape[0]}, "log_prob", "[B]");
+    const auto a = border.template result<Real, 2>(action, args[4], location, call.noise.extent, "action", "[B, A]");
+    const auto l = border.template result<Real, 1>(log_prob, args[5], location, {output.shape[0]}, "log_prob", "[B]");
     double sum = 0;
     {
       ReleaseGil released;
@@ -239,9 +239,9 @@ py::object squashed_gaussian_backward(FastArgs args) {
   const char* function = "squashed_gaussian_backward";
   Border border(function);
   const ArrayArg output = border.input(args[0], "output");
-  const Place place = real_place(output.kind, output);
-  const ArrayArg noise = border.input(args[1], "noise", place), action = border.input(args[4], "action", place);
-  const ArrayArg d_action = border.optional(args[5], "d_action", place);
+  const Location location = real_location(output.kind, output);
+  const ArrayArg noise = border.input(args[1], "noise", location), action = border.input(args[4], "action", location);
+  const ArrayArg d_action = border.optional(args[5], "d_action", location);
   output.require_rank(2, "[B, 2 A]");
   const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
   const double d_log_prob = finite_arg(args[6], function, "d_log_prob");
@@ -250,7 +250,7 @@ py::object squashed_gaussian_backward(FastArgs args) {
     const auto a = action.as<const Real, 2>(call.noise.extent, "[B, A]");
     const auto da = view_if_given<const Real, 2>(d_action, call.noise.extent, "[B, A]");
     py::object d_output;
-    const auto out = border.template result<Real, 2>(d_output, args[7], place, call.output.extent, "d_output", "[B, 2 A]");
+    const auto out = border.template result<Real, 2>(d_output, args[7], location, call.output.extent, "d_output", "[B, 2 A]");
     double sum = 0;
     {
       ReleaseGil released;

@@ -36,9 +36,9 @@ py::object adam(FastArgs args) {
   const char* function = "adam";
   Border border(function);
   const ArrayArg gradients = border.input(args[1], "gradients");
-  const Place place = real_place(gradients.kind, gradients);
-  const OutputArg parameters = border.output(args[0], "parameters", place);
-  const OutputArg exp_avg = border.output(args[2], "exp_avg", place), exp_avg_sq = border.output(args[3], "exp_avg_sq", place);
+  const Location location = real_location(gradients.kind, gradients);
+  const OutputArg parameters = border.output(args[0], "parameters", location);
+  const OutputArg exp_avg = border.output(args[2], "exp_avg", location), exp_avg_sq = border.output(args[3], "exp_avg_sq", location);
   const auto count = border.output(args[4], "step").as<float, 0>("[]");
   const double lr = number_below(args[5], 0, infinity, function, "lr"), beta1 = number_below(args[6], 0, 1, function, "beta1");
   const double beta2 = number_below(args[7], 0, 1, function, "beta2"), epsilon = number_below(args[8], 0, infinity, function, "eps");
@@ -60,8 +60,8 @@ py::object rmsprop(FastArgs args) {
   const char* function = "rmsprop";
   Border border(function);
   const ArrayArg gradients = border.input(args[1], "gradients");
-  const Place place = real_place(gradients.kind, gradients);
-  const OutputArg parameters = border.output(args[0], "parameters", place), square_avg = border.output(args[2], "square_avg", place);
+  const Location location = real_location(gradients.kind, gradients);
+  const OutputArg parameters = border.output(args[0], "parameters", location), square_avg = border.output(args[2], "square_avg", location);
   const auto count = border.output(args[3], "step").as<float, 0>("[]");
   const double lr = number_below(args[4], 0, infinity, function, "lr"), alpha = number_in(args[5], 0, 1, function, "alpha");
   const double epsilon = number_below(args[6], 0, infinity, function, "eps");
@@ -83,7 +83,7 @@ py::object polyak(FastArgs args) {
   const char* function = "polyak";
   Border border(function);
   const OutputArg target = border.output(args[0], "target");
-  const ArrayArg online = border.input(args[1], "online", real_place(target.kind, target));
+  const ArrayArg online = border.input(args[1], "online", real_location(target.kind, target));
   const double tau = number_in(args[2], 0, 1, function, "tau");
   with_real(target, [&]<class Real>(Real) {
     const auto to = target.as<Real, 1>("[size]");
@@ -94,8 +94,8 @@ py::object polyak(FastArgs args) {
 }
 
 // (array, kept)
-py::object set_aside(FastArgs args) {
-  const char* function = "set_aside";
+py::object copy_nontemporal(FastArgs args) {
+  const char* function = "copy_nontemporal";
   Border border(function);
   const ArrayArg from = border.input(args[0], "array");
   const OutputArg to = border.output(args[1], "kept");
@@ -117,5 +117,5 @@ PYRL_BINDINGS(optimizers, m) {
   def_fast<adam, 12>(m, "adam", "adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm)");
   def_fast<rmsprop, 10>(m, "rmsprop", "rmsprop(parameters, gradients, square_avg, step, lr, alpha, eps, weight_decay, epsilon_inside, max_grad_norm)");
   def_fast<polyak, 3>(m, "polyak", "polyak(target, online, tau)");
-  def_fast<set_aside, 2>(m, "set_aside", "set_aside(array, kept)");
+  def_fast<copy_nontemporal, 2>(m, "copy_nontemporal", "copy_nontemporal(array, kept)");
 }

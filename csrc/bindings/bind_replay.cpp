@@ -15,7 +15,7 @@
 #include "bindings/tensor_arg.hpp"
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/window_gather.hpp"
+#include "replay/window/gather.hpp"
 
 namespace py = pybind11;
 using namespace pyrl;
@@ -92,7 +92,7 @@ py::object add(ReplayCore& self, FastArgs args) {
   RowLease lease(self);
   RowScratch& scratch = *lease;
   const bool there = on_device(self, args[0]);
-  const AddArgs rows = there ? read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_there) { return reader.read_at(rows_there, self.place); })
+  const AddArgs rows = there ? read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_there) { return reader.read_at(rows_there, self.location); })
                              : read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_here) { return reader.read(rows_here, scratch); });
   const CudaStream caller = self.caller_stream("add");
   const std::int64_t bad = alone(self, [&] { return self.store(rows, there, caller); }, ReleaseGil::When::if_busy);
@@ -105,8 +105,8 @@ py::object add(ReplayCore& self, FastArgs args) {
 }
 
 // Where a batch goes, and as what: tensors, if `torch` or if they lie on a GPU.
-Place batch_place(const ReplayCore& self, py::handle torch) {
-  return self.place.device.is_cuda() ? self.place : Place(torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy);
+Location batch_location(const ReplayCore& self, py::handle torch) {
+  return self.location.device.is_cuda() ? self.location : Location(torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy);
 }
 
 // Of the transitions that can be drawn, how many there must be for a batch: with replacement any one serves again and again.
@@ -124,18 +124,18 @@ py::object sample(ReplayCore& self, FastArgs args) {
   const CudaStream caller = self.caller_stream("sample");
   check_batch_size(count, self.device ? count : self.ring->size(), replacement);
   Border border("sample");
-  Outputs out(border, self, count, batch_place(self, args[2]), args[3]);
+  Outputs out(border, self, count, batch_location(self, args[2]), args[3]);
   void* space = nullptr;
-  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
+  const py::object owner = self.device ? self.workspace(DeviceRing::workspace_bytes(count), &space) : py::object();
   alone(self, [&] {
     check_batch_size(count, self.size(caller, least_stored(count, replacement)), replacement);  // another thread may have cleared it
     if (self.device && replacement) return self.device->sample(out.gather, out.index, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
     if (self.device) {
-      const LaneRing& books = self.books(caller);
-      check_batch_size(count, books.size(), false);  // the size before was perhaps believed, not seen
+      const LaneRing& metadata = self.metadata(caller);
+      check_batch_size(count, metadata.size(), false);  // the size before was perhaps believed, not seen
       std::vector<std::int64_t> names(static_cast<std::size_t>(count));
-      books.draw_distinct(self.next_draw(caller), count, names.data(), self.slots.data(), self.scratch);
+      metadata.draw_distinct(self.next_draw(caller), count, names.data(), self.slots.data(), self.scratch);
       self.device->copy(out.index, names.data(), 8 * count, caller);
       std::int64_t* const found = DeviceRing::slots_in(space, count);
       self.device->find(out.index, count, found, caller);
@@ -161,21 +161,21 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
   const double beta = number_in(args[1], 0, 1, "sample", "beta");
   const bool by_buffer = args[2].ptr() == Py_True;
   const CudaStream caller = self.caller_stream("sample");
-  const Place place = batch_place(self, args[3]);
+  const Location location = batch_location(self, args[3]);
   check_batch_size(count, self.device ? count : self.ring->size(), true);
   Border border("sample");
-  Outputs out(border, self, count, place, args[4]);
+  Outputs out(border, self, count, location, args[4]);
   py::object weight;
-  const auto weights = border.result<float, 1>(weight, args[5], place, {count}, "out.weight", "[B]");
+  const auto weights = border.result<float, 1>(weight, args[5], location, {count}, "out.weight", "[B]");
   void* space = nullptr;
-  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
+  const py::object owner = self.device ? self.workspace(DeviceRing::workspace_bytes(count), &space) : py::object();
   alone(self, [&] {
     check_batch_size(count, self.size(caller, 1), true);
     if (self.device) return self.device->sample_prioritized(out.gather, out.index, beta, by_buffer, weights.data, space, caller);
     self.slots.resize(static_cast<std::size_t>(count));
     self.drawing(caller, [&](const RandomStream& stream) {
       self.priorities->draw(stream, count, beta, by_buffer, self.slots.data(), weights.data);
-      for (std::int64_t i = 0; i < count; ++i) out.index[i] = self.ring->name_of(self.slots[static_cast<std::size_t>(i)]);
+      for (std::int64_t i = 0; i < count; ++i) out.index[i] = self.ring->index_of(self.slots[static_cast<std::size_t>(i)]);
       out.gather.slots = self.slots.data();
       gather(*self.ring, out.gather);
     });
@@ -187,13 +187,13 @@ py::object sample_prioritized(ReplayCore& self, FastArgs args) {
 py::object get(ReplayCore& self, FastArgs args) {
   const CudaStream caller = self.caller_stream("get");
   Border border("get");
-  const ArrayThere<std::int64_t> index(self, border, args[0], "index");
-  Outputs out(border, self, index.count(), batch_place(self, args[1]), args[2]);
+  const DeviceArray<std::int64_t> index(self, border, args[0], "index");
+  Outputs out(border, self, index.count(), batch_location(self, args[1]), args[2]);
   void* space = nullptr;
-  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(index.count()), &space) : py::object();
+  const py::object owner = self.device ? self.workspace(DeviceRing::workspace_bytes(index.count()), &space) : py::object();
   const std::int64_t stale = alone(self, [&] {
     if (self.device) {
-      const std::int64_t* const names = index.bring(self, caller);
+      const std::int64_t* const names = index.upload(self, caller);
       std::int64_t* const slots = DeviceRing::slots_in(space, index.count());
       self.device->find(names, index.count(), slots, caller);
       if (const std::int64_t missing = self.device->stale(caller); missing != 0) return missing;
@@ -223,7 +223,7 @@ py::array_t<bool> drawable(ReplayCore& self, py::handle index_arg) {
   bool* to = found.mutable_data();
   alone(self, [&] {
     self.slots.resize(static_cast<std::size_t>(index.extent[0]));
-    self.books(caller).find(index.data, index.extent[0], self.slots.data());
+    self.metadata(caller).find(index.data, index.extent[0], self.slots.data());
     std::transform(self.slots.begin(), self.slots.end(), to, [](std::int64_t slot) { return slot >= 0; });
   });
   return found;
@@ -236,7 +236,7 @@ py::array_t<std::int64_t> shuffled(ReplayCore& self) {
     py::array_t<std::int64_t> index(count);
     std::int64_t* const names = index.mutable_data();
     const bool fits = alone(self, [&] {
-      const LaneRing& ring = self.books(caller);
+      const LaneRing& ring = self.metadata(caller);
       if (ring.size() != count) return false;  // another thread has added meanwhile
       self.slots.resize(static_cast<std::size_t>(count));
       self.drawing(caller, [&](const RandomStream& stream) { ring.draw_distinct(stream, count, names, self.slots.data(), self.scratch); });
@@ -249,7 +249,7 @@ py::array_t<std::int64_t> shuffled(ReplayCore& self) {
 // Columns [env, start, end, begins, ended]: `ended` holds the end flags of the last transition, 0 while the episode goes on.
 py::array_t<std::int64_t> episodes(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("episodes");
-  const auto spans = alone(self, [&] { return self.books(caller).episodes(); });
+  const auto spans = alone(self, [&] { return self.metadata(caller).episodes(); });
   py::array_t<std::int64_t> table({static_cast<py::ssize_t>(spans.size()), py::ssize_t{5}});
   auto rows = table.mutable_unchecked<2>();
   for (std::size_t i = 0; i < spans.size(); ++i) {

@@ -2,7 +2,7 @@
 //
 //   Border border("dueling");
 //   ArrayArg advantage = border.input(args[1], "advantage");
-//   ArrayView<float, 2> out = border.result<float, 2>(owner, args[2], place, {B, A}, "out", "[B, A]", &advantage);   // `out`, or a fresh array
+//   ArrayView<float, 2> out = border.result<float, 2>(owner, args[2], location, {B, A}, "out", "[B, A]", &advantage);   // `out`, or a fresh array
 //   OutputArg target = border.output(args[0], "target");                                                             // changed in place
 //   { ReleaseGil released; kernel(...); }
 //
@@ -43,34 +43,34 @@ class Border {
     note(arg, false, nullptr);
     return arg;
   }
-  ArrayArg input(py::handle object, const char* name, const Place& place) {
-    ArrayArg arg = read_array(object, function, name, place);
+  ArrayArg input(py::handle object, const char* name, const Location& location) {
+    ArrayArg arg = read_array(object, function, name, location);
     note(arg, false, nullptr);
     return arg;
   }
   // None: an ArrayArg that is not given().
-  ArrayArg optional(py::handle object, const char* name, const Place& place) { return object.is_none() ? ArrayArg{} : input(object, name, place); }
+  ArrayArg optional(py::handle object, const char* name, const Location& location) { return object.is_none() ? ArrayArg{} : input(object, name, location); }
 
   OutputArg output(py::handle object, const char* name) {
     OutputArg arg{read_array(object, function, name)};
     note_output(arg, nullptr);
     return arg;
   }
-  OutputArg output(py::handle object, const char* name, const Place& place, const ArrayArg* may_be = nullptr) {
-    OutputArg arg{read_array(object, function, name, place)};
+  OutputArg output(py::handle object, const char* name, const Location& location, const ArrayArg* may_be = nullptr) {
+    OutputArg arg{read_array(object, function, name, location)};
     note_output(arg, may_be);
     return arg;
   }
   // `out` given: checked and used. None: a fresh array. Either way `owner` holds what to return.
   template <class T, int Rank>
-  ArrayView<T, Rank> result(py::object& owner, py::handle out, const Place& place, const std::array<std::int64_t, Rank>& shape, const char* name,
+  ArrayView<T, Rank> result(py::object& owner, py::handle out, const Location& location, const std::array<std::int64_t, Rank>& shape, const char* name,
                             const char* meaning, const ArrayArg* may_be = nullptr) {
-    if (out.is_none()) return allocate<T, Rank>(owner, place, shape);
+    if (out.is_none()) return allocate<T, Rank>(owner, location, shape);
     owner = py::reinterpret_borrow<py::object>(out);
-    return output(out, name, place, may_be).template as<T, Rank>(shape, meaning);
+    return output(out, name, location, may_be).template as<T, Rank>(shape, meaning);
   }
   // The same where dtype and rank are known at the call only.
-  void* result(py::object& owner, py::handle out, const Place& place, DType dtype, std::span<const std::int64_t> shape, const char* name, const char* meaning,
+  void* result(py::object& owner, py::handle out, const Location& location, DType dtype, std::span<const std::int64_t> shape, const char* name, const char* meaning,
                const ArrayArg* may_be = nullptr);
 
   const char* const function;

@@ -10,7 +10,7 @@ using namespace pyrl::replay;
 void ReplayCore::move_to(const std::string& name, bool copied) {
   PYRL_CHECK(device == nullptr && !is_prioritized(), ArgumentError, "ReplayBuffer: its records have their place already");
   CudaStream caller{"ReplayBuffer", std::stoi(name.substr(name.find(':') + 1))};
-  const Place there(Kind::Torch, Device{caller.device}, "this buffer");
+  const Location there(Kind::Torch, Device{caller.device}, "this buffer");
   std::unique_ptr<RingDevice> made;
   if constexpr (cuda_built) made = cuda_ring_device(caller.device);
   PYRL_CHECK(made != nullptr, DeviceError, "ReplayBuffer: device is ", name, ", and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md)");
@@ -18,7 +18,7 @@ void ReplayCore::move_to(const std::string& name, bool copied) {
   auto moved = std::make_unique<DeviceRing>(*ring, std::move(made), caller);
   moved->set_random(stream, caller);
   device = std::move(moved);
-  place = there;
+  location = there;
   process = lineage();
   host_copy = copied;
   outcome.resize(static_cast<std::size_t>(ring->options().num_lanes));
@@ -30,7 +30,7 @@ void ReplayCore::prioritize(double alpha, double epsilon) {
              ", ", tree::most, "]");
   PYRL_CHECK(!is_prioritized() && ring->filled() == 0, ArgumentError, "PrioritizedReplayBuffer: the core is prioritized or filled already, expected a new one");
   if (device != nullptr) return device->prioritize({alpha, epsilon}, caller_stream("PrioritizedReplayBuffer"));
-  auto made = std::make_unique<Priorities>(ring->num_slots(), PriorityOptions{alpha, epsilon});
+  auto made = std::make_unique<PrioritizedSelector>(ring->num_slots(), PriorityOptions{alpha, epsilon});
   alone(*this, [&] {
     priorities = std::move(made);
     ring->set_observer(priorities.get());
@@ -38,13 +38,13 @@ void ReplayCore::prioritize(double alpha, double epsilon) {
 }
 
 CudaStream ReplayCore::device_stream(const char* function) const {
-  PYRL_CHECK(lineage() == process, DeviceError, function, ": this buffer's records lie on ", place.device.text(),
+  PYRL_CHECK(lineage() == process, DeviceError, function, ": this buffer's records lie on ", location.device.text(),
              " in the process that forked this one; nothing of CUDA can be used in a forked child, start it with spawn");
-  return {function, place.device.number, current_stream(place.device)};
+  return {function, location.device.number, current_stream(location.device)};
 }
 
-py::object ReplayCore::space(std::int64_t bytes, void** data) const {
-  return device_space(place, bytes, data);
+py::object ReplayCore::workspace(std::int64_t bytes, void** data) const {
+  return device_space(location, bytes, data);
 }
 
 std::int64_t ReplayCore::store_there(const AddArgs& rows, bool on_device, const CudaStream& caller) {
@@ -65,7 +65,7 @@ std::int64_t ReplayCore::size(const CudaStream& caller, std::int64_t enough) {
   return device->least_size() >= enough ? device->least_size() : device->size(caller);
 }
 
-const LaneRing& ReplayCore::books(const CudaStream& caller) {
+const LaneRing& ReplayCore::metadata(const CudaStream& caller) {
   if (is_resident()) device->download(*ring, false, caller);
   return *ring;
 }

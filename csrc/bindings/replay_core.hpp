@@ -18,8 +18,8 @@
 #include "core/philox.hpp"
 #include "replay/gpu/ring.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/priorities.hpp"
-#include "replay/window_gather.hpp"
+#include "replay/select/prioritized.hpp"
+#include "replay/window/gather.hpp"
 
 namespace pyrl::bindings {
 
@@ -74,7 +74,7 @@ class ReplayCore {
   // The stream of the caller's work, where there is a device. With the interpreter lock.
   CudaStream caller_stream(const char* function) const { return device == nullptr ? CudaStream{} : device_stream(function); }
   // Working memory of a device, for the caller to hold until its work is on the stream.
-  py::object space(std::int64_t bytes, void** data) const;
+  py::object workspace(std::int64_t bytes, void** data) const;
 
   // -- under the ring's lock;  with a device these wait for it, but for store() --------------------------------------------------------
 
@@ -85,7 +85,7 @@ class ReplayCore {
   // What is drawable; of more than `enough` only that it is enough.
   std::int64_t size(const CudaStream& caller, std::int64_t enough = std::numeric_limits<std::int64_t>::max());
   // The ring's books in host memory: all but the records' bytes.
-  const replay::LaneRing& books(const CudaStream& caller);
+  const replay::LaneRing& metadata(const CudaStream& caller);
   RandomStream random(const CudaStream& caller);
   void set_random(const RandomStream& random, const CudaStream& caller);
   RandomStream next_draw(const CudaStream& caller);
@@ -129,13 +129,13 @@ class ReplayCore {
     return names;
   }
 
-  std::unique_ptr<replay::LaneRing> ring;      // without its records' bytes where they lie on a device only: then books() brings it up to date
+  std::unique_ptr<replay::LaneRing> ring;      // without its records' bytes where they lie on a device only: then metadata() brings it up to date
   std::unique_ptr<replay::DeviceRing> device;  // null: none
   bool host_copy = false;                      // the ring is the authority, and mirrored on the device
-  Place place{Kind::NumPy};                    // of batches and rows on a device
+  Location location{Kind::NumPy};                    // of batches and rows on a device
   std::uint64_t process = 0;                   // that a device's ring belongs to
   std::vector<replay::Outcome> outcome;        // of the rows of an add
-  std::unique_ptr<replay::Priorities> priorities;  // null: none, or on the device
+  std::unique_ptr<replay::PrioritizedSelector> priorities;  // null: none, or on the device
   std::int64_t stale_updates = 0;                  // of priorities, for records that were gone
   RandomStream stream;  // of draws; where there is a device, it lies there
   StreamOwner stream_owner;
@@ -191,22 +191,22 @@ void set_replay_state(ReplayCore& self, const py::dict& saved);
 
 // An array [B] that a kernel reads: where the records lie, or on the CPU, from where it is brought there.
 template <class T>
-class ArrayThere {
+class DeviceArray {
  public:
-  ArrayThere(const ReplayCore& self, Border& border, py::handle object, const char* name, std::int64_t count = -1) {
+  DeviceArray(const ReplayCore& self, Border& border, py::handle object, const char* name, std::int64_t count = -1) {
     ArrayArg arg = border.input(object, name);
     is_there_ = self.device != nullptr && !arg.on_cpu();
-    if (is_there_) arg = border.input(object, name, self.place);
+    if (is_there_) arg = border.input(object, name, self.location);
     view_ = arg.as<const T, 1>({count}, "[B]");
     view_.extent[0] = arg.shape[0];
-    if (self.device != nullptr && !is_there_) owner_ = self.space(static_cast<std::int64_t>(sizeof(T)) * this->count(), &space_);
+    if (self.device != nullptr && !is_there_) owner_ = self.workspace(static_cast<std::int64_t>(sizeof(T)) * this->count(), &space_);
   }
 
   bool is_there() const { return is_there_; }
   std::int64_t count() const { return view_.extent[0]; }
   const T* data() const { return view_.data; }
   // On the device. Without the interpreter lock.
-  const T* bring(const ReplayCore& self, const CudaStream& caller) const {
+  const T* upload(const ReplayCore& self, const CudaStream& caller) const {
     if (is_there_) return view_.data;
     self.device->copy(space_, view_.data, static_cast<std::int64_t>(sizeof(T)) * count(), caller);
     return static_cast<const T*>(space_);
@@ -228,7 +228,7 @@ std::pair<std::int64_t, std::int64_t> unused_updates(ReplayCore& self);
 // The arrays of a batch, in the order of ReplayCore::outputs(): fresh, or those of `out`, a tuple.
 class Outputs {
  public:
-  Outputs(Border& border, const ReplayCore& core, std::int64_t count, const Place& place, py::handle out) : data_(core.outputs().size()) {
+  Outputs(Border& border, const ReplayCore& core, std::int64_t count, const Location& location, py::handle out) : data_(core.outputs().size()) {
     const std::size_t total = data_.size(), observations = core.observation().size();
     const bool given = !out.is_none();
     PYRL_CHECK(!given || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == static_cast<py::ssize_t>(total)), ArgumentError, border.function,
@@ -240,7 +240,7 @@ class Outputs {
       std::copy(leaf.shape.begin(), leaf.shape.end(), extents.begin() + 1);
       const std::span<const std::int64_t> shape(extents.data(), leaf.shape.size() + 1);
       py::object array;
-      data_[i] = border.result(array, given ? py::handle(PyTuple_GET_ITEM(out.ptr(), i)) : out, place, leaf.dtype, shape, leaf.name.c_str(), "[B, ...]");
+      data_[i] = border.result(array, given ? py::handle(PyTuple_GET_ITEM(out.ptr(), i)) : out, location, leaf.dtype, shape, leaf.name.c_str(), "[B, ...]");
       PyTuple_SET_ITEM(arrays.ptr(), i, array.release().ptr());
     }
     gather.count = count;

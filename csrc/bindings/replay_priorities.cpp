@@ -16,9 +16,9 @@ py::object update_priorities(ReplayCore& self, FastArgs args) {
   const char* function = "update_priorities";
   const CudaStream caller = self.caller_stream(function);
   Border border(function);
-  const ArrayThere<std::int64_t> index(self, border, args[0], "index");
+  const DeviceArray<std::int64_t> index(self, border, args[0], "index");
   const auto update = [&]<class Real>(Real) {
-    const ArrayThere<Real> priority(self, border, args[1], "priority", index.count());
+    const DeviceArray<Real> priority(self, border, args[1], "priority", index.count());
     std::vector<Real> checked;  // another thread may write to the array meanwhile
     if (!priority.is_there()) checked.assign(priority.data(), priority.data() + index.count());
     for (std::size_t i = 0; i < checked.size(); ++i) {
@@ -29,10 +29,10 @@ py::object update_priorities(ReplayCore& self, FastArgs args) {
                  ", so that the sum of all is finite");
     }
     void* space = nullptr;
-    const py::object owner = self.device ? self.space(8 * index.count(), &space) : py::object();
+    const py::object owner = self.device ? self.workspace(8 * index.count(), &space) : py::object();
     alone(self, [&] {
       if (self.device)
-        return self.device->update_priorities(index.bring(self, caller), priority.bring(self, caller), index.count(), static_cast<std::int64_t*>(space), caller);
+        return self.device->update_priorities(index.upload(self, caller), priority.upload(self, caller), index.count(), static_cast<std::int64_t*>(space), caller);
       self.slots.resize(static_cast<std::size_t>(index.count()));
       self.stale_updates += self.ring->find(index.data(), index.count(), self.slots.data());
       self.priorities->update(self.slots.data(), checked.data(), index.count());
@@ -51,7 +51,7 @@ py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
   double* to = found.mutable_data();
   alone(self, [&] {
     self.slots.resize(static_cast<std::size_t>(index.extent[0]));
-    self.books(caller).find(index.data, index.extent[0], self.slots.data());
+    self.metadata(caller).find(index.data, index.extent[0], self.slots.data());
     const std::vector<double> leaves = self.device ? self.leaves(caller) : std::vector<double>{};
     const auto leaf = [&](std::int64_t slot) { return self.device ? leaves[static_cast<std::size_t>(slot)] : self.priorities->tree().get(slot); };
     std::transform(self.slots.begin(), self.slots.end(), to, [&](std::int64_t slot) { return slot < 0 ? 0.0 : leaf(slot); });

@@ -96,8 +96,8 @@ const void* RowReader::read_number(py::handle object, RowScratch& scratch) const
   return nullptr;
 }
 
-const void* RowReader::read_at(py::handle object, const Place& place) const {
-  const ArrayArg arg = read_array(object, "add", leaf_.name.c_str(), place);
+const void* RowReader::read_at(py::handle object, const Location& location) const {
+  const ArrayArg arg = read_array(object, "add", leaf_.name.c_str(), location);
   check_shape(arg);
   arg.require_device();
   arg.require_dtype(leaf_.dtype);

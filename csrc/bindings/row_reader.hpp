@@ -51,7 +51,7 @@ class RowReader {
   // The result is valid until `scratch` is reset and as long as `object` lives.
   const void* read(py::handle object, RowScratch& scratch) const;
   // A tensor on a GPU, [N, ...shape], exactly as it is stored: nothing is converted there.
-  const void* read_at(py::handle object, const Place& place) const;
+  const void* read_at(py::handle object, const Location& location) const;
 
  private:
   const void* read_number(py::handle object, RowScratch& scratch) const;

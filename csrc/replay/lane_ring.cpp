@@ -130,12 +130,12 @@ PYRL_INLINE void add_lanes(const RingView& ring, std::int64_t first, std::int64_
   std::int64_t beginners[most], begun[most], m = 0;  // lanes and slots of rows whose observation does not lie there yet
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t lane = lanes[i];
-    const Placed placed = ring.place(lane, follows[i], args.terminated[lane], args.truncated[lane], changes);
-    here[i] = placed.record;
-    next[i] = placed.next_observation;
+    const Slots slots = ring.reserve(lane, follows[i], args.terminated[lane], args.truncated[lane], changes);
+    here[i] = slots.record;
+    next[i] = slots.next_observation;
     if (follows[i]) continue;
     beginners[m] = lane;
-    begun[m++] = placed.observation;
+    begun[m++] = slots.observation;
   }
 
   for (int c = 0; c < observations; ++c) {
@@ -227,7 +227,7 @@ void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t
           at = view_.attempt(candidate, block[0], block[1], block[2], block[3]);
         }
         slots[first + i] = at;
-        index[first + i] = view_.name_of(at);
+        index[first + i] = view_.index_of(at);
       }
     }
   });
@@ -238,7 +238,7 @@ void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std
   if (count <= size() / 4) {
     draw(stream, count, index, slots);
     draw_repeats_again(stream, count, slots, scratch);
-    for (std::int64_t i = 0; i < count; ++i) index[i] = name_of(slots[i]);
+    for (std::int64_t i = 0; i < count; ++i) index[i] = index_of(slots[i]);
     return;
   }
   scratch.clear();
@@ -253,7 +253,7 @@ void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std
     const auto other = i + static_cast<std::int64_t>(uniform_below(words[0], words[1], static_cast<std::uint64_t>(size() - i)));
     std::swap(scratch[i], scratch[other]);
     slots[i] = scratch[i];
-    index[i] = name_of(slots[i]);
+    index[i] = index_of(slots[i]);
   }
 }
 

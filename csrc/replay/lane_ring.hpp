@@ -90,7 +90,7 @@ class LaneRing {
   // `scratch` is the caller's, so that the steady state allocates nothing.
   void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
   // The name of the record in a written slot: position * num_lanes + lane.
-  std::int64_t name_of(std::int64_t slot) const { return view_.name_of(slot); }
+  std::int64_t index_of(std::int64_t slot) const { return view_.index_of(slot); }
   // Slots of names; returns how many are stale or were never given (their slot is -1).
   std::int64_t find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const;
   // Episodes in the ring, oldest first in each lane.

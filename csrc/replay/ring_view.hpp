@@ -50,7 +50,7 @@ struct Candidates {
 };
 
 // Where the rows of a new record go: slots, or -1 for what is not written.
-struct Placed {
+struct Slots {
   std::int64_t observation, record, next_observation;
 };
 
@@ -91,7 +91,7 @@ struct RingView {
   // -- names ----------------------------------------------------------------------------------------------------------------------
 
   // The name of the record in a written slot: position * num_lanes + lane.
-  PYRL_HD std::int64_t name_of(std::int64_t slot) const {
+  PYRL_HD std::int64_t index_of(std::int64_t slot) const {
     const std::int64_t lane = options.num_lanes == 1 ? 0 : slot / lane_capacity;
     const std::int64_t back = newest[lane] - (slot - lane * lane_capacity);
     return (heads[lane] - 1 - (back < 0 ? back + lane_capacity : back)) * options.num_lanes + lane;
@@ -109,7 +109,7 @@ struct RingView {
 
   // Takes the slots of one record, and keeps the books; the caller writes the rows. `follows`: the observation is the pending one.
   template <class Changes>
-  PYRL_HD PYRL_INLINE Placed place(std::int64_t lane, bool follows, bool terminated, bool truncated, Changes& changes) const {
+  PYRL_HD PYRL_INLINE Slots reserve(std::int64_t lane, bool follows, bool terminated, bool truncated, Changes& changes) const {
     auto bits = static_cast<std::uint8_t>(flag::transition | (terminated ? flag::terminated : 0) | (truncated ? flag::truncated : 0));
     if (!options.linked) {
       const std::int64_t here = push(lane, changes);

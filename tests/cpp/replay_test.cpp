@@ -8,7 +8,7 @@
 #include "core/check.hpp"
 #include "core/parallel.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/window_gather.hpp"
+#include "replay/window/gather.hpp"
 
 using namespace pyrl;
 using namespace pyrl::replay;

@@ -204,9 +204,9 @@ def polyak(r: R) -> Case:
     return plain_call(ops.polyak, {"online": floats(r, n, dtype=t), "tau": 0.1}, {"target": floats(r, n, dtype=t)})
 
 
-def set_aside(r: R) -> Case:
+def copy_nontemporal(r: R) -> Case:
     n, t = int(r.integers(1, 400)), real(r)
-    return plain_call(ops.set_aside, {"array": floats(r, n, dtype=t)}, {"kept": floats(r, n, dtype=t)})
+    return plain_call(ops.copy_nontemporal, {"array": floats(r, n, dtype=t)}, {"kept": floats(r, n, dtype=t)})
 
 
 def moments(r: R, name: str) -> Case:
@@ -373,7 +373,7 @@ TABLE: dict[str, Callable[[R], Case]] = {
     **{f.__name__: f for f in (uniform_indices, permutation, sample_categorical, sample_multi_categorical, sample_gaussian, take_rows)},
     **{f.__name__: f for f in (policy_loss, value_loss, q_loss, dueling, dueling_backward, squashed_gaussian, squashed_gaussian_backward)},
     **{name: (lambda r, name=name: optimizer(r, name)) for name in ("adam", "rmsprop")},
-    **{f.__name__: f for f in (polyak, set_aside)},
+    **{f.__name__: f for f in (polyak, copy_nontemporal)},
     **{f"RunningMoments.{name}": (lambda r, name=name: moments(r, name)) for name in ("update", "normalize")},
     **{f"Network.{name}": (lambda r, name=name: network(r, name)) for name in ("forward", "infer", "backward")},
     "Network": make_network,

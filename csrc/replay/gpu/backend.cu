@@ -8,14 +8,14 @@ namespace {
 // A block a lane; its records one after the other.
 template <class Rows>
 __global__ void __launch_bounds__(256) add_kernel(const __grid_constant__ AddLane<Rows> add) {
-  __shared__ Placed placed;
+  __shared__ Slots slots;
   const std::int64_t lane = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   for (std::int64_t k = 0; k < add.rows.adds; ++k) {
     const bool differs = __syncthreads_or(add.differs(k, lane, thread, threads)) != 0;
-    if (thread == 0) placed = add.place(k, lane, differs);
+    if (thread == 0) slots = add.reserve(k, lane, differs);
     __syncthreads();
-    add.copy(k, lane, placed, thread, threads);
+    add.copy(k, lane, slots, thread, threads);
     __syncthreads();  // the next record may be compared with what this one's threads wrote
   }
 }

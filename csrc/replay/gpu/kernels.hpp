@@ -94,7 +94,7 @@ struct ArrayRows {
 };
 
 // The records of a lane, one add after the other. For each of them the team's threads call differs() and vote; one of them calls
-// place(); then all call copy(). Between these steps, and between records, they wait for each other.
+// reserve(); then all call copy(). Between these steps, and between records, they wait for each other.
 template <class Rows>
 struct AddLane {
   RingView ring;
@@ -115,8 +115,8 @@ struct AddLane {
     return any;
   }
 
-  // Nothing is placed (record -1) where the row is not stored.
-  PYRL_HD Placed place(std::int64_t add, std::int64_t lane, bool differs) const {
+  // Nothing is slots (record -1) where the row is not stored.
+  PYRL_HD Slots reserve(std::int64_t add, std::int64_t lane, bool differs) const {
     const AddedRow row = rows.row(add, lane);
     if (row.kind() == AddedRow::absent) {
       if constexpr (requires { rows.stores(lane); })
@@ -124,26 +124,26 @@ struct AddLane {
       return {-1, -1, -1};
     }
     Changes changes{changed == nullptr ? nullptr : changed + lane * ring.most_changes()};
-    const Placed placed = ring.place(lane, !differs, row.terminated(), row.truncated(), changes);
+    const Slots slots = ring.reserve(lane, !differs, row.terminated(), row.truncated(), changes);
     atomic_add(&counters->size, changes.balance);
     const std::int64_t written = ring.heads[lane] - ring.origins[lane];
     atomic_max(&counters->filled, std::min(written, ring.lane_capacity));
-    return placed;
+    return slots;
   }
 
-  PYRL_HD void copy(std::int64_t add, std::int64_t lane, const Placed& placed, int thread, int threads) const {
-    if (placed.record < 0) return;
-    team_copy(ring.record(placed.record), rows.reward(add, lane), sizeof(float), thread, threads);
+  PYRL_HD void copy(std::int64_t add, std::int64_t lane, const Slots& slots, int thread, int threads) const {
+    if (slots.record < 0) return;
+    team_copy(ring.record(slots.record), rows.reward(add, lane), sizeof(float), thread, threads);
     for (int c = 0; c < ring.num_columns; ++c) {
       const Column column = ring.columns[c];
       if (c >= ring.num_observation_columns) {
-        team_copy(ring.row(column, placed.record), rows.column(add, lane, c, column), column.row_bytes, thread, threads);
+        team_copy(ring.row(column, slots.record), rows.column(add, lane, c, column), column.row_bytes, thread, threads);
         continue;
       }
-      if (placed.observation >= 0)
-        team_copy(ring.row(column, placed.observation), rows.observation(add, lane, c, column), column.row_bytes, thread, threads);
-      if (placed.next_observation >= 0)
-        team_copy(ring.row(column, placed.next_observation), rows.next_observation(add, lane, c, column), column.row_bytes, thread, threads);
+      if (slots.observation >= 0)
+        team_copy(ring.row(column, slots.observation), rows.observation(add, lane, c, column), column.row_bytes, thread, threads);
+      if (slots.next_observation >= 0)
+        team_copy(ring.row(column, slots.next_observation), rows.next_observation(add, lane, c, column), column.row_bytes, thread, threads);
     }
   }
 
@@ -186,7 +186,7 @@ struct DrawRecord {
 
   PYRL_HD void operator()(std::int64_t i) const {
     slots[i] = counters->size > 0 ? draw(static_cast<std::uint32_t>(i)) : -1;
-    index[i] = slots[i] < 0 ? -1 : ring.name_of(slots[i]);
+    index[i] = slots[i] < 0 ? -1 : ring.index_of(slots[i]);
   }
 
  private:
@@ -213,7 +213,7 @@ struct NameRecord {
   const std::int64_t* slots = nullptr;
   std::int64_t* index = nullptr;
 
-  PYRL_HD void operator()(std::int64_t i) const { index[i] = slots[i] < 0 ? -1 : ring.name_of(slots[i]); }
+  PYRL_HD void operator()(std::int64_t i) const { index[i] = slots[i] < 0 ? -1 : ring.index_of(slots[i]); }
 };
 
 struct FindRecord {

@@ -24,9 +24,9 @@
 #include "core/philox.hpp"
 #include "replay/gpu/journal.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
 #include "replay/gpu/backend.hpp"
-#include "replay/window_gather.hpp"
+#include "replay/window/gather.hpp"
 
 namespace pyrl::replay {
 
@@ -56,7 +56,7 @@ class DeviceRing {
   std::int64_t skipped(const CudaStream& stream);
 
   // Working memory of a batch, on the device: gather() works there, args.slots points there.
-  static std::int64_t space_bytes(std::int64_t count) { return count * static_cast<std::int64_t>(sizeof(OpenedWindow) + sizeof(std::int64_t)); }
+  static std::int64_t workspace_bytes(std::int64_t count) { return count * static_cast<std::int64_t>(sizeof(OpenedWindow) + sizeof(std::int64_t)); }
   static std::int64_t* slots_in(void* space, std::int64_t count) { return reinterpret_cast<std::int64_t*>(static_cast<OpenedWindow*>(space) + count); }
 
   // `count` draws with replacement and their windows: names to `index`.
@@ -68,7 +68,7 @@ class DeviceRing {
   // args.slots were found.
   void gather(const GatherArgs& args, void* space, const CudaStream& stream);
 
-  // Draws may be by priority from now on; for an empty ring. A LaneRing that this mirrors has no Priorities of its own.
+  // Draws may be by priority from now on; for an empty ring. A LaneRing that this mirrors has no PrioritizedSelector of its own.
   void prioritize(const PriorityOptions& options, const CudaStream& stream);
   bool is_prioritized() const { return tree_memory_ != nullptr; }
   void sample_prioritized(const GatherArgs& args, std::int64_t* index, double beta, bool weight_by_buffer, float* weight, void* space, const CudaStream& stream);

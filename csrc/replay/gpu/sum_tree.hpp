@@ -1,4 +1,4 @@
-// Prioritized replay (priorities.hpp, sum_tree.hpp) in a GPU's memory. Leaves, sums, draws and weights have the
+// Prioritized replay (select/prioritized.hpp, select/sum_tree.hpp) in a GPU's memory. Leaves, sums, draws and weights have the
 // CPU's bits, whatever the order of the threads.
 //
 //   call      launches                                                                 threads
@@ -22,7 +22,7 @@
 #include "core/cuda.hpp"
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/sum_tree_node.hpp"
+#include "replay/select/sum_tree_node.hpp"
 
 namespace pyrl::replay {
 

@@ -1,4 +1,4 @@
-// A prioritized ring on the emulated GPU, against a LaneRing with Priorities.
+// A prioritized ring on the emulated GPU, against a LaneRing with PrioritizedSelector.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -7,7 +7,7 @@
 #include "core/check.hpp"
 #include "gpu.hpp"
 #include "replay/gpu/ring.hpp"
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
 #include "ring_feed.hpp"
 
 using namespace pyrl;
@@ -17,7 +17,7 @@ TEST_CASE("CUDA: draws by priority, their weights and new records' leaves are th
   unsigned seed = 1;
   for (const Case& wanted : cases()) {
     LaneRing host(columns_of(wanted.observation, wanted.rest, wanted.options.linked), wanted.options);
-    Priorities priorities(host.num_slots(), {0.7, 1e-3});
+    PrioritizedSelector priorities(host.num_slots(), {0.7, 1e-3});
     const Lazy put_off(seed % 2 == 0);
     DeviceRing ring(host, cuda_ring_device(0), gpu);
     host.set_observer(&priorities);
@@ -48,7 +48,7 @@ TEST_CASE("CUDA: draws by priority, their weights and new records' leaves are th
       std::vector<float> want_weight(17), got_weight(17);
       std::vector<OpenedWindow> space = working_memory(17);
       priorities.draw({random.key, random.next_draw()}, 17, 0.4, step % 2 == 0, want.slots.data(), want_weight.data());
-      for (std::size_t i = 0; i < 17; ++i) want.index[i] = host.name_of(want.slots[i]);
+      for (std::size_t i = 0; i < 17; ++i) want.index[i] = host.index_of(want.slots[i]);
       gather(host, want.args);
       ring.sample_prioritized(got.args, got.index.data(), 0.4, step % 2 == 0, got_weight.data(), space.data(), gpu);
       emulator_wait(nullptr);

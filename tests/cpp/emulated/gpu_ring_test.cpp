@@ -8,7 +8,7 @@
 #include "core/check.hpp"
 #include "gpu.hpp"
 #include "replay/gpu/ring.hpp"
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
 #include "ring_feed.hpp"
 
 using namespace pyrl;
@@ -224,7 +224,7 @@ TEST_CASE("CUDA: what is refused in a capture has changed nothing, so that the r
   for (const bool prioritized : {true, false})
     for (const bool mirrored : {true, false}) {
       LaneRing host(columns_of({100}, {2}, true), options);
-      Priorities priorities(host.num_slots(), {0.7, 1e-3});
+      PrioritizedSelector priorities(host.num_slots(), {0.7, 1e-3});
       DeviceRing ring(host, cuda_ring_device(0), gpu, 1 << 10);
       if (prioritized) {
         host.set_observer(&priorities);

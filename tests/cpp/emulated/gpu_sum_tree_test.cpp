@@ -1,4 +1,4 @@
-// The sum tree's CUDA twin on the emulated GPU, against Priorities.
+// The sum tree's CUDA twin on the emulated GPU, against PrioritizedSelector.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gpu.hpp"
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
 #include "replay/gpu/sum_tree.hpp"
 
 using namespace pyrl;
@@ -53,7 +53,7 @@ class TreeOnGpu {
 // Both trees, and what is done to them.
 struct Pair {
   std::int64_t leaves;
-  Priorities here;
+  PrioritizedSelector here;
   TreeOnGpu there;
   std::mt19937 engine;
   std::vector<std::uint8_t> flags;

@@ -139,7 +139,7 @@ struct Batch {
 };
 
 inline std::vector<OpenedWindow> working_memory(std::int64_t count) {
-  return std::vector<OpenedWindow>(static_cast<std::size_t>(DeviceRing::space_bytes(count)) / sizeof(OpenedWindow) + 1);
+  return std::vector<OpenedWindow>(static_cast<std::size_t>(DeviceRing::workspace_bytes(count)) / sizeof(OpenedWindow) + 1);
 }
 
 inline bool same(const LaneRing& a, const LaneRing& b) {

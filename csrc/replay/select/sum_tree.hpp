@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "core/philox.hpp"
-#include "replay/sum_tree_node.hpp"
+#include "replay/select/sum_tree_node.hpp"
 
 namespace pyrl::replay {
 

@@ -1,4 +1,4 @@
-#include "replay/sum_tree.hpp"
+#include "replay/select/sum_tree.hpp"
 
 #include <algorithm>
 

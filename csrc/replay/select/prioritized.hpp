@@ -11,7 +11,7 @@
 
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/sum_tree.hpp"
+#include "replay/select/sum_tree.hpp"
 
 namespace pyrl::replay {
 
@@ -21,9 +21,9 @@ struct PriorityOptions {
 };
 
 // Follows a ring; the ring's lock guards it.
-class Priorities : public DrawableObserver {
+class PrioritizedSelector : public DrawableObserver {
  public:
-  Priorities(std::int64_t slots, const PriorityOptions& options) : options_(options), tree_(slots) {}
+  PrioritizedSelector(std::int64_t slots, const PriorityOptions& options) : options_(options), tree_(slots) {}
 
   void adding() override;
   void became_drawable(std::int64_t slot) override { set(slot, newcomer_); }

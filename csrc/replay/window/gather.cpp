@@ -1,4 +1,4 @@
-#include "replay/window_gather.hpp"
+#include "replay/window/gather.hpp"
 
 #include <algorithm>
 #include <cstring>
