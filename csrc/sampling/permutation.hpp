@@ -8,7 +8,7 @@
 // parallel version with the same result exists (Shun et al., "Sequential random permutation, list contraction and tree
 // contraction are highly parallel", SODA 2015): parallel_shuffle.hpp has ours.
 //
-// out: int64 [n], n < 2^32. Cost: one random access an element.
+// out: int64 [n], n < 2^32. Cost: one random access an element. Called for PPO's minibatches.
 #pragma once
 
 #include <cstdint>
