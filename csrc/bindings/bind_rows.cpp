@@ -44,7 +44,7 @@ py::object take_rows(FastArgs args) {
     PYRL_CHECK(column.shape[0] == from[0].shape[0], ShapeError, function, ": columns[", c, "] has ", column.shape[0], " rows, expected M = ", from[0].shape[0],
                " (from columns[0])");
   }
-  const auto index = border.input(args[1], "index", location).as<const std::int64_t, 1>("[B]");
+  const auto index = border.input(args[1], location).as<const std::int64_t, 1>("[B]");
   const std::int64_t rows = from[0].shape[0];
   std::vector<sampling::RowsColumn> columns;
   columns.reserve(static_cast<std::size_t>(count));
@@ -72,4 +72,4 @@ py::object take_rows(FastArgs args) {
 
 }  // namespace
 
-PYRL_BINDINGS(rows, m) { def_fast<take_rows, 3>(m, "take_rows", "take_rows(columns, index, out)"); }
+PYRL_BINDINGS(rows, m) { def_fast<take_rows, "take_rows(columns, index, out)">(m); }

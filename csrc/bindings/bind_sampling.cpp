@@ -36,11 +36,11 @@ std::array<py::handle, 2> pair_arg(py::handle out, const char* function) {
 // (size, high, random, replacement, out)
 py::object uniform_indices(FastArgs args) {
   const char* function = "uniform_indices";
-  const std::int64_t size = integer_arg(args[0], function, "size"), high = integer_arg(args[1], function, "high");
+  const std::int64_t size = integer_arg(args[0]), high = integer_arg(args[1]);
   PYRL_CHECK(size >= 0 && size <= (std::int64_t{1} << 33), ArgumentError, function, ": size is ", size, ", expected 0 to 2^33");
   PYRL_CHECK(high >= 1 || (size == 0 && high == 0), ArgumentError, function, ": high is ", high, ", expected at least 1");
   RandomObject& random = random_arg(args[2], function);
-  const bool replacement = flag_arg(args[3], function, "replacement");
+  const bool replacement = flag_arg(args[3]);
   PYRL_CHECK(replacement || size <= high, ArgumentError, function, ": size is ", size, ", expected at most high = ", high,
              " without replacement");
   const Location location = location_of_output(args[4], function, "out");
@@ -62,7 +62,7 @@ py::object uniform_indices(FastArgs args) {
 // (n, random, out)
 py::object permutation(FastArgs args) {
   const char* function = "permutation";
-  const std::int64_t n = integer_arg(args[0], function, "n");
+  const std::int64_t n = integer_arg(args[0]);
   PYRL_CHECK(n >= 0 && n < (std::int64_t{1} << 32), ArgumentError, function, ": n is ", n, ", expected 0 to 2^32 - 1");
   RandomObject& random = random_arg(args[1], function);
   const Location location = location_of_output(args[2], function, "out");
@@ -141,9 +141,9 @@ py::object sample_multi_categorical(FastArgs args) {
 py::object sample_gaussian(FastArgs args) {
   const char* function = "sample_gaussian";
   Border border(function);
-  ArrayArg mean = border.input(args[0], "mean");
+  ArrayArg mean = border.input(args[0]);
   const Location location = location_of(mean);
-  const ArrayArg log_std = border.input(args[1], "log_std", location);
+  const ArrayArg log_std = border.input(args[1], location);
   RandomObject& random = random_arg(args[2], function);
   sampling::GaussianArgs call;
   call.mean = mean.as<const float, 2>("[B, A]");
@@ -155,7 +155,7 @@ py::object sample_gaussian(FastArgs args) {
   } else {
     call.log_std = log_std.as<const float, 2>({batch, dimensions}, "[A] or [B, A]");
   }
-  call.deterministic = flag_arg(args[3], function, "deterministic");
+  call.deterministic = flag_arg(args[3]);
   const auto [action_out, log_prob_out] = pair_arg(args[4], function);
   py::object action, log_prob;
   call.action = border.result<float, 2>(action, action_out, location, {batch, dimensions}, "out[0]", "[B, A]");
@@ -237,9 +237,9 @@ py::object update_moments(FastArgs args) {
 py::object normalize(FastArgs args) {
   const char* function = "RunningMoments.normalize";
   MomentsCall<ArrayArg> call(function, "x", args[0], args[1], args[2], args[3]);
-  const double clip = args[4].is_none() ? infinity : number_in(args[4], 0, infinity, function, "clip");
-  const double epsilon = number_in(args[5], 0, infinity, function, "epsilon");
-  const bool center = flag_arg(args[6], function, "center");
+  const double clip = args[4].is_none() ? infinity : number_in(args[4], 0, infinity);
+  const double epsilon = number_in(args[5], 0, infinity);
+  const bool center = flag_arg(args[6]);
   const std::span<const std::int64_t> shape(call.batch.shape.data(), static_cast<std::size_t>(call.batch.rank));
   py::object result;
   void* const data = call.border.result(result, args[7], call.location, DType::Float32, shape, "out", "the shape of x", &call.batch);
@@ -255,12 +255,11 @@ py::object normalize(FastArgs args) {
 }  // namespace
 
 PYRL_BINDINGS(sampling, m) {
-  def_fast<uniform_indices, 5>(m, "uniform_indices", "uniform_indices(size, high, random, replacement, out)");
-  def_fast<permutation, 3>(m, "permutation", "permutation(n, random, out)");
-  def_fast<sample_categorical, 5>(m, "sample_categorical", "sample_categorical(logits, mask, random, deterministic, out)");
-  def_fast<sample_multi_categorical, 6>(m, "sample_multi_categorical",
-                                        "sample_multi_categorical(logits, nvec, mask, random, deterministic, out)");
-  def_fast<sample_gaussian, 5>(m, "sample_gaussian", "sample_gaussian(mean, log_std, random, deterministic, out)");
-  def_fast<update_moments, 4>(m, "update_moments", "update_moments(batch, count, mean, m2)");
-  def_fast<normalize, 8>(m, "normalize", "normalize(x, count, mean, m2, clip, epsilon, center, out)");
+  def_fast<uniform_indices, "uniform_indices(size, high, random, replacement, out)">(m);
+  def_fast<permutation, "permutation(n, random, out)">(m);
+  def_fast<sample_categorical, "sample_categorical(logits, mask, random, deterministic, out)">(m);
+  def_fast<sample_multi_categorical, "sample_multi_categorical(logits, nvec, mask, random, deterministic, out)">(m);
+  def_fast<sample_gaussian, "sample_gaussian(mean, log_std, random, deterministic, out)">(m);
+  def_fast<update_moments, "RunningMoments.update_moments(batch, count, mean, m2)">(m);
+  def_fast<normalize, "RunningMoments.normalize(x, count, mean, m2, clip, epsilon, center, out)">(m);
 }

@@ -1,9 +1,9 @@
 // What one call reads and what it writes: outputs lie apart from all else.
 //
 //   Border border("dueling");
-//   ArrayArg advantage = border.input(args[1], "advantage");
+//   ArrayArg advantage = border.input(args[1]);
 //   ArrayView<float, 2> out = border.result<float, 2>(owner, args[2], location, {B, A}, "out", "[B, A]", &advantage);   // `out`, or a fresh array
-//   OutputArg target = border.output(args[0], "target");                                                             // changed in place
+//   OutputArg target = border.output(args[0]);                                                                       // changed in place
 //   { ReleaseGil released; kernel(...); }
 //
 // An array that is written overlaps no other array of the call, or ArgumentError names both. The exception is stated where the kernel
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "bindings/array_arg.hpp"
+#include "bindings/fast_call.hpp"
 
 namespace pyrl::bindings {
 
@@ -48,6 +49,13 @@ class Border {
     note(arg, false, nullptr);
     return arg;
   }
+  // An argument with the name of its function's signature.
+  ArrayArg input(const Arg& arg) { return input(arg, arg.name); }
+  ArrayArg input(const Arg& arg, const Location& location) { return input(arg, arg.name, location); }
+  ArrayArg optional(const Arg& arg, const Location& location) { return optional(arg, arg.name, location); }
+  OutputArg output(const Arg& arg) { return output(arg, arg.name); }
+  OutputArg output(const Arg& arg, const Location& location, const ArrayArg* may_be = nullptr) { return output(arg, arg.name, location, may_be); }
+
   // None: an ArrayArg that is not given().
   ArrayArg optional(py::handle object, const char* name, const Location& location) { return object.is_none() ? ArrayArg{} : input(object, name, location); }
 

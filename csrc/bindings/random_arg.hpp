@@ -10,7 +10,7 @@
 #include "bindings/border.hpp"
 #include "bindings/constructed.hpp"
 #include "bindings/cuda_arg.hpp"
-#include "bindings/own_stream.hpp"
+#include "core/own_stream.hpp"
 #include "core/check.hpp"
 #include "core/philox.hpp"
 

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(256) add_kernel(const __grid_constant__ AddLan
   }
 }
 
-// What is let go of must not throw, not even when the process ends and CUDA with it.
+// Destructors must not throw, even after CUDA has shut down.
 template <class Body>
 void quietly(const CudaStream& here, const Body& body) noexcept {
   try {
@@ -99,10 +99,12 @@ class CudaRingDevice : public RingDevice {
   }
   void run(const ClearLane& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const NextDraw& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
+  void run(const DrawRecord& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
+  void run(const IndexRecord& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const FindRecord& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const OpenWindow& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const ThenOpenWindow<DrawRecord>& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
-  void run(const ThenOpenWindow<NameRecord>& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
+  void run(const ThenOpenWindow<IndexRecord>& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const CopyPiece& body, std::int64_t teams, bool wide, const CudaStream& stream) override {
     wide ? cuda::launch_teams<128>(stream, teams, body) : cuda::launch_teams<8>(stream, teams, body);
   }
@@ -113,6 +115,7 @@ class CudaRingDevice : public RingDevice {
   void update(const UpdateArgs<double>& args, const CudaStream& stream) override { update_priorities_cuda(args, stream); }
   void follow(const FollowRing& changes, const CudaStream& stream) override { follow_ring_cuda(changes, stream); }
   void draw(const PriorityDrawArgs& args, const CudaStream& stream) override { draw_priorities_cuda(args, stream); }
+  void weigh(const PriorityDrawArgs& args, const CudaStream& stream) override { weigh_priorities_cuda(args, stream); }
 
  private:
   CudaStream here_;  // the device's default stream

@@ -1,7 +1,7 @@
-// What the threads of a GPU do for a ring that lies there: function objects, so that tests can run them on the CPU, in any order.
+// What the threads of a GPU do for a ring in its memory: function objects, so that tests can run them on the CPU, in any order.
 //
 //   adding    a team (block) a lane: AddLane; records of a lane one after the other, the rows of each by all threads
-//   drawing   a thread a window: DrawRecord, FindRecord or NameRecord, then OpenWindow; then a team a piece: CopyPiece
+//   drawing   a thread a window: DrawRecord, FindRecord or IndexRecord, then OpenWindow; then a team a piece: CopyPiece
 #pragma once
 
 #include <cmath>
@@ -13,6 +13,7 @@
 #include "replay/lane_ring.hpp"
 #include "replay/ring_view.hpp"
 #include "replay/gpu/rows.hpp"
+#include "replay/window/window.hpp"
 
 namespace pyrl::replay {
 
@@ -24,7 +25,7 @@ struct RingCounters {
   std::int64_t size = 0;     // drawable transitions
   std::int64_t filled = 0;   // slots that the fullest lane has written, from the first on
   std::int64_t skipped = 0;  // rows of the device whose reward was not finite: not stored
-  std::int64_t stale = 0;    // names that the last search did not find
+  std::int64_t stale = 0;    // indices that the last search did not find
 };
 
 // -- adding -------------------------------------------------------------------------------------------------------------------------
@@ -124,11 +125,11 @@ struct AddLane {
       return {-1, -1, -1};
     }
     Changes changes{changed == nullptr ? nullptr : changed + lane * ring.most_changes()};
-    const Slots slots = ring.reserve(lane, !differs, row.terminated(), row.truncated(), changes);
+    const Slots taken = ring.reserve(lane, !differs, row.terminated(), row.truncated(), changes);
     atomic_add(&counters->size, changes.balance);
     const std::int64_t written = ring.heads[lane] - ring.origins[lane];
     atomic_max(&counters->filled, std::min(written, ring.lane_capacity));
-    return slots;
+    return taken;
   }
 
   PYRL_HD void copy(std::int64_t add, std::int64_t lane, const Slots& slots, int thread, int threads) const {
@@ -175,7 +176,7 @@ struct OpenedWindow {
   std::int32_t before = 0, next_before = 0;  // slots of the lane that lie in front of it, as far as they matter
 };
 
-// As LaneRing::draw; NextDraw comes after it. Gives up, with slot and name -1, in an empty ring and after `most_blocks` blocks of two attempts.
+// As LaneRing::draw; NextDraw comes after it. Gives up, with slot and index -1, in an empty ring and after `most_blocks` blocks of two attempts.
 struct DrawRecord {
   static constexpr std::uint32_t most_blocks = 1u << 20;
 
@@ -208,7 +209,7 @@ struct NextDraw {
 };
 
 // Of slots that were drawn by priority, or -1.
-struct NameRecord {
+struct IndexRecord {
   RingView ring;
   const std::int64_t* slots = nullptr;
   std::int64_t* index = nullptr;
@@ -220,16 +221,18 @@ struct FindRecord {
   RingView ring;
   RingCounters* counters = nullptr;
   const std::int64_t* index = nullptr;
+  int frames = 1;  // of the windows to come
   std::int64_t* slots = nullptr;
 
   PYRL_HD void operator()(std::int64_t i) const {
-    slots[i] = ring.find(index[i]);
+    slots[i] = ring.find(index[i], frames);
     if (slots[i] < 0) atomic_add(&counters->stale, 1);
   }
 };
 
 struct OpenWindow {
   RingView ring;
+  WindowLengths lengths;
   const std::int64_t* slots = nullptr;
   OpenedWindow* windows = nullptr;
   float* reward = nullptr;
@@ -241,8 +244,9 @@ struct OpenWindow {
     OpenedWindow opened;
     Window window;
     if (slot >= 0) {
-      window = ring.window(slot);
-      opened = {slot, window.next, ring.stack_length(slot), ring.stack_length(window.next), before(slot), before(window.next)};
+      window = transition_window(ring, lengths.n_step, slot);
+      const int frames = lengths.frame_stack;
+      opened = {slot, window.next, stack_length(ring, frames, slot), stack_length(ring, frames, window.next), before(slot), before(window.next)};
     }
     windows[i] = opened;
     reward[i] = static_cast<float>(window.reward);
@@ -252,7 +256,7 @@ struct OpenWindow {
 
  private:
   PYRL_HD std::int32_t before(std::int64_t slot) const {
-    const std::int64_t offset = ring.offset(slot), frames = ring.options.frame_stack;
+    const std::int64_t offset = ring.offset(slot), frames = lengths.frame_stack;
     return static_cast<std::int32_t>(offset < frames ? offset : frames);
   }
 };

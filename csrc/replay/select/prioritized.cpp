@@ -29,7 +29,7 @@ double PrioritizedSelector::largest() {
 
 void PrioritizedSelector::adding() { newcomer_ = largest(); }
 
-void PrioritizedSelector::cleared() {
+void PrioritizedSelector::clear() {
   tree_.clear();
   largest_ = 0;
   with_largest_ = 0;
@@ -50,10 +50,18 @@ void PrioritizedSelector::update(const std::int64_t* slots, const Real* priority
   }
 }
 
-void PrioritizedSelector::draw(const RandomStream& stream, std::int64_t count, double beta, bool weight_by_buffer, std::int64_t* slots, float* weight) {
-  tree_.draw(stream, count, slots);
-  double smallest = weight_by_buffer ? tree_.smallest() : tree_.get(slots[0]);
-  if (!weight_by_buffer)
+void PrioritizedSelector::draw_slots(const RandomStream& stream, const Selection& selection, std::int64_t* slots) {
+  tree_.draw(stream, selection.count, slots);
+  if (selection.weight != nullptr) weigh(selection, slots);
+}
+
+void PrioritizedSelector::weigh(const Selection& selection, const std::int64_t* slots) {
+  const std::int64_t count = selection.count;
+  if (count == 0) return;
+  float* const weight = selection.weight;
+  const double beta = selection.beta;
+  double smallest = selection.weight_by_buffer ? tree_.smallest() : tree_.get(slots[0]);
+  if (!selection.weight_by_buffer)
     for (std::int64_t i = 1; i < count; ++i) smallest = std::min(smallest, tree_.get(slots[i]));
   constexpr std::int64_t chunk = 64;
   double leaf[chunk];

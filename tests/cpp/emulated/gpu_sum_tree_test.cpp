@@ -72,10 +72,10 @@ struct Pair {
       const std::int64_t slot = any(leaves);
       changed.insert(changed.begin() + any(static_cast<std::int64_t>(changed.size()) + 1), slot);
       if (any(3) == 0) changed.push_back(-1);
-      here.became_undrawable(slot);
+      here.erase(slot);
       flags[static_cast<std::size_t>(slot)] = flag::transition;
       if (any(4) == 0) continue;
-      here.became_drawable(slot);
+      here.insert(slot);
       flags[static_cast<std::size_t>(slot)] = flag::transition | flag::drawable;
     }
     there.follow(changed, flags);
@@ -126,7 +126,7 @@ struct Pair {
           CHECK(std::all_of(got_weight.begin(), got_weight.end(), [](float weight) { return std::isnan(weight); }));
           continue;
         }
-        here.draw(stream, count, 0.4, by_buffer, want.data(), want_weight.data());
+        here.draw_slots(stream, {count, true, 0.4, by_buffer, want_weight.data()}, want.data());
         CHECK(got == want);
         CHECK(same_bits(got_weight, want_weight));
       }
@@ -156,7 +156,7 @@ TEST_CASE("CUDA: a tree cleared, and one restored from its leaves") {
   pair.add(3000);
   pair.update<float>(2000);
   std::vector<double> leaves(pair.there.tree.leaves(), pair.there.tree.leaves() + 5000);
-  pair.here.cleared();
+  pair.here.clear();
   pair.there.clear();
   pair.check();
   for (std::int64_t i = 0; i < 5000; ++i) pair.here.set(i, leaves[static_cast<std::size_t>(i)]);
