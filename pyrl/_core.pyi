@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'NetworkCore', 'RandomStream', 'ReplayCore', 'adam', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_aside', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'NetworkCore', 'RandomStream', 'ReplayCore', 'adam', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -74,10 +74,19 @@ class ReplayCore:
     The record stream behind pyrl.buffers.ReplayBuffer.
     """
     @staticmethod
-    def add(observation, columns, reward, next_observation, terminated, truncated, valid):
+    def add(observation, action, reward, next_observation, terminated, truncated, valid, extra):
         ...
     @staticmethod
-    def get(index, torch, out):
+    def draw(batch_size, replacement, torch):
+        ...
+    @staticmethod
+    def extend(observation, action, reward, next_observation, terminated, truncated, valid, extra, steps):
+        ...
+    @staticmethod
+    def forecast(observation: collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]], columns: collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]], capacity: typing.SupportsInt | typing.SupportsIndex, num_envs: typing.SupportsInt | typing.SupportsIndex, n_step: typing.SupportsInt | typing.SupportsIndex, frame_stack: typing.SupportsInt | typing.SupportsIndex, linked: bool, prioritized: bool, on_device: bool, host_copy: bool) -> int:
+        ...
+    @staticmethod
+    def get(index, n_step, frame_stack, torch, out):
         ...
     @staticmethod
     def sample(batch_size, replacement, torch, out):
@@ -88,11 +97,16 @@ class ReplayCore:
     @staticmethod
     def update_priorities(index, priority):
         ...
+    @staticmethod
+    def weight(index, beta, weight_by_buffer, torch):
+        ...
     def __init__(self, observation: collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]], columns: collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]], capacity: typing.SupportsInt | typing.SupportsIndex, num_envs: typing.SupportsInt | typing.SupportsIndex, n_step: typing.SupportsInt | typing.SupportsIndex, frame_stack: typing.SupportsInt | typing.SupportsIndex, pad_with_zeros: bool, linked: bool, gamma: typing.SupportsFloat | typing.SupportsIndex, key: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def __len__(self) -> int:
         ...
     def clear(self) -> None:
+        ...
+    def delete(self, index: typing.Any) -> int:
         ...
     def drawable(self, index: typing.Any) -> numpy.typing.NDArray[numpy.bool]:
         ...
@@ -135,6 +149,8 @@ class ReplayCore:
         ...
 def adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm):
     ...
+def copy_nontemporal(array, kept):
+    ...
 def cuda_built() -> bool:
     ...
 def discounted_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, out):
@@ -168,8 +184,6 @@ def sample_categorical(logits, mask, random, deterministic, out):
 def sample_gaussian(mean, log_std, random, deterministic, out):
     ...
 def sample_multi_categorical(logits, nvec, mask, random, deterministic, out):
-    ...
-def set_aside(array, kept):
     ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> int:
     """

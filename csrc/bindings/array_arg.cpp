@@ -149,12 +149,12 @@ ArrayArg read_array(py::handle object, const char* function, const char* name) {
   return arg;
 }
 
-ArrayArg read_array(py::handle object, const char* function, const char* name, const Place& place) {
+ArrayArg read_array(py::handle object, const char* function, const char* name, const Location& location) {
   ArrayArg arg = read_array(object, function, name);
-  arg.expected_device = place.device;
-  arg.like = place.like;
-  arg.decided_dtype = place.dtype;
-  arg.has_twin = place.has_twin;
+  arg.expected_device = location.device;
+  arg.like = location.like;
+  arg.decided_dtype = location.dtype;
+  arg.has_twin = location.has_twin;
   return arg;
 }
 

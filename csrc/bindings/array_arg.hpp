@@ -57,15 +57,15 @@ struct Device {
 };
 
 // What a call's arrays have in common. The first array decides; `like` is its name, for messages.
-struct Place {
+struct Location {
   Kind kind;
   Device device{};
   const char* like = "";
   DType dtype = DType::Other;  // the first array's, where it decides that too (real_arg.hpp)
   bool has_twin = false;       // whether the device is the first array's, or can only be the CPU
 
-  Place(Kind kind_) : kind(kind_) {}
-  Place(Kind kind_, Device device_, const char* like_) : kind(kind_), device(device_), like(like_), has_twin(true) {}
+  Location(Kind kind_) : kind(kind_) {}
+  Location(Kind kind_, Device device_, const char* like_) : kind(kind_), device(device_), like(like_), has_twin(true) {}
 };
 
 struct ArrayArg {
@@ -156,18 +156,18 @@ struct ArrayArg {
 // tensors that require grad, are sparse, quantized, nested or negated, and for those without data.
 ArrayArg read_array(py::handle object, const char* function, const char* name);
 // The same for an array that must lie where another one does.
-ArrayArg read_array(py::handle object, const char* function, const char* name, const Place& place);
+ArrayArg read_array(py::handle object, const char* function, const char* name, const Location& location);
 // The same for an array whose elements nobody reads: parameters, which require grad.
 ArrayArg look_at_array(py::handle object, const char* function, const char* name);
 // Sets the rank; ShapeError for more than any kernel takes.
 void require_few_dimensions(ArrayArg& arg, std::int64_t rank);
 
 // An uninitialised array of the same kind and in the same place as its inputs.
-py::object empty_like_kind(const Place& place, DType dtype, std::span<const std::int64_t> shape, void** data);
+py::object empty_like_kind(const Location& location, DType dtype, std::span<const std::int64_t> shape, void** data);
 template <class T, int Rank>
-ArrayView<T, Rank> allocate(py::object& owner, const Place& place, const std::array<std::int64_t, Rank>& shape) {
+ArrayView<T, Rank> allocate(py::object& owner, const Location& location, const std::array<std::int64_t, Rank>& shape) {
   void* data = nullptr;
-  owner = empty_like_kind(place, dtype_of<T>(), shape, &data);
+  owner = empty_like_kind(location, dtype_of<T>(), shape, &data);
   return {static_cast<T*>(data), shape};
 }
 

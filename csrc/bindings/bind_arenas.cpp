@@ -103,6 +103,6 @@ PYRL_BINDINGS(arenas, m) {
   views.def(py::init<const std::vector<std::tuple<py::dict, py::str, std::int64_t>>&, const std::vector<std::tuple<py::dict, std::int64_t>>&,
                      const std::vector<std::tuple<py::dict, py::str, py::object>>&>(),
             py::arg("views"), py::arg("sizes"), py::arg("entries"));
-  def_fast_method<ArenaViews, intact, 1>(views, "intact", "intact(values)");
-  def_fast_method<ArenaViews, trainable, 0>(views, "trainable", "trainable()");
+  def_fast_method<ArenaViews, intact, "intact(values)">(views);
+  def_fast_method<ArenaViews, trainable, "trainable()">(views);
 }

@@ -43,10 +43,10 @@ void require_choices(const TakenIndices& choices, std::int64_t count, const std:
 py::object policy_loss(FastArgs args) {
   const char* function = "policy_loss";
   Border border(function);
-  const ArrayArg output = border.input(args[0], "output");
-  const Place place = real_place(output.kind, output);
-  const ArrayArg action = border.input(args[3], "action", place), advantage = border.input(args[5], "advantage", place);
-  const ArrayArg log_std = border.optional(args[2], "log_std", place), log_prob_old = border.optional(args[4], "log_prob_old", place);
+  const ArrayArg output = border.input(args[0]);
+  const Location location = real_location(output.kind, output);
+  const ArrayArg action = border.input(args[3], location), advantage = border.input(args[5], location);
+  const ArrayArg log_std = border.optional(args[2], location), log_prob_old = border.optional(args[4], location);
   output.require_rank(2, "[B, K]");
   const std::int64_t batch = output.shape[0], width = output.shape[1];
   const std::vector<std::int64_t> nvec = args[1].is_none() ? std::vector<std::int64_t>{} : nvec_arg(args[1], output);
@@ -54,8 +54,8 @@ py::object policy_loss(FastArgs args) {
              ", expected one of them");
   PYRL_CHECK(log_std.given() || args[10].is_none(), ArgumentError, function, ": d_log_std is given and log_std is None, expected both or neither");
   const auto components = static_cast<std::int64_t>(nvec.size());
-  const bool normalize = flag_arg(args[6], function, "normalize_advantage");
-  const double clip_range = number_in(args[7], 0, infinity, function, "clip_range"), ent_coef = finite_arg(args[8], function, "ent_coef");
+  const bool normalize = flag_arg(args[6]);
+  const double clip_range = number_in(args[7], 0, infinity), ent_coef = finite_arg(args[8]);
   return with_real(output, [&]<class Real>(Real) -> py::object {
     nn::PolicyLossArgs<Real> call;
     std::optional<TakenIndices> choices;
@@ -72,13 +72,13 @@ py::object policy_loss(FastArgs args) {
     } else {
       call.log_std = log_std.as<const Real, 1>({width}, "[A]");
       call.action = action.as<const Real, 2>({batch, width}, "[B, A]");
-      call.d_log_std = border.output(args[10], "d_log_std", place).template as<Real, 1>({width}, "[A]");
+      call.d_log_std = border.output(args[10], location).template as<Real, 1>({width}, "[A]");
     }
     call.normalize_advantage = normalize;
     call.clip_range = clip_range;
     call.ent_coef = ent_coef;
     py::object d_output;
-    call.d_output = border.template result<Real, 2>(d_output, args[9], place, {batch, width}, "d_output", "[B, K]");
+    call.d_output = border.template result<Real, 2>(d_output, args[9], location, {batch, width}, "d_output", "[B, K]");
     nn::PolicyLossReport report;
     {
       ReleaseGil released;
@@ -94,13 +94,13 @@ py::object policy_loss(FastArgs args) {
 py::object value_loss(FastArgs args) {
   const char* function = "value_loss";
   Border border(function);
-  const ArrayArg value = border.input(args[0], "value");
-  const Place place = real_place(value.kind, value);
-  const ArrayArg return_ = border.input(args[1], "return_", place);
-  const ArrayArg value_old = border.optional(args[2], "value_old", place), weight = border.optional(args[3], "weight", place);
-  const double clip_range = number_in(args[4], 0, infinity, function, "clip_range");
-  const double coefficient = finite_arg(args[5], function, "coefficient");
-  const bool huber = flag_arg(args[6], function, "huber");
+  const ArrayArg value = border.input(args[0]);
+  const Location location = real_location(value.kind, value);
+  const ArrayArg return_ = border.input(args[1], location);
+  const ArrayArg value_old = border.optional(args[2], location), weight = border.optional(args[3], location);
+  const double clip_range = number_in(args[4], 0, infinity);
+  const double coefficient = finite_arg(args[5]);
+  const bool huber = flag_arg(args[6]);
   const std::int64_t batch = value.size();
   PYRL_CHECK(value.rank == 1 || (value.rank == 2 && value.shape[1] == 1), ShapeError, function, ": value has shape ", value.shape_text(), ", expected [B] or [B, 1]");
   return with_real(value, [&]<class Real>(Real) -> py::object {
@@ -113,7 +113,7 @@ py::object value_loss(FastArgs args) {
     call.coefficient = coefficient;
     call.huber = huber;
     py::object d_value;
-    call.d_value = {border.template result<Real, 2>(d_value, args[7], place, {batch, 1}, "d_value", "[B, 1]").data, {batch}};
+    call.d_value = {border.template result<Real, 2>(d_value, args[7], location, {batch, 1}, "d_value", "[B, 1]").data, {batch}};
     double loss = 0;
     {
       ReleaseGil released;
@@ -128,12 +128,12 @@ py::object value_loss(FastArgs args) {
 py::object q_loss(FastArgs args) {
   const char* function = "q_loss";
   Border border(function);
-  const ArrayArg q = border.input(args[0], "q");
-  const Place place = real_place(q.kind, q);
-  const ArrayArg action = border.input(args[1], "action", place), reward = border.input(args[2], "reward", place);
-  const ArrayArg discount = border.input(args[3], "discount", place), next_q_target = border.input(args[4], "next_q_target", place);
-  const ArrayArg next_q_online = border.optional(args[5], "next_q_online", place), weight = border.optional(args[6], "weight", place);
-  const bool huber = flag_arg(args[7], function, "huber");
+  const ArrayArg q = border.input(args[0]);
+  const Location location = real_location(q.kind, q);
+  const ArrayArg action = border.input(args[1], location), reward = border.input(args[2], location);
+  const ArrayArg discount = border.input(args[3], location), next_q_target = border.input(args[4], location);
+  const ArrayArg next_q_online = border.optional(args[5], location), weight = border.optional(args[6], location);
+  const bool huber = flag_arg(args[7]);
   q.require_rank(2, "[B, A]");
   const std::int64_t batch = q.shape[0], actions = q.shape[1];
   return with_real(q, [&]<class Real>(Real) -> py::object {
@@ -150,8 +150,8 @@ py::object q_loss(FastArgs args) {
     call.weight = view_if_given<const Real, 1>(weight, {batch}, "[B]");
     call.huber = huber;
     py::object d_q, td_error;
-    call.d_q = border.template result<Real, 2>(d_q, args[8], place, {batch, actions}, "d_q", "[B, A]");
-    call.td_error = border.template result<Real, 1>(td_error, args[9], place, {batch}, "td_error", "[B]");
+    call.d_q = border.template result<Real, 2>(d_q, args[8], location, {batch, actions}, "d_q", "[B, A]");
+    call.td_error = border.template result<Real, 1>(td_error, args[9], location, {batch}, "td_error", "[B]");
     nn::QLossReport report;
     {
       ReleaseGil released;
@@ -166,16 +166,16 @@ py::object q_loss(FastArgs args) {
 py::object dueling(FastArgs args) {
   const char* function = "dueling";
   Border border(function);
-  const ArrayArg advantage = border.input(args[1], "advantage");
-  const Place place = real_place(advantage.kind, advantage);
-  const ArrayArg value = border.input(args[0], "value", place);
+  const ArrayArg advantage = border.input(args[1]);
+  const Location location = real_location(advantage.kind, advantage);
+  const ArrayArg value = border.input(args[0], location);
   advantage.require_rank(2, "[B, A]");
   const std::int64_t batch = advantage.shape[0], actions = advantage.shape[1];
   return with_real(advantage, [&]<class Real>(Real) -> py::object {
     const auto v = value.as<const Real, 2>({batch, 1}, "[B, 1]");
     const auto a = advantage.as<const Real, 2>("[B, A]");
     py::object q;
-    const auto out = border.template result<Real, 2>(q, args[2], place, {batch, actions}, "out", "[B, A]", &advantage);
+    const auto out = border.template result<Real, 2>(q, args[2], location, {batch, actions}, "out", "[B, A]", &advantage);
     ReleaseGil released;
     nn::dueling<Real>(v, a, out);
     return q;
@@ -186,15 +186,15 @@ py::object dueling(FastArgs args) {
 py::object dueling_backward(FastArgs args) {
   const char* function = "dueling_backward";
   Border border(function);
-  const ArrayArg d_q = border.input(args[0], "d_q");
-  const Place place = real_place(d_q.kind, d_q);
+  const ArrayArg d_q = border.input(args[0]);
+  const Location location = real_location(d_q.kind, d_q);
   d_q.require_rank(2, "[B, A]");
   const std::int64_t batch = d_q.shape[0], actions = d_q.shape[1];
   return with_real(d_q, [&]<class Real>(Real) -> py::object {
     const auto from = d_q.as<const Real, 2>("[B, A]");
     py::object d_value, d_advantage;
-    const auto v = border.template result<Real, 2>(d_value, args[1], place, {batch, 1}, "d_value", "[B, 1]");
-    const auto a = border.template result<Real, 2>(d_advantage, args[2], place, {batch, actions}, "d_advantage", "[B, A]", &d_q);
+    const auto v = border.template result<Real, 2>(d_value, args[1], location, {batch, 1}, "d_value", "[B, 1]");
+    const auto a = border.template result<Real, 2>(d_advantage, args[2], location, {batch, actions}, "d_advantage", "[B, A]", &d_q);
     {
       ReleaseGil released;
       nn::dueling_backward<Real>(from, v, a);
@@ -215,16 +215,16 @@ nn::SquashedGaussian<Real> squashed_args(const ArrayArg& output, const ArrayArg&
 py::object squashed_gaussian(FastArgs args) {
   const char* function = "squashed_gaussian";
   Border border(function);
-  const ArrayArg output = border.input(args[0], "output");
-  const Place place = real_place(output.kind, output);
-  const ArrayArg noise = border.input(args[1], "noise", place);
+  const ArrayArg output = border.input(args[0]);
+  const Location location = real_location(output.kind, output);
+  const ArrayArg noise = border.input(args[1], location);
   output.require_rank(2, "[B, 2 A]");
-  const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
+  const double low = number_arg(args[2]), high = number_in(args[3], low, infinity);
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     py::object action, log_prob;
-    const auto a = border.template result<Real, 2>(action, args[4], place, call.noise.extent, "action", "[B, A]");
-    const auto l = border.template result<Real, 1>(log_prob, args[5], place, {output.shape[0]}, "log_prob", "[B]");
+    const auto a = border.template result<Real, 2>(action, args[4], location, call.noise.extent, "action", "[B, A]");
+    const auto l = border.template result<Real, 1>(log_prob, args[5], location, {output.shape[0]}, "log_prob", "[B]");
     double sum = 0;
     {
       ReleaseGil released;
@@ -239,19 +239,19 @@ py::object squashed_gaussian(FastArgs args) {
 py::object squashed_gaussian_backward(FastArgs args) {
   const char* function = "squashed_gaussian_backward";
   Border border(function);
-  const ArrayArg output = border.input(args[0], "output");
-  const Place place = real_place(output.kind, output);
-  const ArrayArg noise = border.input(args[1], "noise", place), action = border.input(args[4], "action", place);
-  const ArrayArg d_action = border.optional(args[5], "d_action", place);
+  const ArrayArg output = border.input(args[0]);
+  const Location location = real_location(output.kind, output);
+  const ArrayArg noise = border.input(args[1], location), action = border.input(args[4], location);
+  const ArrayArg d_action = border.optional(args[5], location);
   output.require_rank(2, "[B, 2 A]");
-  const double low = number_arg(args[2], function, "low"), high = number_in(args[3], low, infinity, function, "high");
-  const double d_log_prob = finite_arg(args[6], function, "d_log_prob");
+  const double low = number_arg(args[2]), high = number_in(args[3], low, infinity);
+  const double d_log_prob = finite_arg(args[6]);
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     const auto a = action.as<const Real, 2>(call.noise.extent, "[B, A]");
     const auto da = view_if_given<const Real, 2>(d_action, call.noise.extent, "[B, A]");
     py::object d_output;
-    const auto out = border.template result<Real, 2>(d_output, args[7], place, call.output.extent, "d_output", "[B, 2 A]");
+    const auto out = border.template result<Real, 2>(d_output, args[7], location, call.output.extent, "d_output", "[B, 2 A]");
     double sum = 0;
     {
       ReleaseGil released;
@@ -265,13 +265,11 @@ py::object squashed_gaussian_backward(FastArgs args) {
 }  // namespace
 
 PYRL_BINDINGS(losses, m) {
-  def_fast<policy_loss, 11>(m, "policy_loss",
-                            "policy_loss(output, nvec, log_std, action, log_prob_old, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)");
-  def_fast<value_loss, 8>(m, "value_loss", "value_loss(value, return_, value_old, weight, clip_range, coefficient, huber, d_value)");
-  def_fast<q_loss, 10>(m, "q_loss", "q_loss(q, action, reward, discount, next_q_target, next_q_online, weight, huber, d_q, td_error)");
-  def_fast<squashed_gaussian, 6>(m, "squashed_gaussian", "squashed_gaussian(output, noise, low, high, action, log_prob)");
-  def_fast<squashed_gaussian_backward, 8>(m, "squashed_gaussian_backward",
-                                          "squashed_gaussian_backward(output, noise, low, high, action, d_action, d_log_prob, d_output)");
-  def_fast<dueling, 3>(m, "dueling", "dueling(value, advantage, out)");
-  def_fast<dueling_backward, 3>(m, "dueling_backward", "dueling_backward(d_q, d_value, d_advantage)");
+  def_fast<policy_loss, "policy_loss(output, nvec, log_std, action, log_prob_old, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)">(m);
+  def_fast<value_loss, "value_loss(value, return_, value_old, weight, clip_range, coefficient, huber, d_value)">(m);
+  def_fast<q_loss, "q_loss(q, action, reward, discount, next_q_target, next_q_online, weight, huber, d_q, td_error)">(m);
+  def_fast<squashed_gaussian, "squashed_gaussian(output, noise, low, high, action, log_prob)">(m);
+  def_fast<squashed_gaussian_backward, "squashed_gaussian_backward(output, noise, low, high, action, d_action, d_log_prob, d_output)">(m);
+  def_fast<dueling, "dueling(value, advantage, out)">(m);
+  def_fast<dueling_backward, "dueling_backward(d_q, d_value, d_advantage)">(m);
 }

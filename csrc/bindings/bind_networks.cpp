@@ -116,7 +116,7 @@ template <bool keep>
 py::object run(NetworkCore& core, FastArgs args) {
   const char* function = keep ? "forward" : "infer";
   Border border(function);
-  const void* const parameters = core.arena(border.input(args[0], "parameters"));
+  const void* const parameters = core.arena(border.input(args[0]));
   const InputsArg x(border, core, args[1], args[2]);
   py::object y;
   void* const data = border.result(y, args[3], x.a.kind, core.dtype, std::array<std::int64_t, 2>{x.batch, core.out}, "out", "[B, out]");
@@ -138,10 +138,10 @@ py::object backward(NetworkCore& core, FastArgs args) {
   const char* function = "backward";
   Border border(function);
   const auto output = [&](py::handle object, const char* name) { return object.is_none() ? OutputArg{} : border.output(object, name); };
-  const void* const parameters = core.arena(border.input(args[0], "parameters"));
+  const void* const parameters = core.arena(border.input(args[0]));
   void* const gradients = core.arena(output(args[1], "gradients"));
   PYRL_CHECK(!args[2].is_none(), DTypeError, function, ": dy is None, expected an array [B, out]");
-  const ArrayArg dy = border.input(args[2], "dy");
+  const ArrayArg dy = border.input(args[2]);
   const OutputArg dx = output(args[3], "dx"), dx1 = output(args[4], "dx[1]");
   core.visit([&]<class Real>(nn::Network<Real>& network) {
     alone(core.lock, [&] {
@@ -163,7 +163,7 @@ PYRL_BINDINGS(networks, m) {
   core.def(py::init(&make), py::arg("layers"), py::arg("dtype"))
       .def_readonly("num_inputs", &NetworkCore::in)
       .def_readonly("num_outputs", &NetworkCore::out);
-  def_fast_method<NetworkCore, run<true>, 4>(core, "forward", "forward(parameters, x, x1, out)");
-  def_fast_method<NetworkCore, run<false>, 4>(core, "infer", "infer(parameters, x, x1, out)");
-  def_fast_method<NetworkCore, backward, 5>(core, "backward", "backward(parameters, gradients, dy, dx, dx1)");
+  def_fast_method<NetworkCore, run<true>, "forward(parameters, x, x1, out)">(core);
+  def_fast_method<NetworkCore, run<false>, "infer(parameters, x, x1, out)">(core);
+  def_fast_method<NetworkCore, backward, "backward(parameters, gradients, dy, dx, dx1)">(core);
 }

@@ -35,15 +35,15 @@ double clipped_step(const ArrayArg& gradients, double max_norm, const void* para
 py::object adam(FastArgs args) {
   const char* function = "adam";
   Border border(function);
-  const ArrayArg gradients = border.input(args[1], "gradients");
-  const Place place = real_place(gradients.kind, gradients);
-  const OutputArg parameters = border.output(args[0], "parameters", place);
-  const OutputArg exp_avg = border.output(args[2], "exp_avg", place), exp_avg_sq = border.output(args[3], "exp_avg_sq", place);
-  const auto count = border.output(args[4], "step").as<float, 0>("[]");
-  const double lr = number_below(args[5], 0, infinity, function, "lr"), beta1 = number_below(args[6], 0, 1, function, "beta1");
-  const double beta2 = number_below(args[7], 0, 1, function, "beta2"), epsilon = number_below(args[8], 0, infinity, function, "eps");
-  const double decay = number_below(args[9], 0, infinity, function, "weight_decay"), max_norm = max_norm_arg(args[11], function);
-  const bool decoupled = flag_arg(args[10], function, "decoupled");
+  const ArrayArg gradients = border.input(args[1]);
+  const Location location = real_location(gradients.kind, gradients);
+  const OutputArg parameters = border.output(args[0], location);
+  const OutputArg exp_avg = border.output(args[2], location), exp_avg_sq = border.output(args[3], location);
+  const auto count = border.output(args[4]).as<float, 0>("[]");
+  const double lr = number_below(args[5], 0, infinity), beta1 = number_below(args[6], 0, 1);
+  const double beta2 = number_below(args[7], 0, 1), epsilon = number_below(args[8], 0, infinity);
+  const double decay = number_below(args[9], 0, infinity), max_norm = max_norm_arg(args[11], function);
+  const bool decoupled = flag_arg(args[10]);
   const std::array<std::int64_t, 1> size{gradients.size()};
   return py::float_(with_real(gradients, [&]<class Real>(Real) {
     const auto p = parameters.as<Real, 1>(size, "[size]"), m = exp_avg.as<Real, 1>(size, "[size]"), v = exp_avg_sq.as<Real, 1>(size, "[size]");
@@ -59,14 +59,14 @@ py::object adam(FastArgs args) {
 py::object rmsprop(FastArgs args) {
   const char* function = "rmsprop";
   Border border(function);
-  const ArrayArg gradients = border.input(args[1], "gradients");
-  const Place place = real_place(gradients.kind, gradients);
-  const OutputArg parameters = border.output(args[0], "parameters", place), square_avg = border.output(args[2], "square_avg", place);
-  const auto count = border.output(args[3], "step").as<float, 0>("[]");
-  const double lr = number_below(args[4], 0, infinity, function, "lr"), alpha = number_in(args[5], 0, 1, function, "alpha");
-  const double epsilon = number_below(args[6], 0, infinity, function, "eps");
-  const double decay = number_below(args[7], 0, infinity, function, "weight_decay");
-  const bool inside = flag_arg(args[8], function, "epsilon_inside");
+  const ArrayArg gradients = border.input(args[1]);
+  const Location location = real_location(gradients.kind, gradients);
+  const OutputArg parameters = border.output(args[0], location), square_avg = border.output(args[2], location);
+  const auto count = border.output(args[3]).as<float, 0>("[]");
+  const double lr = number_below(args[4], 0, infinity), alpha = number_in(args[5], 0, 1);
+  const double epsilon = number_below(args[6], 0, infinity);
+  const double decay = number_below(args[7], 0, infinity);
+  const bool inside = flag_arg(args[8]);
   const double max_norm = max_norm_arg(args[9], function);
   const std::array<std::int64_t, 1> size{gradients.size()};
   return py::float_(with_real(gradients, [&]<class Real>(Real) {
@@ -82,9 +82,9 @@ py::object rmsprop(FastArgs args) {
 py::object polyak(FastArgs args) {
   const char* function = "polyak";
   Border border(function);
-  const OutputArg target = border.output(args[0], "target");
-  const ArrayArg online = border.input(args[1], "online", real_place(target.kind, target));
-  const double tau = number_in(args[2], 0, 1, function, "tau");
+  const OutputArg target = border.output(args[0]);
+  const ArrayArg online = border.input(args[1], real_location(target.kind, target));
+  const double tau = number_in(args[2], 0, 1);
   with_real(target, [&]<class Real>(Real) {
     const auto to = target.as<Real, 1>("[size]");
     const auto from = online.as<const Real, 1>({target.size()}, "[size]");
@@ -94,11 +94,11 @@ py::object polyak(FastArgs args) {
 }
 
 // (array, kept)
-py::object set_aside(FastArgs args) {
-  const char* function = "set_aside";
+py::object copy_nontemporal(FastArgs args) {
+  const char* function = "copy_nontemporal";
   Border border(function);
-  const ArrayArg from = border.input(args[0], "array");
-  const OutputArg to = border.output(args[1], "kept");
+  const ArrayArg from = border.input(args[0]);
+  const OutputArg to = border.output(args[1]);
   PYRL_CHECK(from.dtype != DType::Other, DTypeError, function, ": array has dtype ", from.dtype_text(), ", expected a boolean, integers or floats");
   from.require_cpu();
   from.require_contiguous();
@@ -114,8 +114,8 @@ py::object set_aside(FastArgs args) {
 }  // namespace
 
 PYRL_BINDINGS(optimizers, m) {
-  def_fast<adam, 12>(m, "adam", "adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm)");
-  def_fast<rmsprop, 10>(m, "rmsprop", "rmsprop(parameters, gradients, square_avg, step, lr, alpha, eps, weight_decay, epsilon_inside, max_grad_norm)");
-  def_fast<polyak, 3>(m, "polyak", "polyak(target, online, tau)");
-  def_fast<set_aside, 2>(m, "set_aside", "set_aside(array, kept)");
+  def_fast<adam, "adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm)">(m);
+  def_fast<rmsprop, "rmsprop(parameters, gradients, square_avg, step, lr, alpha, eps, weight_decay, epsilon_inside, max_grad_norm)">(m);
+  def_fast<polyak, "polyak(target, online, tau)">(m);
+  def_fast<copy_nontemporal, "copy_nontemporal(array, kept)">(m);
 }

@@ -2,20 +2,15 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <memory>
-#include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "bindings/array_arg.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/registry.hpp"
 #include "bindings/replay_core.hpp"
-#include "bindings/tensor_arg.hpp"
-#include "core/philox.hpp"
-#include "replay/lane_ring.hpp"
-#include "replay/window_gather.hpp"
+#include "replay/select/episodes.hpp"
 
 namespace py = pybind11;
 using namespace pyrl;
@@ -24,194 +19,84 @@ using namespace pyrl::replay;
 
 namespace {
 
-// Memory for one call of `add`. Several are in use where a conversion by NumPy lets another thread, or a destructor, add in between.
-class RowLease {
- public:
-  explicit RowLease(ReplayCore& core) : core_(core) {
-    if (core.idle_rows.empty()) {
-      rows_ = std::make_unique<RowScratch>();
-      core.idle_rows.reserve(++core.all_rows);  // so that giving it back cannot fail
-    } else {
-      rows_ = std::move(core.idle_rows.back());
-      core.idle_rows.pop_back();
-    }
-  }
-  ~RowLease() {
-    rows_->reset();
-    core_.idle_rows.push_back(std::move(rows_));
-  }
-  RowLease(const RowLease&) = delete;
-  RowLease& operator=(const RowLease&) = delete;
-  RowScratch& operator*() { return *rows_; }
-
- private:
-  ReplayCore& core_;
-  std::unique_ptr<RowScratch> rows_;
-};
-
-// One leaf is given as itself, several as a tuple.
-template <class Read>
-void read_leaves(const std::vector<RowReader>& readers, py::handle object, std::vector<const void*>& rows, const Read& read) {
-  if (readers.size() == 1) {
-    rows.push_back(read(readers[0], object));
-    return;
-  }
-  for (std::size_t i = 0; i < readers.size(); ++i) rows.push_back(read(readers[i], PyTuple_GET_ITEM(object.ptr(), static_cast<py::ssize_t>(i))));
-}
-
-// Whether the rows of an add lie on a GPU; the first leaf of its observation decides.
-bool on_device(const ReplayCore& self, py::handle observation) {
-  if (self.device == nullptr) return false;
-  const py::handle first = self.observation_readers.size() == 1 ? observation : py::handle(PyTuple_GET_ITEM(observation.ptr(), 0));
-  const Device device = device_of(first);
-  PYRL_CHECK(device.is_cpu() || !self.host_copy, DeviceError, "add: observation is on ", device.text(),
-             ", expected the CPU (a buffer with host_copy=True keeps its records there)");
-  return !device.is_cpu();
-}
-
-// read(reader, argument): where the rows lie.
-template <class Read>
-AddArgs read_rows(ReplayCore& self, FastArgs args, RowScratch& scratch, const Read& read) {
-  read_leaves(self.observation_readers, args[0], scratch.observation, read);
-  read_leaves(self.next_observation_readers, args[3], scratch.next_observation, read);
-  if (!self.ring->options().linked) scratch.columns = scratch.next_observation;
-  read_leaves(self.column_readers, args[1], scratch.columns, read);
-  AddArgs rows;
-  rows.observation = scratch.observation.data();
-  rows.next_observation = scratch.next_observation.data();
-  rows.columns = scratch.columns.data();
-  rows.reward = static_cast<const float*>(read(self.reward_reader, args[2]));
-  rows.terminated = static_cast<const bool*>(read(self.terminated_reader, args[4]));
-  rows.truncated = static_cast<const bool*>(read(self.truncated_reader, args[5]));
-  if (!args[6].is_none()) rows.valid = static_cast<const bool*>(read(self.valid_reader, args[6]));
-  return rows;
-}
-
-// (observation, columns, reward, next_observation, terminated, truncated, valid)
-py::object add(ReplayCore& self, FastArgs args) {
-  RowLease lease(self);
-  RowScratch& scratch = *lease;
-  const bool there = on_device(self, args[0]);
-  const AddArgs rows = there ? read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_there) { return reader.read_at(rows_there, self.place); })
-                             : read_rows(self, args, scratch, [&](const RowReader& reader, py::handle rows_here) { return reader.read(rows_here, scratch); });
-  const CudaStream caller = self.caller_stream("add");
-  const std::int64_t bad = alone(self, [&] { return self.store(rows, there, caller); }, ReleaseGil::When::if_busy);
-  if (bad >= 0) {
-    py::set_error(py::module_::import("pyrl.errors").attr("NonFiniteError"),
-                  concat("add: reward of environment ", bad, " is ", rows.reward[bad], ", expected a finite number").c_str());
-    throw py::error_already_set();
-  }
-  return py::none();
-}
-
-// Where a batch goes, and as what: tensors, if `torch` or if they lie on a GPU.
-Place batch_place(const ReplayCore& self, py::handle torch) {
-  return self.place.device.is_cuda() ? self.place : Place(torch.ptr() == Py_True ? Kind::Torch : Kind::NumPy);
-}
-
 // Of the transitions that can be drawn, how many there must be for a batch: with replacement any one serves again and again.
-std::int64_t least_stored(std::int64_t count, bool replacement) { return replacement ? std::min<std::int64_t>(count, 1) : count; }
+std::int64_t least_stored(const Selection& selection) { return selection.replacement ? std::min<std::int64_t>(selection.count, 1) : selection.count; }
 
-void check_batch_size(std::int64_t count, std::int64_t stored, bool replacement) {
-  PYRL_CHECK(count >= 1, ArgumentError, "sample: batch_size is ", count, ", expected at least 1");
-  PYRL_CHECK(least_stored(count, replacement) <= stored, ArgumentError, "sample: batch_size is ", count, ", but only ", stored, " transitions are stored");
+void check_batch_size(const char* function, const Selection& selection, std::int64_t stored) {
+  PYRL_CHECK(selection.count >= 1, ArgumentError, function, ": batch_size is ", selection.count, ", expected at least 1");
+  PYRL_CHECK(least_stored(selection) <= stored, ArgumentError, function, ": batch_size is ", selection.count, ", but only ", stored, " transitions are stored");
 }
 
-// (batch_size, replacement, torch, out) -> tuple of arrays
+// A draw without replacement may go through the whole ring.
+ReleaseGil::When release_of(const Selection& selection) { return selection.replacement ? ReleaseGil::When::long_calls : ReleaseGil::When::always; }
+
+void sample_into(ReplayCore& self, const Selection& selection, Outputs& out, const CudaStream& caller) {
+  const Workspace workspace(self, self.store->workspace_bytes(selection.count));
+  alone(self, [&] {
+    check_batch_size("sample", selection, self.store->size(caller, least_stored(selection)));  // another thread may have cleared it
+    self.store->sample(selection, out.gather, out.index, workspace.data, caller);
+  }, release_of(selection));
+}
+
+// (batch_size, replacement, torch, out) -> fields of a batch
 py::object sample(ReplayCore& self, FastArgs args) {
-  const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
-  const bool replacement = flag_arg(args[1], "sample", "replacement");
+  const Selection selection{integer_arg(args[0]), flag_arg(args[1])};
   const CudaStream caller = self.caller_stream("sample");
-  check_batch_size(count, self.device ? count : self.ring->size(), replacement);
+  check_batch_size("sample", selection, self.store->most_size());
   Border border("sample");
-  Outputs out(border, self, count, batch_place(self, args[2]), args[3]);
-  void* space = nullptr;
-  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
-  alone(self, [&] {
-    check_batch_size(count, self.size(caller, least_stored(count, replacement)), replacement);  // another thread may have cleared it
-    if (self.device && replacement) return self.device->sample(out.gather, out.index, space, caller);
-    self.slots.resize(static_cast<std::size_t>(count));
-    if (self.device) {
-      const LaneRing& books = self.books(caller);
-      check_batch_size(count, books.size(), false);  // the size before was perhaps believed, not seen
-      std::vector<std::int64_t> names(static_cast<std::size_t>(count));
-      books.draw_distinct(self.next_draw(caller), count, names.data(), self.slots.data(), self.scratch);
-      self.device->copy(out.index, names.data(), 8 * count, caller);
-      std::int64_t* const found = DeviceRing::slots_in(space, count);
-      self.device->find(out.index, count, found, caller);
-      out.gather.slots = found;
-      return self.device->gather(out.gather, space, caller);
-    }
-    self.drawing(caller, [&](const RandomStream& stream) {
-      if (replacement) {
-        self.ring->draw(stream, count, out.index, self.slots.data());
-      } else {
-        self.ring->draw_distinct(stream, count, out.index, self.slots.data(), self.scratch);
-      }
-      out.gather.slots = self.slots.data();
-      gather(*self.ring, out.gather);
-    });
-  }, replacement ? ReleaseGil::When::long_calls : ReleaseGil::When::always);  // which may go through the whole ring
-  return out.arrays;
+  Outputs out(border, self, selection.count, self.default_window(), self.batch_location(args[2]), args[3]);
+  sample_into(self, selection, out, caller);
+  return out.fields;
 }
 
-// (batch_size, beta, weight_by_buffer, torch, out, weight) -> (tuple of arrays, weight)
+// (batch_size, beta, weight_by_buffer, torch, out, weight) -> (fields of a batch, weight)
 py::object sample_prioritized(ReplayCore& self, FastArgs args) {
-  const std::int64_t count = integer_arg(args[0], "sample", "batch_size");
-  const double beta = number_in(args[1], 0, 1, "sample", "beta");
-  const bool by_buffer = args[2].ptr() == Py_True;
+  Selection selection{integer_arg(args[0], "sample", "batch_size"), true, number_in(args[1], 0, 1, "sample", "beta"), args[2].ptr() == Py_True};
   const CudaStream caller = self.caller_stream("sample");
-  const Place place = batch_place(self, args[3]);
-  check_batch_size(count, self.device ? count : self.ring->size(), true);
+  const Location location = self.batch_location(args[3]);
+  check_batch_size("sample", selection, self.store->most_size());
   Border border("sample");
-  Outputs out(border, self, count, place, args[4]);
+  Outputs out(border, self, selection.count, self.default_window(), location, args[4]);
   py::object weight;
-  const auto weights = border.result<float, 1>(weight, args[5], place, {count}, "out.weight", "[B]");
-  void* space = nullptr;
-  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(count), &space) : py::object();
-  alone(self, [&] {
-    check_batch_size(count, self.size(caller, 1), true);
-    if (self.device) return self.device->sample_prioritized(out.gather, out.index, beta, by_buffer, weights.data, space, caller);
-    self.slots.resize(static_cast<std::size_t>(count));
-    self.drawing(caller, [&](const RandomStream& stream) {
-      self.priorities->draw(stream, count, beta, by_buffer, self.slots.data(), weights.data);
-      for (std::int64_t i = 0; i < count; ++i) out.index[i] = self.ring->name_of(self.slots[static_cast<std::size_t>(i)]);
-      out.gather.slots = self.slots.data();
-      gather(*self.ring, out.gather);
-    });
-  });
-  return py::make_tuple(std::move(out.arrays), std::move(weight));
+  selection.weight = border.result<float, 1>(weight, args[5], location, {selection.count}, "out.weight", "[B]").data;
+  sample_into(self, selection, out, caller);
+  return py::make_tuple(std::move(out.fields), std::move(weight));
 }
 
-// (index, torch, out) -> tuple of arrays
+// (batch_size, replacement, torch) -> index
+py::object draw(ReplayCore& self, FastArgs args) {
+  const Selection selection{integer_arg(args[0]), flag_arg(args[1])};
+  const CudaStream caller = self.caller_stream("draw");
+  check_batch_size("draw", selection, self.store->most_size());
+  py::object index;
+  const auto to = allocate<std::int64_t, 1>(index, self.batch_location(args[2]), {selection.count});
+  const Workspace workspace(self, self.store->workspace_bytes(selection.count));
+  alone(self, [&] {
+    check_batch_size("draw", selection, self.store->size(caller, least_stored(selection)));
+    self.store->draw(selection, to.data, workspace.data, caller);
+  }, release_of(selection));
+  return index;
+}
+
+// (index, n_step, frame_stack, torch, out) -> fields of a batch
 py::object get(ReplayCore& self, FastArgs args) {
+  const StreamOptions& options = self.ring().options();
+  const WindowLengths window{ReplayCore::window_arg(integer_arg(args[1]), "get", "n_step"),
+                             ReplayCore::window_arg(integer_arg(args[2]), "get", "frame_stack")};
+  PYRL_CHECK(options.linked || (window.n_step == 1 && window.frame_stack == 1), ArgumentError,
+             "get: this buffer stores transitions without order (linked=False), expected n_step=1 and frame_stack=1");
+  PYRL_CHECK(window.frame_stack <= self.ring().lane_capacity(), ArgumentError, "get: frame_stack is ", window.frame_stack, ", expected at most ",
+             self.ring().lane_capacity(), ", the slots of an environment");
   const CudaStream caller = self.caller_stream("get");
   Border border("get");
-  const ArrayThere<std::int64_t> index(self, border, args[0], "index");
-  Outputs out(border, self, index.count(), batch_place(self, args[1]), args[2]);
-  void* space = nullptr;
-  const py::object owner = self.device ? self.space(DeviceRing::space_bytes(index.count()), &space) : py::object();
-  const std::int64_t stale = alone(self, [&] {
-    if (self.device) {
-      const std::int64_t* const names = index.bring(self, caller);
-      std::int64_t* const slots = DeviceRing::slots_in(space, index.count());
-      self.device->find(names, index.count(), slots, caller);
-      if (const std::int64_t missing = self.device->stale(caller); missing != 0) return missing;
-      self.device->copy(out.index, names, 8 * index.count(), caller);
-      out.gather.slots = slots;
-      self.device->gather(out.gather, space, caller);
-      return std::int64_t{0};
-    }
-    self.slots.resize(static_cast<std::size_t>(index.count()));
-    const std::int64_t missing = self.ring->find(index.data(), index.count(), self.slots.data());
-    if (missing != 0) return missing;
-    std::copy_n(index.data(), index.count(), out.index);
-    out.gather.slots = self.slots.data();
-    gather(*self.ring, out.gather);
-    return missing;
+  const DeviceArray<std::int64_t> index(self, border, args[0], "index");
+  Outputs out(border, self, index.count(), window, self.batch_location(args[3]), args[4]);
+  const Workspace workspace(self, self.store->workspace_bytes(index.count())), uploaded(self, index.bytes());
+  const std::int64_t missing = alone(self, [&] {
+    return self.store->get(out.gather, index.upload(*self.store, uploaded, caller), out.index, workspace.data, caller);
   });
-  PYRL_CHECK(stale == 0, ArgumentError, "get: ", stale, " of ", index.count(), " records are no longer (or not) drawable");
-  return out.arrays;
+  check_drawable("get", index.is_there() ? nullptr : index.data(), missing, window);
+  return out.fields;
 }
 
 // bool [B]
@@ -222,34 +107,61 @@ py::array_t<bool> drawable(ReplayCore& self, py::handle index_arg) {
   py::array_t<bool> found(index.extent[0]);
   bool* to = found.mutable_data();
   alone(self, [&] {
-    self.slots.resize(static_cast<std::size_t>(index.extent[0]));
-    self.books(caller).find(index.data, index.extent[0], self.slots.data());
-    std::transform(self.slots.begin(), self.slots.end(), to, [](std::int64_t slot) { return slot >= 0; });
+    std::vector<std::int64_t> slots(static_cast<std::size_t>(index.extent[0]));
+    self.store->metadata(caller).find(index.data, index.extent[0], 1, slots.data());
+    std::transform(slots.begin(), slots.end(), to, [](std::int64_t slot) { return slot >= 0; });
   });
   return found;
+}
+
+// Deletes the episodes that these records belong to; returns how many transitions are not drawable any more.
+std::int64_t delete_episodes(ReplayCore& self, py::handle index_arg) {
+  const Call call = Call::long_one(&index_arg.ptr(), 1);
+  const auto index = read_array(index_arg, "delete", "index").as<const std::int64_t, 1>("[B]");
+  const CudaStream caller = self.caller_stream("delete");
+  std::int64_t missing = -1, before = 0, after = 0;
+  alone(self, [&] {
+    const LaneRing& ring = self.store->metadata(caller);
+    std::vector<std::int64_t> slots(static_cast<std::size_t>(index.extent[0])), deleted;
+    if (ring.find(index.data, index.extent[0], 1, slots.data()) != 0) {
+      missing = std::find(slots.begin(), slots.end(), -1) - slots.begin();
+      return;
+    }
+    before = ring.size();
+    std::unordered_set<std::int64_t> seen;
+    for (const std::int64_t slot : slots) {
+      if (seen.count(slot) != 0) continue;
+      for (const std::int64_t of_episode : episode_slots(ring, slot)) {
+        seen.insert(of_episode);
+        deleted.push_back(of_episode);
+      }
+    }
+    self.store->remove(deleted, caller);
+    after = ring.size();
+  });
+  check_drawable("delete", index.data, missing);
+  return before - after;
 }
 
 py::array_t<std::int64_t> shuffled(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("epoch");
   for (;;) {
-    const std::int64_t count = alone(self, [&] { return self.size(caller); });
+    const std::int64_t count = alone(self, [&] { return self.store->size(caller); });
     py::array_t<std::int64_t> index(count);
-    std::int64_t* const names = index.mutable_data();
+    std::int64_t* const to = index.mutable_data();
     const bool fits = alone(self, [&] {
-      const LaneRing& ring = self.books(caller);
-      if (ring.size() != count) return false;  // another thread has added meanwhile
-      self.slots.resize(static_cast<std::size_t>(count));
-      self.drawing(caller, [&](const RandomStream& stream) { ring.draw_distinct(stream, count, names, self.slots.data(), self.scratch); });
+      if (self.store->metadata(caller).size() != count) return false;  // another thread has added meanwhile
+      self.store->shuffle(count, to, caller);
       return true;
     });
     if (fits) return index;
   }
 }
 
-// Columns [env, start, end, begins, ended]: `ended` holds the end flags of the last transition, 0 while the episode goes on.
-py::array_t<std::int64_t> episodes(ReplayCore& self) {
+// Columns [env, start, end, begins, ended]: `ended` holds the end flags of the last transition, 0 while the episode runs.
+py::array_t<std::int64_t> episode_table(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("episodes");
-  const auto spans = alone(self, [&] { return self.books(caller).episodes(); });
+  const auto spans = alone(self, [&] { return replay::episodes(self.store->metadata(caller)); });
   py::array_t<std::int64_t> table({static_cast<py::ssize_t>(spans.size()), py::ssize_t{5}});
   auto rows = table.mutable_unchecked<2>();
   for (std::size_t i = 0; i < spans.size(); ++i) {
@@ -261,33 +173,29 @@ py::array_t<std::int64_t> episodes(ReplayCore& self) {
 }
 
 std::int64_t length(ReplayCore& self) {
-  if (!self.is_resident()) return self.ring->size();
+  if (self.store->size_is_known()) return self.store->most_size();
   const CudaStream caller = self.caller_stream("len");
-  return alone(self, [&] { return self.size(caller); });
-}
-
-std::int64_t nbytes(const ReplayCore& self) {
-  return (self.is_resident() ? 0 : self.ring->nbytes()) + (self.device ? self.device->nbytes() : 0) + (self.priorities ? self.priorities->tree().nbytes() : 0);
+  return alone(self, [&] { return self.store->size(caller); });
 }
 
 void clear(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("clear");
-  alone(self, [&] {
-    if (self.device) self.device->clear(caller);  // first, as it may refuse
-    self.ring->clear();
-  });
+  alone(self, [&] { self.store->clear(caller); });
 }
 
 void flush(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("flush");
-  alone(self, [&] {
-    if (self.device) self.device->flush(caller);
-  });
+  alone(self, [&] { self.store->flush(caller); });
 }
 
 std::int64_t skipped_rows(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("skipped_rows");
-  return alone(self, [&] { return self.device ? self.device->skipped(caller) : 0; });
+  return alone(self, [&] { return self.store->skipped(caller); });
+}
+
+StreamOptions options_of(std::int64_t capacity, std::int64_t num_envs, std::int64_t n_step, std::int64_t frame_stack, bool pad_with_zeros, bool linked, double gamma) {
+  return {capacity, num_envs, ReplayCore::window_arg(n_step, "ReplayBuffer", "n_step"), ReplayCore::window_arg(frame_stack, "ReplayBuffer", "frame_stack"),
+          pad_with_zeros, linked, gamma};
 }
 
 }  // namespace
@@ -296,33 +204,43 @@ PYRL_BINDINGS(replay, m) {
   py::class_<ReplayCore> core(m, "ReplayCore", "The record stream behind pyrl.buffers.ReplayBuffer.");
   core.def(py::init([](const std::vector<ReplayCore::LeafSpec>& observation, const std::vector<ReplayCore::LeafSpec>& columns, std::int64_t capacity,
                        std::int64_t num_envs, std::int64_t n_step, std::int64_t frame_stack, bool pad_with_zeros, bool linked, double gamma, std::uint64_t key) {
-             const StreamOptions options{capacity, num_envs, ReplayCore::window_arg(n_step, "n_step"), ReplayCore::window_arg(frame_stack, "frame_stack"), pad_with_zeros, linked, gamma};
+             const StreamOptions options = options_of(capacity, num_envs, n_step, frame_stack, pad_with_zeros, linked, gamma);
              // Not a unique_ptr: where pybind11 then runs out of memory, it would free the object twice.
              return new ReplayCore(observation, columns, options, key);
            }),
            py::arg("observation"), py::arg("columns"), py::arg("capacity"), py::arg("num_envs"), py::arg("n_step"), py::arg("frame_stack"),
            py::arg("pad_with_zeros"), py::arg("linked"), py::arg("gamma"), py::arg("key"))
+      .def_static("forecast", [](const std::vector<ReplayCore::LeafSpec>& observation, const std::vector<ReplayCore::LeafSpec>& columns, std::int64_t capacity,
+                                 std::int64_t num_envs, std::int64_t n_step, std::int64_t frame_stack, bool linked, bool prioritized, bool on_device, bool host_copy) {
+             return ReplayCore::forecast(observation, columns, options_of(capacity, num_envs, n_step, frame_stack, false, linked, 1.0), prioritized, on_device, host_copy);
+           },
+           py::arg("observation"), py::arg("columns"), py::arg("capacity"), py::arg("num_envs"), py::arg("n_step"), py::arg("frame_stack"), py::arg("linked"),
+           py::arg("prioritized"), py::arg("on_device"), py::arg("host_copy"))
       .def("move_to", &ReplayCore::move_to, py::arg("device"), py::arg("host_copy"))
       .def("__len__", &length)
-      .def_property_readonly("capacity", [](const ReplayCore& self) { return self.ring->num_slots(); })
-      .def_property_readonly("nbytes", &nbytes)
-      .def_property_readonly("bytes_copied", [](const ReplayCore& self) { return self.device ? self.device->bytes_copied() : 0; })
+      .def_property_readonly("capacity", [](const ReplayCore& self) { return self.ring().num_slots(); })
+      .def_property_readonly("nbytes", [](const ReplayCore& self) { return self.store->nbytes(); })
+      .def_property_readonly("bytes_copied", [](const ReplayCore& self) { return self.store->bytes_copied(); })
       .def_property_readonly("skipped_rows", &skipped_rows)
-      .def_property_readonly("record_bytes", [](const ReplayCore& self) { return self.ring->layout().stride(); })
+      .def_property_readonly("record_bytes", [](const ReplayCore& self) { return self.ring().layout().stride(); })
       .def("prioritize", &ReplayCore::prioritize, py::arg("alpha"), py::arg("epsilon"))
       .def("priorities", &priorities, py::arg("index"))
       .def_property_readonly("total_priority", &total_priority)
       .def_property_readonly("unused_updates", &unused_updates)
       .def("clear", &clear)
       .def("flush", &flush)
+      .def("delete", &delete_episodes, py::arg("index"))
       .def("drawable", &drawable, py::arg("index"))
       .def("shuffled", &shuffled)
-      .def("episodes", &episodes)
+      .def("episodes", &episode_table)
       .def("state", &replay_state)
       .def("set_state", &set_replay_state, py::arg("state"));
-  def_fast_method<ReplayCore, add, 7>(core, "add", "add(observation, columns, reward, next_observation, terminated, truncated, valid)");
-  def_fast_method<ReplayCore, sample, 4>(core, "sample", "sample(batch_size, replacement, torch, out)");
-  def_fast_method<ReplayCore, sample_prioritized, 6>(core, "sample_prioritized", "sample_prioritized(batch_size, beta, weight_by_buffer, torch, out, weight)");
-  def_fast_method<ReplayCore, update_priorities, 2>(core, "update_priorities", "update_priorities(index, priority)");
-  def_fast_method<ReplayCore, get, 3>(core, "get", "get(index, torch, out)");
+  def_fast_method<ReplayCore, add, "add(observation, action, reward, next_observation, terminated, truncated, valid, extra)">(core);
+  def_fast_method<ReplayCore, extend, "extend(observation, action, reward, next_observation, terminated, truncated, valid, extra, steps)">(core);
+  def_fast_method<ReplayCore, sample, "sample(batch_size, replacement, torch, out)">(core);
+  def_fast_method<ReplayCore, sample_prioritized, "sample_prioritized(batch_size, beta, weight_by_buffer, torch, out, weight)">(core);
+  def_fast_method<ReplayCore, draw, "draw(batch_size, replacement, torch)">(core);
+  def_fast_method<ReplayCore, get, "get(index, n_step, frame_stack, torch, out)">(core);
+  def_fast_method<ReplayCore, update_priorities, "update_priorities(index, priority)">(core);
+  def_fast_method<ReplayCore, weight, "weight(index, beta, weight_by_buffer, torch)">(core);
 }

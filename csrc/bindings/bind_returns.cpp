@@ -33,13 +33,13 @@ class RolloutArg {
 
   // `value_needed`: the function reads value[t] itself, not only as the value after the step before.
   RolloutArg(Border& border, const FastArgs& args, bool value_needed)
-      : function(border.function), reward(border.input(args[0], "reward")), place(real_place(place_of(reward), reward)) {
-    value = border.optional(args[1], "value", place);
-    next_value = border.optional(args[2], "next_value", place);
-    terminated = border.input(args[3], "terminated", place);
-    truncated = border.input(args[4], "truncated", place);
-    final_value = border.optional(args[5], "final_value", place);
-    valid = border.optional(args[6], "valid", place);
+      : function(border.function), reward(border.input(args[0])), location(real_location(location_of(reward), reward)) {
+    value = border.optional(args[1], location);
+    next_value = border.optional(args[2], location);
+    terminated = border.input(args[3], location);
+    truncated = border.input(args[4], location);
+    final_value = border.optional(args[5], location);
+    valid = border.optional(args[6], location);
     reward.require_rank(2, "[T, N]");
     PYRL_CHECK(value.given() || !value_needed, DTypeError, function, ": value is None, expected [T, N], or [T+1, N] without next_value");
     PYRL_CHECK(!final_value.given() || (value.given() && !next_value.given()), ArgumentError, function,
@@ -70,7 +70,7 @@ class RolloutArg {
 
   const char* function;
   ArrayArg reward;
-  Place place;
+  Location location;
   ArrayArg value, next_value, terminated, truncated, final_value, valid;
 };
 
@@ -78,8 +78,8 @@ class RolloutArg {
 template <class T>
 ArrayView<T, 2> one_output(Border& border, py::object& owner, py::handle out, const char* name, const RolloutArg& rollout) {
   const Shape shape = rollout.shape();
-  if (out.is_none()) return allocate<T, 2>(owner, rollout.place, shape);
-  const OutputArg arg = border.output(out, name, rollout.place);
+  if (out.is_none()) return allocate<T, 2>(owner, rollout.location, shape);
+  const OutputArg arg = border.output(out, name, rollout.location);
   require_shape_of_reward(arg, shape, "[T, N]");
   owner = py::reinterpret_borrow<py::object>(out);
   return arg.as<T, 2>("[T, N]");
@@ -104,11 +104,11 @@ py::tuple two_outputs(Border& border, ArrayView<T, 2>& first, ArrayView<T, 2>& s
 py::object gae(FastArgs args) {
   Border border("gae");
   const RolloutArg rollout(border, args, true);
-  const double gamma = number_in(args[7], 0, 1, "gae", "gamma"), gae_lambda = number_in(args[8], 0, 1, "gae", "gae_lambda");
+  const double gamma = number_in(args[7], 0, 1), gae_lambda = number_in(args[8], 0, 1);
   return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::GaeArgs<T> call{rollout.view<T>(), {}, {}, gamma, gae_lambda};
     py::tuple result = two_outputs<T>(border, call.advantage, call.return_, args[9], rollout);
-    run_at(rollout.place, "gae", [&] { returns::gae(call); }, [&](const auto& stream) { returns::gae_cuda(call, stream); });
+    run_at(rollout.location, "gae", [&] { returns::gae(call); }, [&](const auto& stream) { returns::gae_cuda(call, stream); });
     return result;
   });
 }
@@ -116,12 +116,12 @@ py::object gae(FastArgs args) {
 py::object lambda_return_as(const char* function, const FastArgs& args, double lambda, py::handle out) {
   Border border(function);
   const RolloutArg rollout(border, args, false);
-  const double gamma = number_in(args[7], 0, 1, function, "gamma");
+  const double gamma = number_in(args[7], 0, 1);
   return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::LambdaReturnArgs<T> call{rollout.view<T>(), {}, gamma, lambda};
     py::object result;
     call.return_ = one_output<T>(border, result, out, "out", rollout);
-    run_at(rollout.place, function, [&] { returns::lambda_return(call, function); },
+    run_at(rollout.location, function, [&] { returns::lambda_return(call, function); },
            [&](const auto& stream) { returns::lambda_return_cuda(call, stream); });
     return result;
   });
@@ -130,7 +130,7 @@ py::object lambda_return_as(const char* function, const FastArgs& args, double l
 // (rollout.., gamma, lambda_, out)
 py::object lambda_return(FastArgs args) {
   PYRL_CHECK(!args[1].is_none() || !args[2].is_none(), DTypeError, "lambda_return: value and next_value are None, expected next_value [T, N] or value [T+1, N]");
-  return lambda_return_as("lambda_return", args, number_in(args[8], 0, 1, "lambda_return", "lambda_"), args[9]);
+  return lambda_return_as("lambda_return", args, number_in(args[8], 0, 1), args[9]);
 }
 
 // (rollout.., gamma, out)
@@ -141,14 +141,14 @@ py::object n_step_return(FastArgs args) {
   const char* function = "n_step_return";
   Border border(function);
   const RolloutArg rollout(border, args, false);
-  const double gamma = number_in(args[7], 0, 1, function, "gamma");
-  const std::int64_t n = integer_arg(args[8], function, "n");
+  const double gamma = number_in(args[7], 0, 1);
+  const std::int64_t n = integer_arg(args[8]);
   PYRL_CHECK(n >= 1, ArgumentError, function, ": n is ", n, ", expected at least 1");
   return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::NStepReturnArgs<T> call{rollout.view<T>(), {}, n, gamma};
     py::object result;
     call.return_ = one_output<T>(border, result, args[9], "out", rollout);
-    run_at(rollout.place, function, [&] { returns::n_step_return(call); },
+    run_at(rollout.location, function, [&] { returns::n_step_return(call); },
            [&](const auto& stream) { returns::n_step_return_cuda(call, stream); });
     return result;
   });
@@ -159,16 +159,16 @@ py::object vtrace(FastArgs args) {
   const char* function = "vtrace";
   Border border(function);
   const RolloutArg rollout(border, args, true);
-  const ArrayArg log_prob = border.input(args[7], "log_prob", rollout.place);
-  const ArrayArg behaviour_log_prob = border.input(args[8], "behaviour_log_prob", rollout.place);
+  const ArrayArg log_prob = border.input(args[7], rollout.location);
+  const ArrayArg behaviour_log_prob = border.input(args[8], rollout.location);
   for (const ArrayArg* arg : {&log_prob, &behaviour_log_prob}) require_shape_of_reward(*arg, rollout.shape(), "[T, N]");
-  const double gamma = number_in(args[9], 0, 1, function, "gamma"), lambda = number_in(args[10], 0, 1, function, "lambda_");
-  const double rho_bar = number_in(args[11], 0, infinity, function, "rho_bar"), c_bar = number_in(args[12], 0, infinity, function, "c_bar");
+  const double gamma = number_in(args[9], 0, 1), lambda = number_in(args[10], 0, 1);
+  const double rho_bar = number_in(args[11], 0, infinity), c_bar = number_in(args[12], 0, infinity);
   return with_real(rollout.reward, [&]<class T>(T) -> py::object {
     returns::VtraceArgs<T> call{rollout.view<T>(), log_prob.as<const T, 2>("[T, N]"), behaviour_log_prob.as<const T, 2>("[T, N]"), {}, {},
                                 gamma, lambda, rho_bar, c_bar};
     py::tuple result = two_outputs<T>(border, call.vs, call.pg_advantage, args[13], rollout);
-    run_at(rollout.place, function, [&] { returns::vtrace(call); }, [&](const auto& stream) { returns::vtrace_cuda(call, stream); });
+    run_at(rollout.location, function, [&] { returns::vtrace(call); }, [&](const auto& stream) { returns::vtrace_cuda(call, stream); });
     return result;
   });
 }
@@ -176,9 +176,9 @@ py::object vtrace(FastArgs args) {
 }  // namespace
 
 PYRL_BINDINGS(returns, m) {
-  def_fast<gae, 10>(m, "gae", "gae(reward, value, next_value, terminated, truncated, final_value, valid, gamma, gae_lambda, out)");
-  def_fast<lambda_return, 10>(m, "lambda_return", "lambda_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, lambda_, out)");
-  def_fast<discounted_return, 9>(m, "discounted_return", "discounted_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, out)");
-  def_fast<n_step_return, 10>(m, "n_step_return", "n_step_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, n, out)");
-  def_fast<vtrace, 14>(m, "vtrace", "vtrace(reward, value, next_value, terminated, truncated, final_value, valid, log_prob, behaviour_log_prob, gamma, lambda_, rho_bar, c_bar, out)");
+  def_fast<gae, "gae(reward, value, next_value, terminated, truncated, final_value, valid, gamma, gae_lambda, out)">(m);
+  def_fast<lambda_return, "lambda_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, lambda_, out)">(m);
+  def_fast<discounted_return, "discounted_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, out)">(m);
+  def_fast<n_step_return, "n_step_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, n, out)">(m);
+  def_fast<vtrace, "vtrace(reward, value, next_value, terminated, truncated, final_value, valid, log_prob, behaviour_log_prob, gamma, lambda_, rho_bar, c_bar, out)">(m);
 }

@@ -2,15 +2,15 @@
 
 namespace pyrl::bindings {
 
-void* Border::result(py::object& owner, py::handle out, const Place& place, DType dtype, std::span<const std::int64_t> shape, const char* name,
+void* Border::result(py::object& owner, py::handle out, const Location& location, DType dtype, std::span<const std::int64_t> shape, const char* name,
                    const char* meaning, const ArrayArg* may_be) {
   void* data = nullptr;
   if (out.is_none()) {
-    owner = empty_like_kind(place, dtype, shape, &data);
+    owner = empty_like_kind(location, dtype, shape, &data);
     return data;
   }
   owner = py::reinterpret_borrow<py::object>(out);
-  const OutputArg arg = output(out, name, place, may_be);
+  const OutputArg arg = output(out, name, location, may_be);
   arg.require_device();
   arg.require_dtype(dtype);
   arg.require_shape(shape, meaning);

@@ -2,7 +2,7 @@
 
 namespace pyrl::bindings {
 
-Place place_of(ArrayArg& first) {
+Location location_of(ArrayArg& first) {
   PYRL_CHECK(!first.device.is_cuda() || cuda_built, DeviceError, first.function, ": ", first.name, " is on ", first.device.text(),
              ", and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md), or pass ", first.name, ".cpu()");
   PYRL_CHECK(first.device.is_cpu() || first.device.is_cuda(), DeviceError, first.function, ": ", first.name, " is on ", first.device.text(),
@@ -13,14 +13,14 @@ Place place_of(ArrayArg& first) {
   return {first.kind, first.device, first.name};
 }
 
-Place place_of_output(py::handle out, const char* function, const char* name) {
+Location location_of_output(py::handle out, const char* function, const char* name) {
   if (out.is_none()) return Kind::NumPy;
   ArrayArg arg = read_array(out, function, name);
-  return place_of(arg);
+  return location_of(arg);
 }
 
-py::object device_space(const Place& place, std::int64_t bytes, void** data) {
-  return empty_like_kind({Kind::Torch, place.device, place.like}, DType::UInt8, std::array<std::int64_t, 1>{bytes}, data);
+py::object device_space(const Location& location, std::int64_t bytes, void** data) {
+  return empty_like_kind({Kind::Torch, location.device, location.like}, DType::UInt8, std::array<std::int64_t, 1>{bytes}, data);
 }
 
 }  // namespace pyrl::bindings

@@ -1,5 +1,8 @@
 // The part of the DLPack 1.3 C exchange interface we use (github.com/dmlc/dlpack): reading a torch tensor costs ~50 ns this
 // way and 2 us through tensor.__dlpack__(). Types publish the table as the capsule `__dlpack_c_exchange_api__`.
+//
+// Declared here because the official header is not to be had at build time: no package of PyPI has it, Debian's libdlpack-dev (0.6) is older than
+// the exchange table, and torch, which ships it, is not needed to build. tests/ops/test_dlpack.py holds this file against torch's copy.
 #pragma once
 
 #include <cstdint>

@@ -76,13 +76,13 @@ py::object empty_numpy(DType dtype, std::span<const std::int64_t> shape, std::in
 
 }  // namespace
 
-py::object empty_like_kind(const Place& place, DType dtype, std::span<const std::int64_t> shape, void** data) {
+py::object empty_like_kind(const Location& location, DType dtype, std::span<const std::int64_t> shape, void** data) {
   const std::int64_t bytes = bytes_of(dtype, shape);
   Call::read(bytes);
-  if (place.kind == Kind::NumPy) return empty_numpy(dtype, shape, bytes, data);
+  if (location.kind == Kind::NumPy) return empty_numpy(dtype, shape, bytes, data);
   const TorchType& type = torch_tensor();
-  const bool by_exchange = place.device.is_cpu() && type.api != nullptr && type.api->object_from_managed != nullptr && shape.size() <= ArrayArg::max_rank;
-  return by_exchange ? empty_torch(*type.api, dtype, shape, bytes, data) : empty_torch_by_attributes(place.device, dtype, shape, data);
+  const bool by_exchange = location.device.is_cpu() && type.api != nullptr && type.api->object_from_managed != nullptr && shape.size() <= ArrayArg::max_rank;
+  return by_exchange ? empty_torch(*type.api, dtype, shape, bytes, data) : empty_torch_by_attributes(location.device, dtype, shape, data);
 }
 
 }  // namespace pyrl::bindings

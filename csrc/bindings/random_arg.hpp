@@ -2,7 +2,7 @@
 //
 //   RandomObject& random = random_arg(args[2], function);
 //   sampling::PermutationArgs call{out};
-//   run_drawing(place, function, random, call.random, [&] { permutation(call); },
+//   run_drawing(location, function, random, call.random, [&] { permutation(call); },
 //               [&](const auto& stream) { permutation_cuda(call, space, stream); });
 #pragma once
 
@@ -10,7 +10,7 @@
 #include "bindings/border.hpp"
 #include "bindings/constructed.hpp"
 #include "bindings/cuda_arg.hpp"
-#include "bindings/own_stream.hpp"
+#include "core/own_stream.hpp"
 #include "core/check.hpp"
 #include "core/philox.hpp"
 
@@ -37,7 +37,7 @@ class RandomObject {
   // The words of the tensor, wherever it keeps them now.
   RandomStream* words() const {
     OutputArg arg = Border("RandomStream").output(memory_, "memory");
-    PYRL_CHECK(place_of(arg).device == device_, DeviceError, "RandomStream: memory is on ", arg.device.text(), ", expected ", device_.text());
+    PYRL_CHECK(location_of(arg).device == device_, DeviceError, "RandomStream: memory is on ", arg.device.text(), ", expected ", device_.text());
     return reinterpret_cast<RandomStream*>(arg.as<std::int64_t, 1>({2}, "(key, draw)").data);
   }
 
@@ -78,15 +78,15 @@ inline RandomObject& random_arg(py::handle object, const char* function) {
 // run_at for a kernel that takes one draw, from `source`. The draw is taken before the interpreter lock is released, so that no other
 // thread gets it too; a call that fails gives it back, unless another thread has drawn since. On a GPU it is taken after the kernel, there.
 template <class OnCpu, class OnCuda>
-void run_drawing(const Place& place, const char* function, RandomObject& random, DrawSource& source, const OnCpu& on_cpu,
+void run_drawing(const Location& location, const char* function, RandomObject& random, DrawSource& source, const OnCpu& on_cpu,
                  const OnCuda& on_cuda) {
   RandomStream* const here = random.here();
   if (here == nullptr) {
-    PYRL_CHECK(place.device == random.device(), DeviceError, function, ": random is on ", random.device().text(), ", expected ",
-               place.device.text());
+    PYRL_CHECK(location.device == random.device(), DeviceError, function, ": random is on ", random.device().text(), ", expected ",
+               location.device.text());
     RandomStream* const there = random.words();
     source = {0, 0, there};
-    run_at(place, function, on_cpu, [&](const auto& stream) {
+    run_at(location, function, on_cpu, [&](const auto& stream) {
       on_cuda(stream);
       add_cuda(reinterpret_cast<std::int64_t*>(&there->draw), 1, stream);
     });
@@ -94,7 +94,7 @@ void run_drawing(const Place& place, const char* function, RandomObject& random,
   }
   source = {here->key, here->next_draw(), nullptr};
   try {
-    run_at(place, function, on_cpu, on_cuda);
+    run_at(location, function, on_cpu, on_cuda);
   } catch (...) {
     if (here->draw == source.draw + 1) here->draw = source.draw;
     throw;

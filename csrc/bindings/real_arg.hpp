@@ -8,11 +8,11 @@
 
 namespace pyrl::bindings {
 
-// `place`, for the arrays that must have the dtype of `first`: their messages say so.
-inline Place real_place(Place place, const ArrayArg& first) {
-  place.dtype = first.dtype;
-  place.like = first.name;
-  return place;
+// `location`, for the arrays that must have the dtype of `first`: their messages say so.
+inline Location real_location(Location location, const ArrayArg& first) {
+  location.dtype = first.dtype;
+  location.like = first.name;
+  return location;
 }
 
 // body(Real{}) with Real = float or double.

@@ -1,4 +1,4 @@
-// A prioritized replay's priorities, on the CPU or where its records lie.
+// A prioritized replay's priorities, on the CPU or where its records are.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -11,14 +11,14 @@ namespace pyrl::bindings {
 
 using namespace pyrl::replay;
 
-// (index, priority): nothing is changed if any priority is negative, not finite or above tree::most, unless they lie on a GPU, where nobody looks.
+// (index, priority): nothing is changed if any priority is negative, not finite or above tree::most, unless they are on a GPU: there they are left out, and counted.
 py::object update_priorities(ReplayCore& self, FastArgs args) {
   const char* function = "update_priorities";
   const CudaStream caller = self.caller_stream(function);
   Border border(function);
-  const ArrayThere<std::int64_t> index(self, border, args[0], "index");
+  const DeviceArray<std::int64_t> index(self, border, args[0], "index");
   const auto update = [&]<class Real>(Real) {
-    const ArrayThere<Real> priority(self, border, args[1], "priority", index.count());
+    const DeviceArray<Real> priority(self, border, args[1], "priority", index.count());
     std::vector<Real> checked;  // another thread may write to the array meanwhile
     if (!priority.is_there()) checked.assign(priority.data(), priority.data() + index.count());
     for (std::size_t i = 0; i < checked.size(); ++i) {
@@ -28,21 +28,33 @@ py::object update_priorities(ReplayCore& self, FastArgs args) {
       PYRL_CHECK(static_cast<double>(value) <= tree::most, ArgumentError, function, ": priority of element ", i, " is ", value, ", expected at most ", tree::most,
                  ", so that the sum of all is finite");
     }
-    void* space = nullptr;
-    const py::object owner = self.device ? self.space(8 * index.count(), &space) : py::object();
+    const Workspace workspace(self, self.store->workspace_bytes(index.count())), index_there(self, index.bytes()), priority_there(self, priority.bytes());
     alone(self, [&] {
-      if (self.device)
-        return self.device->update_priorities(index.bring(self, caller), priority.bring(self, caller), index.count(), static_cast<std::int64_t*>(space), caller);
-      self.slots.resize(static_cast<std::size_t>(index.count()));
-      self.stale_updates += self.ring->find(index.data(), index.count(), self.slots.data());
-      self.priorities->update(self.slots.data(), checked.data(), index.count());
+      Store& store = *self.store;
+      const Real* const given = priority.is_there() ? priority.data() : static_cast<const Real*>(store.upload(checked.data(), priority.bytes(), priority_there.data, caller));
+      store.update(index.upload(store, index_there, caller), given, index.count(), workspace.data, caller);
     });
   };
   with_real(read_array(args[1], function, "priority"), update);
   return py::none();
 }
 
-// float64 [B]: the leaves of named records, 0 where they cannot be drawn.
+// (index, beta, weight_by_buffer, torch) -> float32 [B]: the importance weights of these records, as a batch.
+py::object weight(ReplayCore& self, FastArgs args) {
+  const CudaStream caller = self.caller_stream("weight");
+  Border border("weight");
+  const DeviceArray<std::int64_t> index(self, border, args[0], "index");
+  Selection selection{index.count(), true, number_in(args[1], 0, 1), args[2].ptr() == Py_True};
+  py::object made;
+  selection.weight = allocate<float, 1>(made, self.batch_location(args[3]), {index.count()}).data;
+  const Workspace workspace(self, self.store->workspace_bytes(index.count())), uploaded(self, index.bytes());
+  const std::int64_t missing =
+      alone(self, [&] { return self.store->weigh(selection, index.upload(*self.store, uploaded, caller), workspace.data, caller); });
+  check_drawable("weight", index.is_there() ? nullptr : index.data(), missing);
+  return made;
+}
+
+// float64 [B]: the leaves of these records, 0 where they cannot be drawn.
 py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
   const Call call = Call::long_one(&index_arg.ptr(), 1);
   const auto index = read_array(index_arg, "priorities", "index").as<const std::int64_t, 1>("[B]");
@@ -50,33 +62,24 @@ py::array_t<double> priorities(ReplayCore& self, py::handle index_arg) {
   py::array_t<double> found(index.extent[0]);
   double* to = found.mutable_data();
   alone(self, [&] {
-    self.slots.resize(static_cast<std::size_t>(index.extent[0]));
-    self.books(caller).find(index.data, index.extent[0], self.slots.data());
-    const std::vector<double> leaves = self.device ? self.leaves(caller) : std::vector<double>{};
-    const auto leaf = [&](std::int64_t slot) { return self.device ? leaves[static_cast<std::size_t>(slot)] : self.priorities->tree().get(slot); };
-    std::transform(self.slots.begin(), self.slots.end(), to, [&](std::int64_t slot) { return slot < 0 ? 0.0 : leaf(slot); });
+    std::vector<std::int64_t> slots(static_cast<std::size_t>(index.extent[0]));
+    self.store->metadata(caller).find(index.data, index.extent[0], 1, slots.data());
+    self.store->leaves_of(slots, to, caller);
   });
   return found;
 }
 
 double total_priority(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("total_priority");
-  return alone(self, [&] {
-    if (!self.device) return self.priorities->tree().total();
-    const std::vector<double> leaves = self.leaves(caller);
-    SumTree tree(self.ring->num_slots());
-    for (std::size_t slot = 0; slot < leaves.size(); ++slot) tree.set(static_cast<std::int64_t>(slot), leaves[slot]);
-    return tree.total();
-  });
+  return alone(self, [&] { return self.store->total_priority(caller); });
 }
 
 // How many updates came for records that were gone, and how many on a GPU were negative or not finite.
 std::pair<std::int64_t, std::int64_t> unused_updates(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("stale_updates");
   return alone(self, [&] {
-    if (!self.device) return std::pair{self.stale_updates, std::int64_t{0}};
-    const UpdateCounts counts = self.device->update_counts(caller);
-    return std::pair{counts.stale, counts.refused};
+    const UnusedUpdates unused = self.store->unused_updates(caller);
+    return std::pair{unused.stale, unused.refused};
   });
 }
 

@@ -1,4 +1,4 @@
-// A replay in a checkpoint: its books, and the written rows of every column.
+// A replay in a checkpoint: its metadata, and the written rows of every column.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -26,11 +26,6 @@ void move_rows(const LaneRing& ring, std::int64_t used, const std::vector<Column
       });
 }
 
-// Where records lie on a device only: a ring in host memory that takes them for a while.
-std::unique_ptr<LaneRing> host_ring(const ReplayCore& self) {
-  return self.is_resident() ? std::make_unique<LaneRing>(self.ring->layout().columns(), self.ring->options()) : nullptr;
-}
-
 RandomStream random_of(const py::object& saved) {
   try {
     const auto [key, low, draw] = saved.cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>();
@@ -44,20 +39,22 @@ RandomStream random_of(const py::object& saved) {
 
 py::dict replay_state(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("state_dict");
+  Store& store = *self.store;
+  const bool is_prioritized = store.is_prioritized();
   RandomStream stream;
   std::vector<double> priorities;  // of all slots
   const auto take_rest = [&] {
-    stream = self.random(caller);
-    if (self.is_prioritized()) priorities = self.leaves(caller);
+    stream = store.random(caller);
+    if (is_prioritized) priorities = store.leaves(caller);
   };
-  const auto fetched = host_ring(self);
+  const auto fetched = store.transfer_ring();
   if (fetched) {
     alone(self, [&] {
-      self.device->download(*fetched, true, caller);
+      store.download(fetched.get(), caller);
       take_rest();
     });
   }
-  const LaneRing& ring = fetched ? *fetched : *self.ring;
+  const LaneRing& ring = fetched ? *fetched : store.ring();
   const auto names = self.stored_names();
   const auto columns = self.stored_columns();
   const std::int64_t lanes = ring.options().num_lanes;
@@ -70,13 +67,13 @@ py::dict replay_state(ReplayCore& self) {
       to.push_back(rows.back().mutable_data());
     }
     RingState saved;
-    py::array_t<double> leaves({lanes, self.is_prioritized() ? used : 0});
+    py::array_t<double> leaves({lanes, is_prioritized ? used : 0});
     double* const leaf = leaves.mutable_data();
     const bool fits = alone(self, [&] {
       if (ring.filled() > used) return false;  // another thread has added meanwhile
       saved = ring.state(used);
       if (!fetched) take_rest();
-      for (std::int64_t lane = 0; self.is_prioritized() && lane < lanes; ++lane)
+      for (std::int64_t lane = 0; is_prioritized && lane < lanes; ++lane)
         std::copy_n(priorities.begin() + lane * ring.lane_capacity(), used, leaf + lane * used);
       move_rows(ring, used, columns, [&](std::size_t c, std::int64_t at, const std::uint8_t* row) { std::memcpy(to[c] + at, row, static_cast<std::size_t>(columns[c].row_bytes)); });
       return true;
@@ -89,7 +86,7 @@ py::dict replay_state(ReplayCore& self) {
     result["pending"] = copy(saved.pending);
     result["flags"] = copy(saved.flags).reshape({lanes, used});
     for (std::size_t c = 0; c < columns.size(); ++c) result[py::str("column." + names[c])] = rows[c];
-    if (self.is_prioritized()) result["priorities"] = leaves;
+    if (is_prioritized) result["priorities"] = leaves;
     result["random"] = py::make_tuple(stream.key, std::uint64_t{0}, stream.draw);
     return result;
   }
@@ -98,8 +95,10 @@ py::dict replay_state(ReplayCore& self) {
 // Everything is read and checked before anything is written.
 void set_replay_state(ReplayCore& self, const py::dict& saved) {
   const CudaStream caller = self.caller_stream("load_state_dict");
-  const auto taken = host_ring(self);
-  LaneRing& ring = taken ? *taken : *self.ring;
+  Store& store = *self.store;
+  const bool is_prioritized = store.is_prioritized();
+  const auto taken = store.transfer_ring();
+  LaneRing& ring = taken ? *taken : store.own_ring();
   const auto names = self.stored_names();
   const auto columns = self.stored_columns();
   const std::int64_t lanes = ring.options().num_lanes;
@@ -126,7 +125,7 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   for (std::size_t c = 0; c < columns.size(); ++c)
     from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
   std::vector<double> leaves;  // of all slots
-  if (self.is_prioritized()) {
+  if (is_prioritized) {
     const auto given = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");
     leaves.resize(static_cast<std::size_t>(ring.num_slots()));
     for (std::int64_t lane = 0; lane < lanes; ++lane) {
@@ -151,9 +150,8 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
       ring.clear();  // stopped: of the records before some are overwritten
       throw;
     }
-    if (self.device) self.device->upload(ring, caller);
-    if (self.is_prioritized()) self.set_leaves(leaves, caller);
-    self.set_random(random, caller);
+    store.restore(taken.get(), leaves, caller);
+    store.set_random(random, caller);
   });
 }
 

@@ -53,27 +53,27 @@ DType dtype_named(const std::string& name, const std::string& leaf) {
   throw DTypeError(concat("ReplayBuffer: ", leaf, " has dtype ", name, ", which cannot be stored"));
 }
 
-const void* RowReader::read(py::handle object, RowScratch& scratch) const {
-  if (rows_ == 1 && leaf_.shape.empty())
-    if (const void* number = read_number(object, scratch)) return number;
+const void* RowReader::read(py::handle object, RowScratch& scratch, const RowBlock& block) const {
+  if (rows_ == 1 && block.steps < 0 && leaf_.shape.empty())
+    if (const void* number = read_number(object, scratch, block)) return number;
   py::object array = py::reinterpret_borrow<py::object>(object);
   if (!py::isinstance<py::array>(object) && is_plain(object)) {
     array = py::module_::import("numpy").attr("asarray")(object);
     scratch.kept.push_back(array);
   }
-  const ArrayArg arg = read_array(array, "add", leaf_.name.c_str());
-  check_shape(arg);
+  const ArrayArg arg = read_array(array, block.function, leaf_.name.c_str());
+  check_shape(arg, block);
   arg.require_cpu();
-  if (!arg.contiguous || !arg.aligned) return read_converted(std::move(array), arg, scratch);
+  if (!arg.contiguous || !arg.aligned) return read_converted(std::move(array), arg, scratch, block);
   if (arg.dtype == leaf_.dtype) return leaf_.dtype == DType::Bool ? zeros_and_ones(arg, scratch) : arg.data;
   if (arg.dtype == DType::Float64 && leaf_.dtype == DType::Float32)
     return convert<double, float>(arg, scratch, [](double value) { return static_cast<float>(value); });
   if (arg.dtype == DType::UInt8 && leaf_.dtype == DType::Bool) return zeros_and_ones(arg, scratch);
-  return read_converted(std::move(array), arg, scratch);
+  return read_converted(std::move(array), arg, scratch, block);
 }
 
 // Null: not a plain number of this kind.
-const void* RowReader::read_number(py::handle object, RowScratch& scratch) const {
+const void* RowReader::read_number(py::handle object, RowScratch& scratch, const RowBlock& block) const {
   PyObject* value = object.ptr();
   if (leaf_.dtype == DType::Bool) {
     if (PyBool_Check(value)) return keep(value == Py_True, scratch);
@@ -84,7 +84,7 @@ const void* RowReader::read_number(py::handle object, RowScratch& scratch) const
   if (!PyLong_CheckExact(value)) return nullptr;
   int overflow = 0;
   const long long integer = PyLong_AsLongLongAndOverflow(value, &overflow);
-  const auto refuse = [&] { return ArgumentError(concat("add: ", leaf_.name, " is ", py::str(object).cast<std::string>(), ", more than ", name_of(leaf_.dtype), " holds")); };
+  const auto refuse = [&] { return ArgumentError(concat(block.function, ": ", leaf_.name, " is ", py::str(object).cast<std::string>(), ", more than ", name_of(leaf_.dtype), " holds")); };
   if (leaf_.dtype == DType::Int64) {
     if (overflow != 0) throw refuse();
     return keep(static_cast<std::int64_t>(integer), scratch);
@@ -96,42 +96,47 @@ const void* RowReader::read_number(py::handle object, RowScratch& scratch) const
   return nullptr;
 }
 
-const void* RowReader::read_at(py::handle object, const Place& place) const {
-  const ArrayArg arg = read_array(object, "add", leaf_.name.c_str(), place);
-  check_shape(arg);
+const void* RowReader::read_at(py::handle object, const Location& location, const RowBlock& block) const {
+  const ArrayArg arg = read_array(object, block.function, leaf_.name.c_str(), location);
+  check_shape(arg, block);
   arg.require_device();
   arg.require_dtype(leaf_.dtype);
   arg.require_contiguous();
   return arg.data;
 }
 
-void RowReader::check_shape(const ArrayArg& arg) const {
-  const int rank = static_cast<int>(leaf_.shape.size());
-  const auto tail_equals = [&](int from) { return std::equal(leaf_.shape.begin(), leaf_.shape.end(), arg.shape.begin() + from); };
-  if (arg.rank == rank + 1 && arg.shape[0] == rows_ && tail_equals(1)) return;
-  if (rows_ == 1 && arg.rank == rank && tail_equals(0)) return;
-  ArrayArg wanted;
-  wanted.rank = rank + 1;
-  wanted.shape[0] = rows_;
-  std::copy(leaf_.shape.begin(), leaf_.shape.end(), wanted.shape.begin() + 1);
-  throw ShapeError(concat("add: ", leaf_.name, " has shape ", arg.shape_text(), ", expected [N, ...] = ", wanted.shape_text()));
+void RowReader::check_shape(const ArrayArg& arg, const RowBlock& block) const {
+  ArrayArg wanted;  // [T, N, ...]
+  const bool has_steps = block.steps >= 0;
+  PYRL_CHECK(leaf_.shape.size() + 1 + has_steps <= ArrayArg::max_rank, ShapeError, block.function, ": ", leaf_.name, " has too many dimensions for a block");
+  if (has_steps) wanted.shape[wanted.rank++] = block.steps;
+  wanted.shape[wanted.rank++] = rows_;
+  for (const std::int64_t extent : leaf_.shape) wanted.shape[wanted.rank++] = extent;
+  const auto equals = [&](int left_out) {  // dimensions, of which N is the last
+    const auto tail = wanted.shape.begin() + has_steps + left_out;
+    return arg.rank == wanted.rank - left_out && (!has_steps || arg.shape[0] == block.steps) &&
+           std::equal(tail, wanted.shape.begin() + wanted.rank, arg.shape.begin() + has_steps);
+  };
+  if (equals(0) || (rows_ == 1 && equals(1))) return;
+  throw ShapeError(concat(block.function, ": ", leaf_.name, " has shape ", arg.shape_text(), ", expected ", has_steps ? "[T, N, ...] = " : "[N, ...] = ",
+                          wanted.shape_text()));
 }
 
 // By NumPy: other strides, byte orders and dtypes.
-const void* RowReader::read_converted(py::object object, const ArrayArg& arg, RowScratch& scratch) const {
+const void* RowReader::read_converted(py::object object, const ArrayArg& arg, RowScratch& scratch, const RowBlock& block) const {
   const py::module_ numpy = py::module_::import("numpy");
   const py::object array = numpy.attr("asarray")(object), given = array.attr("dtype"), wanted = numpy.attr("dtype")(name_of(leaf_.dtype));
   const auto can_cast = [&](const char* how) { return numpy.attr("can_cast")(given, wanted, how).cast<bool>(); };
   const bool integer_to_float = is_integer(arg.dtype) && leaf_.dtype >= DType::Float16;
   const bool byte_to_flag = arg.dtype == DType::UInt8 && leaf_.dtype == DType::Bool;
-  PYRL_CHECK(integer_to_float || byte_to_flag || can_cast("same_kind"), DTypeError, "add: ", leaf_.name, " has dtype ", py::str(given).cast<std::string>(), ", expected ",
+  PYRL_CHECK(integer_to_float || byte_to_flag || can_cast("same_kind"), DTypeError, block.function, ": ", leaf_.name, " has dtype ", py::str(given).cast<std::string>(), ", expected ",
              name_of(leaf_.dtype));
   const py::object converted = numpy.attr("require")(array, wanted, "CA");
   if (is_integer(leaf_.dtype) && !can_cast("safe"))
-    PYRL_CHECK(numpy.attr("array_equal")(converted, array).cast<bool>(), ArgumentError, "add: ", leaf_.name, " has values that ", name_of(leaf_.dtype),
+    PYRL_CHECK(numpy.attr("array_equal")(converted, array).cast<bool>(), ArgumentError, block.function, ": ", leaf_.name, " has values that ", name_of(leaf_.dtype),
                " does not hold");
   scratch.kept.push_back(converted);
-  const ArrayArg plain = read_array(converted, "add", leaf_.name.c_str());
+  const ArrayArg plain = read_array(converted, block.function, leaf_.name.c_str());
   return leaf_.dtype == DType::Bool ? zeros_and_ones(plain, scratch) : plain.data;
 }
 

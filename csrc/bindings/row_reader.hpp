@@ -1,4 +1,4 @@
-// Reads the arguments of `add`: one row a lane, of a known dtype and shape. What already is what is stored is used in place, the rest
+// Reads the arguments of `add` and `extend`: rows of a known dtype and shape. What already is what is stored is used in place, the rest
 // is converted into memory that belongs to the call, since calls may come from several threads and meet inside NumPy.
 #pragma once
 
@@ -42,21 +42,27 @@ struct RowScratch {
   }
 };
 
+// What a call reads: one row a lane, or the rows of several steps.
+struct RowBlock {
+  const char* function;     // for messages
+  std::int64_t steps = -1;  // T; -1: one step, without a dimension of its own
+};
+
 class RowReader {
  public:
   RowReader(Leaf leaf, std::int64_t rows) : leaf_(std::move(leaf)), rows_(rows) {}
 
-  // [N, ...shape], or [...shape] for one lane: a NumPy array, a torch tensor, lists, for one lane also plain numbers. float64 is
+  // [N, ...shape] or [T, N, ...shape]; for one lane N may be left out: a NumPy array, a torch tensor, lists, for one row also plain numbers. float64 is
   // rounded to float32, integers become floats and other integers that hold their values; throws a typed error for anything else.
   // The result is valid until `scratch` is reset and as long as `object` lives.
-  const void* read(py::handle object, RowScratch& scratch) const;
-  // A tensor on a GPU, [N, ...shape], exactly as it is stored: nothing is converted there.
-  const void* read_at(py::handle object, const Place& place) const;
+  const void* read(py::handle object, RowScratch& scratch, const RowBlock& block) const;
+  // A tensor on a GPU, of the same shapes, exactly as it is stored: nothing is converted there.
+  const void* read_at(py::handle object, const Location& location, const RowBlock& block) const;
 
  private:
-  const void* read_number(py::handle object, RowScratch& scratch) const;
-  const void* read_converted(py::object object, const ArrayArg& arg, RowScratch& scratch) const;
-  void check_shape(const ArrayArg& arg) const;
+  const void* read_number(py::handle object, RowScratch& scratch, const RowBlock& block) const;
+  const void* read_converted(py::object object, const ArrayArg& arg, RowScratch& scratch, const RowBlock& block) const;
+  void check_shape(const ArrayArg& arg, const RowBlock& block) const;
 
   Leaf leaf_;
   std::int64_t rows_;

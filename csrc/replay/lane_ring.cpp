@@ -48,18 +48,18 @@ std::unique_ptr<std::uint8_t[], LaneRing::Unmap> LaneRing::map(std::int64_t byte
 
 void LaneRing::Unmap::operator()(std::uint8_t* address) const { munmap(address, bytes); }
 
-std::int64_t LaneRing::nbytes() const {
-  return layout_.store_bytes() + static_cast<std::int64_t>(flags_.size() + (origins_.size() + heads_.size()) * sizeof(std::int64_t) + pending_.size());
+std::int64_t LaneRing::nbytes(const RecordLayout& layout, const StreamOptions& options) {
+  return layout.store_bytes() + slots_of(options) + options.num_lanes * static_cast<std::int64_t>(2 * sizeof(std::int64_t) + 1);
 }
 
 void LaneRing::clear() {
   std::fill(flags_.begin(), flags_.end(), std::uint8_t{0});
   for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) view_.clear_lane(lane);
   size_.store(0, std::memory_order_relaxed);
-  if (observer_ != nullptr) observer_->cleared();
+  if (selector_ != nullptr) selector_->clear();
 }
 
-// -- adding, by blocks of lanes: compare, place, then copy column by column --------------------------------------------------------
+// -- adding, by blocks of lanes: compare, reserve, then copy column by column --------------------------------------------------------
 //
 // A store of bytes may change anything that is reached through a pointer, so what is constant in a loop is a local variable.
 
@@ -71,16 +71,16 @@ constexpr std::int64_t streamed_row_bytes = 16 * 1024, streamed_add_bytes = 1024
 
 // The ring's changes of flag::drawable in an add.
 struct Changes {
-  DrawableObserver* observer;
+  Selector* selector;
   std::int64_t size;
 
   PYRL_INLINE void became_drawable(std::int64_t slot) {
     ++size;
-    if (observer != nullptr) observer->became_drawable(slot);
+    if (selector != nullptr) selector->insert(slot);
   }
   PYRL_INLINE void became_undrawable(std::int64_t slot) {
     --size;
-    if (observer != nullptr) observer->became_undrawable(slot);
+    if (selector != nullptr) selector->erase(slot);
   }
 };
 
@@ -98,7 +98,7 @@ PYRL_INLINE void copy_rows(const RingView& ring, const Column& column, const std
   });
 }
 
-// equal[i] &= whether the row of the i-th lane is what lies in the i-th slot.
+// equal[i] &= whether the row of the i-th lane equals the one in the i-th slot.
 PYRL_INLINE void compare_rows(const RingView& ring, const Column& column, const std::int64_t* slots, const void* source, const std::int64_t* lanes, std::int64_t n,
                               bool* equal) {
   const std::int64_t bytes = column.row_bytes, stride = column.stride;
@@ -130,12 +130,12 @@ PYRL_INLINE void add_lanes(const RingView& ring, std::int64_t first, std::int64_
   std::int64_t beginners[most], begun[most], m = 0;  // lanes and slots of rows whose observation does not lie there yet
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t lane = lanes[i];
-    const Placed placed = ring.place(lane, follows[i], args.terminated[lane], args.truncated[lane], changes);
-    here[i] = placed.record;
-    next[i] = placed.next_observation;
+    const Slots taken = ring.reserve(lane, follows[i], args.terminated[lane], args.truncated[lane], changes);
+    here[i] = taken.record;
+    next[i] = taken.next_observation;
     if (follows[i]) continue;
     beginners[m] = lane;
-    begun[m++] = placed.observation;
+    begun[m++] = taken.observation;
   }
 
   for (int c = 0; c < observations; ++c) {
@@ -165,13 +165,13 @@ std::int64_t AddArgs::first_bad_reward(std::int64_t num_lanes) const {
 std::int64_t LaneRing::add(const AddArgs& args) {
   const std::int64_t lanes = options().num_lanes, bad = args.first_bad_reward(lanes);
   if (bad >= 0) return bad;
-  if (observer_ != nullptr) observer_->adding();
+  if (selector_ != nullptr) selector_->adding();
   std::int64_t drawable = size();
   simd::dispatch([&]() PYRL_INLINE_LAMBDA {
     RingView ring = view_;
     const AddArgs rows = args;
-    const auto add_all = [&](DrawableObserver* observer) PYRL_INLINE_LAMBDA {
-      Changes changes{observer, drawable};
+    const auto add_all = [&](Selector* selector) PYRL_INLINE_LAMBDA {
+      Changes changes{selector, drawable};
       if (lanes == 1) {
         add_lanes<1>(ring, 0, 1, rows, changes);
       } else {
@@ -179,124 +179,42 @@ std::int64_t LaneRing::add(const AddArgs& args) {
       }
       drawable = changes.size;
     };
-    if (ring.options.linked && ring.options.frame_stack == 1 && observer_ == nullptr) {
+    if (ring.options.linked && ring.options.frame_stack == 1 && selector_ == nullptr) {
       ring.options.linked = true;  // known to the compiler now, which leaves the rest out
       ring.options.frame_stack = 1;
       add_all(nullptr);
     } else {
-      add_all(observer_);
+      add_all(selector_);
     }
   });
   size_.store(drawable, std::memory_order_relaxed);
   return -1;
 }
 
-std::int64_t LaneRing::find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const {
+std::int64_t LaneRing::find(const std::int64_t* index, std::int64_t count, int frames, std::int64_t* slots) const {
   std::int64_t stale = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     if (i % (1 << 16) == 0) check_interrupt();
-    slots[i] = view_.find(index[i]);
+    slots[i] = view_.find(index[i], frames);
     stale += slots[i] < 0;
   }
   return stale;
+}
+
+void LaneRing::remove(const std::int64_t* slots, std::int64_t count) {
+  Changes changes{selector_, size()};
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t lane = slots[i] / lane_capacity();
+    view_.remove(slots[i], changes);
+    if (view_.next_slot(slots[i]) == lane * lane_capacity() + newest_[lane]) pending_[lane] = 0;
+  }
+  size_.store(changes.size, std::memory_order_relaxed);
 }
 
 std::int64_t LaneRing::filled() const {
   std::int64_t most = 0;
   for (std::size_t lane = 0; lane < heads_.size(); ++lane) most = std::max(most, heads_[lane] - origins_[lane]);
   return std::min(lane_capacity(), most);
-}
-
-void LaneRing::draw(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const {
-  const Candidates candidate = candidates();
-  constexpr std::int64_t chunk = 64;
-  parallel_for(count, 8192, [&](std::int64_t begin, std::int64_t end) {
-    std::uint32_t words[4][chunk];
-    for (std::int64_t first = begin; first < end; first += chunk) {
-      const std::int64_t n = std::min(chunk, end - first);
-      simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-        for (std::int64_t i = 0; i < chunk; ++i) {
-          const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(first + i), 0);
-          for (int w = 0; w < 4; ++w) words[w][i] = block[w];
-        }
-      });
-      for (std::int64_t i = 0; i < n; ++i) {
-        std::int64_t at = view_.attempt(candidate, words[0][i], words[1][i], words[2][i], words[3][i]);
-        for (std::uint32_t j = 1; !view_.is_drawable(at); ++j) {
-          const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(first + i), j);
-          at = view_.attempt(candidate, block[0], block[1], block[2], block[3]);
-        }
-        slots[first + i] = at;
-        index[first + i] = view_.name_of(at);
-      }
-    }
-  });
-}
-
-void LaneRing::draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots,
-                             std::vector<std::int64_t>& scratch) const {
-  if (count <= size() / 4) {
-    draw(stream, count, index, slots);
-    draw_repeats_again(stream, count, slots, scratch);
-    for (std::int64_t i = 0; i < count; ++i) index[i] = name_of(slots[i]);
-    return;
-  }
-  scratch.clear();
-  scratch.reserve(static_cast<std::size_t>(size()));
-  for (std::int64_t at = 0; at < num_slots(); ++at) {
-    if (at % (1 << 16) == 0) check_interrupt();
-    if (view_.is_drawable(at)) scratch.push_back(at);
-  }
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (i % (1 << 16) == 0) check_interrupt();
-    const PhiloxBlock words = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), 0);
-    const auto other = i + static_cast<std::int64_t>(uniform_below(words[0], words[1], static_cast<std::uint64_t>(size() - i)));
-    std::swap(scratch[i], scratch[other]);
-    slots[i] = scratch[i];
-    index[i] = name_of(slots[i]);
-  }
-}
-
-// A uniform draw among all, kept only if it is new, is a uniform draw among those that are left.
-void LaneRing::draw_repeats_again(const RandomStream& stream, std::int64_t count, std::int64_t* slots, std::vector<std::int64_t>& scratch) const {
-  const Candidates candidate = candidates();
-  const auto buckets = std::bit_ceil(static_cast<std::uint64_t>(4 * count));
-  scratch.assign(buckets, -1);  // open addressing: the slots taken so far
-  const auto take = [&](std::int64_t slot) {
-    std::uint64_t bucket = (static_cast<std::uint64_t>(slot) * 0x9E3779B97F4A7C15u >> 32) & (buckets - 1);
-    for (; scratch[bucket] >= 0; bucket = (bucket + 1) & (buckets - 1))
-      if (scratch[bucket] == slot) return false;
-    scratch[bucket] = slot;
-    return true;
-  };
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (i % (1 << 16) == 0) check_interrupt();
-    for (std::uint32_t j = std::uint32_t{1} << 31; !take(slots[i]); ++j) {
-      const PhiloxBlock block = philox(stream.key, stream.draw, static_cast<std::uint32_t>(i), j);
-      const std::int64_t at = candidate(block[0], block[1]);
-      if (view_.is_drawable(at)) slots[i] = at;
-    }
-  }
-}
-
-std::vector<EpisodeSpan> LaneRing::episodes() const {
-  std::vector<EpisodeSpan> found;
-  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
-    bool open = false;
-    for (std::int64_t p = std::max(origins_[lane], heads_[lane] - lane_capacity()); p < heads_[lane]; ++p) {
-      const std::uint8_t flags = flags_[view_.slot(lane, p)];
-      if (!(flags & flag::transition)) {
-        open = false;
-        continue;
-      }
-      if (!open || (flags & flag::start)) found.push_back({lane, p, p, static_cast<std::uint8_t>(flags & flag::start)});
-      EpisodeSpan& episode = found.back();
-      episode.end = p + 1;
-      episode.flags |= flags & flag::end;
-      open = (flags & flag::end) == 0;
-    }
-  }
-  return found;
 }
 
 RingState LaneRing::state(std::int64_t used) const {
@@ -316,12 +234,13 @@ void LaneRing::check_lane(const RingState& state, std::int64_t lane) const {
   const std::int64_t written = std::min(head - origin, lane_capacity());
   check(written <= state.used, "heads and the number of written slots");
   const std::uint8_t* flags = state.flags.data() + lane * state.used;
-  for (std::int64_t offset = 0; offset < state.used; ++offset) check(flags[offset] < 64 && (offset < written || flags[offset] == 0), "flags");
+  for (std::int64_t offset = 0; offset < state.used; ++offset) check((flags[offset] < flag::deleted || flags[offset] == flag::deleted) && (offset < written || flags[offset] == 0), "flags");
   check(state.pending[lane] <= 1 && (state.pending[lane] == 0 || (options().linked && written >= 2)), "pending marks");
   if (!options().linked || written == 0) return;
   check(flags[(head - 1) % lane_capacity()] == 0, "flags of the newest slot");
-  check(written >= 2 && (flags[(head - 2) % lane_capacity()] & flag::transition) != 0, "flags of the newest transition");
-  check(state.pending[lane] == ((flags[(head - 2) % lane_capacity()] & flag::end) == 0), "pending marks");
+  const std::uint8_t newest = written >= 2 ? flags[(head - 2) % lane_capacity()] : std::uint8_t{0};
+  check((newest & (flag::transition | flag::deleted)) != 0, "flags of the newest transition");
+  check(state.pending[lane] == ((newest & (flag::end | flag::deleted)) == 0), "pending marks");
 }
 
 RingState LaneRing::completed(RingState state) const {
@@ -337,7 +256,7 @@ RingState LaneRing::completed(RingState state) const {
     std::copy_n(saved, state.used, flags.begin() + lane * lane_capacity());
     for (std::int64_t p = std::max(state.origins[lane], state.heads[lane] - lane_capacity()); p < state.heads[lane]; ++p) {
       const std::uint8_t bits = flags[given.slot(lane, p)];
-      const bool whole = (bits & flag::transition) != 0 && given.history_is_whole(lane, p);
+      const bool whole = (bits & flag::transition) != 0 && given.history_is_whole(lane, p, given.options.frame_stack);
       saved[p % lane_capacity()] = static_cast<std::uint8_t>(whole ? bits | flag::drawable : bits & ~flag::drawable);
     }
   }

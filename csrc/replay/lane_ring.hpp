@@ -1,6 +1,6 @@
 // The record stream: one ring of slots a lane (environment), each slot one record. The contract is docs/replay.md.
 //
-// Position p of a lane counts slots for ever; it lies in slot lane * lane_capacity + p % lane_capacity. A slot holds a
+// Position p of a lane counts slots for ever; its slot is lane * lane_capacity + p % lane_capacity. A slot holds a
 // *transition* (observation, action, reward, flags, extra columns), the *pending* observation at the head of the lane, or a
 // *tail*, the sealed last observation of an episode. The next observation of transition p is the observation of slot p + 1.
 //
@@ -21,6 +21,7 @@
 #include "core/philox.hpp"
 #include "replay/record_layout.hpp"
 #include "replay/ring_view.hpp"
+#include "replay/select/selector.hpp"
 
 namespace pyrl::replay {
 
@@ -44,27 +45,12 @@ struct AddArgs {
   std::int64_t first_bad_reward(std::int64_t num_lanes) const;
 };
 
-struct EpisodeSpan {
-  std::int64_t lane, start, end;  // positions [start, end) of its transitions that are still in the ring
-  std::uint8_t flags;             // flag::start if its beginning is still there; the end flags of its last transition
-};
-
 // Everything about a ring but the bytes of its records, for checkpoints.
 struct RingState {
   std::vector<std::int64_t> origins, heads;  // a lane each: the position where it began after the last clear; the one after its newest slot
   std::vector<std::uint8_t> pending;         // a lane each: whether the newest slot is pending, not sealed
   std::vector<std::uint8_t> flags;           // [num_lanes, used]
   std::int64_t used = 0;                     // slots of each lane from the first on, `filled()` or more
-};
-
-// Told by a ring which records can be drawn, while the caller holds the ring's lock.
-class DrawableObserver {
- public:
-  virtual ~DrawableObserver() = default;
-  virtual void adding() = 0;  // before the changes of an add
-  virtual void became_drawable(std::int64_t slot) = 0;
-  virtual void became_undrawable(std::int64_t slot) = 0;
-  virtual void cleared() = 0;
 };
 
 // Owns the store. Threads: the caller of anything but size() and the constants holds lock().
@@ -77,31 +63,26 @@ class LaneRing {
   std::int64_t add(const AddArgs& args);
   void clear();
 
-  // Told of every change from now on; null: nobody.
-  void set_observer(DrawableObserver* observer) { observer_ = observer; }
+  // Learns of every change from now on; null: nobody does.
+  void set_selector(Selector* selector) { selector_ = selector; }
 
   // Drawable transitions.
   std::int64_t size() const { return size_.load(std::memory_order_relaxed); }
-  // Names and slots of `count` drawable records, with replacement, by rejection. Attempts 2j and 2j + 1 of element i use the
-  // halves of Philox block (draw, i, j), so the result does not depend on threads or splitting. size() must be positive.
-  void draw(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots) const;
-  // The same without replacement, `count` <= size(). Up to a quarter of all: draws as above, and elements that repeat an earlier one
-  // go on with blocks from 2^31. More: a partial Fisher-Yates shuffle of all drawable records, which costs O(capacity).
-  // `scratch` is the caller's, so that the steady state allocates nothing.
-  void draw_distinct(const RandomStream& stream, std::int64_t count, std::int64_t* index, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
-  // The name of the record in a written slot: position * num_lanes + lane.
-  std::int64_t name_of(std::int64_t slot) const { return view_.name_of(slot); }
-  // Slots of names; returns how many are stale or were never given (their slot is -1).
-  std::int64_t find(const std::int64_t* index, std::int64_t count, std::int64_t* slots) const;
-  // Episodes in the ring, oldest first in each lane.
-  std::vector<EpisodeSpan> episodes() const;
+  // The index of the record in a written slot: position * num_lanes + lane.
+  std::int64_t index_of(std::int64_t slot) const { return view_.index_of(slot); }
+  // Slots of indices whose records are drawable with a stack of `frames`; returns how many are not (their slot is -1).
+  std::int64_t find(const std::int64_t* index, std::int64_t count, int frames, std::int64_t* slots) const;
+  // The transitions in these slots cannot be drawn any more; a stream whose newest one is among them ends there. Whole episodes only.
+  void remove(const std::int64_t* slots, std::int64_t count);
 
   const StreamOptions& options() const { return view_.options; }
   const RecordLayout& layout() const { return layout_; }
   int num_observation_columns() const { return view_.num_observation_columns; }
   std::int64_t lane_capacity() const { return view_.lane_capacity; }
   std::int64_t num_slots() const { return view_.lane_capacity * view_.options.num_lanes; }
-  std::int64_t nbytes() const;
+  // Of a ring, before there is one.
+  static std::int64_t nbytes(const RecordLayout& layout, const StreamOptions& options);
+  std::int64_t nbytes() const { return nbytes(layout_, options()); }
   Lock& lock() const { return lock_; }
   const RingView& view() const { return view_; }
 
@@ -125,15 +106,13 @@ class LaneRing {
   static std::unique_ptr<std::uint8_t[], Unmap> map(std::int64_t bytes);
 
   void check_lane(const RingState& state, std::int64_t lane) const;
-  void draw_repeats_again(const RandomStream& stream, std::int64_t count, std::int64_t* slots, std::vector<std::int64_t>& scratch) const;
-  Candidates candidates() const { return {filled(), view_.lane_capacity, view_.options.num_lanes}; }
 
   RecordLayout layout_;
   std::unique_ptr<std::uint8_t[], Unmap> store_;
   std::vector<std::uint8_t> flags_, pending_;
   std::vector<std::int64_t> origins_, heads_, newest_;
   RingView view_;  // of these
-  DrawableObserver* observer_ = nullptr;
+  Selector* selector_ = nullptr;
   std::atomic<std::int64_t> size_{0};  // written under the lock, read by anyone
   mutable Lock lock_;
 };

@@ -1,4 +1,4 @@
-// Where the bytes of a record lie.
+// Where the bytes of a record are.
 //
 // Small columns are packed into one *hot* record a slot: the reward first, then the observation's columns, then the rest, each
 // group in falling alignment, so that what a draw needs of the following record (its observation) is a prefix. A column whose
@@ -23,7 +23,7 @@ struct Column {
   bool hot = false;
   std::int64_t offset = 0;  // hot: in the record; cold: of the column's array in the store
   std::int64_t stride = 0;  // from slot to slot
-  std::int64_t packed = 0;  // where its row lies among those of its group (observations, the rest), one behind the other
+  std::int64_t packed = 0;  // where its row starts among those of its group (observations, the rest), packed without gaps
 };
 
 class RecordLayout {

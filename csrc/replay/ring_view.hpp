@@ -1,7 +1,7 @@
 // A ring as its steps see it: addresses and options, nothing owned. The steps are those of a ring in host memory (lane_ring.hpp) and of
 // one on a GPU (gpu/ring.hpp), so that both go through the same positions, flags, draws and windows.
 //
-// Position p of a lane counts slots for ever; it lies in slot lane * lane_capacity + p % lane_capacity. lane_ring.hpp has the picture.
+// Position p of a lane counts slots for ever; its slot is lane * lane_capacity + p % lane_capacity. lane_ring.hpp has the picture.
 #pragma once
 
 #include <algorithm>
@@ -21,14 +21,15 @@ constexpr std::uint8_t start = 4;       // first record of an episode (or after 
 constexpr std::uint8_t terminated = 8;
 constexpr std::uint8_t truncated = 16;
 constexpr std::uint8_t cut = 32;  // the stream broke here (manual reset); bootstraps like a truncation
+constexpr std::uint8_t deleted = 64;  // alone: a transition that was deleted, with its episode
 constexpr std::uint8_t end = terminated | truncated | cut;
 }  // namespace flag
 
 struct StreamOptions {
   std::int64_t capacity = 0;  // slots in total; rounded down to a multiple of num_lanes
   std::int64_t num_lanes = 1;
-  int n_step = 1;
-  int frame_stack = 1;
+  int n_step = 1;       // of windows, where a call does not say otherwise
+  int frame_stack = 1;  // the same; and a record whose last frames are overwritten is not drawable
   bool pad_with_zeros = false;  // missing frames of a stack: zeros, or the episode's first frame
   bool linked = true;           // false: rows have no order, both observations are stored in each
   double gamma = 0.99;
@@ -50,15 +51,8 @@ struct Candidates {
 };
 
 // Where the rows of a new record go: slots, or -1 for what is not written.
-struct Placed {
+struct Slots {
   std::int64_t observation, record, next_observation;
-};
-
-// What a draw gives for a record: sums over it and those that follow.
-struct Window {
-  double reward = 0.0, discount = 1.0;  // discount: gamma^k, whatever the end
-  std::int64_t next = 0;                // the slot of the next observation
-  bool terminated = false;
 };
 
 struct RingView {
@@ -88,28 +82,28 @@ struct RingView {
   PYRL_HD std::uint8_t* row(const Column& column, std::int64_t slot) const { return store + column.offset + slot * column.stride; }
   PYRL_HD std::uint8_t* record(std::int64_t slot) const { return store + slot * stride; }
 
-  // -- names ----------------------------------------------------------------------------------------------------------------------
+  // -- indices --------------------------------------------------------------------------------------------------------------------
 
-  // The name of the record in a written slot: position * num_lanes + lane.
-  PYRL_HD std::int64_t name_of(std::int64_t slot) const {
+  // The index of the record in a written slot: position * num_lanes + lane.
+  PYRL_HD std::int64_t index_of(std::int64_t slot) const {
     const std::int64_t lane = options.num_lanes == 1 ? 0 : slot / lane_capacity;
     const std::int64_t back = newest[lane] - (slot - lane * lane_capacity);
     return (heads[lane] - 1 - (back < 0 ? back + lane_capacity : back)) * options.num_lanes + lane;
   }
-  // The slot of a name, -1 if it is stale or was never given.
-  PYRL_HD std::int64_t find(std::int64_t name) const {
-    if (name < 0) return -1;
-    const std::int64_t lane = name % options.num_lanes, position = name / options.num_lanes;
+  // The slot of an index; -1 if its record is gone, never existed, or lacks frames of a stack of `frames`.
+  PYRL_HD std::int64_t find(std::int64_t index, int frames) const {
+    if (index < 0) return -1;
+    const std::int64_t lane = index % options.num_lanes, position = index / options.num_lanes;
     if (position >= heads[lane] || position < heads[lane] - lane_capacity || position < origins[lane]) return -1;
     const std::int64_t at = slot(lane, position);
-    return is_drawable(at) ? at : -1;
+    return is_drawable(at) && (frames <= options.frame_stack || history_is_whole(lane, position, frames)) ? at : -1;
   }
 
-  // -- adding, a row of a lane at a time; `changes` is told what became_drawable(slot) and became_undrawable(slot) -------------------------
+  // -- adding, a row of a lane at a time; `changes` learns of it by became_drawable(slot) and became_undrawable(slot) -------------------------
 
-  // Takes the slots of one record, and keeps the books; the caller writes the rows. `follows`: the observation is the pending one.
+  // Takes the slots of one record and keeps the metadata; the caller writes the rows. `follows`: the observation is the pending one.
   template <class Changes>
-  PYRL_HD PYRL_INLINE Placed place(std::int64_t lane, bool follows, bool terminated, bool truncated, Changes& changes) const {
+  PYRL_HD PYRL_INLINE Slots reserve(std::int64_t lane, bool follows, bool terminated, bool truncated, Changes& changes) const {
     auto bits = static_cast<std::uint8_t>(flag::transition | (terminated ? flag::terminated : 0) | (truncated ? flag::truncated : 0));
     if (!options.linked) {
       const std::int64_t here = push(lane, changes);
@@ -128,8 +122,15 @@ struct RingView {
     flags[here] = bits;
     const std::int64_t next = push(lane, changes);
     pending[lane] = (bits & flag::end) == 0;
-    if (history_is_whole(lane, position)) make_drawable(here, changes);
+    if (history_is_whole(lane, position, options.frame_stack)) make_drawable(here, changes);
     return {follows ? -1 : here, here, next};
+  }
+
+  // A transition that is not drawable any more, and will not become so; its observation stays in the slot.
+  template <class Changes>
+  PYRL_HD void remove(std::int64_t slot, Changes& changes) const {
+    make_undrawable(slot, changes);
+    flags[slot] = flag::deleted;
   }
 
   // Takes the next slot of the lane, emptied. The record that lay there is gone; those whose frame stack reached back to it are no
@@ -137,8 +138,8 @@ struct RingView {
   template <class Changes>
   PYRL_HD PYRL_INLINE std::int64_t push(std::int64_t lane, Changes& changes) const {
     const std::int64_t position = heads[lane]++;
-    const std::int64_t place = newest[lane] + 1 == lane_capacity ? 0 : newest[lane] + 1, taken = lane * lane_capacity + place;
-    newest[lane] = place;
+    const std::int64_t offset_taken = newest[lane] + 1 == lane_capacity ? 0 : newest[lane] + 1, taken = lane * lane_capacity + offset_taken;
+    newest[lane] = offset_taken;
     // Many lanes write in many places: fetch what the next add of this lane will write. (At the ring's edge it is not what is fetched.)
     PYRL_PREFETCH_L2(&flags[taken + 1]);
     PYRL_PREFETCH_L2(record(taken + 1));
@@ -159,17 +160,17 @@ struct RingView {
   // How many changes a record can bring at most.
   PYRL_HD int most_changes() const { return 2 * options.frame_stack + 1; }
 
-  PYRL_HD PYRL_INLINE bool history_is_whole(std::int64_t lane, std::int64_t position) const {
-    if (options.frame_stack == 1) return true;
+  PYRL_HD PYRL_INLINE bool history_is_whole(std::int64_t lane, std::int64_t position, int frames) const {
+    if (frames == 1) return true;
     const std::int64_t oldest = std::max(origins[lane], heads[lane] - lane_capacity);
-    for (std::int64_t p = position; p > position - options.frame_stack; --p) {
+    for (std::int64_t p = position; p > position - frames; --p) {
       if (p < oldest) return false;
       if (flags[slot(lane, p)] & flag::start) return true;
     }
     return position >= oldest;
   }
 
-  // Names are never given twice: positions go on from the next multiple of the ring, so that every old name is stale. Flags are the caller's.
+  // An index is never given twice: positions continue at the next multiple of the ring, so that every old index is stale. Flags are the caller's.
   PYRL_HD void clear_lane(std::int64_t lane) const {
     heads[lane] = (heads[lane] + lane_capacity - 1) / lane_capacity * lane_capacity;
     origins[lane] = heads[lane];
@@ -183,31 +184,6 @@ struct RingView {
   PYRL_HD PYRL_INLINE std::int64_t attempt(const Candidates& candidate, std::uint32_t w0, std::uint32_t w1, std::uint32_t w2, std::uint32_t w3) const {
     const std::int64_t at = candidate(w0, w1);
     return is_drawable(at) ? at : candidate(w2, w3);
-  }
-
-  // Rewards up to the first end, or to the newest transition of the lane.
-  PYRL_HD PYRL_INLINE Window window(std::int64_t first) const {
-    Window window;
-    std::int64_t last = first;
-    window.next = next_slot(last);
-    for (int k = 1;; ++k) {
-      float reward = 0.0f;
-      std::memcpy(&reward, record(last), sizeof reward);
-      window.reward += window.discount * reward;
-      window.discount *= options.gamma;
-      if (k == options.n_step || (flags[last] & flag::end) || !(flags[window.next] & flag::transition)) break;
-      last = window.next;
-      window.next = next_slot(last);
-    }
-    window.terminated = (flags[last] & flag::terminated) != 0;
-    return window;
-  }
-
-  // How many frames of the episode there are up to this one, at most m.
-  PYRL_HD int stack_length(std::int64_t frame) const {
-    int length = 1;
-    for (; length < options.frame_stack && !(flags[frame] & flag::start); ++length) frame = previous_slot(frame);
-    return length;
   }
 
  private:

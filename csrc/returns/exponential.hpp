@@ -6,7 +6,7 @@
 #include <cstring>
 #include <limits>
 
-#include "returns/lanes.hpp"
+#include "returns/vec.hpp"
 
 namespace pyrl::returns {
 

@@ -20,7 +20,7 @@
 #include "core/interrupt.hpp"
 #include "core/parallel.hpp"
 #include "core/platform.hpp"
-#include "returns/lanes.hpp"
+#include "returns/vec.hpp"
 
 namespace pyrl::returns {
 
@@ -177,19 +177,19 @@ PYRL_INLINE void sweep_wide(const RolloutPointers<T> from, const Recursion recur
 template <int W, bool Plain, class T, class Recursion>
 PYRL_INLINE void sweep_lanes(const RolloutPointers<T>& from, const Recursion& recursion, const Range& range) {
   if (range.lanes > 2 * W) {
-    sweep_wide<Lanes<T, W>, Plain>(from, recursion, range);
+    sweep_wide<Vec<T, W>, Plain>(from, recursion, range);
   } else if (range.lanes > W) {
-    sweep_narrow<Lanes<T, W>, Plain, true>(from, recursion, range);
+    sweep_narrow<Vec<T, W>, Plain, true>(from, recursion, range);
   } else if (range.lanes == W) {
-    sweep_narrow<Lanes<T, W>, Plain, false>(from, recursion, range);
+    sweep_narrow<Vec<T, W>, Plain, false>(from, recursion, range);
   } else if constexpr (W > 4) {
     sweep_lanes<W / 2, Plain>(from, recursion, range);
   } else if (range.lanes == 3) {
-    sweep_narrow<Lanes<T, W, 3>, Plain, false>(from, recursion, range);
+    sweep_narrow<Vec<T, W, 3>, Plain, false>(from, recursion, range);
   } else if (range.lanes == 2) {
-    sweep_narrow<Lanes<T, W, 2>, Plain, false>(from, recursion, range);
+    sweep_narrow<Vec<T, W, 2>, Plain, false>(from, recursion, range);
   } else {
-    sweep_narrow<Lanes<T, W, 1>, Plain, false>(from, recursion, range);
+    sweep_narrow<Vec<T, W, 1>, Plain, false>(from, recursion, range);
   }
 }
 

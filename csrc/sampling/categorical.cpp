@@ -7,7 +7,7 @@
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
-#include "sampling/word_tile.hpp"
+#include "sampling/philox_batch.hpp"
 
 namespace pyrl::sampling {
 namespace {
@@ -17,14 +17,14 @@ constexpr std::int64_t chunk = 64;  // categories held at a time
 
 // Sixteen rows side by side: value[k][l] belongs to row first + l.
 struct alignas(64) Columns {
-  float value[chunk][lanes];
+  float value[chunk][batch_rows];
 };
 
 struct alignas(64) Tile {
-  float largest[lanes];
-  double total[lanes], threshold[lanes];
-  std::int64_t action[lanes];
-  float log_prob[lanes];
+  float largest[batch_rows];
+  double total[batch_rows], threshold[batch_rows];
+  std::int64_t action[batch_rows];
+  float log_prob[batch_rows];
 };
 
 // Any byte but 0 is true, so that uint8 masks work as bool ones do.
@@ -35,7 +35,7 @@ PYRL_INLINE bool is_allowed(const CategoricalArgs& args, std::int64_t i) {
 class Rows {
  public:
   Rows(const CategoricalArgs& args, std::int64_t tile)
-      : args_(args), first_(tile * lanes), count_(static_cast<int>(std::min<std::int64_t>(lanes, args.logits.extent[0] - first_))) {}
+      : args_(args), first_(tile * batch_rows), count_(static_cast<int>(std::min<std::int64_t>(batch_rows, args.logits.extent[0] - first_))) {}
 
   std::int64_t first() const { return first_; }
   int count() const { return count_; }
@@ -44,12 +44,12 @@ class Rows {
   PYRL_INLINE void load(Columns& columns, std::int64_t from, std::int64_t width) const {
     const std::int64_t stride = args_.logits.extent[1];
     const float* logits = args_.logits.data + first_ * stride + from;
-    if (count_ == lanes) {
+    if (count_ == batch_rows) {
       for (std::int64_t k = 0; k < width; ++k)
-        for (int l = 0; l < lanes; ++l) columns.value[k][l] = logits[l * stride + k];
+        for (int l = 0; l < batch_rows; ++l) columns.value[k][l] = logits[l * stride + k];
     } else {
       for (std::int64_t k = 0; k < width; ++k)
-        for (int l = 0; l < lanes; ++l) columns.value[k][l] = l < count_ ? logits[l * stride + k] : 0.0f;
+        for (int l = 0; l < batch_rows; ++l) columns.value[k][l] = l < count_ ? logits[l * stride + k] : 0.0f;
     }
     if (!args_.mask.present()) return;
     for (std::int64_t k = 0; k < width; ++k)
@@ -77,35 +77,35 @@ PYRL_INLINE void for_chunks(const Rows& rows, Columns& columns, std::int64_t beg
 PYRL_INLINE void find_largest(const Columns& columns, Tile& tile, std::int64_t from, std::int64_t width, bool index) {
   for (std::int64_t k = 0; k < width; ++k) {
     if (index)
-      for (int l = 0; l < lanes; ++l) tile.action[l] = columns.value[k][l] > tile.largest[l] ? from + k : tile.action[l];
-    for (int l = 0; l < lanes; ++l) tile.largest[l] = columns.value[k][l] > tile.largest[l] ? columns.value[k][l] : tile.largest[l];
+      for (int l = 0; l < batch_rows; ++l) tile.action[l] = columns.value[k][l] > tile.largest[l] ? from + k : tile.action[l];
+    for (int l = 0; l < batch_rows; ++l) tile.largest[l] = columns.value[k][l] > tile.largest[l] ? columns.value[k][l] : tile.largest[l];
   }
 }
 
 PYRL_INLINE void weigh(Columns& columns, const Tile& tile, std::int64_t width) {
   for (std::int64_t k = 0; k < width; ++k)
-    for (int l = 0; l < lanes; ++l) columns.value[k][l] = category_weight(columns.value[k][l], tile.largest[l]);
+    for (int l = 0; l < batch_rows; ++l) columns.value[k][l] = category_weight(columns.value[k][l], tile.largest[l]);
 }
 
 PYRL_INLINE void add_weights(const Columns& columns, Tile& tile, std::int64_t width) {
   for (std::int64_t k = 0; k < width; ++k)
-    for (int l = 0; l < lanes; ++l) tile.total[l] += static_cast<double>(columns.value[k][l]);
+    for (int l = 0; l < batch_rows; ++l) tile.total[l] += static_cast<double>(columns.value[k][l]);
 }
 
 // Counts the running sums that do not exceed the threshold: that many categories come before the action.
-PYRL_INLINE void count_below(const Columns& columns, Tile& tile, double (&sum)[lanes], std::int64_t width) {
+PYRL_INLINE void count_below(const Columns& columns, Tile& tile, double (&sum)[batch_rows], std::int64_t width) {
   for (std::int64_t k = 0; k < width; ++k)
-    for (int l = 0; l < lanes; ++l) {
+    for (int l = 0; l < batch_rows; ++l) {
       sum[l] += static_cast<double>(columns.value[k][l]);
       tile.action[l] += sum[l] <= tile.threshold[l] ? 1 : 0;
     }
 }
 
-PYRL_INLINE void draw_component(const CategoricalArgs& args, const Rows& rows, Columns& columns, Tile& tile, const WordTile& words,
+PYRL_INLINE void draw_component(const CategoricalArgs& args, const Rows& rows, Columns& columns, Tile& tile, const PhiloxBatch& words,
                                 std::int64_t m, std::int64_t begin) {
   const std::int64_t size = args.nvec(m);
   const bool kept = size <= chunk;
-  for (int l = 0; l < lanes; ++l) {
+  for (int l = 0; l < batch_rows; ++l) {
     tile.largest[l] = -infinity;
     tile.total[l] = 0;
     tile.action[l] = 0;
@@ -124,8 +124,8 @@ PYRL_INLINE void draw_component(const CategoricalArgs& args, const Rows& rows, C
   }
   if (!args.deterministic) {
     const int half = 2 * (m & 1);
-    alignas(64) double sum[lanes] = {};
-    for (int l = 0; l < lanes; ++l) tile.threshold[l] = category_threshold(words.word[half][l], words.word[half + 1][l], tile.total[l]);
+    alignas(64) double sum[batch_rows] = {};
+    for (int l = 0; l < batch_rows; ++l) tile.threshold[l] = category_threshold(words.word[half][l], words.word[half + 1][l], tile.total[l]);
     if (kept) {
       count_below(columns, tile, sum, size);
     } else {
@@ -136,17 +136,17 @@ PYRL_INLINE void draw_component(const CategoricalArgs& args, const Rows& rows, C
     }
   }
   // Logits that another thread changed since they were checked may sum to anything.
-  for (int l = 0; l < lanes; ++l) tile.action[l] = std::min(tile.action[l], size - 1);
-  alignas(64) float chosen[lanes] = {};
+  for (int l = 0; l < batch_rows; ++l) tile.action[l] = std::min(tile.action[l], size - 1);
+  alignas(64) float chosen[batch_rows] = {};
   for (int l = 0; l < rows.count(); ++l) chosen[l] = args.logits(rows.first() + l, begin + tile.action[l]);
-  for (int l = 0; l < lanes; ++l) tile.log_prob[l] += category_log_prob(chosen[l], tile.largest[l], tile.total[l]);
+  for (int l = 0; l < batch_rows; ++l) tile.log_prob[l] += category_log_prob(chosen[l], tile.largest[l], tile.total[l]);
 }
 
 PYRL_INLINE void draw_tile(const CategoricalArgs& args, std::int64_t index) {
   const Rows rows(args, index);
   const std::int64_t components = args.nvec.extent[0];
   Columns columns;
-  WordTile words;
+  PhiloxBatch words;
   Tile tile;
   for (float& value : tile.log_prob) value = 0;
   std::int64_t begin = 0;
@@ -176,15 +176,15 @@ PYRL_INLINE bool is_bad(const CategoricalArgs& args, std::int64_t index) {
   Columns columns;
   Tile tile;
   std::int64_t begin = 0;
-  std::uint32_t bad[lanes] = {};
+  std::uint32_t bad[batch_rows] = {};
   for (std::int64_t m = 0; m < args.nvec.extent[0]; ++m) {
     for (float& value : tile.largest) value = -infinity;
     for_chunks(rows, columns, begin, args.nvec(m), [&](std::int64_t from, std::int64_t width) PYRL_INLINE_LAMBDA {
       find_largest(columns, tile, from, width, false);
       for (std::int64_t k = 0; k < width; ++k)
-        for (int l = 0; l < lanes; ++l) bad[l] |= static_cast<std::uint32_t>(!(columns.value[k][l] < infinity));
+        for (int l = 0; l < batch_rows; ++l) bad[l] |= static_cast<std::uint32_t>(!(columns.value[k][l] < infinity));
     });
-    for (int l = 0; l < lanes; ++l) bad[l] |= static_cast<std::uint32_t>(tile.largest[l] == -infinity);
+    for (int l = 0; l < batch_rows; ++l) bad[l] |= static_cast<std::uint32_t>(tile.largest[l] == -infinity);
     begin += args.nvec(m);
   }
   std::uint32_t any = 0;
@@ -216,7 +216,7 @@ PYRL_INLINE bool is_bad(const CategoricalArgs& args, std::int64_t index) {
 }  // namespace
 
 void sample_categorical(const CategoricalArgs& args) {
-  const std::int64_t tiles = (args.logits.extent[0] + lanes - 1) / lanes;
+  const std::int64_t tiles = (args.logits.extent[0] + batch_rows - 1) / batch_rows;
   const std::int64_t grain = std::max<std::int64_t>(1, 1024 / std::max<std::int64_t>(args.logits.extent[1], 1));
   struct Job {
     const CategoricalArgs& args;

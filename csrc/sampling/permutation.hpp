@@ -6,9 +6,9 @@
 // below(i, m) is uniform in {0, ..., m - 1} by Lemire's multiplication with rejection on 32-bit words: attempt a takes word
 // i mod 4 of block a of element floor(i / 4). One draw a call. The loop is sequential and the targets j are not, so that a
 // parallel version with the same result exists (Shun et al., "Sequential random permutation, list contraction and tree
-// contraction are highly parallel", SODA 2015): moves.hpp has ours.
+// contraction are highly parallel", SODA 2015): parallel_shuffle.hpp has ours.
 //
-// out: int64 [n], n < 2^32. Cost: one random access an element.
+// out: int64 [n], n < 2^32. Cost: one random access an element. Called for PPO's minibatches.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +43,7 @@ PYRL_HD PYRL_INLINE std::uint32_t shuffle_target(std::uint32_t word, std::uint64
 }
 
 void permutation(const PermutationArgs& args);
-// The same bits. `space` is Moves::bytes(n) bytes on the device (moves.hpp).
+// The same bits. `space` is Moves::bytes(n) bytes on the device (parallel_shuffle.hpp).
 void permutation_cuda(const PermutationArgs& args, void* space, const CudaStream& stream);
 
 }  // namespace pyrl::sampling

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/cuda_launch.cuh"
-#include "sampling/moves.hpp"
+#include "sampling/parallel_shuffle.hpp"
 
 namespace pyrl::sampling {
 

@@ -8,18 +8,18 @@
 #include "core/check.hpp"
 #include "core/interrupt.hpp"
 #include "core/parallel.hpp"
-#include "sampling/word_tile.hpp"
+#include "sampling/philox_batch.hpp"
 
 namespace pyrl::sampling {
 namespace {
 
-constexpr std::int64_t tile_indices = 2 * lanes;
+constexpr std::int64_t tile_indices = 2 * batch_rows;
 
 // Calls use(i, below(i, bound(i))) for the indices of tile t.
 template <class Bound, class Use>
 PYRL_INLINE void for_tile(const UniformIndicesArgs& args, std::int64_t tile, const Bound& bound, const Use& use) {
-  WordTile words;
-  fill_words(words, args.random.key, args.random.draw, static_cast<std::uint32_t>(tile * lanes), 0);
+  PhiloxBatch words;
+  fill_words(words, args.random.key, args.random.draw, static_cast<std::uint32_t>(tile * batch_rows), 0);
   const std::int64_t first = tile * tile_indices, last = std::min(first + tile_indices, args.index.extent[0]);
   for (std::int64_t i = first; i < last; ++i) {
     const std::int64_t lane = (i - first) >> 1, half = 2 * (i & 1);

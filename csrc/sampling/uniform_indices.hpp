@@ -51,7 +51,7 @@ void uniform_indices(const UniformIndicesArgs& args);
 // Needs B <= high.
 void distinct_indices(const UniformIndicesArgs& args);
 
-// The same bits. `space` is Moves::bytes(B) bytes on the device (moves.hpp), B < 2^32.
+// The same bits. `space` is Moves::bytes(B) bytes on the device (parallel_shuffle.hpp), B < 2^32.
 void uniform_indices_cuda(const UniformIndicesArgs& args, const CudaStream& stream);
 void distinct_indices_cuda(const UniformIndicesArgs& args, void* space, const CudaStream& stream);
 

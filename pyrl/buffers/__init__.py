@@ -1,7 +1,7 @@
-"""Where experience lies: the replay's record stream, and rollouts. NumPy only; torch is imported where it is asked for."""
+"""Where experience is kept: the replay's record stream, and rollouts. NumPy only; torch is imported where it is asked for."""
 
 from pyrl.buffers.prioritized import PrioritizedReplayBuffer
-from pyrl.buffers.replay import ReplayBuffer
+from pyrl.buffers.replay import ReplayBuffer, Window
 from pyrl.buffers.rollout import RolloutBuffer
 
-__all__ = ["PrioritizedReplayBuffer", "ReplayBuffer", "RolloutBuffer"]
+__all__ = ["PrioritizedReplayBuffer", "ReplayBuffer", "RolloutBuffer", "Window"]

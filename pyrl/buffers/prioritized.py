@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pyrl.buffers.layout import check_number
 from pyrl.buffers.pickling import pickled
-from pyrl.buffers.replay import ReplayBuffer, check_number
+from pyrl.buffers.replay import ReplayBuffer
+from pyrl.errors import DTypeError
 from pyrl.types import Array, Batch
 
 
@@ -27,6 +29,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         weights_over: weights are divided by the largest of the "batch", or of the whole "buffer".
         others: those of `ReplayBuffer`.
     """
+
+    _prioritized = True
 
     def __init__(
         self,
@@ -51,6 +55,13 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self._core.prioritize(self.alpha, self.epsilon)
         self._options |= {"alpha": self.alpha, "epsilon": self.epsilon}
 
+    @staticmethod
+    def _check_replacement(caller: str, replacement: bool) -> None:
+        if not isinstance(replacement, bool | np.bool_):
+            raise DTypeError(f"{caller}: replacement is {replacement!r}, expected True or False")
+        if not replacement:
+            raise ValueError(f"{caller}: replacement is False, expected True (prioritized draws are stratified, not distinct)")
+
     def arguments(self) -> dict[str, Any]:
         return {**super().arguments(), "beta": self.beta, "weights_over": self.weights_over}
 
@@ -59,31 +70,38 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
         ``out`` as in `ReplayBuffer.sample`. ValueError if nothing is stored, or ``replacement`` is False.
         """
-        if not replacement:
-            raise ValueError("sample: replacement is False, expected True (prioritized draws are stratified, not distinct)")
+        self._check_replacement("sample", replacement)
         over_buffer = self.weights_over == "buffer"
         if out is None:
-            arrays, weight = self._core.sample_prioritized(batch_size, self.beta, over_buffer, self._torch, None, None)
-            batch = self._batch(arrays)
-            batch.weight = weight
-            return batch
-        arrays = self._arrays(out)
+            return self._batch(*self._core.sample_prioritized(batch_size, self.beta, over_buffer, self._torch, None, None))
+        fields = self._fields(out)
         if out.weight is None:
             raise ValueError("sample: out.weight is None, expected a batch that was drawn by priority")
-        self._core.sample_prioritized(batch_size, self.beta, over_buffer, self._torch, arrays, out.weight)
+        self._core.sample_prioritized(batch_size, self.beta, over_buffer, self._torch, fields, out.weight)
         return out
+
+    def draw(self, batch_size: int, *, replacement: bool = True) -> Array:
+        """The indices of a draw by priority, int64 [B]: those that `sample` would give now; `weight` gives their weights."""
+        self._check_replacement("draw", replacement)
+        return super().draw(batch_size)
+
+    def weight(self, index: Array) -> Array:
+        """float32 [B]: the importance weights of these records (int64 [B]) as one batch, with the present ``beta``.
+
+        ValueError if a record is gone or not drawable, naming the first such element of ``index``."""
+        return self._core.weight(index, self.beta, self.weights_over == "buffer", self._torch)
 
     def update_priorities(self, index: Array, priority: Array) -> None:
         """Give the records ``index`` (``batch.index``, int64 [B]) new priorities [B], float32 or float64, from 0 to 1e150.
 
-        Of a record named twice the last counts. Records that are gone are left out, and counted in ``stale_updates``.
+        Of a record that comes twice the last counts. Records that are gone are left out, and counted in ``stale_updates``.
         NonFiniteError or ValueError for a bad priority; then nothing is changed. On a GPU both may be tensors there; then nothing waits,
         and a bad priority is left out, and counted in ``refused_updates``.
         """
         self._core.update_priorities(index, priority)
 
     def priorities(self, index: Array) -> np.ndarray:
-        """float64 [B]: p_i^alpha of the named records, 0 where they are gone."""
+        """float64 [B]: p_i^alpha of these records, 0 where they are gone."""
         return self._core.priorities(index)
 
     @property

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-import operator
-import re
 from collections.abc import Iterator, Mapping
-from numbers import Real
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from pyrl.buffers.layout import check_number, flat_leaves, nested_leaves, plan_of
 from pyrl.buffers.pickling import Pickled, pickled
-from pyrl.errors import DeviceError, DTypeError, NonFiniteError, SpaceError
-from pyrl.ops import cuda_built
+from pyrl.errors import DeviceError, DTypeError, NonFiniteError, ShapeError
 from pyrl.ops.replay import ReplayCore
 from pyrl.seeding import stream_key
 from pyrl.types import Array, Batch, Observation
 
-_RESERVED = {"observation", "action", "reward", "next_observation", "terminated", "truncated", "valid"}  # arguments of add
-_SPACES = {
-    "observation": "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple",
-    "action": "Box, Discrete, MultiDiscrete or MultiBinary",
-}
 _TRANSITION = 1
 _ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # with _TRANSITION: flags of csrc/replay/ring_view.hpp
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How much of the stream a record of `ReplayBuffer.get` stands for; None: as the buffer was made."""
+
+    n_step: int | None = None
+    frame_stack: int | None = None
 
 
 @pickled
@@ -45,11 +46,13 @@ class ReplayBuffer(Pickled):
         linked: False for transitions without order (a shuffled data set): both observations are stored in each record.
         extra: further columns, ``{"log_prob": ((), "float32")}``: shape of one row and dtype.
         kind: what batches consist of, "numpy" or "torch" (CPU tensors).
-        device: "cpu", or "cuda" (or "cuda:1"): the ring lies in the GPU's memory, and batches consist of tensors there, on torch's current
+        device: "cpu", or "cuda" (or "cuda:1"): the ring is in the GPU's memory, and batches consist of tensors there, on torch's current
             stream. ``add`` takes rows from the CPU or tensors on that GPU (docs/cuda.md).
-        host_copy: with a GPU: the ring lies in host memory too, as the authority, and what is new is copied to the GPU, where batches are
+        host_copy: with a GPU: the ring is in host memory too, as the authority, and what is new is copied to the GPU, where batches are
             drawn. Checkpoints then cost no download.
     """
+
+    _prioritized = False
 
     def __init__(
         self,
@@ -72,44 +75,57 @@ class ReplayBuffer(Pickled):
         for name, value, allowed in (("stack_padding", stack_padding, ("repeat", "zero")), ("kind", kind, ("numpy", "torch"))):
             if value not in allowed:
                 raise ValueError(f"ReplayBuffer: {name} is {value!r}, expected one of {', '.join(allowed)}")
-        if reserved := _RESERVED & set(extra or ()):
-            raise ValueError(f"ReplayBuffer: extra has a column named {min(reserved)!r}, which is an argument of add")
-        capacity, num_envs, n_step, frame_stack = (
-            _integer(name, value)
-            for name, value in (("capacity", capacity), ("num_envs", num_envs), ("n_step", n_step), ("frame_stack", frame_stack))
-        )
         check_number("ReplayBuffer", "gamma", gamma)
         if not isinstance(linked, bool | np.bool_):
             raise DTypeError(f"ReplayBuffer: linked is {linked!r}, expected True or False")
-        self.device, self.host_copy = _device(device), bool(host_copy)
-        if host_copy and self.device == "cpu":
-            raise ValueError("ReplayBuffer: host_copy is True, and device is 'cpu', expected a GPU")
         if kind == "torch":
             import torch  # noqa: F401  (the core makes tensors only where torch is loaded)
+        plan = plan_of(capacity, observation_space, action_space, num_envs, n_step, frame_stack, linked, extra, device, host_copy)
+        sizes = plan.sizes
+        self.device, self.host_copy = plan.device, plan.host_copy
         self.observation_space, self.action_space = observation_space, action_space
-        self.num_envs, self.n_step, self.gamma, self.frame_stack, self.linked = num_envs, n_step, gamma, frame_stack, linked
+        self.num_envs, self.n_step, self.frame_stack = sizes["num_envs"], sizes["n_step"], sizes["frame_stack"]
+        self.gamma, self.linked = gamma, linked
         self._torch = kind == "torch"
         self._extra = tuple(extra or ())
-        self._leaves = _leaves(observation_space, "observation")
+        self._leaves = plan.observation
         self._nests = hasattr(observation_space, "spaces")  # observations are dicts or tuples, of a single array perhaps
-        columns = _leaves(action_space, "action")
-        columns += _extra_columns(extra)
         try:
             self._core = ReplayCore(
-                self._leaves, columns, capacity=capacity, num_envs=num_envs, n_step=n_step, frame_stack=frame_stack,
-                pad_with_zeros=stack_padding == "zero", linked=bool(linked), gamma=gamma, key=stream_key(seed, "replay"),
-            )  # fmt: skip
+                plan.observation, plan.columns, **sizes, pad_with_zeros=stack_padding == "zero", gamma=gamma, key=stream_key(seed, "replay")
+            )
         except MemoryError:
-            slot = sum(np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in self._leaves + columns)
-            size = f"about {capacity * slot / 2**30:.0f} GiB"
-            raise MemoryError(f"ReplayBuffer: capacity is {capacity}, {size}, more than memory can hold") from None
+            slot = sum(np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in plan.observation + plan.columns)
+            size = f"about {sizes['capacity'] * slot / 2**30:.0f} GiB"
+            raise MemoryError(f"ReplayBuffer: capacity is {sizes['capacity']}, {size}, more than memory can hold") from None
         if self.device != "cpu":
             self._core.move_to(self.device, self.host_copy)
         self._options: dict[str, Any] = {
-            "capacity": self.capacity, "num_envs": num_envs, "n_step": n_step, "gamma": float(gamma), "frame_stack": frame_stack,
+            "capacity": self.capacity, "num_envs": self.num_envs, "n_step": self.n_step, "gamma": float(gamma),
+            "frame_stack": self.frame_stack,
             "stack_padding": stack_padding, "linked": bool(linked),
-            "columns": [[name, dtype, list(shape)] for name, dtype, shape in self._leaves + columns],
+            "columns": [[name, dtype, list(shape)] for name, dtype, shape in plan.observation + plan.columns],
         }  # fmt: skip
+
+    @classmethod
+    def forecast(
+        cls,
+        capacity: int,
+        observation_space: Any,
+        action_space: Any,
+        num_envs: int = 1,
+        n_step: int = 1,
+        frame_stack: int = 1,
+        *,
+        linked: bool = True,
+        extra: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
+        device: Any = "cpu",
+        host_copy: bool = False,
+    ) -> int:
+        """What ``nbytes`` of a buffer of these options will be, exactly, before anything is allocated. Errors as in the constructor."""
+        plan = plan_of(capacity, observation_space, action_space, num_envs, n_step, frame_stack, linked, extra, device, host_copy)
+        places = {"on_device": plan.device != "cpu", "host_copy": plan.host_copy}
+        return ReplayCore.forecast(plan.observation, plan.columns, **plan.sizes, prioritized=cls._prioritized, **places)
 
     def __len__(self) -> int:
         """Transitions that can be drawn now."""
@@ -161,15 +177,34 @@ class ReplayBuffer(Pickled):
         Raises ShapeError, DTypeError, NonFiniteError (reward) or ValueError, naming the argument; then nothing is stored.
         """
         if self._nests:
-            observation, next_observation = (tuple(flat_leaves(self.observation_space, o)) for o in (observation, next_observation))
-            if len(self._leaves) == 1:
-                observation, next_observation = observation[0], next_observation[0]
-        columns = action
-        if self._extra or extra:
-            if extra.keys() != set(self._extra):
-                raise ValueError(f"add: extra columns are {sorted(extra)}, expected {sorted(self._extra)}")
-            columns = (action, *(extra[name] for name in self._extra))
-        self._core.add(observation, columns, reward, next_observation, terminated, truncated, valid)
+            observation, next_observation = self._flat(observation), self._flat(next_observation)
+        columns = self._columns("add", extra) if extra or self._extra else None
+        self._core.add(observation, action, reward, next_observation, terminated, truncated, valid, columns)
+
+    def extend(
+        self,
+        observation: Observation,
+        action: Array,
+        reward: Array,
+        next_observation: Observation,
+        terminated: Array,
+        truncated: Array,
+        valid: Array | None = None,
+        **extra: Array,
+    ) -> None:
+        """Store T steps of each environment: every argument leads with [T, N] (N may be left out if it is 1).
+
+        The buffer is then what T calls of `add` make it, bit for bit, and priorities too: a new record gets the largest of before its
+        step. Raises what `add` does, and then nothing is stored. On a GPU, rows from the CPU cannot be stored while a graph is captured.
+        """
+        if self._nests:
+            observation, next_observation = self._flat(observation), self._flat(next_observation)
+        try:
+            steps = len(reward)
+        except TypeError:
+            raise ShapeError(f"extend: reward is {reward!r}, expected an array [T, N]") from None
+        columns = self._columns("extend", extra) if extra or self._extra else None
+        self._core.extend(observation, action, reward, next_observation, terminated, truncated, valid, columns, steps)
 
     def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
         """Draw uniformly: ``batch_size`` windows of whatever can be drawn, one transition included; distinct if ``replacement`` is False.
@@ -183,13 +218,29 @@ class ReplayBuffer(Pickled):
         """
         if out is None:
             return self._batch(self._core.sample(batch_size, replacement, self._torch, None))
-        self._core.sample(batch_size, replacement, self._torch, self._arrays(out))
+        self._core.sample(batch_size, replacement, self._torch, self._fields(out))
         return out
 
-    def get(self, index: Array, out: Batch | None = None) -> Batch:
-        """The windows of the named records (``batch.index``: int64 [B]). ValueError if any of them is gone."""
-        arrays = self._core.get(index, self._torch, None if out is None else self._arrays(out))
-        return self._batch(arrays) if out is None else out
+    def draw(self, batch_size: int, *, replacement: bool = True) -> Array:
+        """The indices of a draw, int64 [B]: those that `sample` would give now, without the windows. Errors and device as there."""
+        return self._core.draw(batch_size, replacement, self._torch)
+
+    def get(self, index: Array, out: Batch | None = None, *, window: Window | None = None) -> Batch:
+        """The windows of these records (`draw`, ``batch.index``: int64 [B]).
+
+        ``window``: their lengths, those of the buffer by default; a longer frame stack than the buffer's leaves out the records whose
+        history is partly overwritten. ``out`` as in `sample`, of the window's shapes.
+        ValueError if a record is gone or not drawable, naming the first such element of ``index``; DTypeError, ShapeError.
+        """
+        n_step, frame_stack = (self.n_step, self.frame_stack) if window is None else self._lengths(window)
+        fields = self._core.get(index, n_step, frame_stack, self._torch, None if out is None else self._fields(out))
+        return self._batch(fields) if out is None else out
+
+    def delete(self, index: Array) -> int:
+        """Delete the episodes that these records (int64 [B]) belong to, as far as they are in the buffer: none of their transitions is
+        drawable any more, and their slots are used again when their turn comes. An episode that still runs ends there, as by a manual
+        reset. Returns how many transitions went. ValueError, and nothing is deleted, if a record is gone or not drawable."""
+        return self._core.delete(index)
 
     def epoch(self, batch_size: int, *, drop_last: bool = False) -> Iterator[Batch]:
         """Every drawable record once, in random order. Adding meanwhile may overwrite records that are still to come: `get` says so."""
@@ -200,14 +251,14 @@ class ReplayBuffer(Pickled):
             yield self.get(order[start : start + batch_size])
 
     def is_drawable(self, index: Array) -> np.ndarray:
-        """bool [B]: whether the named records can (still) be drawn."""
+        """bool [B]: whether these records can (still) be drawn."""
         return self._core.drawable(index)
 
     def episodes(self) -> list[dict[str, Any]]:
         """The episodes in the buffer, oldest first in each environment.
 
-        ``index``: names of the transitions that are still stored, in order; ``env``; ``length``; ``begins``: False if the
-        beginning is overwritten; ``ended``: "terminated", "truncated", "cut", or None while it goes on.
+        ``index``: those of the transitions that are still stored, in order; ``env``; ``length``; ``begins``: False if the
+        beginning is overwritten; ``ended``: "terminated", "truncated", "cut", or None while it runs.
         """
         return [
             {
@@ -221,7 +272,7 @@ class ReplayBuffer(Pickled):
         ]
 
     def clear(self) -> None:
-        """Forget everything; old names stay stale for ever."""
+        """Forget everything; old indices stay stale for ever."""
         self._core.clear()
 
     def flush(self) -> None:
@@ -282,104 +333,41 @@ class ReplayBuffer(Pickled):
     def __repr__(self) -> str:
         return f"ReplayBuffer({len(self)} of {self.capacity} slots, {self.num_envs} environments, {self.nbytes / 2**20:.1f} MiB)"
 
-    def _batch(self, arrays: tuple[Array, ...]) -> Batch:
-        count = len(self._leaves)
-        observation: Observation = arrays[0]
-        next_observation: Observation = arrays[count]
+    def _batch(self, fields: tuple[Any, ...], weight: Array | None = None) -> Batch:
+        """The core's fields as a record; their order is the core's (csrc/bindings/replay_core.hpp)."""
+        observation, action, reward, next_observation, terminated, discount, index, extra = fields
         if self._nests:
-            observation = nested_leaves(self.observation_space, iter(arrays[:count]))
-            next_observation = nested_leaves(self.observation_space, iter(arrays[count : 2 * count]))
-        extra = dict(zip(self._extra, arrays[2 * count + 1 : -4])) if self._extra else {}
-        return Batch(observation, arrays[2 * count], arrays[-4], next_observation, arrays[-3], arrays[-2], arrays[-1], None, extra)
+            observation, next_observation = self._nested(observation), self._nested(next_observation)
+        return Batch(observation, action, reward, next_observation, terminated, discount, index, weight=weight, extra=extra or {})
 
-    def _arrays(self, batch: Batch) -> tuple[Array, ...]:
+    def _fields(self, batch: Batch) -> tuple[Any, ...]:
+        """The reverse of `_batch`."""
         if not isinstance(batch, Batch):
             raise DTypeError(f"ReplayBuffer: out is a {type(batch).__name__}, expected a Batch")
-        tail = (batch.reward, batch.terminated, batch.discount, batch.index)
-        if not self._nests and not self._extra:
-            return (batch.observation, batch.next_observation, batch.action, *tail)
-        observations = (
-            *flat_leaves(self.observation_space, batch.observation),
-            *flat_leaves(self.observation_space, batch.next_observation),
-        )
-        if batch.extra.keys() != set(self._extra):
-            raise ValueError(f"ReplayBuffer: out has extra columns {sorted(batch.extra)}, expected {sorted(self._extra)}")
-        return (*observations, batch.action, *(batch.extra[name] for name in self._extra), *tail)
+        observation, next_observation, extra = batch.observation, batch.next_observation, None
+        if self._nests:
+            observation, next_observation = self._flat(observation), self._flat(next_observation)
+        if self._extra:
+            extra = batch.extra
+            if extra.keys() != set(self._extra):
+                raise ValueError(f"ReplayBuffer: out has extra columns {sorted(extra)}, expected {sorted(self._extra)}")
+        return (observation, batch.action, batch.reward, next_observation, batch.terminated, batch.discount, batch.index, extra)
 
+    def _flat(self, observation: Observation) -> Any:
+        """The leaves of an observation as the core takes them: one as itself, several as a tuple."""
+        leaves = tuple(flat_leaves(self.observation_space, observation))
+        return leaves[0] if len(self._leaves) == 1 else leaves
 
-def check_number(caller: str, name: str, value: Any) -> None:
-    if not isinstance(value, Real):
-        raise DTypeError(f"{caller}: {name} is {value!r}, expected a number")
+    def _nested(self, leaves: Any) -> Observation:
+        return nested_leaves(self.observation_space, iter((leaves,) if len(self._leaves) == 1 else leaves))
 
+    def _columns(self, caller: str, extra: dict[str, Array]) -> dict[str, Array]:
+        if extra.keys() != set(self._extra):
+            raise ValueError(f"{caller}: extra columns are {sorted(extra)}, expected {sorted(self._extra)}")
+        return extra
 
-def _integer(name: str, value: Any) -> int:
-    try:
-        integer = operator.index(value)
-    except TypeError:
-        raise DTypeError(f"ReplayBuffer: {name} is {value!r}, expected an integer") from None
-    if not -(2**63) <= integer < 2**63:
-        raise ValueError(f"ReplayBuffer: {name} is {integer:#x}, expected an integer that 64 bits hold")
-    return integer
-
-
-def _device(device: Any) -> str:
-    """What the core calls it: "cpu", "cuda:0"."""
-    name = str(device)
-    if name == "cpu":
-        return name
-    if not re.fullmatch(r"cuda(:\d+)?", name):
-        raise DeviceError(f"ReplayBuffer: device is {device!r}, expected 'cpu' or 'cuda'")
-    if not cuda_built():
-        raise DeviceError(
-            f"ReplayBuffer: device is {name!r}, and this build of pyrl has no CUDA; build it with PYRL_CUDA=ON (docs/cuda.md), or use 'cpu'"
-        )
-    import torch
-
-    if not torch.cuda.is_available():
-        raise DeviceError(f"ReplayBuffer: device is {name!r}, and torch finds no GPU (docs/cuda.md)")
-    return name if ":" in name else f"cuda:{torch.cuda.current_device()}"
-
-
-def _leaves(space: Any, name: str, path: str = "") -> list[tuple[str, str, tuple[int, ...]]]:
-    """(name, dtype, shape) of every array in a space, in the space's order."""
-    if hasattr(space, "spaces") and name == "observation":
-        children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
-        leaves = [leaf for key, child in children for leaf in _leaves(child, name, f"{path}[{key!r}]")]
-        if not leaves:
-            raise SpaceError(f"ReplayBuffer: {name}_space{path} is {space}, expected at least one entry")
-        return leaves
-    shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
-    if shape is None or dtype is None or not hasattr(space, "contains"):
-        raise SpaceError(f"ReplayBuffer: {name}_space{path} is {space!r}, expected {_SPACES[name]}")
-    return [(name + path, np.dtype(dtype).name, tuple(int(n) for n in shape))]
-
-
-def _extra_columns(extra: Any) -> list[tuple[str, str, tuple[int, ...]]]:
-    try:
-        return [(name, np.dtype(dtype).name, tuple(map(operator.index, shape))) for name, (shape, dtype) in dict(extra or {}).items()]
-    except (TypeError, ValueError):
-        expected = "the shape of a row and a dtype by name, {'log_prob': ((), 'float32')}"
-        raise DTypeError(f"ReplayBuffer: extra is {extra!r}, expected {expected}") from None
-
-
-def flat_leaves(space: Any, value: Any) -> Iterator[Array]:
-    """The arrays of an observation, in the order of ``space``."""
-    if hasattr(space, "spaces"):
-        children = space.spaces.items() if isinstance(space.spaces, Mapping) else enumerate(space.spaces)
-        for key, child in children:
-            try:
-                entry = value[key]
-            except (KeyError, IndexError, TypeError):
-                raise ValueError(f"ReplayBuffer: an observation has no entry {key!r}, expected those of {space}") from None
-            yield from flat_leaves(child, entry)
-    else:
-        yield value
-
-
-def nested_leaves(space: Any, leaves: Iterator[Array]) -> Observation:
-    """The observation of these arrays."""
-    if not hasattr(space, "spaces"):
-        return next(leaves)
-    if isinstance(space.spaces, Mapping):
-        return {key: nested_leaves(child, leaves) for key, child in space.spaces.items()}
-    return tuple(nested_leaves(child, leaves) for child in space.spaces)
+    def _lengths(self, window: Window) -> tuple[int, int]:
+        if not isinstance(window, Window):
+            raise DTypeError(f"get: window is {window!r}, expected a Window")
+        n_step, frame_stack = window.n_step, window.frame_stack
+        return self.n_step if n_step is None else n_step, self.frame_stack if frame_stack is None else frame_stack

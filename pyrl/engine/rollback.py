@@ -67,4 +67,4 @@ def _copy(to: list[Tensor], source: list[Tensor]) -> None:
         torch._foreach_copy_(pieces, others)
         return
     for a, b in zip(to, source):  # not by torch: its threads would look out for more work while those of the native engine begin theirs
-        ops.set_aside(b, a)
+        ops.copy_nontemporal(b, a)

@@ -17,7 +17,7 @@ from pyrl.ops.losses import (
     value_loss,
 )
 from pyrl.ops.networks import Layer, Network
-from pyrl.ops.optimizers import adam, polyak, rmsprop, set_aside
+from pyrl.ops.optimizers import adam, copy_nontemporal, polyak, rmsprop
 from pyrl.ops.platform import simd_level
 from pyrl.ops.random import RandomStream
 from pyrl.ops.returns import discounted_return, gae, lambda_return, n_step_return, vtrace
@@ -37,6 +37,7 @@ __all__ = [
     "RandomStream",
     "RunningMoments",
     "adam",
+    "copy_nontemporal",
     "cuda_built",
     "discounted_return",
     "dueling",
@@ -53,7 +54,6 @@ __all__ = [
     "sample_categorical",
     "sample_gaussian",
     "sample_multi_categorical",
-    "set_aside",
     "set_num_threads",
     "simd_level",
     "squashed_gaussian",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pyrl import _core
 from pyrl.types import Array
 
-__all__ = ["adam", "polyak", "rmsprop", "set_aside"]
+__all__ = ["adam", "copy_nontemporal", "polyak", "rmsprop"]
 
 
 def adam(
@@ -56,9 +56,9 @@ def polyak(target: Array, online: Array, tau: float) -> None:
     _core.polyak(target, online, tau)
 
 
-def set_aside(array: Array, kept: Array) -> None:
+def copy_nontemporal(array: Array, kept: Array) -> None:
     """Copies ``array``, of any shape and dtype, to ``kept``, of the same, past the caches: for what is rarely read back.
 
     Both are contiguous and lie on the CPU; ShapeError, DTypeError, DeviceError or ValueError where they do not.
     """
-    _core.set_aside(array, kept)
+    _core.copy_nontemporal(array, kept)

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass
 class Slot:
-    """One record. ``kind`` is "transition", "pending" or "tail"."""
+    """One record. ``kind`` is "transition", "pending", "tail" or "deleted"."""
 
     observation: tuple[np.ndarray, ...]  # the leaves
     kind: str
@@ -66,10 +66,24 @@ class Lane:
     def kept(self, p: int) -> bool:
         return self.origin <= p < len(self.slots) and p >= len(self.slots) - self.capacity
 
-    def drawable(self, p: int) -> bool:
+    def delete(self, p: int) -> None:
+        """The episode of this transition, as far as it is kept; if it still runs, its stream ends."""
+        for start, end, _, how in self.episodes():
+            if not start <= p < end:
+                continue
+            for q in range(start, end):
+                self.slots[q].kind = "deleted"
+            if how is None:
+                self.slots[end].kind = "tail"
+
+    def drawable(self, p: int, frame_stack: int | None = None) -> bool:
+        """With a stack of so many frames, the buffer's by default; never what the buffer's own stack leaves out."""
         if not self.kept(p) or self.slots[p].kind != "transition":
             return False
-        for _ in range(self.frame_stack - 1):
+        return self.has_history(p, self.frame_stack) and self.has_history(p, frame_stack or 1)
+
+    def has_history(self, p: int, frame_stack: int) -> bool:
+        for _ in range(frame_stack - 1):
             if self.slots[p].start:
                 return True
             p -= 1
@@ -80,11 +94,11 @@ class Lane:
     def drawables(self) -> list[int]:
         return [p for p in range(max(self.origin, len(self.slots) - self.capacity), len(self.slots)) if self.drawable(p)]
 
-    def stack(self, p: int, leaf: int) -> np.ndarray:
-        if self.frame_stack == 1:
+    def stack(self, p: int, leaf: int, frame_stack: int) -> np.ndarray:
+        if frame_stack == 1:
             return self.slots[p].observation[leaf]
         frames = [self.slots[p].observation[leaf]]
-        while len(frames) < self.frame_stack:
+        while len(frames) < frame_stack:
             if self.slots[p].start:
                 frames.insert(0, frames[0] if self.padding == "repeat" else np.zeros_like(frames[0]))
             else:
@@ -92,19 +106,20 @@ class Lane:
                 frames.insert(0, self.slots[p].observation[leaf])
         return np.stack(frames)
 
-    def window(self, p: int) -> dict[str, Any]:
+    def window(self, p: int, n_step: int | None = None, frame_stack: int | None = None) -> dict[str, Any]:
+        n_step, frame_stack = n_step or self.n_step, frame_stack or self.frame_stack
         leaves = range(len(self.slots[p].observation))
         reward, k, q = 0.0, 0, p
         while True:
             reward += self.gamma**k * self.slots[q].reward
             k += 1
-            if k == self.n_step or self.slots[q].ends or self.slots[q + 1].kind != "transition":
+            if k == n_step or self.slots[q].ends or self.slots[q + 1].kind != "transition":
                 break
             q += 1
         first, last = self.slots[p], self.slots[q]
-        after = first.next_observation if not self.linked else tuple(self.stack(q + 1, i) for i in leaves)
+        after = first.next_observation if not self.linked else tuple(self.stack(q + 1, i, frame_stack) for i in leaves)
         return {
-            "observation": tuple(self.stack(p, i) for i in leaves),
+            "observation": tuple(self.stack(p, i, frame_stack) for i in leaves),
             "next_observation": after,
             "action": first.action,
             "extra": first.extra,

@@ -90,12 +90,12 @@ def test_dead_steps_are_not_stored() -> None:
     assert buffer.episodes()[0]["env"] == 0
 
 
-def test_names_go_stale_and_never_return() -> None:
+def test_indices_go_stale_and_never_return() -> None:
     buffer = filled(100, capacity=16)
     assert len(buffer) == 15
     assert not buffer.is_drawable(np.array([0, 84, 100, -1])).any()
     assert buffer.is_drawable(np.array([85, 99])).all()
-    with pytest.raises(ValueError, match=r"get: 1 of 2 records are no longer"):
+    with pytest.raises(ValueError, match=r"get: index\[0\] is 84, a record that is no longer \(or not\) drawable"):
         buffer.get(np.array([84, 99]))
     old = buffer.sample(1).index
     buffer.clear()

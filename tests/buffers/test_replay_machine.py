@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from replay_model import Lane
 
-from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
+from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer, Window
 from pyrl.types import Batch
 
 ALPHA, EPSILON = 0.7, 1e-3
@@ -62,6 +62,15 @@ def batched(space: spaces.Space, values: list[Any]) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(batched(s, [v[i] for v in values]) for i, s in enumerate(space.spaces))
     return np.stack([np.asarray(v, space.dtype) for v in values])
+
+
+def stacked(steps: list[Any]) -> Any:
+    """[T, N, ...] of T times [N, ...]."""
+    if isinstance(steps[0], dict):
+        return {k: stacked([step[k] for step in steps]) for k in steps[0]}
+    if isinstance(steps[0], tuple):
+        return tuple(stacked([step[i] for step in steps]) for i in range(len(steps[0])))
+    return np.stack(steps)
 
 
 class ReplayMachine(RuleBasedStateMachine):
@@ -109,7 +118,7 @@ class ReplayMachine(RuleBasedStateMachine):
             extra={"log_prob": ((), "float32")} if column else None, **PLACES[place], **options,
         )  # fmt: skip
         self.priority: dict[int, float] | None = {} if prioritized else None  # leaves by name
-        self.buffer = self.make(place)
+        self.buffer, self.place = self.make(place), place
         self.model = [Lane(capacity // lanes, padding=padding, linked=linked, **options) for _ in range(lanes)]
         self.observation = [self.draw() for _ in range(lanes)]
         self.ended = np.zeros(lanes, bool)
@@ -124,9 +133,20 @@ class ReplayMachine(RuleBasedStateMachine):
     @rule(end=st.sampled_from([0.0, 0.1, 0.5, 1.0]), times=st.integers(1, 6))
     def step(self, end: float, times: int) -> None:
         for _ in range(times):
-            self.one_step(end)
+            self.buffer.add(**self.one_step(end))
 
-    def one_step(self, end: float) -> None:
+    @rule(end=st.sampled_from([0.0, 0.1, 0.5, 1.0]), times=st.integers(1, 6))
+    def extend(self, end: float, times: int) -> None:
+        """Several steps at once, of which some begin anew."""
+        steps = []
+        for _ in range(times):
+            steps.append(self.one_step(end))
+            if self.rng.random() < 0.2:
+                self.observation[int(self.rng.integers(self.lanes))] = self.draw()
+        self.buffer.extend(**{name: stacked([step[name] for step in steps]) for name in steps[0]})
+
+    def one_step(self, end: float) -> dict[str, Any]:
+        """The arguments of add; the model has the step already."""
         N = self.lanes
         dead = self.ended if self.mode == "next_step" else np.zeros(N, bool)
         after = [self.draw() for _ in range(N)]
@@ -134,9 +154,10 @@ class ReplayMachine(RuleBasedStateMachine):
         action = self.rng.random((N, 2)).astype(np.float32)
         reward = self.rng.normal(size=N)
         extra = {"log_prob": self.rng.random(N).astype(np.float32)} if self.column else {}
-        self.buffer.add(
-            batched(self.space, self.observation), action, reward, batched(self.space, after), terminated, truncated, valid=~dead, **extra
-        )
+        given = {
+            "observation": batched(self.space, self.observation), "action": action, "reward": reward,
+            "next_observation": batched(self.space, after), "terminated": terminated, "truncated": truncated, "valid": ~dead, **extra,
+        }  # fmt: skip
         for n in np.flatnonzero(~dead):
             here, there = leaves(batched(self.space, [self.observation[n]])), leaves(batched(self.space, [after[n]]))
             log_prob = extra["log_prob"][n] if self.column else None
@@ -155,15 +176,16 @@ class ReplayMachine(RuleBasedStateMachine):
             # In the other modes the environment is reset in the same call, and acted on from there.
             self.observation[n] = self.draw() if ended[n] and self.mode != "next_step" else after[n]
         self.ended = ended
+        return given
 
-    def names(self) -> list[int]:
+    def indices(self) -> list[int]:
         return sorted(p * self.lanes + n for n, lane in enumerate(self.model) for p in lane.drawables())
 
     def follow(self) -> None:
         """A record that becomes drawable gets the largest leaf that was in the buffer before; others go with their record."""
         if self.priority is not None:
             largest = max(self.priority.values(), default=1.0)
-            self.priority = {name: self.priority.get(name, largest) for name in self.names()}
+            self.priority = {name: self.priority.get(name, largest) for name in self.indices()}
 
     @precondition(lambda self: getattr(self, "priority", None) is not None)
     @rule(count=st.integers(1, 40), spread=st.integers(0, 6))
@@ -195,6 +217,54 @@ class ReplayMachine(RuleBasedStateMachine):
             lane.clear()
         self.follow()
 
+    @precondition(lambda self: len(self.buffer))
+    @rule(pick=st.integers(0, 2**16))
+    def delete(self, pick: int) -> None:
+        """The episodes of one record or two."""
+        indices = self.indices()
+        index = np.array(sorted({indices[pick % len(indices)], indices[pick // 7 % len(indices)]}))
+        before = len(indices)
+        for name in index.tolist():
+            self.model[name % self.lanes].delete(name // self.lanes)
+        self.follow()
+        assert self.buffer.delete(index) == before - len(self.indices())
+        with pytest.raises(ValueError, match=rf"delete: index\[0\] is {index[0]}, a record that is no longer"):
+            self.buffer.delete(index)
+
+    @precondition(lambda self: len(self.buffer))
+    @rule(n_step=st.integers(1, 7), frame_stack=st.integers(1, 6))
+    def other_windows(self, n_step: int, frame_stack: int) -> None:
+        """Of every record whose history is long enough; the others are refused, the first of them by its place."""
+        if not self.model[0].linked:
+            n_step = frame_stack = 1
+        frame_stack = min(frame_stack, self.model[0].capacity)
+        indices = np.array(self.indices())
+        whole = np.array([self.model[i % self.lanes].drawable(i // self.lanes, frame_stack) for i in indices.tolist()])
+        window = Window(n_step, frame_stack)
+        if not whole.all():
+            with pytest.raises(ValueError, match=rf"get: index\[{int(np.argmin(whole))}\] is {indices[np.argmin(whole)]}, a record"):
+                self.buffer.get(indices, window=window)
+        indices = indices[whole]
+        if len(indices):
+            self.check_windows(self.buffer.get(indices, window=window), indices, n_step, frame_stack)
+
+    @precondition(lambda self: len(self.buffer))
+    @rule(count=st.integers(1, 30))
+    def draw_and_get(self, count: int) -> None:
+        """`sample` is draw, get and weight in one call, bit for bit."""
+        twin = self.make(self.place)
+        twin.load_state_dict(self.buffer.state_dict())
+        whole = on_host(self.buffer.sample(count))
+        index = twin.draw(count)
+        parts = on_host(twin.get(index))
+        if self.priority is not None:
+            parts.weight = on_host(twin.weight(index))
+        assert str(whole) == str(parts)  # shapes and dtypes
+        for field in fields(Batch):
+            for a, b in zip(leaves(getattr(whole, field.name)), leaves(getattr(parts, field.name)), strict=True):
+                assert a.tobytes() == b.tobytes() or a.dtype == object
+        assert on_host(twin.sample(1)).index == on_host(self.buffer.sample(1)).index
+
     @rule(place=st.sampled_from(sorted(PLACES)))
     def save_and_load(self, place: str) -> None:
         """Into a buffer that may lie elsewhere."""
@@ -203,12 +273,12 @@ class ReplayMachine(RuleBasedStateMachine):
         fresh.load_state_dict(state)
         if len(fresh):
             np.testing.assert_array_equal(on_host(fresh.sample(1).index), on_host(self.buffer.sample(1).index))
-        self.buffer = fresh
+        self.buffer, self.place = fresh, place
 
     @precondition(lambda self: len(self.buffer))
     @rule(replacement=st.booleans())
     def draw_a_batch(self, replacement: bool) -> None:
-        names = set(self.names())
+        names = set(self.indices())
         if self.priority is not None:
             batch = on_host(self.buffer.sample(len(names)))
             assert set(batch.index.tolist()) <= names
@@ -237,11 +307,17 @@ class ReplayMachine(RuleBasedStateMachine):
             assert self.buffer.total_priority == pytest.approx(math.fsum(self.priority.values()), rel=1e-12)
         if not len(names):
             return
-        batch = on_host(self.buffer.get(names))
-        windows = [self.model[name % self.lanes].window(name // self.lanes) for name in names]
+        self.check_windows(self.buffer.get(names), names)
+
+    def check_windows(self, batch: Batch, indices: np.ndarray, n_step: int | None = None, frame_stack: int | None = None) -> None:
+        if not len(indices):
+            return
+        batch = on_host(batch)
+        windows = [self.model[i % self.lanes].window(i // self.lanes, n_step, frame_stack) for i in indices.tolist()]
         for got, field in ((batch.observation, "observation"), (batch.next_observation, "next_observation")):
             for i, leaf in enumerate(leaves(got)):
                 np.testing.assert_array_equal(leaf, np.stack([w[field][i] for w in windows]))
+        np.testing.assert_array_equal(batch.index, indices)
         np.testing.assert_array_equal(batch.action, np.stack([w["action"] for w in windows]))
         np.testing.assert_array_equal(batch.terminated, [w["terminated"] for w in windows])
         np.testing.assert_allclose(batch.reward, [w["reward"] for w in windows], rtol=1e-6, atol=1e-6)

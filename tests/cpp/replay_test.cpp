@@ -8,7 +8,9 @@
 #include "core/check.hpp"
 #include "core/parallel.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/window_gather.hpp"
+#include "replay/select/episodes.hpp"
+#include "replay/select/uniform.hpp"
+#include "replay/window/gather.hpp"
 
 using namespace pyrl;
 using namespace pyrl::replay;
@@ -78,14 +80,14 @@ TEST_CASE("rings of every small size hold what fits, through many laps, for hot 
         CHECK(stream.ring.size() == std::min<std::int64_t>(t + 1, capacity - 1));
       }
       std::vector<std::int64_t> index(64), slots(64);
-      stream.ring.draw({1, 0}, 64, index.data(), slots.data());
+      UniformSelector().draw(stream.ring, {1, 0}, {64}, index.data(), slots.data());
       std::vector<float> observation(64 * width), next(64 * width), reward(64), discount(64);
       std::vector<std::uint8_t> action(64);
       const std::unique_ptr<bool[]> terminated(new bool[64]);
       void* to[] = {observation.data()};
       void* to_next[] = {next.data()};
       void* to_columns[] = {action.data()};
-      gather(stream.ring, {slots.data(), 64, to, to_next, to_columns, reward.data(), terminated.get(), discount.data()});
+      gather(stream.ring, {slots.data(), 64, {}, to, to_next, to_columns, reward.data(), terminated.get(), discount.data()});
       for (int i = 0; i < 64; ++i) {
         CHECK(index[i] == static_cast<std::int64_t>(reward[i]));
         CHECK(observation[i * width] == reward[i]);
@@ -105,7 +107,7 @@ TEST_CASE("a reward that is not finite stores nothing") {
   CHECK(stream.ring.size() == 3);
 }
 
-TEST_CASE("draws do not depend on threads; distinct draws are distinct; stale names are found out") {
+TEST_CASE("draws do not depend on threads; distinct draws are distinct; stale indices are found out") {
   StreamOptions options;
   options.capacity = 30000;
   options.num_lanes = 3;
@@ -113,19 +115,18 @@ TEST_CASE("draws do not depend on threads; distinct draws are distinct; stale na
   for (int t = 0; t < 15000; ++t) stream.add(static_cast<float>(t), t % 5 == 4);
   std::vector<std::int64_t> once(30000), slots(30000), again(30000);
   set_num_threads(1);
-  stream.ring.draw({9, 4}, 30000, once.data(), slots.data());
+  UniformSelector().draw(stream.ring, {9, 4}, {30000}, once.data(), slots.data());
   for (int threads : {2, 4}) {
     set_num_threads(threads);
-    stream.ring.draw({9, 4}, 30000, again.data(), slots.data());
+    UniformSelector().draw(stream.ring, {9, 4}, {30000}, again.data(), slots.data());
     CHECK(once == again);
   }
   set_num_threads(0);
   const std::int64_t size = stream.ring.size();
-  std::vector<std::int64_t> scratch;
-  stream.ring.draw_distinct({9, 5}, size, once.data(), slots.data(), scratch);
+  UniformSelector().draw(stream.ring, {9, 5}, {size, false}, once.data(), slots.data());
   CHECK(std::set<std::int64_t>(once.begin(), once.begin() + size).size() == static_cast<std::size_t>(size));
   const std::int64_t names[] = {-1, 0, once[0], std::int64_t{1} << 60};
-  CHECK(stream.ring.find(names, 4, slots.data()) == 3);
+  CHECK(stream.ring.find(names, 4, 1, slots.data()) == 3);
   CHECK(slots[2] >= 0);
-  for (const auto& episode : stream.ring.episodes()) CHECK(episode.end - episode.start <= 5);
+  for (const auto& episode : episodes(stream.ring)) CHECK(episode.end - episode.start <= 5);
 }

@@ -90,7 +90,7 @@ TEST_CASE("returns: a truncated step without final_value is refused before anyth
 }
 
 TEST_CASE("returns: the exponential at the ends of its range") {
-  using L = Lanes<double, 4>;
+  using L = Vec<double, 4>;
   const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
   const auto result = exponential<L>(L::Value{-infinity, infinity, 0.0, nan});
   CHECK(result[0] == 0);

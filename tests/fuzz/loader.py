@@ -37,7 +37,7 @@ from mutations import BASES, mutated  # noqa: E402
 import pyrl  # noqa: E402
 from pyrl import checkpoint  # noqa: E402
 from pyrl.agents.checkpoints import restore_agent  # noqa: E402
-from pyrl.buffers.replay import _leaves as leaves  # noqa: E402
+from pyrl.buffers.layout import _leaves as leaves  # noqa: E402
 from pyrl.errors import CheckpointError, NonFiniteError  # noqa: E402
 
 SPARE = 100 << 20  # bytes above 3 times the files

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from pyrl import ops
-from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
+from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer, Window
 
 
 @dataclass
@@ -204,9 +204,9 @@ def polyak(r: R) -> Case:
     return plain_call(ops.polyak, {"online": floats(r, n, dtype=t), "tau": 0.1}, {"target": floats(r, n, dtype=t)})
 
 
-def set_aside(r: R) -> Case:
+def copy_nontemporal(r: R) -> Case:
     n, t = int(r.integers(1, 400)), real(r)
-    return plain_call(ops.set_aside, {"array": floats(r, n, dtype=t)}, {"kept": floats(r, n, dtype=t)})
+    return plain_call(ops.copy_nontemporal, {"array": floats(r, n, dtype=t)}, {"kept": floats(r, n, dtype=t)})
 
 
 def moments(r: R, name: str) -> Case:
@@ -255,13 +255,19 @@ N = 2
 SPACE = Dict({"image": Box(0, 255, (2, 2), np.uint8), "flags": MultiBinary(3), "x": Box(-1, 1, (3,), np.float32)})
 
 
-def rows(r: R) -> dict[str, Any]:
+def rows(r: R, *lead: int) -> dict[str, Any]:
+    lead = (*lead, N)
     return {
-        "image": r.integers(0, 255, (N, 2, 2), np.uint8), "flags": r.integers(0, 2, (N, 3), np.int8), "x": floats(r, N, 3),
-        "action": r.integers(0, 4, N), "reward": floats(r, N), "n_image": r.integers(0, 255, (N, 2, 2), np.uint8),
-        "n_flags": r.integers(0, 2, (N, 3), np.int8), "n_x": floats(r, N, 3), "terminated": flags(r, N), "truncated": flags(r, N),
-        "valid": ~flags(r, N), "extra": flags(r, N),
+        "image": r.integers(0, 255, (*lead, 2, 2), np.uint8), "flags": r.integers(0, 2, (*lead, 3), np.int8), "x": floats(r, *lead, 3),
+        "action": r.integers(0, 4, lead), "reward": floats(r, *lead), "n_image": r.integers(0, 255, (*lead, 2, 2), np.uint8),
+        "n_flags": r.integers(0, 2, (*lead, 3), np.int8), "n_x": floats(r, *lead, 3), "terminated": flags(r, *lead),
+        "truncated": flags(r, *lead), "valid": ~flags(r, *lead), "extra": flags(r, *lead),
     }  # fmt: skip
+
+
+def extend(buffer: Any, image: Any, flags: Any, x: Any, n_image: Any, n_flags: Any, n_x: Any, **given: Any) -> None:
+    before, after = {"image": image, "flags": flags, "x": x}, {"image": n_image, "flags": n_flags, "x": n_x}
+    buffer.extend(observation=before, next_observation=after, **given)
 
 
 def add(buffer: Any, image: Any, flags: Any, x: Any, n_image: Any, n_flags: Any, n_x: Any, action: Any, reward: Any, terminated: Any,
@@ -306,6 +312,21 @@ def replay_sample(r: R) -> Case:
 def replay_index(r: R, name: str) -> Case:
     index = made_buffer(False).sample(3).index
     return buffer_case(r, {"index": index}, lambda b, index: getattr(b, name)(index))
+
+
+def replay_draw(r: R) -> Case:
+    values = {"batch_size": int(r.integers(1, 4)), "replacement": True}
+    return buffer_case(r, values, lambda b, **given: b.draw(**given), sizes={"batch_size"})
+
+
+def replay_window(r: R) -> Case:
+    values = {"index": made_buffer(False).sample(3).index, "n_step": int(r.integers(1, 5)), "frame_stack": int(r.integers(1, 3))}
+    return buffer_case(r, values, lambda b, index, **lengths: b.get(index, window=Window(**lengths)), sizes={"frame_stack"})
+
+
+def replay_weight(r: R) -> Case:
+    index = made_buffer(True).sample(3).index
+    return Case({"index": index}, lambda b, index: b.weight(index), lambda: made_buffer(True), buffer_state)
 
 
 def update_priorities(r: R) -> Case:
@@ -373,14 +394,19 @@ TABLE: dict[str, Callable[[R], Case]] = {
     **{f.__name__: f for f in (uniform_indices, permutation, sample_categorical, sample_multi_categorical, sample_gaussian, take_rows)},
     **{f.__name__: f for f in (policy_loss, value_loss, q_loss, dueling, dueling_backward, squashed_gaussian, squashed_gaussian_backward)},
     **{name: (lambda r, name=name: optimizer(r, name)) for name in ("adam", "rmsprop")},
-    **{f.__name__: f for f in (polyak, set_aside)},
+    **{f.__name__: f for f in (polyak, copy_nontemporal)},
     **{f"RunningMoments.{name}": (lambda r, name=name: moments(r, name)) for name in ("update", "normalize")},
     **{f"Network.{name}": (lambda r, name=name: network(r, name)) for name in ("forward", "infer", "backward")},
     "Network": make_network,
     "RandomStream": make_stream,
     "ReplayBuffer": make_buffer,
     "ReplayBuffer.add": lambda r: buffer_case(r, rows(r), add),
+    "ReplayBuffer.extend": lambda r: buffer_case(r, rows(r, int(r.integers(0, 5))), extend),
     "ReplayBuffer.sample": replay_sample,
+    "ReplayBuffer.draw": replay_draw,
+    "ReplayBuffer.get in other windows": replay_window,
+    "ReplayBuffer.delete": lambda r: replay_index(r, "delete"),
+    "PrioritizedReplayBuffer.weight": replay_weight,
     "ReplayBuffer.get": lambda r: replay_index(r, "get"),
     "ReplayBuffer.is_drawable": lambda r: replay_index(r, "is_drawable"),
     "ReplayBuffer.load_state_dict": load_state,

@@ -293,7 +293,7 @@ def test_what_is_set_aside_is_the_same_and_nothing_else_is_written(dtype, shape,
     array, kept = (x[at:][:size].reshape(shape) for x, at in zip((source, target), offsets))
     expected, before = target.copy(), source.copy()
     expected[offsets[1] :][:size] = array.ravel()
-    ops.set_aside(*(torch.from_numpy(x) if as_tensor else x for x in (array, kept)))
+    ops.copy_nontemporal(*(torch.from_numpy(x) if as_tensor else x for x in (array, kept)))
     np.testing.assert_array_equal(target, expected)
     np.testing.assert_array_equal(source, before)
 
@@ -311,5 +311,5 @@ def test_what_is_set_aside_is_the_same_and_nothing_else_is_written(dtype, shape,
     ],
 )
 def test_what_cannot_be_set_aside(array, kept, error, text):
-    with pytest.raises(error, match=re.escape(f"set_aside: {text}")):
-        ops.set_aside(array, kept)
+    with pytest.raises(error, match=re.escape(f"copy_nontemporal: {text}")):
+        ops.copy_nontemporal(array, kept)

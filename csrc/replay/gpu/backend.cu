@@ -8,19 +8,19 @@ namespace {
 // A block a lane; its records one after the other.
 template <class Rows>
 __global__ void __launch_bounds__(256) add_kernel(const __grid_constant__ AddLane<Rows> add) {
-  __shared__ Placed placed;
+  __shared__ Slots slots;
   const std::int64_t lane = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   for (std::int64_t k = 0; k < add.rows.adds; ++k) {
     const bool differs = __syncthreads_or(add.differs(k, lane, thread, threads)) != 0;
-    if (thread == 0) placed = add.place(k, lane, differs);
+    if (thread == 0) slots = add.reserve(k, lane, differs);
     __syncthreads();
-    add.copy(k, lane, placed, thread, threads);
+    add.copy(k, lane, slots, thread, threads);
     __syncthreads();  // the next record may be compared with what this one's threads wrote
   }
 }
 
-// What is let go of must not throw, not even when the process ends and CUDA with it.
+// Destructors must not throw, even after CUDA has shut down.
 template <class Body>
 void quietly(const CudaStream& here, const Body& body) noexcept {
   try {
@@ -99,10 +99,12 @@ class CudaRingDevice : public RingDevice {
   }
   void run(const ClearLane& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const NextDraw& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
+  void run(const DrawRecord& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
+  void run(const IndexRecord& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const FindRecord& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const OpenWindow& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const ThenOpenWindow<DrawRecord>& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
-  void run(const ThenOpenWindow<NameRecord>& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
+  void run(const ThenOpenWindow<IndexRecord>& body, std::int64_t count, const CudaStream& stream) override { cuda::launch_elements(stream, count, body); }
   void run(const CopyPiece& body, std::int64_t teams, bool wide, const CudaStream& stream) override {
     wide ? cuda::launch_teams<128>(stream, teams, body) : cuda::launch_teams<8>(stream, teams, body);
   }
@@ -113,6 +115,7 @@ class CudaRingDevice : public RingDevice {
   void update(const UpdateArgs<double>& args, const CudaStream& stream) override { update_priorities_cuda(args, stream); }
   void follow(const FollowRing& changes, const CudaStream& stream) override { follow_ring_cuda(changes, stream); }
   void draw(const PriorityDrawArgs& args, const CudaStream& stream) override { draw_priorities_cuda(args, stream); }
+  void weigh(const PriorityDrawArgs& args, const CudaStream& stream) override { weigh_priorities_cuda(args, stream); }
 
  private:
   CudaStream here_;  // the device's default stream

@@ -1,4 +1,4 @@
-// What a ring needs of the device it lies on: memory, streams and its kernels. Builds without CUDA have none.
+// What a ring needs of its device: memory, streams and its kernels. Builds without CUDA have none.
 #pragma once
 
 #include <cstdint>
@@ -39,10 +39,12 @@ class RingDevice {
   virtual void run(const AddLane<ArrayRows>& add, std::int64_t lanes, int threads, const CudaStream& stream) = 0;
   virtual void run(const ClearLane& body, std::int64_t count, const CudaStream& stream) = 0;
   virtual void run(const NextDraw& body, std::int64_t count, const CudaStream& stream) = 0;
+  virtual void run(const DrawRecord& body, std::int64_t count, const CudaStream& stream) = 0;
+  virtual void run(const IndexRecord& body, std::int64_t count, const CudaStream& stream) = 0;
   virtual void run(const FindRecord& body, std::int64_t count, const CudaStream& stream) = 0;
   virtual void run(const OpenWindow& body, std::int64_t count, const CudaStream& stream) = 0;
   virtual void run(const ThenOpenWindow<DrawRecord>& body, std::int64_t count, const CudaStream& stream) = 0;
-  virtual void run(const ThenOpenWindow<NameRecord>& body, std::int64_t count, const CudaStream& stream) = 0;
+  virtual void run(const ThenOpenWindow<IndexRecord>& body, std::int64_t count, const CudaStream& stream) = 0;
   // In teams of 8 threads for narrow rows, of 128 for wide ones.
   virtual void run(const CopyPiece& body, std::int64_t teams, bool wide, const CudaStream& stream) = 0;
 
@@ -53,6 +55,7 @@ class RingDevice {
   virtual void update(const UpdateArgs<double>& args, const CudaStream& stream) = 0;
   virtual void follow(const FollowRing& changes, const CudaStream& stream) = 0;
   virtual void draw(const PriorityDrawArgs& args, const CudaStream& stream) = 0;
+  virtual void weigh(const PriorityDrawArgs& args, const CudaStream& stream) = 0;
 };
 
 // DeviceError where the build has no CUDA, or the device cannot be used.

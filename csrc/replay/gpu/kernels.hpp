@@ -1,7 +1,7 @@
-// What the threads of a GPU do for a ring that lies there: function objects, so that tests can run them on the CPU, in any order.
+// What the threads of a GPU do for a ring in its memory: function objects, so that tests can run them on the CPU, in any order.
 //
 //   adding    a team (block) a lane: AddLane; records of a lane one after the other, the rows of each by all threads
-//   drawing   a thread a window: DrawRecord, FindRecord or NameRecord, then OpenWindow; then a team a piece: CopyPiece
+//   drawing   a thread a window: DrawRecord, FindRecord or IndexRecord, then OpenWindow; then a team a piece: CopyPiece
 #pragma once
 
 #include <cmath>
@@ -13,6 +13,7 @@
 #include "replay/lane_ring.hpp"
 #include "replay/ring_view.hpp"
 #include "replay/gpu/rows.hpp"
+#include "replay/window/window.hpp"
 
 namespace pyrl::replay {
 
@@ -24,7 +25,7 @@ struct RingCounters {
   std::int64_t size = 0;     // drawable transitions
   std::int64_t filled = 0;   // slots that the fullest lane has written, from the first on
   std::int64_t skipped = 0;  // rows of the device whose reward was not finite: not stored
-  std::int64_t stale = 0;    // names that the last search did not find
+  std::int64_t stale = 0;    // indices that the last search did not find
 };
 
 // -- adding -------------------------------------------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ struct ArrayRows {
 };
 
 // The records of a lane, one add after the other. For each of them the team's threads call differs() and vote; one of them calls
-// place(); then all call copy(). Between these steps, and between records, they wait for each other.
+// reserve(); then all call copy(). Between these steps, and between records, they wait for each other.
 template <class Rows>
 struct AddLane {
   RingView ring;
@@ -115,8 +116,8 @@ struct AddLane {
     return any;
   }
 
-  // Nothing is placed (record -1) where the row is not stored.
-  PYRL_HD Placed place(std::int64_t add, std::int64_t lane, bool differs) const {
+  // Nothing is slots (record -1) where the row is not stored.
+  PYRL_HD Slots reserve(std::int64_t add, std::int64_t lane, bool differs) const {
     const AddedRow row = rows.row(add, lane);
     if (row.kind() == AddedRow::absent) {
       if constexpr (requires { rows.stores(lane); })
@@ -124,26 +125,26 @@ struct AddLane {
       return {-1, -1, -1};
     }
     Changes changes{changed == nullptr ? nullptr : changed + lane * ring.most_changes()};
-    const Placed placed = ring.place(lane, !differs, row.terminated(), row.truncated(), changes);
+    const Slots taken = ring.reserve(lane, !differs, row.terminated(), row.truncated(), changes);
     atomic_add(&counters->size, changes.balance);
     const std::int64_t written = ring.heads[lane] - ring.origins[lane];
     atomic_max(&counters->filled, std::min(written, ring.lane_capacity));
-    return placed;
+    return taken;
   }
 
-  PYRL_HD void copy(std::int64_t add, std::int64_t lane, const Placed& placed, int thread, int threads) const {
-    if (placed.record < 0) return;
-    team_copy(ring.record(placed.record), rows.reward(add, lane), sizeof(float), thread, threads);
+  PYRL_HD void copy(std::int64_t add, std::int64_t lane, const Slots& slots, int thread, int threads) const {
+    if (slots.record < 0) return;
+    team_copy(ring.record(slots.record), rows.reward(add, lane), sizeof(float), thread, threads);
     for (int c = 0; c < ring.num_columns; ++c) {
       const Column column = ring.columns[c];
       if (c >= ring.num_observation_columns) {
-        team_copy(ring.row(column, placed.record), rows.column(add, lane, c, column), column.row_bytes, thread, threads);
+        team_copy(ring.row(column, slots.record), rows.column(add, lane, c, column), column.row_bytes, thread, threads);
         continue;
       }
-      if (placed.observation >= 0)
-        team_copy(ring.row(column, placed.observation), rows.observation(add, lane, c, column), column.row_bytes, thread, threads);
-      if (placed.next_observation >= 0)
-        team_copy(ring.row(column, placed.next_observation), rows.next_observation(add, lane, c, column), column.row_bytes, thread, threads);
+      if (slots.observation >= 0)
+        team_copy(ring.row(column, slots.observation), rows.observation(add, lane, c, column), column.row_bytes, thread, threads);
+      if (slots.next_observation >= 0)
+        team_copy(ring.row(column, slots.next_observation), rows.next_observation(add, lane, c, column), column.row_bytes, thread, threads);
     }
   }
 
@@ -175,7 +176,7 @@ struct OpenedWindow {
   std::int32_t before = 0, next_before = 0;  // slots of the lane that lie in front of it, as far as they matter
 };
 
-// As LaneRing::draw; NextDraw comes after it. Gives up, with slot and name -1, in an empty ring and after `most_blocks` blocks of two attempts.
+// As LaneRing::draw; NextDraw comes after it. Gives up, with slot and index -1, in an empty ring and after `most_blocks` blocks of two attempts.
 struct DrawRecord {
   static constexpr std::uint32_t most_blocks = 1u << 20;
 
@@ -186,7 +187,7 @@ struct DrawRecord {
 
   PYRL_HD void operator()(std::int64_t i) const {
     slots[i] = counters->size > 0 ? draw(static_cast<std::uint32_t>(i)) : -1;
-    index[i] = slots[i] < 0 ? -1 : ring.name_of(slots[i]);
+    index[i] = slots[i] < 0 ? -1 : ring.index_of(slots[i]);
   }
 
  private:
@@ -208,28 +209,30 @@ struct NextDraw {
 };
 
 // Of slots that were drawn by priority, or -1.
-struct NameRecord {
+struct IndexRecord {
   RingView ring;
   const std::int64_t* slots = nullptr;
   std::int64_t* index = nullptr;
 
-  PYRL_HD void operator()(std::int64_t i) const { index[i] = slots[i] < 0 ? -1 : ring.name_of(slots[i]); }
+  PYRL_HD void operator()(std::int64_t i) const { index[i] = slots[i] < 0 ? -1 : ring.index_of(slots[i]); }
 };
 
 struct FindRecord {
   RingView ring;
   RingCounters* counters = nullptr;
   const std::int64_t* index = nullptr;
+  int frames = 1;  // of the windows to come
   std::int64_t* slots = nullptr;
 
   PYRL_HD void operator()(std::int64_t i) const {
-    slots[i] = ring.find(index[i]);
+    slots[i] = ring.find(index[i], frames);
     if (slots[i] < 0) atomic_add(&counters->stale, 1);
   }
 };
 
 struct OpenWindow {
   RingView ring;
+  WindowLengths lengths;
   const std::int64_t* slots = nullptr;
   OpenedWindow* windows = nullptr;
   float* reward = nullptr;
@@ -241,8 +244,9 @@ struct OpenWindow {
     OpenedWindow opened;
     Window window;
     if (slot >= 0) {
-      window = ring.window(slot);
-      opened = {slot, window.next, ring.stack_length(slot), ring.stack_length(window.next), before(slot), before(window.next)};
+      window = transition_window(ring, lengths.n_step, slot);
+      const int frames = lengths.frame_stack;
+      opened = {slot, window.next, stack_length(ring, frames, slot), stack_length(ring, frames, window.next), before(slot), before(window.next)};
     }
     windows[i] = opened;
     reward[i] = static_cast<float>(window.reward);
@@ -252,7 +256,7 @@ struct OpenWindow {
 
  private:
   PYRL_HD std::int32_t before(std::int64_t slot) const {
-    const std::int64_t offset = ring.offset(slot), frames = ring.options.frame_stack;
+    const std::int64_t offset = ring.offset(slot), frames = lengths.frame_stack;
     return static_cast<std::int32_t>(offset < frames ? offset : frames);
   }
 };

@@ -44,6 +44,16 @@ std::int64_t lay_out(std::uint8_t* memory, const RecordLayout& layout, RingView&
   return parts.used();
 }
 
+// The priorities: their tree, what counts updates, and the slots that the last add made drawable or not; returns its size.
+std::int64_t lay_out_tree(std::uint8_t* memory, const RingView& view, UpdateCounts*& counts, ArrayView<std::int64_t, 1>& changed) {
+  Parts parts(memory);
+  const std::int64_t lanes = view.options.num_lanes, entries = lanes * view.most_changes();
+  parts.take<std::uint8_t>(TreeView::bytes(lanes * view.lane_capacity));
+  counts = parts.take<UpdateCounts>(1);
+  changed = {parts.take<std::int64_t>(entries), {entries}};
+  return parts.used();
+}
+
 // Observation columns, those of the next observation (if linked), the rest.
 int num_arrays(const RingView& view) { return view.num_columns + (view.options.linked ? view.num_observation_columns : 0); }
 
@@ -67,6 +77,7 @@ DeviceRing::DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device,
       journal_(like.layout(), like.options()),
       block_bytes_(std::max(block_bytes, journal_.most_bytes())),
       view_(like.view()),
+      columns_(like.layout().columns()),
       certain_(static_cast<std::size_t>(like.options().num_lanes), 0) {
   PYRL_CHECK(num_arrays(view_) <= most_arrays, ArgumentError, "ReplayBuffer: a transition has ", num_arrays(view_), " arrays, at most ", most_arrays,
              " are supported on a device");
@@ -78,8 +89,7 @@ DeviceRing::DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device,
   std::int64_t largest_row = 0;
   for (const Column& column : like.layout().columns()) largest_row = std::max(largest_row, column.row_bytes);
   add_threads_ = static_cast<int>(std::clamp<std::int64_t>(static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(largest_row) / 16)), 32, 256));
-  list_pieces(like, false, stream);
-  list_pieces(like, true, stream);
+  pieces_of(view_.options.frame_stack, stream);
   device_->copy(const_cast<Column*>(view_.columns), like.layout().columns().data(), view_.num_columns * static_cast<std::int64_t>(sizeof(Column)), stream);
   upload(like, stream);
   journal_.start(blocks_[0].pinned.get(), block_bytes_);
@@ -93,23 +103,17 @@ DeviceRing::~DeviceRing() {
   }
 }
 
-void DeviceRing::list_pieces(const LaneRing& like, bool wide, const CudaStream& stream) {
-  std::vector<Piece> pieces;
-  const int observations = view_.num_observation_columns;
-  for (int c = 0; c < view_.num_columns; ++c) {
-    const Column& column = like.layout().columns()[static_cast<std::size_t>(c)];
-    if (column.hot == wide) continue;
-    const bool stacked = column.is_observation;
-    const int frames = stacked ? view_.options.frame_stack : 1, array = stacked || !view_.options.linked ? c : c + observations;
-    for (int next = 0; next < (stacked && view_.options.linked ? 2 : 1); ++next)
-      for (int frame = 0; frame < frames; ++frame)
-        pieces.push_back({static_cast<std::int16_t>(c), static_cast<std::int16_t>(array + next * observations), next == 1, frame, frames});
-  }
-  if (pieces.empty()) return;
-  const auto bytes = static_cast<std::int64_t>(pieces.size() * sizeof(Piece));
-  Pieces& list = wide ? wide_ : narrow_;
-  list = {device_->allocate(bytes), static_cast<std::uint32_t>(pieces.size())};
-  copy(list.there.get(), pieces.data(), bytes, stream);
+std::int64_t DeviceRing::nbytes(const RecordLayout& layout, const StreamOptions& options, bool prioritized) {
+  RingView view;
+  view.options = options;
+  view.lane_capacity = options.capacity / options.num_lanes;
+  view.num_columns = static_cast<int>(layout.columns().size());
+  RingCounters* counters = nullptr;
+  RandomStream* random = nullptr;
+  UpdateCounts* updates = nullptr;
+  ArrayView<std::int64_t, 1> changed;
+  const std::int64_t ring = lay_out(nullptr, layout, view, counters, random);
+  return ring + static_cast<std::int64_t>(num_blocks) * std::max(usual_block_bytes, Journal(layout, options).most_bytes()) + (prioritized ? lay_out_tree(nullptr, view, updates, changed) : 0);
 }
 
 // -- adding -------------------------------------------------------------------------------------------------------------------------
@@ -121,7 +125,7 @@ void DeviceRing::run_add(const Rows& rows, const CudaStream& stream) {
   if (is_prioritized()) device_->follow({tree(), {changed_.data, changed_.extent}, view_.flags}, stream);
 }
 
-// A slot that is no transition comes right after one that is, so of any neighbours half are transitions; the oldest may lack frames.
+// A slot that is not a transition comes right after one that is, so of any neighbours half are transitions; the oldest may lack frames.
 std::int64_t DeviceRing::most_certain() const {
   const StreamOptions& options = view_.options;
   return options.linked ? std::max<std::int64_t>(0, view_.lane_capacity / 2 - (options.frame_stack - 1)) : view_.lane_capacity;
@@ -141,8 +145,12 @@ void DeviceRing::count_records(const AddArgs& rows) {
 void DeviceRing::recount(const std::uint8_t* flags) {
   const std::int64_t C = view_.lane_capacity;
   counted_ = seen_ = 0;
+  has_gaps_ = false;
   for (std::int64_t lane = 0; lane < view_.options.num_lanes; ++lane) {
-    const std::int64_t drawables = std::count_if(flags + lane * C, flags + (lane + 1) * C, [](std::uint8_t f) { return (f & flag::drawable) != 0; });
+    const std::uint8_t *const first = flags + lane * C, *const last = first + C;
+    const bool gaps = std::find(first, last, flag::deleted) != last;
+    const std::int64_t drawables = gaps ? 0 : std::count_if(first, last, [](std::uint8_t f) { return (f & flag::drawable) != 0; });
+    has_gaps_ |= gaps;
     counted_ += certain_[static_cast<std::size_t>(lane)] = std::min(drawables, most_certain());
   }
 }
@@ -203,6 +211,7 @@ void DeviceRing::clear(const CudaStream& stream) {
   device_->fill(&counters_->size, 0, 2 * static_cast<std::int64_t>(sizeof(std::int64_t)), stream);  // and `filled`
   std::fill(certain_.begin(), certain_.end(), 0);
   counted_ = seen_ = 0;
+  has_gaps_ = false;
   if (is_prioritized()) device_->clear(tree(), num_slots(), stream);
 }
 
@@ -231,6 +240,7 @@ std::int64_t DeviceRing::size(const CudaStream& stream) {
     std::fill(certain_.begin(), certain_.end(), 0);
     counted_ = 0;
   }
+  if (has_gaps_) return size;
   // A lane loses records only when it is full, and then it keeps half: so this many will stay, whichever lanes they are in.
   const std::int64_t most = most_certain();
   seen_ = std::max(std::min(size, most), size * most / view_.lane_capacity);
@@ -285,86 +295,38 @@ void DeviceRing::upload(const LaneRing& host, const CudaStream& stream) {
   recount(from.flags);
 }
 
-// -- drawing ------------------------------------------------------------------------------------------------------------------------
-
-OpenWindow DeviceRing::open_window(const GatherArgs& args, void* space) const {
-  return {view_, args.slots, static_cast<OpenedWindow*>(space), args.reward, args.terminated, args.discount};
-}
-
-void DeviceRing::copy_pieces(const GatherArgs& args, void* space, const CudaStream& stream) {
-  const int observations = view_.num_observation_columns;
-  CopyPiece copy;
-  copy.ring = view_;
-  copy.windows = static_cast<const OpenedWindow*>(space);
-  void** to = std::copy_n(args.observation, observations, copy.arrays);
-  if (view_.options.linked) to = std::copy_n(args.next_observation, observations, to);
-  std::copy_n(args.columns, view_.num_columns - observations, to);
-  for (bool wide : {false, true}) {
-    const Pieces& pieces = wide ? wide_ : narrow_;
-    if (pieces.count == 0) continue;
-    const std::int64_t teams = args.count * pieces.count;
-    PYRL_CHECK(teams < std::int64_t{1} << 31, ArgumentError, stream.function, ": ", args.count, " windows of ", pieces.count,
-               " rows each, at most 2^31 rows can be copied at once");
-    copy.pieces = reinterpret_cast<const Piece*>(pieces.there.get());
-    copy.num_pieces = pieces.count;
-    device_->run(copy, teams, wide, stream);
+void DeviceRing::remove(const LaneRing& host, const std::vector<std::int64_t>& slots, const CudaStream& stream) {
+  check_wait(stream);
+  flush(stream);
+  const std::int64_t lanes = view_.options.num_lanes, size = host.size();
+  device_->copy(view_.flags, host.view().flags, lanes * view_.lane_capacity, stream);
+  device_->copy(view_.pending, host.view().pending, lanes, stream);
+  device_->copy(&counters_->size, &size, sizeof size, stream);
+  std::shared_ptr<std::uint8_t> listed;  // until the device is done
+  if (is_prioritized()) {
+    const auto count = static_cast<std::int64_t>(slots.size());
+    listed = device_->allocate(8 * count);
+    device_->copy(listed.get(), slots.data(), 8 * count, stream);
+    device_->follow({tree(), {reinterpret_cast<const std::int64_t*>(listed.get()), {count}}, view_.flags}, stream);
   }
-}
-
-void DeviceRing::sample(const GatherArgs& args, std::int64_t* index, void* space, const CudaStream& stream) {
-  flush(stream);
-  GatherArgs drawn = args;
-  std::int64_t* const slots = slots_in(space, args.count);
-  drawn.slots = slots;
-  device_->run(ThenOpenWindow<DrawRecord>{{view_, counters_, random_, slots, index}, open_window(drawn, space)}, args.count, stream);
-  device_->run(NextDraw{random_}, 1, stream);
-  copy_pieces(drawn, space, stream);
-}
-
-void DeviceRing::find(const std::int64_t* index, std::int64_t count, std::int64_t* slots, const CudaStream& stream) {
-  flush(stream);
-  device_->fill(&counters_->stale, 0, sizeof counters_->stale, stream);
-  device_->run(FindRecord{view_, counters_, index, slots}, count, stream);
-}
-
-void DeviceRing::gather(const GatherArgs& args, void* space, const CudaStream& stream) {
-  device_->run(open_window(args, space), args.count, stream);
-  copy_pieces(args, space, stream);
+  device_->wait(stream);
+  recount(host.view().flags);
 }
 
 // -- priorities ---------------------------------------------------------------------------------------------------------------------
 
 void DeviceRing::prioritize(const PriorityOptions& options, const CudaStream& stream) {
   priority_options_ = options;
-  const std::int64_t entries = view_.options.num_lanes * view_.most_changes();
-  const auto lay = [&](std::uint8_t* memory) {
-    Parts parts(memory);
-    parts.take<std::uint8_t>(TreeView::bytes(num_slots()));
-    update_counts_ = parts.take<UpdateCounts>(1);
-    changed_ = {parts.take<std::int64_t>(entries), {entries}};
-    return parts.used();
-  };
-  tree_bytes_ = lay(nullptr);
+  tree_bytes_ = lay_out_tree(nullptr, view_, update_counts_, changed_);
   tree_memory_ = device_->allocate(tree_bytes_);
-  lay(tree_memory_.get());
+  lay_out_tree(tree_memory_.get(), view_, update_counts_, changed_);
   device_->fill(update_counts_, 0, sizeof(UpdateCounts), stream);
   device_->clear(tree(), num_slots(), stream);
 }
 
-void DeviceRing::sample_prioritized(const GatherArgs& args, std::int64_t* index, double beta, bool weight_by_buffer, float* weight, void* space,
-                                    const CudaStream& stream) {
-  GatherArgs drawn = args;
-  std::int64_t* const slots = slots_in(space, args.count);
-  drawn.slots = slots;
-  device_->draw({tree(), {0, 0, random_}, beta, weight_by_buffer, {slots, {args.count}}, weight}, stream);
-  device_->run(NextDraw{random_}, 1, stream);
-  device_->run(ThenOpenWindow<NameRecord>{{view_, slots, index}, open_window(drawn, space)}, args.count, stream);
-  copy_pieces(drawn, space, stream);
-}
-
 template <class Real>
 void DeviceRing::update_priorities(const std::int64_t* index, const Real* priority, std::int64_t count, std::int64_t* slots, const CudaStream& stream) {
-  find(index, count, slots, stream);
+  find(index, count, 1, slots, stream);
   device_->update(UpdateArgs<Real>{tree(), {slots, {count}}, priority, priority_options_.alpha, priority_options_.epsilon, update_counts_}, stream);
 }
 

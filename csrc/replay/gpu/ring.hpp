@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -24,16 +25,19 @@
 #include "core/philox.hpp"
 #include "replay/gpu/journal.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
 #include "replay/gpu/backend.hpp"
-#include "replay/window_gather.hpp"
+#include "replay/window/gather.hpp"
 
 namespace pyrl::replay {
 
 class DeviceRing {
  public:
+  static constexpr std::int64_t usual_block_bytes = 1 << 20;
+
   // For a ring of this layout and these options. Blocks are `block_bytes` long, or as long as one add.
-  DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device, const CudaStream& stream, std::int64_t block_bytes = 1 << 20);
+  DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device, const CudaStream& stream,
+             std::int64_t block_bytes = usual_block_bytes);
   ~DeviceRing();
 
   // Whatever the next add() may have to refuse is refused here, before anything has changed: an ArgumentError if it would have to send
@@ -54,24 +58,33 @@ class DeviceRing {
   // These wait for the device. ArgumentError, as from all that wait, if the stream is captured.
   std::int64_t size(const CudaStream& stream);
   std::int64_t skipped(const CudaStream& stream);
+  void check_wait(const CudaStream& stream);
 
   // Working memory of a batch, on the device: gather() works there, args.slots points there.
-  static std::int64_t space_bytes(std::int64_t count) { return count * static_cast<std::int64_t>(sizeof(OpenedWindow) + sizeof(std::int64_t)); }
-  static std::int64_t* slots_in(void* space, std::int64_t count) { return reinterpret_cast<std::int64_t*>(static_cast<OpenedWindow*>(space) + count); }
+  static std::int64_t workspace_bytes(std::int64_t count) { return count * static_cast<std::int64_t>(sizeof(OpenedWindow) + sizeof(std::int64_t)); }
+  static std::int64_t* slots_in(void* workspace, std::int64_t count) {
+    return reinterpret_cast<std::int64_t*>(static_cast<OpenedWindow*>(workspace) + count);
+  }
 
-  // `count` draws with replacement and their windows: names to `index`.
-  void sample(const GatherArgs& args, std::int64_t* index, void* space, const CudaStream& stream);
-  // The slots of names on the device, -1 for those that are stale.
-  void find(const std::int64_t* index, std::int64_t count, std::int64_t* slots, const CudaStream& stream);
+  // Draws of any kind: by priority if the ring is prioritized, else uniform with replacement. Slots of `workspace`; indices to `index`.
+  void draw(const Selection& selection, std::int64_t* index, void* workspace, const CudaStream& stream);
+  // The same, and their windows.
+  void sample(const Selection& selection, const GatherArgs& args, std::int64_t* index, void* workspace, const CudaStream& stream);
+  // The slots of indices on the device, -1 for those whose records are not drawable with a stack of `frames`.
+  void find(const std::int64_t* index, std::int64_t count, int frames, std::int64_t* slots, const CudaStream& stream);
   // How many those were. Waits.
   std::int64_t stale(const CudaStream& stream) { return counters(stream).stale; }
   // args.slots were found.
-  void gather(const GatherArgs& args, void* space, const CudaStream& stream);
+  void gather(const GatherArgs& args, void* workspace, const CudaStream& stream);
+  // selection.weight: those of slots that were found.
+  void weigh(const Selection& selection, std::int64_t* slots, const CudaStream& stream);
 
-  // Draws may be by priority from now on; for an empty ring. A LaneRing that this mirrors has no Priorities of its own.
+  // Records that `host`, which is what this ring holds, has removed. Waits.
+  void remove(const LaneRing& host, const std::vector<std::int64_t>& slots, const CudaStream& stream);
+
+  // Draws are by priority from now on; for an empty ring. A LaneRing that this mirrors has no selector of its own.
   void prioritize(const PriorityOptions& options, const CudaStream& stream);
   bool is_prioritized() const { return tree_memory_ != nullptr; }
-  void sample_prioritized(const GatherArgs& args, std::int64_t* index, double beta, bool weight_by_buffer, float* weight, void* space, const CudaStream& stream);
   // priority: [B] on the device; of a record that is gone, or a priority that is negative or not finite, nothing is changed but a count.
   template <class Real>
   void update_priorities(const std::int64_t* index, const Real* priority, std::int64_t count, std::int64_t* slots, const CudaStream& stream);
@@ -80,7 +93,7 @@ class DeviceRing {
   std::vector<double> leaves(const CudaStream& stream);
   void set_leaves(const std::vector<double>& leaves, const CudaStream& stream);
 
-  // The stream of the draws lies on the device. Both wait.
+  // The stream of the draws is on the device. Both wait.
   RandomStream random(const CudaStream& stream);
   void set_random(const RandomStream& random, const CudaStream& stream) { copy(random_, &random, sizeof random, stream); }
 
@@ -91,11 +104,15 @@ class DeviceRing {
   // Host memory to the device, or the other way round; waits.
   void copy(void* to, const void* from, std::int64_t bytes, const CudaStream& stream);
 
+  // Of a ring, before there is one.
+  static std::int64_t nbytes(const RecordLayout& layout, const StreamOptions& options, bool prioritized);
   std::int64_t nbytes() const { return ring_bytes_ + static_cast<std::int64_t>(blocks_.size()) * block_bytes_ + tree_bytes_; }
   // Bytes of rows and their headers that were sent to the device so far.
   std::int64_t bytes_copied() const { return bytes_copied_; }
 
  private:
+  static constexpr std::size_t num_blocks = 4;
+
   struct Block {
     std::shared_ptr<std::uint8_t> pinned, there;
     std::shared_ptr<void> copied, added;  // the events after which `pinned`, and `there`, may be written again
@@ -105,15 +122,19 @@ class DeviceRing {
     std::uint32_t count = 0;
   };
 
-  void list_pieces(const LaneRing& like, bool wide, const CudaStream& stream);
+  using PieceLists = std::array<Pieces, 2>;  // of narrow columns, of wide ones
+
+  Pieces list_pieces(int frame_stack, bool wide, const CudaStream& stream);
+  const PieceLists& pieces_of(int frame_stack, const CudaStream& stream);
   RingCounters counters(const CudaStream& stream);
-  void copy_pieces(const GatherArgs& args, void* space, const CudaStream& stream);
-  OpenWindow open_window(const GatherArgs& args, void* space) const;
+  void draw_slots(const Selection& selection, std::int64_t* slots, const CudaStream& stream);
+  void copy_pieces(const GatherArgs& args, void* workspace, const CudaStream& stream);
+  OpenWindow open_window(const GatherArgs& args, void* workspace) const;
   std::int64_t num_slots() const { return view_.options.num_lanes * view_.lane_capacity; }
   TreeView tree() const { return {tree_memory_.get(), num_slots()}; }
   void count_records(const AddArgs& rows);
   void recount(const std::uint8_t* flags);
-  void check_wait(const CudaStream& stream);
+
   std::int64_t most_certain() const;
   template <class Rows>
   void run_add(const Rows& rows, const CudaStream& stream);
@@ -125,11 +146,12 @@ class DeviceRing {
   RingView view_;                         // into it
   RingCounters* counters_ = nullptr;      // there too
   RandomStream* random_ = nullptr;
-  Pieces narrow_, wide_;
+  std::vector<Column> columns_;         // those of the view, in host memory
+  std::map<int, PieceLists> pieces_;    // by frame stack; kept, for captured calls read them
   int add_threads_ = 32;
 
   CudaStream side_;
-  std::array<Block, 4> blocks_;
+  std::array<Block, num_blocks> blocks_;
   std::size_t filling_ = 0;  // the block that the journal fills
 
   PriorityOptions priority_options_;
@@ -141,6 +163,7 @@ class DeviceRing {
   std::vector<std::int64_t> certain_;  // of each lane: records that are certainly drawable
   std::int64_t counted_ = 0;           // their sum
   std::int64_t seen_ = 0;              // of the last look at the size, what will stay
+  bool has_gaps_ = false;              // records were removed: then a look says nothing about what will stay
   std::int64_t bytes_copied_ = 0;
 };
 

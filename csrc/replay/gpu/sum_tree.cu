@@ -89,11 +89,16 @@ struct DrawSlot {
       args.slots(i) = -1;
       return;
     }
-    const std::int64_t slot = args.tree.draw(tree::stratum(args.random.read(), i, share, total));
-    args.slots(i) = slot;
-    if (args.weight_by_buffer) return;
-    const auto bits = std::bit_cast<std::uint64_t>(args.tree.leaf(slot));
-    if (bits < *args.tree.drawn()) atomic_min(args.tree.drawn(), bits);  // reading too old a value costs one exchange more
+    args.slots(i) = args.tree.draw(tree::stratum(args.random.read(), i, share, total));
+    if (args.weight != nullptr) args.note_smallest(i);
+  }
+};
+
+struct NoteSmallest {
+  PriorityDrawArgs args;
+
+  PYRL_HD void operator()(std::int64_t i) const {
+    if (args.slots(i) >= 0) args.note_smallest(i);
   }
 };
 
@@ -139,6 +144,14 @@ void draw_priorities_cuda(const PriorityDrawArgs& args, const CudaStream& stream
   const std::int64_t count = args.slots.size();
   cuda::fill_bytes(stream, args.tree.drawn(), 0xff, sizeof(std::uint64_t));
   cuda::launch_elements(stream, count, DrawSlot{args, 1.0 / static_cast<double>(count)});
+  if (args.weight != nullptr) cuda::launch_elements(stream, count, WeighSlot{args});
+}
+
+void weigh_priorities_cuda(const PriorityDrawArgs& args, const CudaStream& stream) {
+  const std::int64_t count = args.slots.size();
+  if (count == 0) return;
+  cuda::fill_bytes(stream, args.tree.drawn(), 0xff, sizeof(std::uint64_t));
+  cuda::launch_elements(stream, count, NoteSmallest{args});
   cuda::launch_elements(stream, count, WeighSlot{args});
 }
 

@@ -1,4 +1,4 @@
-// Prioritized replay (priorities.hpp, sum_tree.hpp) in a GPU's memory. Leaves, sums, draws and weights have the
+// Prioritized replay (select/prioritized.hpp, select/sum_tree.hpp) in a GPU's memory. Leaves, sums, draws and weights have the
 // CPU's bits, whatever the order of the threads.
 //
 //   call      launches                                                                 threads
@@ -22,7 +22,7 @@
 #include "core/cuda.hpp"
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/sum_tree_node.hpp"
+#include "replay/select/sum_tree_node.hpp"
 
 namespace pyrl::replay {
 
@@ -64,7 +64,7 @@ class TreeView {
   PYRL_HD double total() const { return sums_[root()]; }
   PYRL_HD double largest() const { return largest_[root() - start_[1]]; }
   PYRL_HD double smallest() const { return smallest_[root() - start_[1]]; }
-  // 1 + the last element of an update that names the slot; 0 between updates.
+  // 1 + the last element of an update that is for the slot; 0 between updates.
   PYRL_HD std::uint32_t& mark(std::int64_t slot) const { return marks_[slot]; }
   // The bits of the smallest leaf of a draw; those of positive numbers are ordered as the numbers are.
   PYRL_HD std::uint64_t* drawn() const { return drawn_; }
@@ -136,7 +136,14 @@ struct PriorityDrawArgs {
   double beta = 0.4;
   bool weight_by_buffer = false;
   ArrayView<std::int64_t, 1> slots;  // [B]
-  float* weight = nullptr;           // [B]
+  float* weight = nullptr;           // [B]; null: not wanted
+
+  // Towards the smallest leaf of the draw.
+  PYRL_HD void note_smallest(std::int64_t i) const {
+    if (weight_by_buffer) return;
+    const auto bits = std::bit_cast<std::uint64_t>(tree.leaf(slots(i)));
+    if (bits < *tree.drawn()) atomic_min(tree.drawn(), bits);  // reading too old a value costs one exchange more
+  }
 };
 
 void clear_priorities_cuda(const TreeView& tree, std::int64_t leaves, const CudaStream& stream);
@@ -146,5 +153,7 @@ template <class Real>
 void update_priorities_cuda(const UpdateArgs<Real>& args, const CudaStream& stream);
 void follow_ring_cuda(const FollowRing& changes, const CudaStream& stream);
 void draw_priorities_cuda(const PriorityDrawArgs& args, const CudaStream& stream);
+// The weights alone, of given slots; NaN for slot -1.
+void weigh_priorities_cuda(const PriorityDrawArgs& args, const CudaStream& stream);
 
 }  // namespace pyrl::replay

@@ -1,4 +1,4 @@
-// A prioritized ring on the emulated GPU, against a LaneRing with Priorities.
+// A prioritized ring on the emulated GPU, against a LaneRing with PrioritizedSelector.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -7,7 +7,7 @@
 #include "core/check.hpp"
 #include "gpu.hpp"
 #include "replay/gpu/ring.hpp"
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
 #include "ring_feed.hpp"
 
 using namespace pyrl;
@@ -17,10 +17,10 @@ TEST_CASE("CUDA: draws by priority, their weights and new records' leaves are th
   unsigned seed = 1;
   for (const Case& wanted : cases()) {
     LaneRing host(columns_of(wanted.observation, wanted.rest, wanted.options.linked), wanted.options);
-    Priorities priorities(host.num_slots(), {0.7, 1e-3});
+    PrioritizedSelector priorities(host.num_slots(), {0.7, 1e-3});
     const Lazy put_off(seed % 2 == 0);
     DeviceRing ring(host, cuda_ring_device(0), gpu);
-    host.set_observer(&priorities);
+    host.set_selector(&priorities);
     ring.prioritize({0.7, 1e-3}, gpu);
     RandomStream random{77, 0};
     ring.set_random(random, gpu);
@@ -47,19 +47,23 @@ TEST_CASE("CUDA: draws by priority, their weights and new records' leaves are th
       Batch want(host, 17), got(host, 17);
       std::vector<float> want_weight(17), got_weight(17);
       std::vector<OpenedWindow> space = working_memory(17);
-      priorities.draw({random.key, random.next_draw()}, 17, 0.4, step % 2 == 0, want.slots.data(), want_weight.data());
-      for (std::size_t i = 0; i < 17; ++i) want.index[i] = host.name_of(want.slots[i]);
+      const Selection wanted_draw{17, true, 0.4, step % 2 == 0, want_weight.data()}, got_draw{17, true, 0.4, step % 2 == 0, got_weight.data()};
+      priorities.draw(host, {random.key, random.next_draw()}, wanted_draw, want.index.data(), want.slots.data());
       gather(host, want.args);
-      ring.sample_prioritized(got.args, got.index.data(), 0.4, step % 2 == 0, got_weight.data(), space.data(), gpu);
+      ring.sample(got_draw, got.args, got.index.data(), space.data(), gpu);
       emulator_wait(nullptr);
       REQUIRE(want == got);
+      CHECK(std::memcmp(want_weight.data(), got_weight.data(), 17 * sizeof(float)) == 0);
+      got_weight.assign(17, 0.0f);
+      ring.weigh(got_draw, want.slots.data(), gpu);
+      emulator_wait(nullptr);
       CHECK(std::memcmp(want_weight.data(), got_weight.data(), 17 * sizeof(float)) == 0);
       // New priorities, some for records that never were.
       std::vector<float> priority(17);
       std::vector<std::int64_t> names = want.index, slots(17), space_slots(17);
       for (std::size_t i = 0; i < 17; ++i) priority[i] = static_cast<float>((i * 7 + static_cast<std::size_t>(step)) % 5);
       names[3] = -5;
-      stale += host.find(names.data(), 17, slots.data());
+      stale += host.find(names.data(), 17, 1, slots.data());
       priorities.update(slots.data(), priority.data(), 17);
       ring.update_priorities(names.data(), priority.data(), 17, space_slots.data(), gpu);
       CHECK(ring.update_counts(gpu).stale == stale);

@@ -8,7 +8,8 @@
 #include "core/check.hpp"
 #include "gpu.hpp"
 #include "replay/gpu/ring.hpp"
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
+#include "replay/select/uniform.hpp"
 #include "ring_feed.hpp"
 
 using namespace pyrl;
@@ -71,23 +72,23 @@ void follow(const Case& wanted, Way way, bool lazy, unsigned seed) {
     }
     if (host.size() == 0) continue;
     Batch want(host, 33), got(host, 33);
-    host.draw({random.key, random.next_draw()}, want.count, want.index.data(), want.slots.data());
+    UniformSelector().draw(host, {random.key, random.next_draw()}, {want.count}, want.index.data(), want.slots.data());
     gather(host, want.args);
     std::vector<OpenedWindow> space = working_memory(33), drawn = working_memory(33);
     std::int64_t* const found = DeviceRing::slots_in(space.data(), 33);
     // By name, some of which are stale.
     std::vector<std::int64_t> names = want.index, slots(33);
     for (std::size_t i = 0; i < names.size(); i += 1 + i % 5) names[i] = static_cast<std::int64_t>(i * 13) - 2;
-    ring.find(names.data(), 33, found, gpu);
-    CHECK(ring.stale(gpu) == host.find(names.data(), 33, slots.data()));
+    ring.find(names.data(), 33, 1, found, gpu);
+    CHECK(ring.stale(gpu) == host.find(names.data(), 33, 1, slots.data()));
     for (std::size_t i = 0; i < names.size(); ++i) CHECK(found[i] == slots[i]);
-    ring.find(want.index.data(), 33, found, gpu);
+    ring.find(want.index.data(), 33, 1, found, gpu);
     Batch named(host, 33);
     named.index = want.index;
     named.args.slots = found;
     ring.gather(named.args, space.data(), gpu);
     // What is added before the batches are ready is not in them.
-    ring.sample(got.args, got.index.data(), drawn.data(), gpu);
+    ring.sample({33}, got.args, got.index.data(), drawn.data(), gpu);
     add(step % 2 == 0, false);
     ring.flush(gpu);
     emulator_wait(nullptr);
@@ -130,7 +131,7 @@ TEST_CASE("CUDA: skipped rows are counted, and a draw from an empty ring gives r
   ring.set_random({1, 0}, gpu);
   Batch batch(host, 5);
   std::vector<OpenedWindow> space = working_memory(5);
-  ring.sample(batch.args, batch.index.data(), space.data(), gpu);
+  ring.sample({batch.args.count}, batch.args, batch.index.data(), space.data(), gpu);
   for (int i = 0; i < 5; ++i) {
     CHECK(batch.index[i] == -1);
     CHECK(batch.discount[i] == 0);
@@ -224,10 +225,10 @@ TEST_CASE("CUDA: what is refused in a capture has changed nothing, so that the r
   for (const bool prioritized : {true, false})
     for (const bool mirrored : {true, false}) {
       LaneRing host(columns_of({100}, {2}, true), options);
-      Priorities priorities(host.num_slots(), {0.7, 1e-3});
+      PrioritizedSelector priorities(host.num_slots(), {0.7, 1e-3});
       DeviceRing ring(host, cuda_ring_device(0), gpu, 1 << 10);
       if (prioritized) {
-        host.set_observer(&priorities);
+        host.set_selector(&priorities);
         ring.prioritize({0.7, 1e-3}, gpu);
       }
       Feed feed(host, 4);

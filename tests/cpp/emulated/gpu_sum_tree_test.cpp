@@ -1,4 +1,4 @@
-// The sum tree's CUDA twin on the emulated GPU, against Priorities.
+// The sum tree's CUDA twin on the emulated GPU, against PrioritizedSelector.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gpu.hpp"
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
 #include "replay/gpu/sum_tree.hpp"
 
 using namespace pyrl;
@@ -53,7 +53,7 @@ class TreeOnGpu {
 // Both trees, and what is done to them.
 struct Pair {
   std::int64_t leaves;
-  Priorities here;
+  PrioritizedSelector here;
   TreeOnGpu there;
   std::mt19937 engine;
   std::vector<std::uint8_t> flags;
@@ -72,10 +72,10 @@ struct Pair {
       const std::int64_t slot = any(leaves);
       changed.insert(changed.begin() + any(static_cast<std::int64_t>(changed.size()) + 1), slot);
       if (any(3) == 0) changed.push_back(-1);
-      here.became_undrawable(slot);
+      here.erase(slot);
       flags[static_cast<std::size_t>(slot)] = flag::transition;
       if (any(4) == 0) continue;
-      here.became_drawable(slot);
+      here.insert(slot);
       flags[static_cast<std::size_t>(slot)] = flag::transition | flag::drawable;
     }
     there.follow(changed, flags);
@@ -126,7 +126,7 @@ struct Pair {
           CHECK(std::all_of(got_weight.begin(), got_weight.end(), [](float weight) { return std::isnan(weight); }));
           continue;
         }
-        here.draw(stream, count, 0.4, by_buffer, want.data(), want_weight.data());
+        here.draw_slots(stream, {count, true, 0.4, by_buffer, want_weight.data()}, want.data());
         CHECK(got == want);
         CHECK(same_bits(got_weight, want_weight));
       }
@@ -156,7 +156,7 @@ TEST_CASE("CUDA: a tree cleared, and one restored from its leaves") {
   pair.add(3000);
   pair.update<float>(2000);
   std::vector<double> leaves(pair.there.tree.leaves(), pair.there.tree.leaves() + 5000);
-  pair.here.cleared();
+  pair.here.clear();
   pair.there.clear();
   pair.check();
   for (std::int64_t i = 0; i < 5000; ++i) pair.here.set(i, leaves[static_cast<std::size_t>(i)]);

@@ -120,7 +120,7 @@ struct Batch {
       if (!column.is_observation) add(column, 1);
     for (auto& array : arrays) pointers.push_back(array.data());
     const auto observations = static_cast<std::size_t>(ring.num_observation_columns());
-    args = {slots.data(), size, pointers.data(), pointers.data() + observations, pointers.data() + (ring.options().linked ? 2 : 1) * observations,
+    args = {slots.data(), size, {ring.options().n_step, m}, pointers.data(), pointers.data() + observations, pointers.data() + (ring.options().linked ? 2 : 1) * observations,
             reward.data(), terminated.get(), discount.data()};
   }
   friend bool operator==(const Batch& a, const Batch& b) {
@@ -139,7 +139,7 @@ struct Batch {
 };
 
 inline std::vector<OpenedWindow> working_memory(std::int64_t count) {
-  return std::vector<OpenedWindow>(static_cast<std::size_t>(DeviceRing::space_bytes(count)) / sizeof(OpenedWindow) + 1);
+  return std::vector<OpenedWindow>(static_cast<std::size_t>(DeviceRing::workspace_bytes(count)) / sizeof(OpenedWindow) + 1);
 }
 
 inline bool same(const LaneRing& a, const LaneRing& b) {

@@ -9,7 +9,7 @@
 #include "gpu.hpp"
 #include "sampling/categorical.hpp"
 #include "sampling/gaussian.hpp"
-#include "sampling/moves.hpp"
+#include "sampling/parallel_shuffle.hpp"
 #include "sampling/permutation.hpp"
 #include "sampling/running_moments.hpp"
 #include "sampling/take_rows.hpp"

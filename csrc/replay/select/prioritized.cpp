@@ -1,4 +1,4 @@
-#include "replay/priorities.hpp"
+#include "replay/select/prioritized.hpp"
 
 #include <algorithm>
 
@@ -7,7 +7,7 @@
 
 namespace pyrl::replay {
 
-void Priorities::set(std::int64_t slot, double leaf) {
+void PrioritizedSelector::set(std::int64_t slot, double leaf) {
   const double before = tree_.get(slot);
   if (before == leaf) return;
   tree_.set(slot, leaf);
@@ -19,7 +19,7 @@ void Priorities::set(std::int64_t slot, double leaf) {
   }
 }
 
-double Priorities::largest() {
+double PrioritizedSelector::largest() {
   if (with_largest_ <= 0) {
     largest_ = tree_.largest();
     with_largest_ = 1;  // at least; too few only means another look
@@ -27,16 +27,16 @@ double Priorities::largest() {
   return largest_ > 0 ? largest_ : 1.0;
 }
 
-void Priorities::adding() { newcomer_ = largest(); }
+void PrioritizedSelector::adding() { newcomer_ = largest(); }
 
-void Priorities::cleared() {
+void PrioritizedSelector::clear() {
   tree_.clear();
   largest_ = 0;
   with_largest_ = 0;
 }
 
 template <class Real>
-void Priorities::update(const std::int64_t* slots, const Real* priority, std::int64_t count) {
+void PrioritizedSelector::update(const std::int64_t* slots, const Real* priority, std::int64_t count) {
   constexpr std::int64_t chunk = 64;
   double leaves[chunk];
   for (std::int64_t first = 0; first < count; first += chunk) {
@@ -50,10 +50,18 @@ void Priorities::update(const std::int64_t* slots, const Real* priority, std::in
   }
 }
 
-void Priorities::draw(const RandomStream& stream, std::int64_t count, double beta, bool weight_by_buffer, std::int64_t* slots, float* weight) {
-  tree_.draw(stream, count, slots);
-  double smallest = weight_by_buffer ? tree_.smallest() : tree_.get(slots[0]);
-  if (!weight_by_buffer)
+void PrioritizedSelector::draw_slots(const RandomStream& stream, const Selection& selection, std::int64_t* slots) {
+  tree_.draw(stream, selection.count, slots);
+  if (selection.weight != nullptr) weigh(selection, slots);
+}
+
+void PrioritizedSelector::weigh(const Selection& selection, const std::int64_t* slots) {
+  const std::int64_t count = selection.count;
+  if (count == 0) return;
+  float* const weight = selection.weight;
+  const double beta = selection.beta;
+  double smallest = selection.weight_by_buffer ? tree_.smallest() : tree_.get(slots[0]);
+  if (!selection.weight_by_buffer)
     for (std::int64_t i = 1; i < count; ++i) smallest = std::min(smallest, tree_.get(slots[i]));
   constexpr std::int64_t chunk = 64;
   double leaf[chunk];
@@ -67,7 +75,7 @@ void Priorities::draw(const RandomStream& stream, std::int64_t count, double bet
   }
 }
 
-template void Priorities::update<float>(const std::int64_t*, const float*, std::int64_t);
-template void Priorities::update<double>(const std::int64_t*, const double*, std::int64_t);
+template void PrioritizedSelector::update<float>(const std::int64_t*, const float*, std::int64_t);
+template void PrioritizedSelector::update<double>(const std::int64_t*, const double*, std::int64_t);
 
 }  // namespace pyrl::replay

@@ -11,7 +11,7 @@
 
 #include "core/philox.hpp"
 #include "replay/lane_ring.hpp"
-#include "replay/sum_tree.hpp"
+#include "replay/select/sum_tree.hpp"
 
 namespace pyrl::replay {
 
@@ -21,20 +21,26 @@ struct PriorityOptions {
 };
 
 // Follows a ring; the ring's lock guards it.
-class Priorities : public DrawableObserver {
+class PrioritizedSelector : public Selector {
  public:
-  Priorities(std::int64_t slots, const PriorityOptions& options) : options_(options), tree_(slots) {}
+  PrioritizedSelector(std::int64_t slots, const PriorityOptions& options) : options_(options), tree_(slots) {}
 
   void adding() override;
-  void became_drawable(std::int64_t slot) override { set(slot, newcomer_); }
-  void became_undrawable(std::int64_t slot) override { set(slot, 0.0); }
-  void cleared() override;
+  void insert(std::int64_t slot) override { set(slot, newcomer_); }
+  void erase(std::int64_t slot) override { set(slot, 0.0); }
+  void clear() override;
 
-  // Leaves from |delta| >= 0, finite; slots of -1 are passed over. Of a slot named twice the last counts.
+  // Leaves from |delta| >= 0, finite; slots of -1 are passed over. Of a slot that comes twice the last counts.
   template <class Real>
   void update(const std::int64_t* slots, const Real* priority, std::int64_t count);
-  // Slots of `count` stratified draws and their weights. Some record must be drawable.
-  void draw(const RandomStream& stream, std::int64_t count, double beta, bool weight_by_buffer, std::int64_t* slots, float* weight);
+  // Stratified, with replacement; and, where wanted, the weights.
+  void draw(const LaneRing& ring, const RandomStream& stream, const Selection& selection, std::int64_t* index, std::int64_t* slots) override {
+    draw_slots(stream, selection, slots);
+    for (std::int64_t i = 0; i < selection.count; ++i) index[i] = ring.index_of(slots[i]);
+  }
+  void draw_slots(const RandomStream& stream, const Selection& selection, std::int64_t* slots);
+  // The weights of these slots, all of them of drawable records.
+  void weigh(const Selection& selection, const std::int64_t* slots);
 
   const SumTree& tree() const { return tree_; }
   SumTree& tree() { return tree_; }

@@ -1,4 +1,4 @@
-#include "replay/sum_tree.hpp"
+#include "replay/select/sum_tree.hpp"
 
 #include <algorithm>
 
@@ -22,10 +22,14 @@ SumTree::SumTree(std::int64_t leaves) : leaves_(leaves) {
   }
 }
 
-std::int64_t SumTree::nbytes() const {
-  std::size_t bytes = 0;
-  for (const Level& level : levels_) bytes += (level.sum.size() + level.largest.size() + level.smallest.size()) * sizeof(double) + level.changed.size();
-  return static_cast<std::int64_t>(bytes);
+std::int64_t SumTree::nbytes(std::int64_t leaves) {
+  std::int64_t bytes = 0, level = 0;
+  for (std::int64_t n = std::max<std::int64_t>(leaves, 1);; n = tree::groups(n), ++level) {
+    const std::int64_t padded = tree::groups(n) * children, value = sizeof(double);
+    bytes += padded * (level == 0 ? value : 3 * value + 1);
+    if (n == 1 && level > 0) break;
+  }
+  return bytes;
 }
 
 void SumTree::clear() {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "core/philox.hpp"
-#include "replay/sum_tree_node.hpp"
+#include "replay/select/sum_tree_node.hpp"
 
 namespace pyrl::replay {
 
@@ -40,7 +40,9 @@ class SumTree {
   // total() must be positive.
   void draw(const RandomStream& stream, std::int64_t count, std::int64_t* leaves);
 
-  std::int64_t nbytes() const;
+  // Of a tree, before there is one.
+  static std::int64_t nbytes(std::int64_t leaves);
+  std::int64_t nbytes() const { return nbytes(leaves_); }
 
  private:
   // At the start of a cache line.

@@ -1,4 +1,4 @@
-#include "replay/window_gather.hpp"
+#include "replay/window/gather.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -27,7 +27,8 @@ class Gatherer {
         args_(&args),
         slots_(args.slots),
         touched_(ring_->stride + ring.layout().observation_prefix()),
-        frame_stack_(ring_->options.frame_stack),
+        n_step_(args.window.n_step),
+        frame_stack_(args.window.frame_stack),
         num_observations_(ring_->num_observation_columns),
         linked_(ring_->options.linked) {
     std::int64_t bytes = touched_;
@@ -56,7 +57,7 @@ class Gatherer {
     const RingView ring = *ring_;
     for (std::int64_t j = 0; j < n; ++j) {
       if (i + j + distance_ < end) prefetch(i + j + distance_);
-      const Window window = ring.window(slots_[i + j]);
+      const Window window = transition_window(ring, n_step_, slots_[i + j]);
       reward[j] = static_cast<float>(window.reward);
       terminated[j] = window.terminated;
       discount[j] = window.terminated ? 0.0f : static_cast<float>(window.discount);
@@ -91,7 +92,7 @@ class Gatherer {
   // The last frames of the episode up to `newest`, at most m; in front of them what pads.
   PYRL_INLINE void copy_stack(const Column& column, std::int64_t newest, void* out, std::int64_t i) const {
     const std::int64_t bytes = column.row_bytes;
-    const std::int64_t length = ring_->stack_length(newest);
+    const std::int64_t length = stack_length(*ring_, frame_stack_, newest);
     std::int64_t oldest = newest - (length - 1);
     if (ring_->offset(newest) < length - 1) oldest += ring_->lane_capacity;
     std::uint8_t* to = static_cast<std::uint8_t*>(out) + i * frame_stack_ * bytes;
@@ -133,8 +134,8 @@ class Gatherer {
   const RingView* ring_;
   const GatherArgs* args_;
   const std::int64_t* slots_;
-  std::int64_t touched_, frame_stack_;
-  int num_observations_;
+  std::int64_t touched_;
+  int n_step_, frame_stack_, num_observations_;
   bool linked_, wide_ = false;
   std::int64_t distance_ = 1;
 };
@@ -143,7 +144,7 @@ class Gatherer {
 
 void gather(const LaneRing& ring, const GatherArgs& args) {
   std::int64_t row_bytes = 16;
-  for (const Column& column : ring.layout().columns()) row_bytes += column.row_bytes * (column.is_observation ? 2 * ring.options().frame_stack : 1);
+  for (const Column& column : ring.layout().columns()) row_bytes += column.row_bytes * (column.is_observation ? 2 * args.window.frame_stack : 1);
   const Gatherer gatherer(ring, args);
   parallel_for(args.count, std::max<std::int64_t>(1, grain_bytes / row_bytes), [&](std::int64_t begin, std::int64_t end) {
     simd::dispatch([&]() PYRL_INLINE_LAMBDA { gatherer.run(begin, end); });

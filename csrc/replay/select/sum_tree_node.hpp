@@ -43,7 +43,7 @@ PYRL_HD PYRL_INLINE Node node_of(const double* sums, const double* largest, cons
   return node;
 }
 
-// From a node and 0 <= u < its sum to the child that u falls on. Without branches, for none could be foretold.
+// From a node and 0 <= u < its sum to the child that u falls on. Branch-free: the branches would be unpredictable.
 PYRL_HD PYRL_INLINE std::int64_t descend(const double* sums, double& u) {
   double running = 0, below = 0;
   std::int64_t passed = 0;

@@ -6,6 +6,9 @@
 // whatever order the threads come, and a search takes the latest of all that fit, so the order leaves no trace.
 //
 // Cost: a few visits of list entries a result; 16 to 20 bytes of space a step.
+//
+// Who calls it: `ops.permutation` and `ops.uniform_indices(replacement=False)` where their output is on a GPU. No agent of pyrl does (PPO draws
+// its minibatches on the CPU); it stays as the part of the public samplers that docs/cuda.md promises.
 #pragma once
 
 #include <bit>

@@ -6,7 +6,7 @@
 #include "core/lineage.hpp"
 #include "core/philox.hpp"
 
-namespace pyrl::bindings {
+namespace pyrl {
 
 // A stream's state, and the process in which it was set.
 class StreamOwner {
@@ -26,4 +26,4 @@ class StreamOwner {
   std::uint64_t process_ = lineage();
 };
 
-}  // namespace pyrl::bindings
+}  // namespace pyrl

@@ -18,7 +18,7 @@ namespace pyrl::returns {
 
 // `Count` < W leaves the upper lanes out of memory: rows of one to three environments.
 template <class T, int W, int Count = W>
-struct Lanes {
+struct Vec {
   static constexpr int width = Count;
   using Scalar = T;
   using Integer = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;

@@ -1,0 +1,89 @@
+"""Blocks of steps, other windows, deletion, and sizes told beforehand: by hand. The state machine covers what they do."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+
+from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer, Window
+from pyrl.errors import DTypeError, NonFiniteError, ShapeError
+
+OBSERVATION, ACTION = Box(-9, 9, (2,), np.float32), Discrete(3)
+
+
+def filled(count: int, capacity: int = 64) -> ReplayBuffer:
+    """Observation t has the value t; reward t; no episode ends."""
+    buffer = ReplayBuffer(capacity, OBSERVATION, ACTION)
+    for t in range(count):
+        buffer.add(np.full(2, t), 0, float(t), np.full(2, t + 1.0), False, False)
+    return buffer
+
+
+def test_a_forecast_is_what_is_reserved() -> None:
+    """For every kind of layout; the constructor's own errors come from it too."""
+    for space in (OBSERVATION, Box(0, 255, (30, 30), np.uint8), Dict({"a": Discrete(3), "b": Box(-1, 1, (300,))})):
+        for kind in (ReplayBuffer, PrioritizedReplayBuffer):
+            for linked in (True, False):
+                options: Any = {"num_envs": 3, "linked": linked, "extra": {"log_prob": ((), "float32")}}
+                assert kind.forecast(1000, space, ACTION, **options) == kind(1000, space, ACTION, **options).nbytes
+    assert ReplayBuffer.forecast(10**15, OBSERVATION, ACTION) > 10**16  # nothing is allocated
+    with pytest.raises(ValueError, match="capacity is 1, expected at least 2 slots"):
+        ReplayBuffer.forecast(1, OBSERVATION, ACTION)
+
+
+def test_a_block_is_stored_whole_or_not_at_all() -> None:
+    buffer = ReplayBuffer(40, OBSERVATION, ACTION, num_envs=2)
+    zeros, flags = np.zeros((3, 2, 2), np.float32), np.zeros((3, 2), bool)
+    reward = np.array([[0, 1], [2, 3], [4, np.nan]])
+    with pytest.raises(NonFiniteError, match="extend: reward of step 2, environment 1 is nan"):
+        buffer.extend(zeros, np.zeros((3, 2), int), reward, zeros, flags, flags)
+    for bad in ({"action": np.zeros((2, 2), int)}, {"terminated": np.zeros((3, 1), bool)}):
+        given = {"observation": zeros, "action": np.zeros((3, 2), int), "reward": reward[:, :1] + [[0, 1]], "next_observation": zeros}
+        given |= {"terminated": flags, "truncated": flags} | bad
+        with pytest.raises(ShapeError, match=r"extend: (action|terminated) has shape .* expected \[T, N, ...\]"):
+            buffer.extend(**given)
+    with pytest.raises(ShapeError, match=r"extend: reward is 1\.0, expected an array"):
+        buffer.extend(zeros, 0, 1.0, zeros, False, False)
+    assert len(buffer) == 0
+    buffer.extend(zeros[:0], np.zeros((0, 2), int), reward[:0], zeros[:0], flags[:0], flags[:0])
+    assert len(buffer) == 0
+
+
+def test_a_block_of_one_environment_needs_no_dimension_for_it() -> None:
+    steps = np.arange(8, dtype=np.float32).reshape(4, 2)
+    rows = (steps, np.array([0, 1, 1, 0]), np.arange(4.0), steps + 1, np.array([0, 0, 0, 1], bool), np.zeros(4, bool))
+    plain, led = ReplayBuffer(20, OBSERVATION, ACTION), ReplayBuffer(20, OBSERVATION, ACTION)
+    plain.extend(*rows)
+    led.extend(*(row[:, None] for row in rows))
+    assert str(plain.episodes()) == str(led.episodes())
+    np.testing.assert_array_equal(plain.sample(9).observation, led.sample(9).observation)
+
+
+def test_windows_are_refused_where_there_are_none() -> None:
+    buffer = ReplayBuffer(20, OBSERVATION, ACTION, linked=False)
+    buffer.add(np.zeros(2), 0, 1.0, np.ones(2), False, False)
+    with pytest.raises(ValueError, match="get: this buffer stores transitions without order"):
+        buffer.get(np.array([0]), window=Window(n_step=2))
+    with pytest.raises(DTypeError, match="get: window is 3, expected a Window"):
+        buffer.get(np.array([0]), window=3)  # type: ignore[arg-type]
+    linked = filled(5)
+    for window, message in ((Window(0), "n_step is 0"), (Window(frame_stack=10**6), "frame_stack is 1000000, expected at most")):
+        with pytest.raises(ValueError, match=f"get: {message}"):
+            linked.get(np.array([0]), window=window)
+
+
+def test_a_deleted_episode_stays_deleted_in_a_state() -> None:
+    buffer = filled(10, capacity=40)
+    assert buffer.delete(np.array([3])) == 10  # it still runs: the next row begins another
+    assert len(buffer) == 0
+    buffer.add(np.full(2, 10.0), 0, 5.0, np.full(2, 11.0), False, False)
+    copy = pickle.loads(pickle.dumps(buffer))
+    for one in (buffer, copy):
+        assert [e["length"] for e in one.episodes()] == [1]
+        assert one.sample(3).reward.tolist() == [5, 5, 5]
+    with pytest.raises(ValueError, match=r"delete: index\[0\] is 3, a record that is no longer"):
+        copy.delete(np.array([3]))
