@@ -87,6 +87,24 @@ def test_import_is_lazy() -> None:
     assert loaded.split() == []
 
 
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_torchs_compiler_is_not_imported(engine: str) -> None:
+    """It takes seconds; torch's optimisers import it when they are made and when they step."""
+    code = f"""
+import sys
+from pyrl.__main__ import main
+runs = {{"ppo": "CartPole-v1 --n-steps 16", "dqn": "CartPole-v1 --learning-starts 20", "sac": "Pendulum-v1 --learning-starts 20"}}
+for algo, flags in runs.items():
+    shared = "--engine {engine} --num-envs 1 --batch-size 16 --total-steps 40 --quiet --run-dir"
+    main(["train", algo, *flags.split(), *shared.split(), algo])
+import pyrl
+for algo in runs:
+    agent = pyrl.load(algo + "/checkpoints/last")
+    print(algo, agent.engine, agent.updates > 0, "torch._dynamo" in sys.modules)
+"""
+    assert run_python(code).splitlines() == [f"{algo} {engine} True False" for algo in ("ppo", "dqn", "sac")]
+
+
 def test_parts_work_without_torch() -> None:
     code = """
 import sys
