@@ -9,12 +9,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
 from pyrl.agents.registry import check_algorithm
 from pyrl.cli.flags import check_by_id, check_names, import_from_here, known_algorithms, plain_flags, says, split_env_kwargs
 from pyrl.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from pyrl.types import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,7 @@ class TrainOptions:
     stop_window: Count = 10  # episodes of that mean
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
     threads: Count | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
+    curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing
 
@@ -155,15 +159,26 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
     from pyrl.cli.play import missing_to_draw
     from pyrl.cli.progress import Bar, tell
     from pyrl.cli.report import print_report
+    from pyrl.experiment.drawing import Drawing
     from pyrl.experiment.runs import RunFolder, shown
     from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
 
     console = Console(quiet=quiet)
+    curve = keywords.pop("curve", True)
     ends = RunFolder.open(keywords["resume"]).config | keywords if "resume" in keywords else keywords
     try:
-        with Bar(f"{algo} {env}", console, ends.get("total_steps"), ends.get("total_episodes")) as bar:
-            run = train(algo, env, on_metrics=bar.show, **keywords)
+        with (
+            Drawing(ends.get("total_steps")) as drawing,
+            Bar(f"{algo} {env}", console, ends.get("total_steps"), ends.get("total_episodes")) as bar,
+        ):
+
+            def watch(metrics: Metrics) -> None:
+                bar.show(metrics)
+                if curve:
+                    drawing.watch(metrics)
+
+            run = train(algo, env, on_metrics=watch, curve=curve and drawing, **keywords)
     except (Stopped, Interrupted) as stop:
         folder = shlex.quote(shown(stop.folder))
         tell(f"stopped after {stop.run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
