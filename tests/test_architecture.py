@@ -19,7 +19,7 @@ ALLOWED = {
     "nets": {"ops"},
     "engine": {"ops", "nets"},
     "buffers": {"ops", "checkpoint"},
-    "envs": set(),
+    "envs": {"ops"},
     "checkpoint": set(),
     "agents": {"ops", "nets", "engine", "checkpoint"},
     "loops": {"agents", "envs", "buffers"},
@@ -32,7 +32,8 @@ CPP_ALLOWED = {
     "replay": {"core", "replay"},
     "sampling": {"core", "sampling"},
     "nn": {"core", "nn"},
-    "bindings": {"core", "returns", "replay", "sampling", "nn", "bindings"},
+    "envs": {"core", "envs"},
+    "bindings": {"core", "returns", "replay", "sampling", "nn", "envs", "bindings"},
 }
 
 

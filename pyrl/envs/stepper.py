@@ -30,9 +30,12 @@ from pyrl.envs.actions import ActionBorder
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import success_rule
 from pyrl.errors import EnvError
+from pyrl.ops.steps import StepBook
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_action_space, check_observation_space
 from pyrl.types import Array, Episode, Observation, StepResult
+
+NEVER = 1 << 62  # a time limit that is none
 
 
 class Stepper(ABC):
@@ -72,9 +75,7 @@ class Stepper(ABC):
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
         self._valid = np.ones(num_envs, bool)
-        self._returns = np.zeros(num_envs)
-        self._clock = 0
-        self._starts = [0] * num_envs  # the clock at the start of each episode
+        self._book = StepBook(self._reward, self._truncated, [NEVER] * num_envs)  # returns, clocks, time limits
         self._lives = np.zeros(num_envs, np.int64)  # left, where `episodic_life`
         self._lost = np.zeros(num_envs, bool)  # one of them, in the last step
         self._success_rule = success_rule(name)
@@ -94,8 +95,8 @@ class Stepper(ABC):
             seeds = self.env_seeds = [stream_seed(self.seed, "env", i) for i in range(self.num_envs)]
             self.single_action_space.seed(stream_seed(self.seed, "action_space"))
         self.observation = None
-        self._returns[:] = self._reward[:] = 0.0
-        self._starts = [self._clock] * self.num_envs
+        self._reward[:] = 0.0
+        self._book.reset()
         self._terminated[:] = self._truncated[:] = False
         self._lives[:] = self._lost[:] = 0
         self._reset(seeds, self._buffers[self._current])
@@ -149,10 +150,8 @@ class Stepper(ABC):
         success = info_success
         if success is None and self._success_rule is not None:
             success = self._success_rule(bool(self._terminated[index]), float(self._reward[index]))
-        episode = Episode(float(self._returns[index]), self._clock - self._starts[index], index, success)
-        self._returns[index] = 0.0
-        self._starts[index] = next_start
-        return episode
+        episode_return, length = self._book.finish(index, next_start)
+        return Episode(episode_return, length, index, success)
 
     def _mark_lost_lives(self, lives: Array) -> None:
         """Terminated where a life was lost in an episode that goes on, now that those that ended are booked. ``lives`` [N] are
@@ -168,7 +167,7 @@ class Stepper(ABC):
     def _error(self, index: int, what: str) -> EnvError:
         """The environments are unusable until a reset, and the message says which one failed."""
         self.observation = None
-        age = self._clock - self._starts[index]
+        age = self._book.age(index)
         number, seed = self.first_index + index, self.env_seeds[index]
         error = EnvError(f"{self.name}: environment {number} (seed {seed}, step {age}): {what}")
         error.index, error.seed = number, seed

@@ -103,13 +103,12 @@ class VectorStepper(Stepper):
         self._fill(self._reward, reward, "reward", "biuf")
         self._fill(self._terminated, terminated, "terminated", "biu")
         self._fill(self._truncated, truncated, "truncated", "biu")
-        self._clock += 1
         if self._any_invalid:
             self._valid[:], self._any_invalid = True, False
         if self._any_dead:
             self._leave_out_dead()
-        self._check_numbers(following, "step", lambda i: _row(self.single_observation_space, seen, i))
-        self._returns += self._reward
+        if self._book.step(None) is None or not following.finite():
+            self._check_numbers(following, "step", lambda i: _row(self.single_observation_space, seen, i))
         np.logical_or(self._terminated, self._truncated, out=self._ended)
         ended = np.flatnonzero(self._ended).tolist() if np.count_nonzero(self._ended) else []
         episodes: list[Episode] = []
@@ -123,7 +122,7 @@ class VectorStepper(Stepper):
                 self._split(ended, following, after, infos, seen)
             else:
                 self._mark_dead(infos)
-            next_start = self._clock + (self.autoreset is AutoresetMode.NEXT_STEP)
+            next_start = self._book.clock + (self.autoreset is AutoresetMode.NEXT_STEP)
             episodes = [self._finish(i, next_start, self._success(infos, i)) for i in ended]
         if self.episodic_life:
             self._mark_lost_lives(infos["lives"])
