@@ -57,6 +57,7 @@ class Training:
         self.at_record: Any = lambda i: None
 
     def train(self, algo: str, env: str, *, on_metrics: Any, **keywords: Any) -> Any:
+        keywords.pop("curve", None)
         self.calls.append({"algo": algo, "env": env, **keywords})
         records = []
         for i in range(1, 11):
