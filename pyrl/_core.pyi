@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'NetworkCore', 'RandomStream', 'ReplayCore', 'adam', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'NetworkCore', 'RandomStream', 'ReplayCore', 'StepBook', 'adam', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -146,6 +146,32 @@ class ReplayCore:
         ...
     @property
     def unused_updates(self) -> tuple[int, int]:
+        ...
+class StepBook:
+    """
+    Returns, clocks and time limits of a stepper's environments.
+    """
+    @staticmethod
+    def cut(ended):
+        ...
+    @staticmethod
+    def finish(index, next_start):
+        ...
+    @staticmethod
+    def step(rewards):
+        ...
+    def __init__(self, reward: typing.Any, truncated: typing.Any, limits: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    def age(self, index: int) -> int:
+        ...
+    def load(self, returns: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], ages: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    def reset(self) -> None:
+        ...
+    def state(self) -> tuple:
+        ...
+    @property
+    def clock(self) -> int:
         ...
 def adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm):
     ...

@@ -19,7 +19,7 @@ ALLOWED = {
     "nets": {"ops"},
     "engine": {"ops", "nets"},
     "buffers": {"ops", "checkpoint"},
-    "envs": set(),
+    "envs": {"ops"},
     "checkpoint": set(),
     "agents": {"ops", "nets", "engine", "checkpoint"},
     "deploy": {"agents", "engine", "nets"},
@@ -33,7 +33,8 @@ CPP_ALLOWED = {
     "replay": {"core", "replay"},
     "sampling": {"core", "sampling"},
     "nn": {"core", "nn"},
-    "bindings": {"core", "returns", "replay", "sampling", "nn", "bindings"},
+    "envs": {"core", "envs"},
+    "bindings": {"core", "returns", "replay", "sampling", "nn", "envs", "bindings"},
 }
 
 
@@ -86,6 +87,24 @@ def run_python(code: str) -> str:
 def test_import_is_lazy() -> None:
     loaded = run_python("import sys, pyrl; print(*sorted(m for m in sys.modules if m in ('torch', 'gymnasium', 'matplotlib', 'numpy')))")
     assert loaded.split() == []
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_torchs_compiler_is_not_imported(engine: str) -> None:
+    """It takes seconds; torch's optimisers import it when they are made and when they step."""
+    code = f"""
+import sys
+from pyrl.__main__ import main
+runs = {{"ppo": "CartPole-v1 --n-steps 16", "dqn": "CartPole-v1 --learning-starts 20", "sac": "Pendulum-v1 --learning-starts 20"}}
+for algo, flags in runs.items():
+    shared = "--engine {engine} --num-envs 1 --batch-size 16 --total-steps 40 --quiet --run-dir"
+    main(["train", algo, *flags.split(), *shared.split(), algo])
+import pyrl
+for algo in runs:
+    agent = pyrl.load(algo + "/checkpoints/last")
+    print(algo, agent.engine, agent.updates > 0, "torch._dynamo" in sys.modules)
+"""
+    assert run_python(code).splitlines() == [f"{algo} {engine} True False" for algo in ("ppo", "dqn", "sac")]
 
 
 def test_parts_work_without_torch() -> None:

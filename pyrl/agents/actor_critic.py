@@ -16,6 +16,7 @@ from pyrl.agents.actor import START, Actor
 from pyrl.agents.base import Agent, AgentConfig, LoopKind, seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Weight, check_spaces
 from pyrl.agents.storage import RolloutSpec
+from pyrl.engine.optimizers import Adam
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.nets.heads import ActorCritic
@@ -131,7 +132,7 @@ class ActorCriticAgent(Agent):
         return value if self.updater.is_native else torch.tensor(value, dtype=self.arena.values.dtype)
 
     def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), eps=1e-5, fused=True)
+        return Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), eps=1e-5, fused=True)
 
     @abstractmethod
     def loss(self, *data: Any) -> tuple[Tensor, LossReport]:

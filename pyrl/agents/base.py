@@ -27,6 +27,7 @@ from pyrl.agents.registry import Blueprint
 from pyrl.agents.state import set_state, state_of
 from pyrl.agents.storage import ReplaySpec, RolloutSpec
 from pyrl.engine.native import Native
+from pyrl.engine.optimizers import Adam
 from pyrl.engine.standard import in_standard_state
 from pyrl.engine.step import Step
 from pyrl.engine.trainable import Trainable
@@ -138,7 +139,7 @@ class Agent(ABC):
 
     def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         """Over all parameters of a network, one flat tensor [size]."""
-        return torch.optim.Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), fused=True)
+        return Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), fused=True)
 
     def trainable(self, name: str, network: torch.nn.Module, *, target: str | None = None) -> Trainable:
         """``network`` with an optimiser of its own and, if ``target`` names one, a target network."""

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyrl.cli.flags import parse
+from pyrl.cli import pyrl_version
+from pyrl.cli.parsing import parse
 
 # Extra of pyrl -> the module that it is there for.
 EXTRAS = {
@@ -43,13 +44,6 @@ def doctor(arguments: list[str]) -> int:
         healthy &= well
     Console().print(table, highlight=False)
     return 0 if healthy else 1
-
-
-def pyrl_version() -> str:
-    try:
-        return version("pyrl")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _findings() -> Iterator[tuple[str, str, bool]]:

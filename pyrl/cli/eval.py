@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrl.cli.chosen import RunArgument, env_options, trained_run
-from pyrl.cli.flags import parse
+from pyrl.cli.parsing import parse
 from pyrl.cli.progress import score
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pyrl.cli.chosen import RunArgument, trained_run
-from pyrl.cli.flags import parse
+from pyrl.cli.parsing import parse
 
 
 @dataclass(frozen=True, kw_only=True)

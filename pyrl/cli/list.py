@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrl.agents.registry import available_agents
-from pyrl.cli.flags import parse
 from pyrl.cli.progress import score
 
 if TYPE_CHECKING:
@@ -22,7 +21,10 @@ class ListOptions:
 
 
 def list_all(arguments: list[str]) -> int:
-    parse(ListOptions, arguments, "list", "What there is: algorithms, presets, environments, and the latest runs.")
+    if arguments:
+        from pyrl.cli.parsing import parse
+
+        parse(ListOptions, arguments, "list", "What there is: algorithms, presets, environments, and the latest runs.")
     from pyrl.experiment.presets import available_presets, describe
     from pyrl.experiment.runs import list_runs, shown
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrl.cli.chosen import RunArgument, env_options, trained_run
-from pyrl.cli.flags import parse
+from pyrl.cli.parsing import parse
 from pyrl.cli.progress import score
 
 _VIDEOS = (".mp4", ".mkv", ".mov")  # what holds H.264

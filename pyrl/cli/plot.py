@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pyrl.cli.flags import parse
+from pyrl.cli.parsing import parse
 
 
 @dataclass(frozen=True, kw_only=True)

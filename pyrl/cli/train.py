@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.console import Console
-from rich.markup import escape
+from typing import TYPE_CHECKING, Any, Literal
 
 from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
 from pyrl.agents.registry import check_algorithm
-from pyrl.cli.flags import (
-    check_by_id,
-    check_names,
-    import_from_here,
-    known_algorithms,
-    parse,
-    parse_known,
-    plain_flags,
-    split_env_kwargs,
-)
-from pyrl.cli.play import missing_to_draw
-from pyrl.cli.progress import Bar, tell
+from pyrl.cli.flags import check_by_id, check_names, import_from_here, known_algorithms, plain_flags, says, split_env_kwargs
 from pyrl.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from pyrl.types import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +35,7 @@ class TrainOptions:
     stop_window: Count = 10  # episodes of that mean
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
     threads: Count | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
+    curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing
 
@@ -77,20 +69,24 @@ def train(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(flags):
         flags = ["--help"]
     env_kwargs, flags = split_env_kwargs(flags)
+    check_algorithm(algo, env)
+    if flags != ["--help"] and not says(flags, "quiet"):  # before the imports, which take seconds
+        _print_dim(f"{algo} on {env}; {_source(algo, env)}")
     check_names(algo, env, env_kwargs)
     general, config = _parse_train_flags(algo, env, flags)
     check_fields(general, "train")
     keywords = {f.name: getattr(general, f.name) for f in dataclasses.fields(general)}
     quiet, backend = keywords.pop("quiet"), keywords.pop("env_backend")
     keywords |= {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    lines = [f"{algo} on {env}; {_source(algo, env)}"]
-    return _train_watched(algo, env, quiet, lines, backend=backend, env_kwargs=env_kwargs, **keywords)
+    return _train_watched(algo, env, quiet, backend=backend, env_kwargs=env_kwargs, **keywords)
 
 
 def _help(algo: str) -> None:
     """Before there is an environment: the flags of every algorithm, and those of ``algo`` with its general settings."""
     about = "Flags of every algorithm; pyrl train ALGO ENV --help shows the algorithm's own too, and the preset."
     if algo == "ALGO":
+        from pyrl.cli.parsing import parse
+
         parse(TrainOptions, ["--help"], "train ALGO ENV", about)
     check_algorithm(algo)
     _parse_train_flags(algo, None, ["--help"])
@@ -105,6 +101,7 @@ def _source(algo: str, env: str | None) -> str:
 def _parse_train_flags(algo: str, env: str | None, flags: list[str]) -> tuple[TrainOptions, Any]:
     """The general options and the algorithm's config, with the preset's values where no flag says otherwise."""
     from pyrl.agents.registry import agent_class
+    from pyrl.cli.parsing import parse
     from pyrl.experiment.presets import preset
 
     chosen = preset(algo, env)
@@ -124,6 +121,7 @@ def _parse_train_flags(algo: str, env: str | None, flags: list[str]) -> tuple[Tr
 
 
 def _resume(arguments: list[str]) -> int:
+    from pyrl.cli.parsing import parse_known
     from pyrl.experiment.runs import RunFolder
 
     options, others = parse_known(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had.")
@@ -136,8 +134,10 @@ def _resume(arguments: list[str]) -> int:
     import_from_here()
     told = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name not in ("resume", "quiet")}
     told = {name: value for name, value in told.items() if value is not None}
-    lines = [f"{name} {value}, was {_before(run.config, name)}" for name, value in told.items() if value != _before(run.config, name)]
-    return _train_watched(run.config["algo"], run.config["env"], options.quiet, lines, resume=run.path, **told)
+    for name, value in told.items():
+        if value != _before(run.config, name) and not options.quiet:
+            _print_dim(f"{name} {value}, was {_before(run.config, name)}")
+    return _train_watched(run.config["algo"], run.config["env"], options.quiet, resume=run.path, **told)
 
 
 def _before(config: Mapping[str, Any], name: str) -> Any:
@@ -145,21 +145,40 @@ def _before(config: Mapping[str, Any], name: str) -> Any:
     return config.get("config", {}).get(name) if name == "learning_rate" else config.get(name)
 
 
-def _train_watched(algo: str, env: str, quiet: bool, lines: list[str], **keywords: Any) -> int:
-    """Call `pyrl.experiment.train` under a progress bar, after the ``lines`` that say with what settings. A signal ends it when it has
-    saved; the exit code is the signal's."""
+def _print_dim(line: str) -> None:
+    """What rich would print, before it is imported."""
+    dim = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    print(f"\x1b[2m{line}\x1b[0m" if dim else line, flush=True)
+
+
+def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
+    """Call `pyrl.experiment.train` under a progress bar. A signal ends it when it has saved; the exit code is the signal's."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from pyrl.cli.play import missing_to_draw
+    from pyrl.cli.progress import Bar, tell
     from pyrl.cli.report import print_report
+    from pyrl.experiment.drawing import Drawing
     from pyrl.experiment.runs import RunFolder, shown
     from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
 
     console = Console(quiet=quiet)
-    for line in lines:
-        console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
+    curve = keywords.pop("curve", True)
     ends = RunFolder.open(keywords["resume"]).config | keywords if "resume" in keywords else keywords
     try:
-        with Bar(f"{algo} {env}", console, ends.get("total_steps"), ends.get("total_episodes")) as bar:
-            run = train(algo, env, on_metrics=bar.show, **keywords)
+        with (
+            Drawing(ends.get("total_steps")) as drawing,
+            Bar(f"{algo} {env}", console, ends.get("total_steps"), ends.get("total_episodes")) as bar,
+        ):
+
+            def watch(metrics: Metrics) -> None:
+                bar.show(metrics)
+                if curve:
+                    drawing.watch(metrics)
+
+            run = train(algo, env, on_metrics=watch, curve=curve and drawing, **keywords)
     except (Stopped, Interrupted) as stop:
         folder = shlex.quote(shown(stop.folder))
         tell(f"stopped after {stop.run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrl import ops
-from pyrl.engine.optimizers import adam_step
+from pyrl.engine.optimizers import adam_step, is_plain_adam
 from pyrl.errors import NetworkError, NonFiniteError, ShapeError
 from pyrl.ops.arenas import ArenaViews
 
@@ -33,7 +33,7 @@ class Arena:
     cast. ``name`` is the network's, for messages.
 
     >>> arena = Arena(network)
-    >>> arena.optimizer = torch.optim.Adam([arena.values], lr=3e-4, fused=True)
+    >>> arena.optimizer = Adam([arena.values], lr=3e-4, fused=True)
     """
 
     def __init__(self, *modules: nn.Module, name: str = "network") -> None:
@@ -139,7 +139,7 @@ class Arena:
                 self.gradients.mul_(torch.fmin(max_grad_norm / (norm + 1e-6), self._one))
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
-        if self.nonfinite is not None and type(self.optimizer) is torch.optim.Adam:
+        if self.nonfinite is not None and is_plain_adam(self.optimizer):
             adam_step(self.optimizer, self.nonfinite if self.norms is None else None)
         else:
             self.optimizer.step()

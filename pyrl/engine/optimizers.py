@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 PIECES = 32  # of a flat array; one launch of fused Adam takes 36
 
 
-class TensorFlowRMSprop(torch.optim.RMSprop):
+class _WithoutCompiler(Optimizer):
+    """torch's own methods without what it wraps around them for `torch.compile`: the wrappers import the compiler, ``torch._dynamo``,
+    at their first call, which takes seconds. An optimiser's step is never compiled here."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+class Adam(_WithoutCompiler, torch.optim.Adam):
+    """`torch.optim.Adam`, which does not import torch's compiler."""
+
+    _step: Callable[..., Any] = inspect.unwrap(torch.optim.Adam.step)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        return self._step(closure)
+
+
+def is_plain_adam(optimizer: Optimizer | None) -> TypeGuard[torch.optim.Adam]:
+    """Whether `adam_step` makes its step; a subclass may have one of its own."""
+    return type(optimizer) in (torch.optim.Adam, Adam)
+
+
+class TensorFlowRMSprop(_WithoutCompiler, torch.optim.RMSprop):
     """RMSprop with epsilon inside the root, ``g / sqrt(v + eps)``, and v starting at one, as TensorFlow had it.
 
     The settings published for A2C mean this form: with torch's, small v give steps that are far too long.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyrl.engine.arena import Arena, flag_nonfinite
 from pyrl.engine.cuda_graph import MAX_GRAPHS, CudaGraph, GraphCache, StaticInputs
+from pyrl.engine.optimizers import is_plain_adam
 from pyrl.engine.rollback import Rollback
 from pyrl.engine.step import Step
 from pyrl.engine.trainable import Trainable
@@ -76,7 +77,7 @@ class Updater:
         if self.is_async:
             self.nonfinite, self.learning_rate = (torch.zeros((), device=device) for _ in range(2))
             self.one, self.norms = torch.ones((), device=device), list[Tensor]()
-            skipping = self.rollback is None and all(type(arena.optimizer) is torch.optim.Adam for arena in self._learning)
+            skipping = self.rollback is None and all(is_plain_adam(arena.optimizer) for arena in self._learning)
             self.rollback = None if skipping else Rollback(*self.arenas)
             for arena in self._learning:
                 arena.run_async(self.nonfinite, None if skipping else self.norms)

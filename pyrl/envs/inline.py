@@ -20,13 +20,13 @@ from pyrl.envs.guard import FROM_ENVS, described, read_flag, read_info, read_num
 from pyrl.envs.masks import MASK_KEY
 from pyrl.envs.notices import late_mask_is_ignored
 from pyrl.envs.observations import ObservationBuffer, finite_test
-from pyrl.envs.stepper import Stepper
+from pyrl.envs.stepper import NEVER, Stepper
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError, SpaceError
+from pyrl.ops.steps import StepBook
 from pyrl.spaces import difference
 from pyrl.types import Array, Episode, StepResult, map_observation
 
-_NEVER = 1 << 62
 _STATE_METHODS = ("state_dict", "load_state_dict")  # of environments whose state can be saved
 
 
@@ -46,9 +46,7 @@ class LeanStepper(Stepper):
         self.envs = envs
         peeled = [peel(env) for env in envs]
         self._inner = [env for env, _ in peeled]
-        self._limits = [limit for _, limit in peeled]
         self._step_functions: list[Callable[[Any], Any]] = []
-        self._deadline = min(self._limits)  # no time limit strikes before the clock says so
         self._observations: list[Any] = [None] * len(envs)
         self._raw = self._observations.__getitem__
         # One more than there are: NumPy takes [[1.0]] for [1.0], but not [[1.0], 0.0].
@@ -56,6 +54,7 @@ class LeanStepper(Stepper):
         self._all_rewards = np.zeros(len(envs) + 1)
         self._reward = self._all_rewards[:-1]
         self._finite_reward = finite_test(self._reward)
+        self._book = StepBook(self._reward, self._truncated, [limit for _, limit in peeled])
         self._infos: list[Any] = [None] * len(envs)
         self._given: list[tuple[Any, Any]] = [(None, None)] * len(envs)  # observation and info of the first step, as they came
         self._flags_set = False
@@ -136,14 +135,16 @@ class LeanStepper(Stepper):
         following = self._buffers[current]
         try:
             following.write(observations)
-            self._all_rewards[:] = rewards
+            due = self._book.step(rewards) if following.finite() else None
+            if due is None:  # perhaps numbers of another kind, perhaps none
+                self._all_rewards[:] = rewards
         except Exception as error:
             raise self._output_error(env_actions) from error
-        self._check_numbers(following, "step", self._raw)
-        self._clock += 1
-        self._returns += self._reward
-        if self._clock >= self._deadline:
-            ended = self._cut_at_limits(ended)
+        if due is None:
+            self._check_numbers(following, "step", self._raw)
+            due = self._book.step(None)
+        if due:
+            ended = self._book.cut(ended)
         episodes: list[Episode] = []
         after, first, mask, restarted = following, self.first, self.action_mask, self._nowhere
         next_mask = after_mask = None if self._masks is None else self._mask_rows(self._given_masks())
@@ -163,18 +164,6 @@ class LeanStepper(Stepper):
             observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes, mask, next_mask, first=first
         )  # fmt: skip
 
-    def _cut_at_limits(self, ended: list[int]) -> list[int]:
-        """The environments that ended, now with those whose time is over; a time limit is never terminal."""
-        for i, limit in enumerate(self._limits):
-            if self._clock - self._starts[i] >= limit:
-                self._truncated[i] = True
-                ended.append(i)
-        # Later starts only put it off, so it need not follow every one of them.
-        self._deadline = min(
-            limit + (self._clock if i in ended else start) for i, (start, limit) in enumerate(zip(self._starts, self._limits))
-        )
-        return sorted(set(ended))
-
     def _restart(self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer) -> list[Episode]:
         self._flags_set = True
         after.copy_from(following)
@@ -188,7 +177,7 @@ class LeanStepper(Stepper):
                 raise self._error(i, str(error)) from error
             if self._masks is None and MASK_KEY in info:
                 late_mask_is_ignored(self.name)
-            episodes.append(self._finish(i, self._clock, success))
+            episodes.append(self._finish(i, self._book.clock, success))
             self._reset_one(i, after)
         if not after.finite():
             raise self._error(after.not_finite_rows()[0], "reset returned an observation that is not finite")
@@ -241,7 +230,6 @@ class LeanStepper(Stepper):
                 raise self._error(i, f"load_state_dict raised {described(error)}") from error
         self._flags_set, self._first_step = True, True
         self._step_functions = [self._closely(i) for i in range(self.num_envs)]
-        self._deadline = self._clock  # which is looked at in the next step
 
     def render(self) -> Any:
         if self.envs[0].render_mode is None:
@@ -262,7 +250,7 @@ class LeanStepper(Stepper):
 
 def peel(env: gymnasium.Env) -> tuple[gymnasium.Env, int]:
     """The environment below the outermost wrappers whose work is done here, and the time limit that they set."""
-    limit = _NEVER
+    limit = NEVER
     while type(env) in (TimeLimit, OrderEnforcing, PassiveEnvChecker):
         if isinstance(env, TimeLimit):
             limit = min(limit, env._max_episode_steps)

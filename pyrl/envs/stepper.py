@@ -32,9 +32,12 @@ from pyrl.envs.notices import mask_is_ignored
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import success_rule
 from pyrl.errors import CheckpointError, EnvError
+from pyrl.ops.steps import StepBook
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_action_space, check_observation_space
 from pyrl.types import Array, Episode, Observation, StepResult
+
+NEVER = 1 << 62  # a time limit that is none
 
 
 class Stepper(ABC):
@@ -79,9 +82,7 @@ class Stepper(ABC):
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
         self._valid = np.ones(num_envs, bool)
-        self._returns = np.zeros(num_envs)
-        self._clock = 0
-        self._starts = [0] * num_envs  # the clock at the start of each episode
+        self._book = StepBook(self._reward, self._truncated, [NEVER] * num_envs)  # returns, clocks, time limits
         self._lives = np.zeros(num_envs, np.int64)  # left, where `episodic_life`
         self._lost = np.zeros(num_envs, bool)  # one of them, in the last step
         self._success_rule = success_rule(name)
@@ -103,8 +104,8 @@ class Stepper(ABC):
             self.single_action_space.seed(stream_seed(self.seed, "action_space"))
         self.observation = None
         self.resets += 1
-        self._returns[:] = self._reward[:] = 0.0
-        self._starts = [self._clock] * self.num_envs
+        self._reward[:] = 0.0
+        self._book.reset()
         self._terminated[:] = self._truncated[:] = False
         self._lives[:] = self._lost[:] = 0
         self.first = np.ones(self.num_envs, bool)
@@ -161,18 +162,24 @@ class Stepper(ABC):
         self._set_environment_states(environments)
         for leaf, i in zip(leaves, range(len(leaves))):
             leaf.array[...] = given[f"observation/{i}"]
-        for name in ("returns", "lives", "lost"):
+        for name in ("lives", "lost"):
             columns[name][...] = given[name]
         self.seed, self.env_seeds, self._was_reset = int(state["seed"]), [int(seed) for seed in seeds], True
-        self._starts = (self._clock - given["ages"]).tolist()
+        self._book.load(given["returns"].tolist(), given["ages"].tolist())
         self.first, self._masks, self.action_mask = given["first"].copy(), reader, None if mask is None else mask.astype(bool)
         self.resets += 1
         self.observation = self._buffers[self._current].value
 
     def _columns(self) -> dict[str, np.ndarray]:
         """What is kept of each environment, by name: arrays [N]."""
-        ages = self._clock - np.array(self._starts, np.int64)
-        return {"returns": self._returns, "ages": ages, "lives": self._lives, "lost": self._lost, "first": np.asarray(self.first)}
+        returns, ages = self._book.state()
+        return {
+            "returns": np.array(returns),
+            "ages": np.array(ages, np.int64),
+            "lives": self._lives,
+            "lost": self._lost,
+            "first": np.asarray(self.first),
+        }
 
     def _environment_states(self) -> dict[str, Any]:
         """The states of the environments, by index."""
@@ -215,10 +222,8 @@ class Stepper(ABC):
         success = info_success
         if success is None and self._success_rule is not None:
             success = self._success_rule(bool(self._terminated[index]), float(self._reward[index]))
-        episode = Episode(float(self._returns[index]), self._clock - self._starts[index], index, success)
-        self._returns[index] = 0.0
-        self._starts[index] = next_start
-        return episode
+        episode_return, length = self._book.finish(index, next_start)
+        return Episode(episode_return, length, index, success)
 
     def _look_for_masks(self, given: Sequence[Any] | None) -> None:
         """Whether the environments give masks, by those of their reset."""
@@ -259,7 +264,7 @@ class Stepper(ABC):
     def _error(self, index: int, what: str) -> EnvError:
         """The environments are unusable until a reset, and the message says which one failed."""
         self.observation = None
-        age = self._clock - self._starts[index]
+        age = self._book.age(index)
         number, seed = self.first_index + index, self.env_seeds[index]
         error = EnvError(f"{self.name}: environment {number} (seed {seed}, step {age}): {what}")
         error.index, error.seed = number, seed

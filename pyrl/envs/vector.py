@@ -103,7 +103,6 @@ class VectorStepper(Stepper):
         self._fill(self._reward, reward, "reward", "biuf")
         self._fill(self._terminated, terminated, "terminated", "biu")
         self._fill(self._truncated, truncated, "truncated", "biu")
-        self._clock += 1
         first, mask, restarted = self.first, self.action_mask, self._nowhere
         next_mask = after_mask = None if self._masks is None else self._mask_rows(masks_in(infos, self.num_envs))
         if self._any_invalid:
@@ -111,8 +110,8 @@ class VectorStepper(Stepper):
         if self._any_dead:
             restarted = self._dead.copy()
             self._leave_out_dead()
-        self._check_numbers(following, "step", lambda i: _row(self.single_observation_space, seen, i))
-        self._returns += self._reward
+        if self._book.step(None) is None or not following.finite():
+            self._check_numbers(following, "step", lambda i: _row(self.single_observation_space, seen, i))
         np.logical_or(self._terminated, self._truncated, out=self._ended)
         ended = np.flatnonzero(self._ended).tolist() if np.count_nonzero(self._ended) else []
         episodes: list[Episode] = []
@@ -127,7 +126,7 @@ class VectorStepper(Stepper):
                 restarted = self._ended.copy()
             else:
                 self._mark_dead(infos)
-            next_start = self._clock + (self.autoreset is AutoresetMode.NEXT_STEP)
+            next_start = self._book.clock + (self.autoreset is AutoresetMode.NEXT_STEP)
             episodes = [self._finish(i, next_start, self._success(infos, i)) for i in ended]
         if self.episodic_life:
             self._mark_lost_lives(infos["lives"])

@@ -219,6 +219,13 @@ def _draw_seeds(axes: Axes, label: str, seeds: Sequence[_Episodes], color: str, 
     axes.plot(grid, values.mean(0), color=color, linewidth=2, label=f"{label}, mean and range of {len(curves)} seeds")
 
 
+def warm_up() -> None:
+    """Imports what drawing needs, which takes a second."""
+    import matplotlib.backends.backend_agg  # noqa: F401
+
+    _figure(1.0, 1.0).subplots()
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 

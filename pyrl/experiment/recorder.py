@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pyrl.errors import CheckpointError, NonFiniteError, UnsavedError
@@ -61,8 +62,8 @@ class Recorder:
             self._kept = episodes
         self._saver.save_if_due(self._flush)
 
-    def close(self, ending: str, error: BaseException | None = None) -> UnsavedError | None:
-        """Write what is left; the error if that is not possible."""
+    def close(self, ending: str, error: BaseException | None = None, curve: bool | Callable[[Path], object] = True) -> UnsavedError | None:
+        """Write what is left, and draw the ``curve`` as `pyrl.train` was told; the error if that is not possible."""
         folder, attempt = self._folder, self.failures.attempt
         broken_off = self.loop.rest()
         if broken_off is not None:
@@ -78,8 +79,8 @@ class Recorder:
         if self.failures.last is not None:
             folder.config["save_failure"] = self.failures.last
         attempt("config.json", folder.write_config)
-        if not self.failures.now:
-            attempt("curve.png", lambda: _draw(folder))
+        if curve and not self.failures.now:
+            attempt("curve.png", lambda: curve(folder.path) if callable(curve) else _draw(folder))
         if not self.failures.now:
             return None
         lost = "; ".join(f"{name}: {failure}" for name, failure in self.failures.now.items())

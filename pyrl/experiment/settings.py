@@ -25,7 +25,7 @@ CHANGEABLE = (
     "env_timeout",
 )  # fmt: skip
 CHANGEABLE_CONFIG = ("learning_rate",)
-_PER_CALL = ("resume", "on_metrics", "threads", "config")  # not of the run, or seen to by themselves
+_PER_CALL = ("resume", "on_metrics", "curve", "threads", "config")  # not of the run, or seen to by themselves
 _SAID_BY_NONE = ("env_timeout",)
 _LARGEST = 1_000_000  # elements of an array in config.json
 

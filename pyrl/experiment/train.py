@@ -77,6 +77,7 @@ def train(
     resume: str | Path | None = None,
     agent: Agent | None = None,
     on_metrics: Callable[[Metrics], bool | None] | None = None,
+    curve: bool | Callable[[Path], object] = True,
     threads: Count | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
@@ -97,6 +98,7 @@ def train(
     agent: one that has learned already, to go on with (the object itself), in the same environment or in another of the same spaces: by its
         own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
+    curve: draw curve.png in the run's folder at the end (False: `pyrl plot` does it later); a function of the folder draws in its place.
     threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
 
@@ -141,7 +143,7 @@ def train(
                         settings["resumed"] = [*settings.get("resumed", []), {"env_steps": agent.env_steps, "changes": changes}]
                     folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
                     folder.write_config()
-                run = _run(loop, folder, settings, score, on_metrics, recorded, signals)
+                run = _run(loop, folder, settings, score, on_metrics, recorded, curve, resume is not None, signals)
     except Exception:
         if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
             raise
@@ -156,6 +158,8 @@ def _run(
     score: Callable[[], Evaluation] | None,
     on_metrics: Callable[[Metrics], bool | None] | None,
     recorded: Mapping[str, Any] | None,
+    curve: bool | Callable[[Path], object],
+    resumed: bool,
     signals: StopSignals,
 ) -> Run:
     agent, first_step, started = loop.agent, loop.agent.env_steps, time.perf_counter()
@@ -176,7 +180,7 @@ def _run(
     if signals.received is not None:  # it may be why something failed: a signal to a group reaches the environments' processes too
         run.ending = signals.received.name
     run.new_steps, run.seconds = agent.env_steps - first_step, time.perf_counter() - started
-    unsaved = recorder.close(run.ending, failed)
+    unsaved = recorder.close(run.ending, failed, curve)
     if failed is not None and signals.received is None:
         raise failed
     if unsaved is not None:

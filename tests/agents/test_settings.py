@@ -173,11 +173,12 @@ BAD_ARGUMENTS = [
     for name, kinds in {
         "total_steps": "n", "total_episodes": "n", "eval_every": "n", "eval_episodes": "n", "stop_window": "n", "threads": "n",
         "save_every_episodes": "n", "max_episode_steps": "n", "num_envs": "n", "seed": "s", "stop_at_return": "r", "run_dir": "p",
-        "resume": "p", "backend": "t", "env_kwargs": "m", "on_metrics": "f", "agent": "a",
+        "resume": "p", "backend": "t", "env_kwargs": "m", "on_metrics": "f", "agent": "a", "curve": "c",
     }.items()
     for value in {
         "n": [0, -1, 2.5, "3", True, math.nan, [1], 1j, -math.inf], "s": [1.5, "0", True, math.nan, 2**70], "r": ["9", True, math.nan, []],
         "p": [3.5, [], {}], "t": [3, True, "nowhere", []], "m": [3, "a", [1]], "f": [3, "print"], "a": ["ppo", 3, {}],
+        "c": [1, "yes", None],
     }[kinds]
 ]  # fmt: skip
 

@@ -57,6 +57,7 @@ class Training:
         self.at_record: Any = lambda i: None
 
     def train(self, algo: str, env: str, *, on_metrics: Any, **keywords: Any) -> Any:
+        keywords.pop("curve", None)
         self.calls.append({"algo": algo, "env": env, **keywords})
         records = []
         for i in range(1, 11):
@@ -255,16 +256,52 @@ def test_mistakes_are_told_in_a_line(training: Training, capsys: pytest.CaptureF
     assert training.calls == []
 
 
-@pytest.mark.parametrize("code", ["train poo CartPole-v1", "train ppo CartPole-v7", "--help", "--version", "play x"])
-def test_trivial_answers_need_no_torch(code: str) -> None:
+SLOW = {"torch", "gymnasium", "matplotlib", "safetensors", "tyro", "rich", "numpy"}  # to import, the slowest first
+
+
+@pytest.mark.parametrize(
+    ("code", "loaded"),
+    [
+        ("--help", ""),
+        ("--version", ""),
+        ("trian ppo", ""),
+        ("train poo CartPole-v1", ""),
+        ("train", ""),
+        ("train ppo CartPole-v7", "gymnasium numpy"),
+        ("list", "gymnasium numpy rich"),
+        ("play x", "numpy rich tyro"),
+    ],
+)
+def test_trivial_answers_need_little(code: str, loaded: str, tmp_path: Path) -> None:
     program = f"""
 import sys
 from pyrl.__main__ import main
 main({code.split()!r})
-print(*sorted({{"torch", "matplotlib", "safetensors"}} & set(sys.modules)))
+print(*sorted({SLOW} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
-    assert done.stdout.splitlines()[-1] == ""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == loaded
+
+
+@pytest.mark.parametrize("flags", ["", "--quiet false", "--quiet --no-quiet", "--quiet", "--seed 3 --quiet=yes", "--help"])
+def test_the_first_line_comes_before_the_slow_imports(flags: str, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pyrl.__main__ import main
+
+class Told:
+    def find_spec(self, name, path=None, target=None):
+        if name in {SLOW}:
+            raise SystemExit(7)
+
+sys.meta_path.insert(0, Told())
+main({["train", "ppo", "CartPole-v1", *flags.split()]!r})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    silent = flags in ("--quiet", "--seed 3 --quiet=yes", "--help")
+    assert (done.returncode, done.stderr) == (0, "")  # a command's SystemExit is an answer
+    assert done.stdout.startswith("ppo on CartPole-v1; preset for CartPole-v1: num_envs 8") != silent
+    assert silent == (done.stdout == "")
 
 
 def test_errors_from_within(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,8 +330,8 @@ def test_errors_from_within(training: Training, capsys: pytest.CaptureFixture[st
     assert main(["train", "ppo", "CartPole-v1"]) == 2
 
 
-@pytest.mark.parametrize("module", ["pyrl.cli", "tyro", "torch"])
-def test_interrupt_while_importing(module: str) -> None:
+@pytest.mark.parametrize(("module", "told"), [("pyrl.cli", ""), ("tyro", "ppo on CartPole-v1;"), ("torch", "ppo on CartPole-v1;")])
+def test_interrupt_while_importing(module: str, told: str) -> None:
     """Ctrl-C comes as an import begins, of what the command line needs or of what a command does."""
     program = f"""
 import os, runpy, signal, sys
@@ -310,7 +347,9 @@ sys.argv = ["pyrl", "train", "ppo", "CartPole-v1"]
 runpy.run_module("pyrl", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pyrl: interrupted\n")
+    assert (done.returncode, done.stderr) == (130, "pyrl: interrupted\n")
+    assert done.stdout.startswith(told)
+    assert done.stdout.count("\n") == bool(told)
 
 
 @pytest.mark.parametrize("env", ["LunarLander-v3", "ALE/Pong-v5", "Ant-v5"])
