@@ -18,6 +18,7 @@ import pyrl
 from pyrl import ops
 from pyrl.agents.base import Agent, AgentConfig
 from pyrl.agents.registry import register, registered
+from pyrl.agents.storage import RolloutSpec
 from pyrl.errors import ShapeError
 from pyrl.types import Choice, Learned, PolicyInput, Rollout, StepResult
 
@@ -67,6 +68,9 @@ class Remembers(Agent):
         if not deterministic:
             action = ops.uniform_indices(len(cue), 2, self.random)
         return Choice(action, cue, {"cue": cue})
+
+    def storage(self) -> RolloutSpec:
+        return RolloutSpec(n_steps=self.config.n_steps, extra={"cue": ((), np.int64)})
 
     def learn(self, data: Rollout) -> Learned:
         valid = data.valid
