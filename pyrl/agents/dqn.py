@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, seeded_network, tensors
+from pyrl.agents.base import Agent, LearningConfig, OwnActivation, seeded_network, tensors
 from pyrl.agents.checks import (
     Amount,
     BufferDevice,
@@ -46,12 +46,13 @@ from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.mlp import Activation
+from pyrl.nets.own import OwnQNetwork
 from pyrl.schedules import Schedule, linear, value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DQNConfig(AgentConfig):
+class DQNConfig(LearningConfig):
     """Defaults as in Stable-Baselines3."""
 
     learning_rate: Rate = 1e-4  # of Adam; "linear_1e-4" falls to zero over the run
@@ -78,7 +79,7 @@ class DQNConfig(AgentConfig):
     loss: Literal["huber", "mse"] = "huber"
     max_grad_norm: Positive | None = 10.0  # clip of the gradient's global norm; None: off
     net_arch: Layers = (64, 64)  # hidden layers, on the features
-    activation: Activation = "relu"
+    activation: Activation | OwnActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +111,9 @@ class DQN(Agent):
         super().__init__(observation_space, action_space, config, seed, num_envs)
         self.num_actions = int(cast(spaces.Discrete, action_space).n)
 
-        def build() -> QNetwork:
+        def build() -> QNetwork | OwnQNetwork:
+            if config.network is not None:
+                return OwnQNetwork(config.network, observation_space, action_space, config)
             shape = config.net_arch, config.activation, config.dueling, config.features_extractor
             return QNetwork(observation_space, self.num_actions, *shape)
 

@@ -9,24 +9,25 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, tensors
-from pyrl.agents.checks import Amount, BufferDevice, Count, GradientSteps, Layers, NStep, Rate, Tau, Weight, check_range
+from pyrl.agents.base import Agent, LearningConfig, OwnActivation, seeded_network, tensors
+from pyrl.agents.checks import Amount, BufferDevice, Count, GradientSteps, Layers, NStep, PartLayers, Rate, Tau, Weight, check_range
 from pyrl.agents.random import uniform_actions
 from pyrl.engine.native import Native
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Updater
-from pyrl.nets.actor_critic_continuous import ActionScale
+from pyrl.nets.actor_critic_continuous import ActionScale, Actor, Critics, GaussianActor
 from pyrl.nets.mlp import Activation
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
+from pyrl.nets.own import own_actor_and_critics
 from pyrl.schedules import value_at
 from pyrl.types import Array, Batch, Observation, first_leaf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ContinuousConfig(AgentConfig):
+class ContinuousConfig(LearningConfig):
     """What `ContinuousAgent` and its loop read; names as in Stable-Baselines3."""
 
     learning_rate: Rate = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
@@ -41,8 +42,8 @@ class ContinuousConfig(AgentConfig):
     n_step: NStep = 1  # length of the returns
     noise_type: NoiseType = "normal"  # of exploration, beyond the policy's own
     noise_std: Weight = 0.0  # its standard deviation (sigma), where every action has the range [-1, 1]; 0: none
-    net_arch: Layers = (256, 256)  # hidden layers of actor and critic each, on the features
-    activation: Activation = "relu"
+    net_arch: Layers | PartLayers = (256, 256)  # hidden layers of actor and critic each, on the features; or actor=..., critic=...
+    activation: Activation | OwnActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +67,23 @@ class ContinuousAgent(Agent):
         self.noise = exploration_noise(config.noise_type, value_at(config.noise_std, 0.0), seed)
         on_device = self.device.type == "cuda" and ops.cuda_built()
         self.learning = ops.RandomStream(seed, "learning", device=self.device if on_device else None)  # of actions drawn in losses
+
+    def make_networks(self, num_critics: int, log_std_range: tuple[float, float] | None = None) -> tuple[Any, Any]:
+        """(actor, critics); a Gaussian actor where there is a ``log_std_range``."""
+        space, size, config = self.observation_space, self.scale.size, self.config
+        shape = space, size, config.net_arch, config.activation
+
+        def build() -> nn.ModuleList:
+            if config.network is not None:
+                return nn.ModuleList(own_actor_and_critics(config, space, self.action_space, size, num_critics, log_std_range))
+            if log_std_range is None:
+                actor: nn.Module = Actor(*shape, config.features_extractor)
+            else:
+                actor = GaussianActor(*shape, log_std_range, config.features_extractor)
+            return nn.ModuleList([actor, Critics(*shape, num_critics, config.features_extractor)])
+
+        networks: Any = seeded_network(self.seed, build, self.device, config.precision)
+        return networks[0], networks[1]
 
     def streams(self) -> dict[str, Any]:
         return {**super().streams(), "noise": self.noise, "learning": self.learning}

@@ -30,6 +30,7 @@ from pyrl.envs.processes import enter_worker
 from pyrl.errors import EnvError
 from pyrl.loops.base import Limits, Loop
 from pyrl.loops.supervision import Pulse, Pulses, Pulsing, Watch, env_seed, worker_seed
+from pyrl.own import BROUGHT
 from pyrl.types import Episode, Metrics
 
 REPORT_SECONDS = 0.05  # between two messages of a worker
@@ -159,14 +160,17 @@ class AsynchronousLoop(Loop):
     def _start(self, index: int, generation: int) -> tuple[Any, Connection]:
         agent = self.agent
         task = Task(
-            agent.name, config_to_json(agent.config), agent.observation_space, agent.action_space, agent.seed, index, generation,
+            agent.name, _settings(agent), agent.observation_space, agent.action_space, agent.seed, index, generation,
             self.stepper.factory, os.getpid(), self.limits,  # type: ignore[arg-type]
         )  # fmt: skip
         try:
             pickle.dumps(task)
         except Exception as error:
+            what = "the environment"
+            with contextlib.suppress(StopIteration):
+                what = next(name for name in BROUGHT if not _pickles(task.config.get(name)))
             raise ValueError(
-                f"{agent.name}: the environment cannot be sent to another process ({error}); pass an id, or a callable of a module"
+                f"{agent.name}: {what} cannot be sent to another process ({error}); pass an id, or a callable of a module"
             ) from error
         context = torch.multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
@@ -197,6 +201,19 @@ class AsynchronousLoop(Loop):
                 process.kill()
                 process.join()
             pipe.close()
+
+
+def _settings(agent: Agent) -> dict[str, Any]:
+    """The agent's config as a worker takes it: JSON, but for what the user brought."""
+    own = {name: value for name in BROUGHT if callable(value := getattr(agent.config, name, None))}
+    return {**config_to_json(agent.config), **own}
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        return bool(pickle.dumps(value))
+    except Exception:
+        return False
 
 
 def _work(task: Task, shared: Shared, pipe: Connection) -> None:
