@@ -107,7 +107,7 @@ def handed_in(config: Mapping[str, Any], given: Mapping[str, Any], where: str) -
     if absent:
         what = " and ".join(f"{field} {name}" for field, name in absent.items())
         how = ", ".join(f"{field}=..." for field in absent)
-        raise SettingError(f"{where} was made with the {what}, of which only the name is kept, and which nothing imports unasked; hand in {how}")
+        raise SettingError(f"{where} was made with the {what}; only the name is kept, and nothing is imported by it: hand in {how}")
     return {**config, **given}
 
 

@@ -102,6 +102,10 @@ class Updater:
             )
             which = f" ({', '.join(strangers)})" if strangers else ""
             raise ValueError(f"{name}: engine is 'native', but {why}{which}; take 'auto' or 'torch'")
+        if engine == "compile" and (buffer := next((n for t in self.trainables.values() for n, _ in t.network.named_buffers()), None)):
+            raise ValueError(
+                f"{name}: engine is 'compile', but the networks have buffers ({buffer}), which torch.func cannot write; take 'auto'"
+            )
         if engine == "graph" and not self._known:
             raise ValueError(
                 f"{name}: engine is 'graph', but only Adam and RMSprop step without waiting for the GPU; take 'auto' or 'torch'"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrl.errors import NetworkError
+from pyrl.nets.own import called
 from pyrl.own import name_of, torch_class
 
 Activation: TypeAlias = Literal["relu", "tanh", "silu", "gelu"]
@@ -30,7 +31,7 @@ def make_activation(activation: Activation | str | MakeActivation) -> nn.Module:
         if kind is None:
             raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}, or a callable")
         return cast(nn.Module, kind())
-    made = activation()
+    made = called(activation, "activation", "")
     where = f"activation: {name_of(activation)}"
     if not isinstance(made, nn.Module):
         raise NetworkError(f"{where} made a {type(made).__name__}, expected a torch module")

@@ -161,7 +161,7 @@ class OwnModule(nn.Module):
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        return _checked_outputs(found, expected, where, learns=any(p.requires_grad for p in self.own.parameters()))
+        return _checked_outputs(found, expected, where, learns=any(p.requires_grad and p.numel() for p in self.own.parameters()))
 
 
 def _checked_outputs(found: Any, expected: Sequence[Sequence[int]], where: str, learns: bool) -> list[Tensor]:
