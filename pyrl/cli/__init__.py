@@ -23,7 +23,7 @@ from pyrl.cli.list import list_all
 from pyrl.cli.play import play as play_command
 from pyrl.cli.plot import plot as plot_command
 from pyrl.cli.train import train as train_command
-from pyrl.errors import CheckpointError, DTypeError, EnvError, UnknownNameError, closest_names
+from pyrl.errors import CheckpointError, DTypeError, EnvError, NetworkError, UnknownNameError, closest_names
 
 USAGE = """usage: pyrl COMMAND ...
 
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
         return 1
     except EnvError as error:
         return _fail(error, 1)
-    except (CheckpointError, DTypeError, OSError, ModuleNotFoundError) as error:
+    except (CheckpointError, DTypeError, NetworkError, OSError, ModuleNotFoundError) as error:
         return _fail(error, 2)
     except Exception as error:
         if type(error).__name__ == "DependencyNotInstalled":  # Gymnasium's, when a renderer is missing; it names the command

@@ -50,13 +50,14 @@ class SharedTrunk(nn.Module):
     def __init__(self, features: nn.Module, action_space: Any) -> None:
         super().__init__()
         self.features, self.calls = features, 0
-        self.policy = nn.Linear(6, actions_of(action_space))  # a layer, not the protocol's method
-        self.value = nn.Linear(6, 1)
+        self.hidden = nn.Sequential(nn.Linear(6, 32), nn.Tanh())
+        self.policy = nn.Linear(32, actions_of(action_space))  # a layer, not the protocol's method
+        self.value = nn.Linear(32, 1)
 
     def forward(self, observation: Any) -> tuple[Tensor, Tensor]:
         self.calls += 1
-        features = self.features(observation)
-        return self.policy(features), self.value(features).squeeze(1)
+        hidden = self.hidden(self.features(observation))
+        return self.policy(hidden), self.value(hidden).squeeze(1)
 
 
 class QValues(nn.Module):
@@ -140,12 +141,11 @@ PIECES: dict[str, Any] = {
     "layer norm": lambda: nn.LayerNorm(6),
     "lazy": lambda: nn.LazyLinear(6),
     "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)),
-    "recurrent cell": lambda: nn.GRUCell(6, 6),
 }
 
 
 class Toy(gym.Env):
-    """Which way to push: the sign of ``place[0]`` where kind is even, the other where it is odd. Ten steps an episode, one point each."""
+    """Which way to push: to the right beyond 0.4 where kind is even, beyond -0.4 where it is odd. Ten steps an episode, one point each."""
 
     observation_space = OBSERVATION
 
@@ -164,7 +164,7 @@ class Toy(gym.Env):
         return self.see(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        right = (self.place[0] > 0) == (self.kind % 2 == 0)
+        right = self.place[0] > (0.4 if self.kind % 2 == 0 else -0.4)
         pushed = action[0] > 0 if self.continuous else action == 1
         self.t += 1
         return self.see(), float(pushed == right), self.t == 10, False, {}

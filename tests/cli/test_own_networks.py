@@ -157,11 +157,7 @@ def test_what_needs_no_module(flags: list[str], told: dict) -> None:
     ],
 )
 def test_mistakes(flags: list[str], words: str, module: str, capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        code = main(["train", "ppo", "CartPole-v1", *SHORT, *(flag.format(m=module) for flag in flags)])
-    except Exception as error:
-        assert words.format(m=module) in str(error)
-        pytest.fail(f"a traceback for {flags}: {error!r}")
+    code = main(["train", "ppo", "CartPole-v1", *SHORT, *(flag.format(m=module) for flag in flags)])
     out = capsys.readouterr()
     assert code == 2
     assert words.format(m=module) in re.sub(r"[\s│]+", " ", out.err + out.out)
