@@ -130,6 +130,8 @@ def test_what_is_taken_trains_and_is_saved(algo: str, tmp_path: Path) -> None:
             options["batch_size"] = 1
         if algo == "a3c" and case.field.startswith("normalize_") and case.field != "normalize_advantage" and case.expected:
             continue
+        if algo == "a3c" and case.field == "optimizer" and case.expected not in ("adam", "rmsprop", None):
+            continue
         agent = make(algo, **options)
         learn_once(agent)
         assert pyrl.load(agent.save(tmp_path / str(i))).config == agent.config, case
