@@ -75,8 +75,8 @@ class Encoder(nn.Module):
 
 
 def has_images(space: spaces.Space, features_extractor: FeaturesExtractor | MakeFeatures) -> bool:
-    """Whether an `Encoder` of ``space`` has convolutional networks, or, of the user's own, images to see."""
-    kind = "impala" if callable(features_extractor) else features_extractor
+    """Whether an `Encoder` of ``space`` has convolutional networks, or, where they are of the user's own, images large enough for them."""
+    kind = "auto" if callable(features_extractor) else features_extractor
     return any(image_network(leaf, kind) is not None for _, leaf in leaves(space))
 
 
