@@ -11,7 +11,7 @@ import pyrl
 
 
 class Picture(gym.Env):
-    """A small picture, bright on its left or right, and a switch that says which side pays."""
+    """A small picture, whose bright side pays; while the switch is on, the right side pays."""
 
     observation_space = gym.spaces.Dict({"picture": gym.spaces.Box(0, 255, (1, 8, 8), np.uint8), "switch": gym.spaces.Discrete(2)})
     action_space = gym.spaces.Discrete(2)
@@ -22,7 +22,7 @@ class Picture(gym.Env):
         return self._see(), {}
 
     def step(self, action):
-        reward = float(action == (self.side ^ self.switch))
+        reward = float(action == (self.side | self.switch))
         self.t += 1
         return self._see(), reward, False, self.t == 10, {}
 
@@ -83,7 +83,7 @@ runs = {
 for name, run in runs.items():
     result = pyrl.evaluate(run.agent, Picture, episodes=20)
     print(f"{name:20} {result}")
-    assert result.mean > 7  # chance has 5
+    assert result.mean > 8.5  # who always says right has 7.5
 
 with tempfile.TemporaryDirectory() as folder:  # a checkpoint knows the network by its name only, and asks for it
     path = runs["network (ppo)"].agent.save(f"{folder}/agent")
