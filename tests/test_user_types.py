@@ -25,6 +25,7 @@ RIGHT = """
 from pathlib import Path
 from typing import Any
 import gymnasium
+import torch
 import pyrl
 from pyrl.errors import EnvError, UnsavedError
 from pyrl.types import Metrics
@@ -39,6 +40,15 @@ run: pyrl.Run = pyrl.train(
     "ppo", "CartPole-v1", total_steps=1000, seed=0, num_envs=8, backend="sync", run_dir=Path("x"), on_metrics=watch, threads=2,
     learning_rate="linear_1e-3", n_epochs=4, net_arch=(64, 64), activation="tanh", max_grad_norm=None, engine="native",
 )
+def Net(*about: object) -> torch.nn.Module:
+    return torch.nn.Linear(3, 3)
+
+own = pyrl.train(
+    "ppo", make_env, features_extractor=Net, activation=torch.nn.Mish, net_arch={"actor": (64,), "critic": [256, 256]},
+    optimizer=torch.optim.NAdam, optimizer_kwargs={"betas": (0.9, 0.99), "weight_decay": 1e-4},
+)
+whole = pyrl.train("sac", make_env, network=lambda observation_space, action_space, config: (Net(), Net()), optimizer="sgd")
+handed: pyrl.Agent = pyrl.load("x", network=Net, features_extractor=Net, activation=torch.nn.Mish, optimizer=torch.optim.NAdam)
 more = pyrl.train("dqn", make_env, resume="x", total_episodes=3, stop_at_return=400.0, prioritized=True, exploration_fraction=0.2)
 vector = gymnasium.make_vec("CartPole-v1", num_envs=2)
 agent: pyrl.Agent = pyrl.make_agent("ppo", vector.single_observation_space, vector.single_action_space, num_envs=2, gamma=0.9)
@@ -69,6 +79,9 @@ pyrl.make_agent("dqn", 1, 2)  # arg-type
 pyrl.iterate("ppo", "CartPole-v1", 10)  # arg-type
 pyrl.evaluate("ppo", "CartPole-v1")  # arg-type
 pyrl.evaluate(pyrl.load("x"), None)  # arg-type
+pyrl.train("ppo", "CartPole-v1", network="mine")  # arg-type
+pyrl.train("ppo", "CartPole-v1", optimizer="nadam")  # arg-type
+pyrl.load("x", network=3)  # arg-type
 x: int = pyrl.load("x")  # assignment
 y: str = pyrl.train("ppo", "CartPole-v1").metrics[0]["loss/value"]  # assignment
 pyrl.missing  # attr-defined

@@ -14,8 +14,8 @@ E[A grad log pi] (Sutton et al. 2000) with the value as baseline, which changes 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +23,6 @@ from pyrl import ops
 from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples, standardized
 from pyrl.agents.checks import Count, Fraction, Positive, Rate
 from pyrl.agents.registry import register
-from pyrl.engine.optimizers import TensorFlowRMSprop
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Update
 from pyrl.schedules import value_at
@@ -38,7 +37,7 @@ class A2CConfig(ActorCriticConfig):
     n_steps: Count = 5  # T, steps of each environment between two updates
     gae_lambda: Fraction = 1.0  # 1: n-step returns
     normalize_advantage: bool = False
-    use_rms_prop: bool = True  # RMSprop in TensorFlow's form, alpha 0.99; False: Adam
+    use_rms_prop: bool = True  # RMSprop in TensorFlow's form, alpha 0.99; False: Adam; optimizer takes its place
     rms_prop_eps: Positive = 1e-5
 
 
@@ -59,11 +58,10 @@ class A2C(ActorCriticAgent):
     Config = A2CConfig
     config: A2CConfig
 
-    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        if self.config.use_rms_prop:
-            rate = value_at(self.config.learning_rate, 0.0)
-            return TensorFlowRMSprop(parameters, lr=rate, alpha=0.99, eps=self.config.rms_prop_eps)
-        return super().make_optimizer(parameters)
+    def usual_optimizer(self) -> tuple[str, dict[str, Any]]:
+        if self.config.optimizer == "rmsprop" or (self.config.optimizer is None and self.config.use_rms_prop):
+            return "rmsprop", {"alpha": 0.99, "eps": self.config.rms_prop_eps}
+        return super().usual_optimizer()
 
     def learn(self, rollout: Rollout) -> Learned:
         metrics = self.descend(self.step, rollout)

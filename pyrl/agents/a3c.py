@@ -25,8 +25,9 @@ from pyrl.agents.checks import Count, Positive, Rate, Weight
 from pyrl.agents.registry import register
 from pyrl.agents.sharing import SharedWeights
 from pyrl.engine.native import optimizer_step
-from pyrl.engine.optimizers import optimizer_state
-from pyrl.errors import DeviceError
+from pyrl.engine.optimizers import is_known, optimizer_state
+from pyrl.errors import DeviceError, NetworkError, SettingError
+from pyrl.own import name_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,14 @@ class A3C(A2C):
             raise DeviceError(f"a3c: device is {config.device!r}, expected 'cpu': workers share its memory")
         config = dataclasses.replace(config, device="cpu")
         super().__init__(observation_space, action_space, config, seed, num_envs)
+        if not is_known(self.arena.optimizer):
+            raise SettingError(
+                f"a3c: optimizer is {name_of(config.optimizer)!r}, expected 'adam' or 'rmsprop': workers share its statistics"
+            )
+        if (buffer := next((name for name, _ in self.network.named_buffers()), None)) is not None:
+            raise NetworkError(
+                f"a3c: the network has the buffer {buffer}, expected parameters only (no batch norm): workers share only those"
+            )
 
     def share(self) -> SharedWeights:
         """theta and the optimiser's statistics, moved into shared memory; this agent goes on using them there."""
@@ -68,6 +77,8 @@ class A3C(A2C):
         """Actions of its own; ``generation`` counts the workers that were here before."""
         self.worker = index
         self.random = self.acting.random = ops.RandomStream(self.seed, "worker", index, generation)
+        if self.updater.practice is not None:
+            self.updater.practice.random = ops.RandomStream(self.seed, "worker's modules", index, generation)
 
     def pull(self, shared: SharedWeights) -> None:
         """theta' <- theta"""

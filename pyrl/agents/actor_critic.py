@@ -13,15 +13,14 @@ from torch import Tensor
 
 from pyrl import ops
 from pyrl.agents.actor import START, Actor
-from pyrl.agents.base import Agent, AgentConfig, LoopKind, seeded_network, tensors
-from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Weight, check_spaces
+from pyrl.agents.base import Agent, LearningConfig, LoopKind, OwnActivation, seeded_network, tensors
+from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, PartLayers, Positive, Range, Rate, Weight, check_spaces
 from pyrl.agents.storage import RolloutSpec
-from pyrl.engine.optimizers import Adam
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
-from pyrl.schedules import value_at
+from pyrl.nets.own import OwnActorCritic
 from pyrl.trees import map_tree
 from pyrl.types import Array, Choice, Observation, PolicyInput, Progress, Record, Rollout, first_leaf, map_observation
 
@@ -29,7 +28,7 @@ _VALUES_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig(AgentConfig):
+class ActorCriticConfig(LearningConfig):
     """What `ActorCriticAgent` reads; names as in Stable-Baselines3."""
 
     learning_rate: Rate = 3e-4  # "linear_3e-4" falls to zero over the run
@@ -39,8 +38,8 @@ class ActorCriticConfig(AgentConfig):
     ent_coef: Weight = 0.0  # weight of the entropy
     vf_coef: NonNegative = 0.5  # weight of the value loss
     max_grad_norm: Positive | None = 0.5  # clip of the gradient's global norm; None: off
-    net_arch: Layers = (64, 64)  # hidden layers of actor and critic each, on the features
-    activation: Activation = "tanh"
+    net_arch: Layers | PartLayers = (64, 64)  # hidden layers of actor and critic each, on the features; or actor=..., critic=...
+    activation: Activation | OwnActivation = "tanh"
     log_std_init: Annotated[float, Range(-20, 20)] = 0.0  # of continuous actions
 
 
@@ -115,7 +114,9 @@ class ActorCriticAgent(Agent):
         check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box))
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
-        def build() -> ActorCritic:
+        def build() -> ActorCritic | OwnActorCritic:
+            if config.network is not None:
+                return OwnActorCritic(config.network, observation_space, action_space, config)
             shape = config.net_arch, config.activation, config.log_std_init, config.features_extractor
             return ActorCritic(observation_space, action_space, *shape)
 
@@ -131,8 +132,8 @@ class ActorCriticAgent(Agent):
         compiled updates hold all other numbers as constants."""
         return value if self.updater.is_native else torch.tensor(value, dtype=self.arena.values.dtype)
 
-    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        return Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), eps=1e-5, fused=True)
+    def usual_optimizer(self) -> tuple[str, dict[str, Any]]:
+        return "adam", {"eps": 1e-5}
 
     @abstractmethod
     def loss(self, *data: Any) -> tuple[Tensor, LossReport]:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,23 +20,27 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl.agents.actor import Actor, Weights
-from pyrl.agents.checks import Fraction, NetworkDevice, NumEnvs, Positive, Seed, check_fields, checked
+from pyrl.agents.checks import Fraction, NetworkDevice, NumEnvs, OptimizerArguments, Positive, Seed, check_fields, checked
 from pyrl.agents.observations import ObservationReader
 from pyrl.agents.player import Player
 from pyrl.agents.registry import Blueprint
 from pyrl.agents.state import set_state, state_of
 from pyrl.agents.storage import ReplaySpec, RolloutSpec
 from pyrl.engine.native import Native
-from pyrl.engine.optimizers import Adam
+from pyrl.engine.optimizers import build_optimizer
+from pyrl.engine.practice import Practice
 from pyrl.engine.standard import in_standard_state
 from pyrl.engine.step import Step
 from pyrl.engine.trainable import Trainable
 from pyrl.engine.updater import Engine, Updater
-from pyrl.errors import DeviceError, NetworkError, SpaceError
+from pyrl.errors import DeviceError, NetworkError, SettingError, SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
-from pyrl.nets.encoder import has_images
+from pyrl.nets.encoder import MakeFeatures, has_images
+from pyrl.nets.mlp import ACTIVATIONS, MakeActivation
 from pyrl.nets.normalizer import Normalizer
+from pyrl.nets.own import check_parameters
 from pyrl.ops.random import RandomStream
+from pyrl.own import Own, require_here
 from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_observation_space
@@ -49,6 +53,14 @@ _RENAMED = {  # what is never called now
     "native_choose": "make_actor, and its actor native_actor_action",
 }
 CPU = torch.device("cpu")
+OwnFeatures: TypeAlias = Annotated[
+    MakeFeatures, Own("features_extractor", "a callable that makes a torch module with features_dim from the observation space")
+]
+OwnActivation: TypeAlias = Annotated[MakeActivation, Own("activation", "a callable without arguments that makes a torch module")]
+OwnNetwork: TypeAlias = Annotated[
+    Callable[[Any, Any, Any], Any], Own("network", "a callable that makes torch modules from (observation_space, action_space, config)")
+]
+OwnOptimizer: TypeAlias = Annotated[Callable[..., Any], Own("optimizer", "a class of optimisers (torch.optim)")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,13 +75,40 @@ class AgentConfig:
     clip_observation: Positive | None = None  # bound of (normalised) observations
     normalize_reward: bool = False  # by the standard deviation of the running discounted return
     clip_reward: Positive | None = None  # bound of (normalised) rewards
-    features_extractor: FeaturesExtractor = "auto"  # of images; auto: nature where they are large enough, else flatten
+    # of images; auto: nature where they are large enough, else flatten; a callable: features of your own, of any observation
+    features_extractor: FeaturesExtractor | OwnFeatures = "auto"
     precision: Precision = "float32"  # in which convolutional networks are computed; bfloat16 is what GPUs are fastest at
     engine: Engine = "auto"  # of updates: native kernels, torch, torch.compile, CUDA graphs; auto: graph on a GPU, native where it can
     device: NetworkDevice = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningConfig(AgentConfig):
+    """What agents with networks share, beside their layers; what a user may bring is told in docs/your_own_network.md."""
+
+    network: OwnNetwork | None = None  # makes all networks of the agent (`pyrl.nets.own`); None: the algorithm's own
+    optimizer: Literal["adam", "rmsprop", "sgd"] | OwnOptimizer | None = None  # of all networks; None: the algorithm's own
+    optimizer_kwargs: OptimizerArguments | None = None  # of it, beside the learning rate
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network is None:
+            return
+        for name, told in (
+            ("features_extractor", self.features_extractor not in ("auto", "flatten")),
+            ("dueling", getattr(self, "dueling", False)),
+        ):
+            if told:
+                raise SettingError(f"{type(self).__name__}: {name} is {getattr(self, name)!r}, but network makes everything; leave it out")
+
+
+def brings_own(config: AgentConfig) -> bool:
+    """Whether modules that pyrl does not know are part of the networks."""
+    own = callable(config.features_extractor) or getattr(config, "network", None) is not None
+    return own or getattr(config, "activation", "relu") not in ACTIVATIONS
 
 
 class Agent(ABC):
@@ -92,6 +131,7 @@ class Agent(ABC):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: AgentConfig, seed: int, num_envs: int) -> None:
         check_observation_space(observation_space, self.name)
+        require_here(config, self.name)
         self.observation_space = observation_space
         self.action_space = action_space
         self.actions = Actions(action_space, self.name)
@@ -101,8 +141,8 @@ class Agent(ABC):
         self.num_envs = num_envs = checked(f"{self.name}: num_envs", num_envs, NumEnvs)
         self.progress = Progress()  # replaced by the loop that trains the agent, and when a state is loaded; by nobody else
         self.updates = 0  # gradient steps made
-        if config.precision != "float32" and not has_images(observation_space, config.features_extractor):
-            what = f"{self.name}: precision is {config.precision!r}, which is for convolutional networks"
+        if config.precision != "float32" and (brings_own(config) or not has_images(observation_space, config.features_extractor)):
+            what = f"{self.name}: precision is {config.precision!r}, which is for pyrl's convolutional networks"
             raise SpaceError(f"{what}, but features_extractor {config.features_extractor!r} makes none for {observation_space}")
         self.device = self.choose_device()  # of the networks; data come and go as NumPy arrays
         self.updater: Updater | None = None  # of agents that learn by gradient steps
@@ -139,17 +179,35 @@ class Agent(ABC):
 
     def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         """Over all parameters of a network, one flat tensor [size]."""
-        return Adam(parameters, lr=value_at(self.config.learning_rate, 0.0), fused=True)
+        kind, arguments = self.usual_optimizer()
+        own = getattr(self.config, "optimizer", None)
+        arguments = arguments if own in (None, kind) else {}
+        given = getattr(self.config, "optimizer_kwargs", None) or {}
+        return build_optimizer(own or kind, parameters, value_at(self.config.learning_rate, 0.0), {**arguments, **given})
+
+    def usual_optimizer(self) -> tuple[str, dict[str, Any]]:
+        """(name, arguments) of the algorithm's optimiser."""
+        return "adam", {}
 
     def trainable(self, name: str, network: torch.nn.Module, *, target: str | None = None) -> Trainable:
         """``network`` with an optimiser of its own and, if ``target`` names one, a target network."""
-        return Trainable(name, network, self.make_optimizer, target=target)
+        if brings_own(self.config):
+            check_parameters(network, f"{self.name}: {name}")
+        return Trainable(name, network, self.make_optimizer, target=target, switches_mode=brings_own(self.config))
 
     def make_updater(self, *steps: Step) -> Updater:
         """What runs the updates of this agent, which make ``steps`` in this order."""
         updater = Updater(self.name, self.device, self.config.engine, *steps)
-        for trainable in updater.trainables.values():
+        owners: dict[int, str] = {}
+        for name, trainable in updater.trainables.items():
+            for path, parameter in trainable.network.named_parameters():
+                if (other := owners.setdefault(id(parameter), name)) != name:
+                    raise NetworkError(
+                        f"{self.name}: {name} and {other} share the parameter {path}, expected networks of their own: each learns by itself"
+                    )
             trainable.arena.watch(self)
+        if brings_own(self.config):
+            updater.practice = Practice([step.trainable.network for step in steps], RandomStream(self.seed, "modules"), self.device)
         return updater
 
     @property
@@ -223,7 +281,8 @@ class Agent(ABC):
 
     def streams(self) -> dict[str, RandomStream]:
         """The random streams a checkpoint keeps, by name."""
-        return {"agent": self.random}
+        practice = None if self.updater is None else self.updater.practice
+        return {"agent": self.random} if practice is None else {"agent": self.random, "modules": practice.random}
 
     def counters(self) -> dict[str, int]:
         """The integer attributes a checkpoint keeps, by name."""

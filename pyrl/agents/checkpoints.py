@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 from pyrl.agents.registry import config_to_json, make_agent, make_config
 from pyrl.agents.state import require_sane
 from pyrl.checkpoint import checkpoint_errors, exists, load, require_match, save, space_from_json, space_to_json
 from pyrl.engine.standard import in_standard_state
 from pyrl.errors import CheckpointError, NonFiniteError
+from pyrl.own import BROUGHT, handed_in, is_own
 from pyrl.schedules import is_name
 from pyrl.spaces import check_observation_space
 
@@ -60,14 +62,25 @@ def save_agent(path: str | Path, agent: Agent) -> Path:
 
 
 @in_standard_state
-def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
+def load_agent(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    network: Callable[..., Any] | None = None,
+    features_extractor: Callable[..., Any] | None = None,
+    activation: Callable[..., Any] | None = None,
+    optimizer: Callable[..., Any] | None = None,
+) -> Agent:
     """The agent that `save_agent` wrote, as it was: networks, optimisers, random streams, counters.
 
     ``path`` is a checkpoint, or the folder of a run: then its checkpoint ``best`` is loaded, or ``last`` where there is none.
     ``device`` takes the place of the config's: ``"cpu"`` where what was trained with ``device="cuda"`` has no GPU now.
+    ``network``, ``features_extractor``, ``activation`` and ``optimizer`` are what it was made with, where that was the user's own: a
+    checkpoint only knows their names, and imports nothing.
     FileNotFoundError where there is no checkpoint; CheckpointError for whatever is wrong with it.
     """
     path = trained_in(Path(path))
+    given = {"network": network, "features_extractor": features_extractor, "activation": activation, "optimizer": optimizer}
     tree, about = load(path, groups=("model", "optimizer", "normalizer", "random", "counters", "progress"))
     with checkpoint_errors(path, "does not make an agent"):
         model = tree.get("model", {})
@@ -79,7 +92,8 @@ def load_agent(path: str | Path, *, device: str | None = None) -> Agent:
                 f"seed is {about['seed']!r} and num_envs {about['num_envs']!r}, expected integers, num_envs at most {_MAX_ENVS}"
             )
         _check_imported(about["config"])
-        config = about["config"] if device is None else {**about["config"], "device": device}
+        config = handed_in(about["config"], given, "the agent")
+        config = config if device is None else {**config, "device": device}
         with _parameters_within(2 * len(model) + 64, most):
             agent = make_agent(about["algo"], *spaces, seed=about["seed"], num_envs=about["num_envs"], **config)
         agent.load_state_dict(tree)
@@ -96,7 +110,9 @@ def restore_agent(path: str | Path, agent: Agent, changed: Container[str] = ()) 
         _check_imported(about["config"])
         # With the fields that older versions did not have.
         configs = [config_to_json(config) for config in (make_config(agent.name, about["config"]), agent.config)]
-        was, now = ({name: value for name, value in config.items() if name not in changed} for config in configs)
+        # What was handed in is known by its weights: a module may have another name elsewhere.
+        own = [name for name in BROUGHT if all(is_own(config.get(name)) for config in configs)]
+        was, now = ({name: value for name, value in config.items() if name not in changed and name not in own} for config in configs)
         for what, saved, wanted in (
             ("algo", about["algo"], agent.name),
             ("observation_space", about["observation_space"], space_to_json(agent.observation_space)),
@@ -119,7 +135,7 @@ def _parameters_within(most: int, most_bytes: int) -> Iterator[None]:
 
     def check(module: Any, name: str, parameter: Any) -> None:
         nonlocal count, size
-        if parameter is None or threading.get_ident() != thread:
+        if parameter is None or threading.get_ident() != thread or is_lazy(parameter):
             return
         count, size = count + 1, size + parameter.numel() * parameter.element_size()
         if count > most or size > most_bytes:
@@ -145,6 +161,8 @@ def trained_in(path: Path) -> Path:
 def _check_imported(config: Mapping[str, Any]) -> None:
     """A checkpoint names functions that are schedules, and nothing is imported because it says so."""
     for name, value in config.items():
+        if name in BROUGHT:
+            continue
         module = value.partition(":")[0] if is_name(value) else None
         if module is not None and module not in sys.modules:
             raise CheckpointError(f"{name} is the function {value!r}; import {module} before it is loaded")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pyrl.errors import SettingError, SettingTypeError, SpaceError
+from pyrl.own import Own, kept
 from pyrl.schedules import Schedule, Scheduled, by_name, is_name, start_of, value_at
 
 if TYPE_CHECKING:
@@ -102,6 +103,22 @@ class Starts:
         return f"'{self.prefix}<positive number>'"
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A value for each part of a network, by these names."""
+
+    names: tuple[str, ...]
+
+    def fault(self, value: Any) -> str:
+        """What is wrong with the names of ``value``, with ours for those of Stable-Baselines3; nothing, if they are right."""
+        theirs = {"pi": "actor", "vf": "critic", "qf": "critic"}
+        meant = [f"{name!r} is {theirs[name]!r} here" for name in value if name in theirs]
+        return "" if sorted(value, key=str) == sorted(self.names) else f" ({', '.join(meant)})" if meant else " (no more, no less)"
+
+    def __str__(self) -> str:
+        return f"of {' and '.join(self.names)}"
+
+
 Count: TypeAlias = Annotated[int, Range(1, MOST)]
 Amount: TypeAlias = Annotated[int, Range(0, MOST)]
 Fraction: TypeAlias = Annotated[float, Range(0, 1)]
@@ -117,6 +134,8 @@ Weight: TypeAlias = Annotated[Schedule, Range(0)]
 Limit: TypeAlias = Annotated[float, Range(1, infinite=True), Whole()]  # of steps or episodes; inf: none
 Goal: TypeAlias = Annotated[float, Range(-1e300, infinite=True)]  # a return; inf: none
 Layers: TypeAlias = Annotated[tuple[Annotated[int, Range(1, 65_536)], ...], Length(100)]
+PartLayers: TypeAlias = Annotated[Mapping[str, Layers], Parts(("actor", "critic"))]
+OptimizerArguments: TypeAlias = Mapping[str, bool | int | float | tuple[float, ...] | None]
 NumEnvs: TypeAlias = Annotated[int, Range(1, 65_536)]  # more than that is a mistake
 Seed: TypeAlias = Annotated[int, Range(-(2**63), 2**64 - 1)]
 
@@ -215,10 +234,14 @@ def _converted(value: Any, annotation: Any, bounds: Range) -> Any:
         base, *about = arguments
         if Elsewhere() in about:
             return value
+        if own := next((a for a in about if isinstance(a, Own)), None):
+            return _own(value, own)
         bounds = next((a for a in about if isinstance(a, Range)), bounds)
         value = _schedule(value, bounds) if Scheduled() in about else _converted(value, base, bounds)
         if not all(a.holds(value) for a in about if isinstance(a, Whole | Length | Device | Starts)):
             raise _Refused(by_type=False)
+        if (parts := next((a for a in about if isinstance(a, Parts)), None)) and (fault := parts.fault(value)):
+            raise _Refused(False, fault)
         return int(value) if Whole() in about and not math.isinf(value) else value
     if annotation is Any:
         return value
@@ -228,6 +251,8 @@ def _converted(value: Any, annotation: Any, bounds: Range) -> Any:
         return _choice(_plain(value), arguments)
     if origin is tuple:
         return _tuple(value, arguments, bounds)
+    if origin is Mapping and arguments[1] is not Any:
+        return _mapping(value, arguments, bounds)
     if annotation in _PLAIN:
         return _PLAIN[annotation](_plain(value), bounds)
     kind = type(None) if annotation is None else origin or annotation
@@ -265,6 +290,19 @@ def _tuple(value: Any, kinds: tuple[Any, ...], bounds: Range) -> tuple[Any, ...]
     if len(kinds) != len(value):
         raise _Refused(by_type=False)
     return tuple(_converted(entry, kind, bounds) for entry, kind in zip(value, kinds))
+
+
+def _mapping(value: Any, kinds: tuple[Any, ...], bounds: Range) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise _Refused(by_type=True)
+    return {_converted(name, kinds[0], Range()): _converted(entry, kinds[1], bounds) for name, entry in value.items()}
+
+
+def _own(value: Any, own: Own) -> Any:
+    try:
+        return kept(value, own.setting)
+    except TypeError:
+        raise _Refused(by_type=not isinstance(value, str)) from None
 
 
 def _boolean(value: Any, bounds: Range) -> bool:
@@ -328,6 +366,8 @@ def expectation(annotation: Any, bounds: Any = "") -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         base, *about = arguments
+        if own := next((a for a in about if isinstance(a, Own)), None):
+            return own.expected
         words = " ".join(str(a) for a in about if not isinstance(a, Scheduled | Whole)) or bounds
         if Whole() in about:
             return f"a whole number {words}".rstrip()
@@ -339,6 +379,8 @@ def expectation(annotation: Any, bounds: Any = "") -> str:
         return " or ".join(expectation(arm, bounds) for arm in arguments)
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else repr(arguments[0])
+    if origin is Mapping and arguments and arguments[1] is not Any:
+        return f"a mapping{f' {bounds}' if bounds else ''}, each entry {expectation(arguments[1])}"
     if origin is tuple:
         if arguments[-1] is not Ellipsis:
             return f"({', '.join(map(expectation, arguments))})"

@@ -14,21 +14,20 @@ gradient, grad_a Q grad_theta mu (eq. 6; Silver et al. 2014).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from pyrl.agents.base import AgentConfig, seeded_network
-from pyrl.agents.checks import Layers, Rate, Weight
+from pyrl.agents.base import AgentConfig
+from pyrl.agents.checks import Layers, PartLayers, Rate, Weight
 from pyrl.agents.continuous_actors import DeterministicActor
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
-from pyrl.nets.actor_critic_continuous import Actor, Critics
 from pyrl.types import Batch
 
 
@@ -38,7 +37,7 @@ class DDPGConfig(ContinuousConfig):
 
     learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
     noise_std: Weight = 0.1  # of exploration, where every action has the range [-1, 1]
-    net_arch: Layers = (400, 300)  # hidden layers of actor and critic each
+    net_arch: Layers | PartLayers = (400, 300)  # hidden layers of actor and critic each
 
 
 def bellman_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
@@ -63,15 +62,7 @@ class DDPG(ContinuousAgent):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DDPGConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
-        shape = (observation_space, self.scale.size, config.net_arch, config.activation)
-        images: Any = {"features_extractor": config.features_extractor}
-        networks: Any = seeded_network(
-            seed,
-            lambda: nn.ModuleList([Actor(*shape, **images), Critics(*shape, self.num_critics, **images)]),
-            self.device,
-            config.precision,
-        )
-        self.actor, self.critic = networks
+        self.actor, self.critic = self.make_networks(self.num_critics)
         critic, actor = (
             self.trainable("critic", self.critic, target="target_critic"),
             self.trainable("actor", self.actor, target="target_actor"),

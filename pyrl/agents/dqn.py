@@ -31,6 +31,7 @@ from pyrl.agents.registry import register
 from pyrl.engine.native import native_q, native_q_backward
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.heads import QNetwork
+from pyrl.nets.own import OwnQNetwork
 from pyrl.schedules import Schedule, linear, value_at
 from pyrl.types import Batch, Choice, Learned, Observation, PolicyInput, Progress
 
@@ -112,7 +113,9 @@ class DQN(OffPolicyAgent):
         super().__init__(observation_space, action_space, config, seed, num_envs)
         self.num_actions = int(cast(spaces.Discrete, action_space).n)
 
-        def build() -> QNetwork:
+        def build() -> QNetwork | OwnQNetwork:
+            if config.network is not None:
+                return OwnQNetwork(config.network, observation_space, action_space, config)
             shape = config.net_arch, config.activation, config.dueling, config.features_extractor
             return QNetwork(observation_space, self.num_actions, *shape)
 

@@ -10,26 +10,40 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrl import ops
-from pyrl.agents.base import Agent, AgentConfig, tensors
-from pyrl.agents.checks import Amount, BufferDevice, Count, Fraction, GradientSteps, Layers, NStep, Rate, Tau, Weight, check_range
+from pyrl.agents.base import Agent, LearningConfig, OwnActivation, seeded_network, tensors
+from pyrl.agents.checks import (
+    Amount,
+    BufferDevice,
+    Count,
+    Fraction,
+    GradientSteps,
+    Layers,
+    NStep,
+    PartLayers,
+    Rate,
+    Tau,
+    Weight,
+    check_range,
+)
 from pyrl.agents.continuous_actors import ContinuousActor
 from pyrl.agents.storage import PrioritySpec, ReplaySpec
 from pyrl.engine.native import Native
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Updater
 from pyrl.errors import DeviceError
-from pyrl.nets.actor_critic_continuous import ActionScale
+from pyrl.nets.actor_critic_continuous import ActionScale, Actor, Critics, GaussianActor
 from pyrl.nets.mlp import Activation
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
+from pyrl.nets.own import own_actor_and_critics
 from pyrl.schedules import value_at
 from pyrl.types import Array, Batch, Learned, Observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OffPolicyConfig(AgentConfig):
+class OffPolicyConfig(LearningConfig):
     """What `OffPolicyAgent` reads; names as in Stable-Baselines3."""
 
     learning_rate: Rate = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
@@ -45,8 +59,8 @@ class OffPolicyConfig(AgentConfig):
     priority_alpha: Fraction = 0.6  # how much priorities matter
     priority_beta: Fraction = 0.4  # how much importance weights make up for it: at the start of the run
     priority_beta_final: Fraction = 1.0  # and at its end
-    net_arch: Layers = (256, 256)  # hidden layers of each network, on the features
-    activation: Activation = "relu"
+    net_arch: Layers | PartLayers = (256, 256)  # hidden layers of each network, on the features; or actor=..., critic=...
+    activation: Activation | OwnActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,6 +161,23 @@ class ContinuousAgent(OffPolicyAgent):
         self.noise = exploration_noise(config.noise_type, value_at(config.noise_std, 0.0), seed)
         on_device = self.device.type == "cuda" and ops.cuda_built()
         self.learning = ops.RandomStream(seed, "learning", device=self.device if on_device else None)  # of actions drawn in losses
+
+    def make_networks(self, num_critics: int, log_std_range: tuple[float, float] | None = None) -> tuple[Any, Any]:
+        """(actor, critics); a Gaussian actor where there is a ``log_std_range``."""
+        space, size, config = self.observation_space, self.scale.size, self.config
+        shape = space, size, config.net_arch, config.activation
+
+        def build() -> nn.ModuleList:
+            if config.network is not None:
+                return nn.ModuleList(own_actor_and_critics(config, space, self.action_space, size, num_critics, log_std_range))
+            if log_std_range is None:
+                actor: nn.Module = Actor(*shape, config.features_extractor)
+            else:
+                actor = GaussianActor(*shape, log_std_range, config.features_extractor)
+            return nn.ModuleList([actor, Critics(*shape, num_critics, config.features_extractor)])
+
+        networks: Any = seeded_network(self.seed, build, self.device, config.precision)
+        return networks[0], networks[1]
 
     def streams(self) -> dict[str, Any]:
         return {**super().streams(), "noise": self.noise, "learning": self.learning}

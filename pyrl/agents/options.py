@@ -6,13 +6,16 @@ theirs as ``**settings`` with a ``dict[str, Any]``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from pyrl.agents.base import Engine
     from pyrl.nets.convolutional import FeaturesExtractor, Precision
-    from pyrl.nets.mlp import Activation
+    from pyrl.nets.encoder import MakeFeatures
+    from pyrl.nets.mlp import Activation, MakeActivation, NetArch
     from pyrl.nets.noise import NoiseType
     from pyrl.schedules import Schedule
 
@@ -26,13 +29,16 @@ class AgentOptions(TypedDict, total=False):
     clip_observation: float | None
     normalize_reward: bool
     clip_reward: float | None
-    features_extractor: FeaturesExtractor
+    features_extractor: FeaturesExtractor | MakeFeatures
     precision: Precision
     engine: Engine
     device: str
     learning_rate: Schedule
-    net_arch: Sequence[int]
-    activation: Activation
+    net_arch: NetArch
+    activation: Activation | MakeActivation
+    network: Callable[[Any, Any, Any], Any] | None
+    optimizer: Literal["adam", "rmsprop", "sgd"] | type[Optimizer] | None
+    optimizer_kwargs: Mapping[str, bool | int | float | Sequence[float] | None] | None
     # on-policy
     n_steps: int
     gae_lambda: float

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from pyrl.agents.base import Agent, AgentConfig
+from pyrl.agents.base import Agent, AgentConfig, brings_own
 from pyrl.agents.checks import Count
 from pyrl.agents.registry import register
 from pyrl.agents.storage import RolloutSpec
+from pyrl.errors import SettingError
 from pyrl.ops import RandomStream, uniform_indices
+from pyrl.own import name_of
 from pyrl.spaces import choices
 from pyrl.types import Choice, Learned, PolicyInput, Rollout, first_leaf
 
@@ -32,6 +34,8 @@ class Random(Agent):
     Config = RandomConfig
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: RandomConfig, seed: int, num_envs: int) -> None:
+        if brings_own(config):
+            raise SettingError(f"random: features_extractor is {name_of(config.features_extractor)}, expected a name: it has no network")
         super().__init__(observation_space, action_space, config, seed, num_envs)
 
     def storage(self) -> RolloutSpec:

@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 
 from pyrl.agents.options import AgentOptions
 from pyrl.errors import SettingError, UnknownNameError, closest_names
+from pyrl.own import BROUGHT, name_of
 from pyrl.seeding import fresh_seed
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ FOREIGN = {
     **dict.fromkeys(("total_timesteps", "timesteps", "n_timesteps", "max_steps", "num_steps_total", "num_timesteps"), "total_steps"),
     **dict.fromkeys(("episodes", "n_episodes", "num_episodes", "max_episodes"), "total_episodes"),
     **dict.fromkeys(("n_envs", "nenvs", "num_workers", "n_workers", "num_env_runners", "num_processes"), "num_envs"),
-    **dict.fromkeys(("policy_kwargs", "hidden_sizes", "hidden_size", "fcnet_hiddens", "layers", "network"), "net_arch, activation"),
+    **dict.fromkeys(("policy_kwargs", "hidden_sizes", "hidden_size", "fcnet_hiddens", "layers", "policy"), "net_arch, activation"),
+    **dict.fromkeys(("features_extractor_class", "features_extractor_kwargs"), "features_extractor"),
+    **dict.fromkeys(("optimizer_class", "optim", "opt"), "optimizer"),
     **dict.fromkeys(("activation_fn", "fcnet_activation"), "activation"),
     **dict.fromkeys(("features_extractor_class", "cnn", "policy"), "features_extractor"),
     **dict.fromkeys(("ent_coeff", "entropy_coeff", "entropy_coef", "entropy", "ent_weight"), "ent_coef"),
@@ -171,10 +174,12 @@ class Blueprint:
 
 
 def config_to_json(config: AgentConfig) -> dict[str, Any]:
-    """Plain JSON values, to be read back by `make_config`. SettingError for a field that has none: a function without a name."""
+    """Plain JSON values, to be read back by `make_config`; what a user brought as a name (`pyrl.own`). SettingError for a field that has
+    none: a schedule that is a function without a name."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        value = name_of(value) if field.name in BROUGHT and callable(value) else value
         try:
             values[field.name] = json.loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError):

@@ -26,14 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import seeded_network
 from pyrl.agents.checks import Rate, Starts
 from pyrl.agents.continuous_actors import SquashedGaussianActor
 from pyrl.agents.ddpg import bellman_target, critic_loss
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
-from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.nets.distributions import LOG_SQRT_2PI
 from pyrl.schedules import value_at
 from pyrl.types import Array, Batch, Learned
@@ -110,12 +108,7 @@ class SAC(ContinuousAgent):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SACConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
-        shape = (observation_space, self.scale.size, config.net_arch, config.activation)
-        images: Any = {"features_extractor": config.features_extractor}
-        networks: Any = seeded_network(
-            seed, lambda: nn.ModuleList([GaussianActor(*shape, **images), Critics(*shape, 2, **images)]), self.device, config.precision
-        )
-        self.actor, self.critic = networks
+        self.actor, self.critic = self.make_networks(2, log_std_range=(-20.0, 2.0))
         self.temperature = Temperature(temperature_at(config.ent_coef, 0.0)).to(self.device)
         self.target_entropy = -float(self.scale.size) if config.target_entropy == "auto" else float(config.target_entropy)
         self.learns_temperature = is_learned(config.ent_coef)

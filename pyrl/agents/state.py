@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pyrl.checkpoint import require_alike, require_finite
-from pyrl.engine.optimizers import optimizer_state
+from pyrl.engine.optimizers import state_after_a_step
 from pyrl.errors import CheckpointError
 from pyrl.types import Progress
 
@@ -68,7 +68,7 @@ def _check(agent: Agent, state: Mapping[str, Any]) -> None:
             raise CheckpointError(f"the agent's state has no {group!r}")
     require_alike(state["model"], _weights(agent), "model")
     # No step was made yet: no state. That of a step is what the optimiser keeps of its one flat parameter.
-    optimizers = {k: {} if state["optimizer"].get(k) == {} else _named(optimizer_state(o)) for k, o in agent.optimizers().items()}
+    optimizers = {k: {} if state["optimizer"].get(k) == {} else _named(state_after_a_step(o)) for k, o in agent.optimizers().items()}
     require_alike(state["optimizer"], optimizers, "optimizer")
     normalizer = agent.normalizer.state_dict()
     if "reward" in normalizer and len(shape := _shape(state["normalizer"], "reward", "running_return")) == 1:

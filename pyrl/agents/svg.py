@@ -21,18 +21,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.base import seeded_network
-from pyrl.agents.checks import Amount, Count, Layers, Range, Rate
+from pyrl.agents.checks import Amount, Count, Layers, PartLayers, Range, Rate
 from pyrl.agents.continuous_actors import SquashedGaussianActor
 from pyrl.agents.ddpg import bellman_target
 from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport, Step
-from pyrl.nets.actor_critic_continuous import Critics, GaussianActor
 from pyrl.types import Array, Batch
 
 
@@ -44,7 +42,7 @@ class SVGConfig(ContinuousConfig):
     buffer_size: Count = 10_000  # slots of the replay, all environments together
     learning_starts: Amount = 1_000  # transitions stored before the first update
     batch_size: Count = 100
-    net_arch: Layers = (256, 128)  # hidden layers of actor and critic each
+    net_arch: Layers | PartLayers = (256, 128)  # hidden layers of actor and critic each
     std_min: Annotated[float, Range(0, 1, open_low=True)] = 0.1  # least standard deviation of u
 
 
@@ -67,16 +65,7 @@ class SVG(ContinuousAgent):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SVGConfig, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
-        shape = (observation_space, self.scale.size, config.net_arch, config.activation)
-        images: Any = {"features_extractor": config.features_extractor}
-        log_std_range = (math.log(config.std_min), 2.0)
-        networks: Any = seeded_network(
-            seed,
-            lambda: nn.ModuleList([GaussianActor(*shape, log_std_range, **images), Critics(*shape, 1, **images)]),
-            self.device,
-            config.precision,
-        )
-        self.actor, self.critic = networks
+        self.actor, self.critic = self.make_networks(1, log_std_range=(math.log(config.std_min), 2.0))
         critic, actor = (
             self.trainable("critic", self.critic, target="target_critic"),
             self.trainable("actor", self.actor, target="target_actor"),

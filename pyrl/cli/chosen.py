@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pyrl.cli.flags import check_by_id, import_from_here
+from pyrl.own import BROUGHT
 from pyrl.schedules import function_named, is_name
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ def trained_run(path: Path) -> tuple[RunFolder, Path]:
     run = RunFolder.open(path)
     check_by_id(run, f"evaluate it there, pyrl.evaluate(pyrl.load({str(run.trained())!r}), {{env}})")
     import_from_here()
-    for value in run.config.get("config", {}).values():
-        if is_name(value):
+    for name, value in run.config.get("config", {}).items():
+        if is_name(value) and name not in BROUGHT:
             function_named(value)  # a schedule of the user's module, which a checkpoint alone would not import
     return run, path if path.parent.name == "checkpoints" else run.trained()
 

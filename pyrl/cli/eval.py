@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrl.cli.chosen import RunArgument, env_options, trained_run
+from pyrl.cli.own import objects_of, require_told
 from pyrl.cli.parsing import parse
 from pyrl.cli.progress import score
 
@@ -19,17 +20,23 @@ class EvalOptions:
     seed: int = 10_000  # of the environments; training uses others
     stochastic: bool = False  # draw actions from the policy, instead of its best
     device: str | None = None  # of the networks (cpu, cuda); None: as in training
+    network: str | None = None  # MODULE:NAME, where the run was trained with one; so for the next three
+    features_extractor: str | None = None
+    activation: str | None = None
+    optimizer: str | None = None
 
 
 def evaluate(arguments: list[str]) -> int:
     options = parse(EvalOptions, arguments, "eval", "Evaluate the best checkpoint of a run, or the one named.")
     run, path = trained_run(options.run)
+    own = objects_of(options, "eval")
+    require_told(run, own, "eval")
     from pyrl.agents.checkpoints import load_agent
     from pyrl.experiment.runs import shown
     from pyrl.loops import evaluate as run_episodes
 
     result = run_episodes(
-        load_agent(path, device=options.device),
+        load_agent(path, device=options.device, **own),
         run.config["env"],
         options.episodes,
         seed=options.seed,

@@ -67,11 +67,11 @@ def split_env_kwargs(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
         text = text if given else next(waiting, "")
         if not name.replace("-", "_").isidentifier() or not text or (not given and text.startswith("--")):
             raise ValueError(f"train: {argument} is not of the form --env-kwargs.NAME VALUE")
-        kwargs[name.replace("-", "_")] = _literal(text)
+        kwargs[name.replace("-", "_")] = literal(text)
     return kwargs, rest
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     named = {"true": True, "false": False, "null": None}
     try:
         return named[text] if text in named else ast.literal_eval(text)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrl.cli.chosen import RunArgument, env_options, trained_run
+from pyrl.cli.own import objects_of, require_told
 from pyrl.cli.parsing import parse
 from pyrl.cli.progress import score
 
@@ -26,6 +27,10 @@ class PlayOptions:
     seed: int = 20_000  # of the environment
     stochastic: bool = False  # draw actions from the policy, instead of its best
     device: str | None = None  # of the networks (cpu, cuda); None: as in training
+    network: str | None = None  # MODULE:NAME, where the run was trained with one; so for the next three
+    features_extractor: str | None = None
+    activation: str | None = None
+    optimizer: str | None = None
 
 
 def play(arguments: list[str]) -> int:
@@ -33,6 +38,8 @@ def play(arguments: list[str]) -> int:
     if options.video is not None and options.video.suffix.lower() not in _VIDEOS:
         raise ValueError(f"play: --video is {options.video}, expected a file that ends in {', '.join(_VIDEOS)}")
     run, path = trained_run(options.run)
+    own = objects_of(options, "play")
+    require_told(run, own, "play")
     remedy = missing_to_draw(run.config["env"])
     if remedy is not None:
         raise ModuleNotFoundError(f"play: drawing {run.config['env']} needs a package that is not installed: {remedy}")
@@ -46,7 +53,7 @@ def play(arguments: list[str]) -> int:
     from pyrl.envs import make
     from pyrl.envs.masks import MASK_KEY, MaskReader
 
-    agent = load_agent(path, device=options.device)
+    agent = load_agent(path, device=options.device, **own)
     mode = "human" if options.video is None else "rgb_array"
     if options.video is not None:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # a video needs no screen

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
 from pyrl.agents.registry import check_algorithm
 from pyrl.cli.flags import check_by_id, check_names, import_from_here, known_algorithms, plain_flags, says, split_env_kwargs
+from pyrl.cli.own import objects_of, require_told, with_objects
 from pyrl.errors import UnknownNameError
+from pyrl.own import BROUGHT
 
 if TYPE_CHECKING:
     from pyrl.types import Metrics
@@ -53,6 +55,10 @@ class ResumeOptions:
     eval_episodes: Count | None = None  # episodes of each evaluation
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept
     learning_rate: Rate | None = None  # of the optimisers
+    network: str | None = None  # MODULE:NAME, where the run was begun with one; so for the next three
+    features_extractor: str | None = None
+    activation: str | None = None
+    optimizer: str | None = None
     threads: Count | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
     quiet: bool = False  # print nothing
 
@@ -77,7 +83,7 @@ def train(arguments: list[str]) -> int:
     check_fields(general, "train")
     keywords = {f.name: getattr(general, f.name) for f in dataclasses.fields(general)}
     quiet, backend = keywords.pop("quiet"), keywords.pop("env_backend")
-    keywords |= {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    keywords |= with_objects({f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, "train")
     return _train_watched(algo, env, quiet, backend=backend, env_kwargs=env_kwargs, **keywords)
 
 
@@ -133,10 +139,12 @@ def _resume(arguments: list[str]) -> int:
     check_by_id(run, f"go on there, pyrl.train({run.config['algo']!r}, {{env}}, resume={str(run.path)!r})")
     import_from_here()
     told = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name not in ("resume", "quiet")}
-    told = {name: value for name, value in told.items() if value is not None}
+    told = {name: value for name, value in told.items() if value is not None and name not in BROUGHT}
     for name, value in told.items():
         if value != _before(run.config, name) and not options.quiet:
             _print_dim(f"{name} {value}, was {_before(run.config, name)}")
+    told |= objects_of(options, "train")
+    require_told(run, told, "train --resume")
     return _train_watched(run.config["algo"], run.config["env"], options.quiet, resume=run.path, **told)
 
 

@@ -22,7 +22,7 @@ from pyrl.errors import NetworkError, NonFiniteError, ShapeError
 from pyrl.ops.arenas import ArenaViews
 
 ALIGNMENT = 16  # elements: 64 bytes of float32
-_FIXED = "networks are fixed when an agent is made, by net_arch, activation and features_extractor"
+_FIXED = "networks are fixed when an agent is made, by network, features_extractor, net_arch and activation"
 
 
 class Arena:
@@ -109,6 +109,12 @@ class Arena:
             if parameter.requires_grad and parameter.grad is not gradient:
                 parameter.grad = gradient
 
+    def zero_frozen(self) -> None:
+        """Zero gradients of the parameters that do not require one."""
+        for (_, _, parameter), gradient in zip(self._entries(), self._gradient_views):
+            if not parameter.requires_grad:
+                gradient.zero_()
+
     def run_async(self, nonfinite: Tensor, norms: list[Tensor] | None = None) -> None:
         """Asynchronous mode: `step` never synchronises. A non-finite gradient sets the flag ``nonfinite`` [] instead of raising, and
         while it is set, steps are skipped; only an Adam can. With a list ``norms`` every step is made and its gradient's norm [] is
@@ -172,6 +178,10 @@ class Arena:
     def _adopt(self) -> None:
         self._require_same_modules()
         entries = list(self._entries())
+        if len(entries) != len(self._shapes):
+            raise NetworkError(
+                f"{self.name} has {len(entries)} parameters, expected {len(self._shapes)} as before: some were tied, or are now; {_FIXED}"
+            )
         for shape, (module, name, parameter) in zip(self._shapes, entries, strict=True):
             if parameter.shape != shape:
                 where = f"{type(module).__name__}.{name}"

@@ -96,6 +96,8 @@ def parts_of(network: nn.Module) -> Sequence[nn.Module] | None:
     encoder = getattr(network, "encoder", None)
     if "native_parts" not in type(network).__dict__ or type(encoder) not in (Encoder, type(None)):
         return None
+    if encoder is not None and encoder.own is not None:
+        return None
     return network.native_parts()  # type: ignore[operator]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from pyrl.errors import SettingError, closest_names
+from pyrl.own import name_of, torch_class
 
 PIECES = 32  # of a flat array; one launch of fused Adam takes 36
 
@@ -97,3 +101,70 @@ def adam_step(optimizer: torch.optim.Adam, nonfinite: Tensor | None) -> None:
         lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"],
         amsgrad=False, maximize=False, found_inf=nonfinite,
     )  # fmt: skip
+
+
+_NAMED: dict[str, Any] = {"adam": Adam, "rmsprop": TensorFlowRMSprop, "sgd": torch.optim.SGD}
+_NOT_THEIRS = {"params", "maximize", "foreach", "fused", "capturable", "differentiable"}  # arguments that pyrl decides
+_TENSORFLOW = {"alpha", "eps", "weight_decay"}
+
+
+def build_optimizer(kind: Any, parameters: list[Tensor], rate: float, arguments: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimiser ``kind`` (a name of `pyrl.agents.base.LearningConfig`, or a class) over one flat tensor.
+
+    SettingError for arguments that it does not take, and for an optimiser that cannot step one flat tensor, such as those that treat
+    matrices as such, or whose state a checkpoint could not keep.
+    """
+    cls = _NAMED.get(kind) or torch_class(kind) if isinstance(kind, str) else kind
+    names = [p.name for p in inspect.signature(cls).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    allowed = sorted(_TENSORFLOW if cls is TensorFlowRMSprop else set(names) - _NOT_THEIRS - {"lr"})
+    for name in arguments:
+        if name not in allowed:
+            hint = "; its rate is learning_rate" if name in ("lr", "learning_rate") else closest_names(name, allowed)
+            raise SettingError(f"optimizer_kwargs: {name_of(kind)} has no {name!r} here{hint} (arguments: {', '.join(allowed)})")
+    fused = {"fused": True} if cls in (Adam, torch.optim.Adam) else {}
+
+    def make(over: list[Tensor]) -> torch.optim.Optimizer:
+        return cls(over, lr=rate, **fused, **arguments)
+
+    if kind not in ("adam", "rmsprop") or arguments:
+        _try(make, name_of(kind))
+    return make(parameters)
+
+
+def _try(make: Any, name: str) -> None:
+    """SettingError unless what ``make`` makes steps a flat tensor, and keeps numbers and tensors only."""
+    scratch = torch.zeros(16, requires_grad=True)
+    scratch.grad = torch.zeros(16)
+    try:
+        optimizer = make([scratch])
+    except Exception as error:
+        raise SettingError(f"optimizer: {name} refuses its arguments: {error}") from error
+    try:
+        optimizer.step()
+    except Exception as error:
+        what = f"optimizer: {name} cannot step one flat tensor, which holds all parameters here"
+        raise SettingError(f"{what}: {type(error).__name__}: {error}") from error
+    for entry, value in optimizer.state[scratch].items():
+        if value is not None and not isinstance(value, Tensor | int | float):
+            raise SettingError(
+                f"optimizer: {name} keeps a {type(value).__name__} as {entry!r}, expected tensors and numbers: a checkpoint holds no other"
+            )
+
+
+def is_known(optimizer: torch.optim.Optimizer | None) -> bool:
+    """Whether native kernels do what ``optimizer`` does, and its steps never wait for a GPU."""
+    if type(optimizer) in (Adam, torch.optim.Adam, torch.optim.AdamW):
+        group = optimizer.param_groups[0]  # type: ignore[union-attr]
+        return not (group["amsgrad"] or group["maximize"])
+    return type(optimizer) is TensorFlowRMSprop
+
+
+def state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What the state of an optimiser over one flat parameter looks like, whether or not a step was made."""
+    if is_known(optimizer):
+        return optimizer_state(optimizer)
+    other = copy.deepcopy(optimizer)
+    values = other.param_groups[0]["params"][0]
+    values.grad = torch.zeros_like(values)
+    other.step()
+    return dict(other.state[values])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrl import ops
 from pyrl.engine.arena import Arena
-from pyrl.engine.optimizers import optimizer_state
+from pyrl.engine.optimizers import is_known, optimizer_state
 
 PIECE = 1 << 14  # elements; one launch takes 64 pieces
 
@@ -28,11 +30,15 @@ class Rollback:
     def __init__(self, *arenas: Arena) -> None:
         self.arenas = arenas
         self._saved: list[Tensor] = []
+        self._strangers = [arena.optimizer for arena in arenas if arena.optimizer is not None and not is_known(arena.optimizer)]
+        self._states: list[Any] = []  # theirs
 
     def _tensors(self) -> list[Tensor]:
         found = []
         for arena in self.arenas:
-            found += [arena.values, *(optimizer_state(arena.optimizer).values() if arena.optimizer is not None else ())]
+            known = is_known(arena.optimizer)
+            found += [arena.values, *(optimizer_state(arena.optimizer).values() if known and arena.optimizer is not None else ())]
+            found += [buffer for module in arena.modules for buffer in module.buffers()]
         return found
 
     @torch.no_grad()
@@ -47,10 +53,13 @@ class Rollback:
         if not alike:  # the first time, or after a cast
             self._saved = [torch.empty_like(tensor) for tensor in live]
         _copy(self._saved, live)
+        self._states = [copy.deepcopy(dict(optimizer.state[_values(optimizer)])) for optimizer in self._strangers]
 
     @torch.no_grad()
     def restore(self) -> None:
         _copy(self._tensors(), self._saved)
+        for optimizer, state in zip(self._strangers, self._states):
+            optimizer.state[_values(optimizer)] = state
 
     def __enter__(self) -> None:
         self.save()
@@ -60,6 +69,12 @@ class Rollback:
             self.restore()
 
 
+def _values(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The one parameter of an optimiser."""
+    values: Tensor = optimizer.param_groups[0]["params"][0]
+    return values
+
+
 def _copy(to: list[Tensor], source: list[Tensor]) -> None:
     if not to[0].is_cpu:
         # In pieces, as a block of threads gets up to 65536 numbers of one tensor: whole arenas would leave most of a GPU idle.
@@ -67,4 +82,7 @@ def _copy(to: list[Tensor], source: list[Tensor]) -> None:
         torch._foreach_copy_(pieces, others)
         return
     for a, b in zip(to, source):  # not by torch: its threads would look out for more work while those of the native engine begin theirs
-        ops.copy_nontemporal(b, a)
+        if a.is_contiguous():
+            ops.copy_nontemporal(b, a)
+        else:
+            a.copy_(b)

@@ -56,6 +56,8 @@ class Step:
         if self._compiled is not None:
             gradient, report = self._compiled(arena.values, *data)
             arena.gradients.copy_(gradient)
+            if not arena.trainable:
+                arena.zero_frozen()
         else:
             loss, report = self.loss(*data)
             arena.differentiate(loss)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyrl.engine.arena import Arena, flag_nonfinite
 from pyrl.engine.cuda_graph import MAX_GRAPHS, CudaGraph, GraphCache, StaticInputs
-from pyrl.engine.optimizers import is_plain_adam
+from pyrl.engine.optimizers import is_known, is_plain_adam
+from pyrl.engine.practice import Practice
 from pyrl.engine.rollback import Rollback
 from pyrl.engine.step import Step
 from pyrl.engine.trainable import Trainable
@@ -61,15 +62,18 @@ class Updater:
         self.trainables: dict[str, Trainable] = {t.name: t for step in steps for t in step.trainable.family()}
         self.arenas: tuple[Arena, ...] = tuple(t.arena for t in self.trainables.values())
         self._learning = [arena for arena in self.arenas if arena.optimizer is not None]
+        self._known = all(is_known(arena.optimizer) for arena in self._learning)
         self.engine: str = self._choose(name, engine)
+        self.practice: Practice | None = None  # how networks of the user's own are run
         self.is_native = False  # this update; see `begin`
         if self.engine == "compile":
             for step in steps:
                 step.compile()
-        first = self._learning[:-1]
+        has_buffers = any(next(m.buffers(), None) is not None for arena in self._learning for m in arena.modules)
+        first = self._learning if has_buffers else self._learning[:-1]
         self.rollback = Rollback(*first) if first else None
         self.graphs = GraphCache(self.graph) if self.captures() else None
-        self.is_async = self.graphs is not None or device.type == "cuda"
+        self.is_async = self.graphs is not None or (device.type == "cuda" and self._known)
         self._inputs: OrderedDict[Hashable, StaticInputs] = OrderedDict()
         self._versions: list[int] = []
         self._states: list[Any] = []
@@ -84,16 +88,32 @@ class Updater:
 
     def captures(self) -> bool:
         """Whether updates are replayed from CUDA graphs."""
-        return self.device.type == "cuda" and self.engine in ("graph", "compile")
+        return self.device.type == "cuda" and self.engine in ("graph", "compile") and self._known
 
     def _choose(self, name: str, engine: Engine) -> str:
-        supported = all(t.native.supported for t in self.trainables.values()) and all(step.native_gradient for step in self.steps)
+        strangers = [t.name for t in self.trainables.values() if not t.native.supported]
+        supported = not strangers and self._known and all(step.native_gradient for step in self.steps)
         if engine == "native" and not supported:
-            raise ValueError(f"{name}: engine is 'native', but the networks are not plain MLPs on the CPU; take 'auto' or 'torch'")
+            other = [type(arena.optimizer).__name__ for arena in self._learning if not is_known(arena.optimizer)]
+            why = (
+                f"the optimiser is {other[0]}, not Adam or RMSprop"
+                if other and not strangers
+                else "the networks are not plain MLPs on the CPU"
+            )
+            which = f" ({', '.join(strangers)})" if strangers else ""
+            raise ValueError(f"{name}: engine is 'native', but {why}{which}; take 'auto' or 'torch'")
+        if engine == "compile" and (buffer := next((n for t in self.trainables.values() for n, _ in t.network.named_buffers()), None)):
+            raise ValueError(
+                f"{name}: engine is 'compile', but the networks have buffers ({buffer}), which torch.func cannot write; take 'auto'"
+            )
+        if engine == "graph" and not self._known:
+            raise ValueError(
+                f"{name}: engine is 'graph', but only Adam and RMSprop step without waiting for the GPU; take 'auto' or 'torch'"
+            )
         if engine == "graph" and self.device.type != "cuda":
             raise DeviceError(f"{name}: engine is 'graph', but the networks lie on the CPU, which has no CUDA graphs; take 'auto'")
         if engine == "auto":
-            return "graph" if self.device.type == "cuda" else "native" if supported else "torch"
+            return "graph" if self.device.type == "cuda" and self._known else "native" if supported else "torch"
         return engine
 
     def begin(self, learning_rate: float) -> bool:
@@ -158,6 +178,12 @@ class Updater:
             arena.optimizer.param_groups[0]["lr"] = self.learning_rate if self.is_async else rate  # type: ignore[union-attr]
 
     def _launch(self, update: Update, data: tuple[Any, ...]) -> Any:
+        if self.practice is None or self.is_native:
+            return self._update(update, data)
+        with self.practice:
+            return self._update(update, data)
+
+    def _update(self, update: Update, data: tuple[Any, ...]) -> Any:
         if not self.is_async:
             if self.rollback is None:
                 return update(*data)

@@ -18,6 +18,7 @@ from pyrl.envs.make import ENV_TIMEOUT
 from pyrl.errors import SettingError
 from pyrl.experiment.presets import preset, preset_name
 from pyrl.experiment.runs import RunFolder
+from pyrl.own import BROUGHT, handed_in, is_own, name_of
 from pyrl.seeding import fresh_seed
 
 CHANGEABLE = (
@@ -93,10 +94,14 @@ def resumed_settings(folder: RunFolder, arguments: Mapping[str, Any], names: Ite
     now = make_config(settings["algo"], {**settings.get("config", {}), **told["config"]}, names)
     for name in told["config"]:
         before, value = getattr(was, name), getattr(now, name)
-        if value != before and name not in CHANGEABLE_CONFIG:
+        again = name in BROUGHT and is_own(before) and callable(value)  # what the run was told, which config.json has by name alone
+        if value != before and not again and name not in CHANGEABLE_CONFIG:
             _refuse(folder, name, value, before)
+        if name_of(value) != before if again else value != before:
+            changes[name] = [before, name_of(value) if again else value]
         if value != before:
-            changes[name], settings["config"] = [before, value], {**settings["config"], name: value}
+            settings["config"] = {**settings["config"], name: value}
+    handed_in(settings.get("config", {}), {}, f"the run in {folder.path}")
     return settings, changes
 
 

@@ -32,6 +32,7 @@ from pyrl.experiment.signals import StopSignals
 from pyrl.loops.base import Loop, Window
 from pyrl.loops.evaluation import Evaluation, evaluate
 from pyrl.loops.iterate import iterate
+from pyrl.own import named
 from pyrl.types import Metrics
 
 SEED, TEN, TIMEOUT = Unsaid(0), Unsaid(10), Unsaid(ENV_TIMEOUT)
@@ -95,6 +96,7 @@ def train(
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
     resume: the folder of a stopped run to go on with, by its own settings. New ones of limits, ``stop_*``, evaluations,
         ``save_every_episodes``, ``env_timeout`` and learning_rate are taken, and noted in config.json; any other that differs is refused.
+        A network, features_extractor, activation or optimizer of one's own is handed in again.
     agent: one that has learned already, to go on with (the object itself), in the same environment or in another of the same spaces: by its
         own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
@@ -142,6 +144,7 @@ def train(
                     if changes:
                         settings["resumed"] = [*settings.get("resumed", []), {"env_steps": agent.env_steps, "changes": changes}]
                     folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
+                    folder.config["config"] = named(settings.get("config", {}))
                     folder.write_config()
                 run = _run(loop, folder, settings, score, on_metrics, recorded, curve, resume is not None, signals)
     except Exception:

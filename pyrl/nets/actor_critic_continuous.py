@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -13,8 +11,8 @@ from torch.nn import functional as F
 from pyrl.errors import SpaceError
 from pyrl.nets.batched_mlp import batched_mlp
 from pyrl.nets.convolutional import FeaturesExtractor
-from pyrl.nets.encoder import Encoder
-from pyrl.nets.mlp import Activation, mlp
+from pyrl.nets.encoder import Encoder, MakeFeatures
+from pyrl.nets.mlp import Activation, MakeActivation, NetArch, layers_of, mlp
 from pyrl.types import Array, Observation
 
 
@@ -62,13 +60,13 @@ class Actor(nn.Module):
         self,
         observation_space: spaces.Space,
         action_size: int,
-        net_arch: Sequence[int],
-        activation: Activation,
-        features_extractor: FeaturesExtractor = "flatten",
+        net_arch: NetArch,
+        activation: Activation | MakeActivation,
+        features_extractor: FeaturesExtractor | MakeFeatures = "flatten",
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, features_extractor)
-        self.network = nn.Sequential(*mlp((self.encoder.size, *net_arch, action_size), activation), nn.Tanh())
+        self.network = nn.Sequential(*mlp((self.encoder.size, *layers_of(net_arch, "actor"), action_size), activation), nn.Tanh())
 
     def forward(self, observation: Observation) -> Tensor:
         return self.network(self.encoder(observation).to(_dtype(self)))
@@ -87,14 +85,14 @@ class GaussianActor(nn.Module):
         self,
         observation_space: spaces.Space,
         action_size: int,
-        net_arch: Sequence[int],
-        activation: Activation,
+        net_arch: NetArch,
+        activation: Activation | MakeActivation,
         log_std_range: tuple[float, float] = (-20.0, 2.0),
-        features_extractor: FeaturesExtractor = "flatten",
+        features_extractor: FeaturesExtractor | MakeFeatures = "flatten",
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, features_extractor)
-        self.network = mlp((self.encoder.size, *net_arch, 2 * action_size), activation)
+        self.network = mlp((self.encoder.size, *layers_of(net_arch, "actor"), 2 * action_size), activation)
         self.log_std_range = log_std_range
 
     def forward(self, observation: Observation) -> tuple[Tensor, Tensor]:
@@ -113,14 +111,14 @@ class Critics(nn.Module):
         self,
         observation_space: spaces.Space,
         action_size: int,
-        net_arch: Sequence[int],
-        activation: Activation,
+        net_arch: NetArch,
+        activation: Activation | MakeActivation,
         count: int,
-        features_extractor: FeaturesExtractor = "flatten",
+        features_extractor: FeaturesExtractor | MakeFeatures = "flatten",
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, features_extractor)
-        sizes = (self.encoder.size + action_size, *net_arch, 1)
+        sizes = (self.encoder.size + action_size, *layers_of(net_arch, "critic"), 1)
         self.networks = nn.ModuleList([mlp(sizes, activation) for _ in range(count)])
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:

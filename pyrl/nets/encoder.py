@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -13,8 +14,11 @@ from torch.nn import functional as F
 
 from pyrl.errors import SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, ImageFeatures, image_network
+from pyrl.nets.own import OwnFeatures
 from pyrl.spaces import check_observation_space, choices, leaves, pick, starts_of
 from pyrl.types import Observation, map_observation
+
+MakeFeatures: TypeAlias = Callable[[Any], Any]
 
 
 class Encoder(nn.Module):
@@ -24,12 +28,19 @@ class Encoder(nn.Module):
     (`image_network`); bytes are scaled to [0, 1]. Discrete and MultiDiscrete become one-hot, MultiBinary 0 and 1; dict and tuple
     entries are concatenated in the order of the space. Without convolutional networks there are no parameters, and features are
     float32.
+
+    A callable ``features_extractor`` makes a module that does all of it instead (`pyrl.nets.own`).
     """
 
-    def __init__(self, space: spaces.Space, features_extractor: FeaturesExtractor = "flatten") -> None:
+    def __init__(self, space: spaces.Space, features_extractor: FeaturesExtractor | MakeFeatures = "flatten") -> None:
         super().__init__()
         self.space = space
         check_observation_space(space, "Encoder")
+        self.own = OwnFeatures(features_extractor, space) if callable(features_extractor) else None
+        if self.own is not None:
+            self.size, self._identity = self.own.size, False
+            return
+        assert not callable(features_extractor)
         found = list(leaves(space))
         self.leaves = [(path, _table(leaf)) for path, leaf in found]  # of each array
         networks = [image_network(leaf, features_extractor) for _, leaf in found]
@@ -50,6 +61,8 @@ class Encoder(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         if self._identity:
             return observation
+        if self.own is not None:
+            return self.own(observation)
         parts = [(table, pick(observation, path)) for path, table in self.leaves]
         rows = [self.images[str(i)](x) if str(i) in self.images else _encode(table, x) for i, (table, x) in enumerate(parts)]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
@@ -61,9 +74,10 @@ class Encoder(nn.Module):
         return np.ascontiguousarray(observation, dtype)
 
 
-def has_images(space: spaces.Space, features_extractor: FeaturesExtractor) -> bool:
-    """Whether an `Encoder` of ``space`` has convolutional networks."""
-    return any(image_network(leaf, features_extractor) is not None for _, leaf in leaves(space))
+def has_images(space: spaces.Space, features_extractor: FeaturesExtractor | MakeFeatures) -> bool:
+    """Whether an `Encoder` of ``space`` has convolutional networks, or, where they are of the user's own, images large enough for them."""
+    kind = "auto" if callable(features_extractor) else features_extractor
+    return any(image_network(leaf, kind) is not None for _, leaf in leaves(space))
 
 
 def _table(space: spaces.Space) -> list[tuple[int, int]]:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.distributions import DiagonalGaussian, distribution_for
-from pyrl.nets.encoder import Encoder
-from pyrl.nets.mlp import ACTIVATIONS, Activation, mlp, orthogonal
+from pyrl.nets.encoder import Encoder, MakeFeatures
+from pyrl.nets.mlp import Activation, MakeActivation, NetArch, layers_of, make_activation, mlp, orthogonal
 from pyrl.types import Observation
 
 
 class ActorCritic(nn.Module):
-    """A policy and a value network of the same shape that share no layer but the convolutional ones of images.
+    """A policy and a value network that share no layer but the convolutional ones of images, or the features of the user's own.
 
     Initialised as in Stable-Baselines3: orthogonal, gain sqrt(2) inside, 0.01 for the policy's last layer, 1 for the value's.
     """
@@ -26,17 +26,17 @@ class ActorCritic(nn.Module):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        net_arch: Sequence[int],
-        activation: Activation,
+        net_arch: NetArch,
+        activation: Activation | MakeActivation,
         log_std_init: float,
-        features_extractor: FeaturesExtractor = "flatten",
+        features_extractor: FeaturesExtractor | MakeFeatures = "flatten",
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, features_extractor)
         self.distribution = distribution_for(action_space)
-        sizes = (self.encoder.size, *net_arch)
-        self.actor = orthogonal(mlp((*sizes, self.distribution.size), activation), math.sqrt(2), 0.01)
-        self.critic = orthogonal(mlp((*sizes, 1), activation), math.sqrt(2), 1.0)
+        actor, critic = ((self.encoder.size, *layers_of(net_arch, part)) for part in ("actor", "critic"))
+        self.actor = orthogonal(mlp((*actor, self.distribution.size), activation), math.sqrt(2), 0.01)
+        self.critic = orthogonal(mlp((*critic, 1), activation), math.sqrt(2), 1.0)
         width = self.distribution.size if isinstance(self.distribution, DiagonalGaussian) else 0
         self.log_std = nn.Parameter(torch.full((width,), float(log_std_init)))
 
@@ -71,9 +71,9 @@ class QNetwork(nn.Module):
         observation_space: spaces.Space,
         num_actions: int,
         net_arch: Sequence[int],
-        activation: Activation,
+        activation: Activation | MakeActivation,
         dueling: bool,
-        features_extractor: FeaturesExtractor = "flatten",
+        features_extractor: FeaturesExtractor | MakeFeatures = "flatten",
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, features_extractor)
@@ -82,7 +82,7 @@ class QNetwork(nn.Module):
             self.network = mlp((self.encoder.size, *net_arch, num_actions), activation)
             return
         trunk, stream = (self.encoder.size, *net_arch[:-1]), net_arch[-1:]
-        self.network = nn.Sequential(*mlp(trunk, activation), ACTIVATIONS[activation]()) if len(trunk) > 1 else nn.Sequential()
+        self.network = nn.Sequential(*mlp(trunk, activation), make_activation(activation)) if len(trunk) > 1 else nn.Sequential()
         self.advantage = mlp((trunk[-1], *stream, num_actions), activation)
         self.value = mlp((trunk[-1], *stream, 1), activation)
 

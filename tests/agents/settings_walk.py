@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import decimal
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from pyrl.agents.checks import Device, Length, Range, Starts
 from pyrl.agents.registry import agent_class, available_agents
+from pyrl.own import Own
 from pyrl.schedules import Scheduled
 
 AGENTS = available_agents()
@@ -83,7 +84,7 @@ def arms_of(hint: Any) -> list[tuple[Any, list[Any]]]:
         base, *about = get_args(hint)
         return [(base, about)]
     if (get_origin(hint) is not None and type(None) in get_args(hint)) or (
-        len(get_args(hint)) > 1 and get_origin(hint) not in (tuple, Literal)
+        len(get_args(hint)) > 1 and get_origin(hint) not in (tuple, Literal, Mapping)
     ):
         return [arm for member in get_args(hint) for arm in arms_of(member)]
     return [(hint, [])]
@@ -93,7 +94,12 @@ def values_of(hint: Any) -> list[tuple[Any, Any]]:
     """(value, what becomes of it), for this annotation."""
     arms = arms_of(hint)
     kinds = [kind for kind, _ in arms]
-    found: list[tuple[Any, Any]] = [(value, REFUSED) for value in NO_SETTINGS]
+    own = next((a.setting for _, about in arms for a in about if isinstance(a, Own)), None)
+    free = any(get_origin(kind) is Mapping and not about for kind, about in arms)
+    taken = ([type] if own not in (None, "optimizer") else []) + ([{}, {"a": 1}] if free else [])
+    found: list[tuple[Any, Any]] = [
+        (value, value if any(value is t or value == t for t in taken if type(t) is type(value)) else REFUSED) for value in NO_SETTINGS
+    ]
     found += [(None, None if type(None) in kinds else REFUSED)]
     for kind, about in arms:
         limits = next((a for a in about if isinstance(a, Range)), Range())
@@ -102,6 +108,17 @@ def values_of(hint: Any) -> list[tuple[Any, Any]]:
             found += numbers(float, limits)
         elif kind in (int, float):
             found += numbers(kind, limits)
+        elif own is not None and any(isinstance(a, Own) for a in about):
+            found += brought(own)
+        elif get_origin(kind) is Mapping and about:
+            found += [({"actor": [5], "critic": np.array([3, 4])}, {"actor": (5,), "critic": (3, 4)})]
+            found += [
+                (v, REFUSED)
+                for v in ({"actor": (5,)}, {"pi": (5,), "vf": (5,)}, {"actor": (0,), "critic": (5,)}, {"actor": 5, "critic": 5})
+            ]
+        elif get_origin(kind) is Mapping:
+            found += [({"a": np.float32(0.5), "b": [1, 2]}, {"a": 0.5, "b": (1.0, 2.0)}), ({"a": True}, {"a": True})]
+            found += [(v, REFUSED) for v in ({"a": "x"}, {1: 2}, {"a": math.nan}, {"a": {}}, [("a", 1)])]
         elif kind is bool:
             found += [(v, REFUSED) for v in (0, 1, "no", "True", 1.0, np.int64(1), np.array([True]))]
             found += [(np.bool_(True), True), (np.array(False), False), (True, True)]
@@ -123,6 +140,21 @@ def values_of(hint: Any) -> list[tuple[Any, Any]]:
             found += [(np.str_("cpu"), "cpu")] + [(v, REFUSED) for v in ("", "gpu", "cuda:", "cuda:x", "CPU", 0, True, "cuda:0:1")]
         elif any(isinstance(a, Starts) for a in about):
             found += [("auto_0.5", "auto_0.5")] + [(f"auto_{v}", REFUSED) for v in ("", "0", "-1", "nan", "inf", "x")]
+    return found
+
+
+def brought(setting: str) -> list[tuple[Any, Any]]:
+    """Objects of the user's own, and names that a checkpoint may hold."""
+    from settings_walk import half as function
+
+    found: list[tuple[Any, Any]] = [("a.module:name.of<it>", "a.module:name.of<it>"), ("a module:name", REFUSED), (":name", REFUSED)]
+    if setting == "optimizer":
+        optim = torch.optim
+        found += [(optim.NAdam, "torch.optim:NAdam"), (optim.Adam, "adam"), ("torch.optim:SGD", "sgd"), (optim.LBFGS, optim.LBFGS)]
+        return [*found, (function, REFUSED), (torch.nn.Linear, REFUSED)]
+    found += [(function, function), (dict, dict)]
+    if setting == "activation":
+        found += [(torch.nn.Mish, "torch.nn:Mish"), (torch.nn.ReLU, "relu"), ("torch.nn:Tanh", "tanh"), (torch.nn.Linear, torch.nn.Linear)]
     return found
 
 
