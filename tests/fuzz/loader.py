@@ -134,7 +134,7 @@ def attempt(folder: Path, loop: Any, costs: Costs) -> str:
         batch = loop.buffer.sample(min(8, len(loop.buffer)))
         loop.buffer.get(batch.index)
         loop.buffer.episodes()
-        with np.errstate(all="ignore"), suppress(NonFiniteError):
+        with np.errstate(all="ignore"), suppress(NonFiniteError, ValueError):  # stored numbers that no environment gives
             loop.agent.learn(batch)
     return "resumed"
 
