@@ -452,7 +452,7 @@ def switches_often() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def run_together(*bodies: Callable[[], None], seconds: float = 20.0) -> None:
+def run_together(*bodies: Callable[[], None], seconds: float = 300.0) -> None:
     """A thread each; fails, and does not hang, if they wait for each other for ever."""
     failures: list[BaseException] = []
 
