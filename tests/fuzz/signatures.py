@@ -229,7 +229,7 @@ def moments(r: R, name: str) -> Case:
 
 
 def network(r: R, name: str) -> Case:
-    B, t = int(r.integers(1, 9)), real(r)
+    B, t = int(r.integers(0, 9)), real(r)
     layers = [ops.Layer(4, 3, 0, 12, 15, 18, "tanh"), ops.Layer(3, 2, 21, None)]
     parameters = floats(r, 30, dtype=t)
     two = bool(r.integers(2))
