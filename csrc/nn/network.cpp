@@ -1,7 +1,6 @@
 #include "nn/network.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "core/interrupt.hpp"
@@ -33,12 +32,12 @@ const Real* Network<Real>::joined(const Inputs<Real>& x, std::int64_t rows, Work
   const std::int64_t width = x.a_width + x.b_width;
   Real* const to = memory.reserve(rows * width);
   if (x.b_width == 0) {
-    std::memcpy(to, x.a, static_cast<std::size_t>(rows * width) * sizeof(Real));
+    std::copy_n(x.a, rows * width, to);
     return to;
   }
   for (std::int64_t i = 0; i < rows; ++i) {
-    std::memcpy(to + i * width, x.a + i * x.a_width, static_cast<std::size_t>(x.a_width) * sizeof(Real));
-    std::memcpy(to + i * width + x.a_width, x.b + i * x.b_width, static_cast<std::size_t>(x.b_width) * sizeof(Real));
+    std::copy_n(x.a + i * x.a_width, x.a_width, to + i * width);
+    std::copy_n(x.b + i * x.b_width, x.b_width, to + i * width + x.a_width);
   }
   return to;
 }
@@ -67,7 +66,7 @@ void Network<Real>::forward(const Real* parameters, const Inputs<Real>& x, std::
     hidden = output;
     check_interrupt();
   }
-  std::memcpy(y, hidden, static_cast<std::size_t>(batch * out()) * sizeof(Real));
+  std::copy_n(hidden, batch * out(), y);
   batch_ = batch;
   a_width_ = x.a_width;
 }
@@ -124,7 +123,7 @@ template <class Real>
 void Network<Real>::backward(const Real* parameters, Real* gradients, const Real* dy, Real* da, Real* db) {
   for (Workspace<Real>& gradient : gradient_) gradient.reserve(batch_ * widest_);
   Real *current = gradient_[0].data(), *other = gradient_[1].data();
-  std::memcpy(current, dy, static_cast<std::size_t>(batch_ * out()) * sizeof(Real));
+  std::copy_n(dy, batch_ * out(), current);
   for (std::size_t l = layers_.size(); l-- > 0;) {
     check_interrupt();
     const bool wanted = l > 0 || da != nullptr || db != nullptr;
@@ -136,7 +135,7 @@ void Network<Real>::backward(const Real* parameters, Real* gradients, const Real
   for (const auto& [to, width] : {std::pair{da, a_width_}, std::pair{db, in() - a_width_}}) {
     if (to != nullptr)
       for (std::int64_t i = 0; i < batch_; ++i)
-        std::memcpy(to + i * width, current + i * in() + at, static_cast<std::size_t>(width) * sizeof(Real));
+        std::copy_n(current + i * in() + at, width, to + i * width);
     at += width;
   }
 }

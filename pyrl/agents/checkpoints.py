@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gymnasium.spaces import Tuple
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
@@ -45,13 +46,14 @@ def agent_tree(agent: Agent) -> tuple[dict[str, Any], dict[str, Any]]:
     except CheckpointError as error:
         raise NonFiniteError(f"save: {error}; a checkpoint of it could not be loaded") from None
     most = ALLOWANCE + _bytes(state["model"])
+    described = space_to_json(Tuple((agent.observation_space, agent.action_space)), most)["spaces"]
     about = {
         "algo": agent.name,
         "seed": agent.seed,
         "num_envs": agent.num_envs,
         "config": config_to_json(agent.config),
-        "observation_space": space_to_json(agent.observation_space, most),
-        "action_space": space_to_json(agent.action_space, most),
+        "observation_space": described[0],
+        "action_space": described[1],
     }
     return state, about
 
@@ -85,7 +87,10 @@ def load_agent(
     with checkpoint_errors(path, "does not make an agent"):
         model = tree.get("model", {})
         most = ALLOWANCE + _bytes(model)
-        spaces = [space_from_json(about[f"{name}_space"], most) for name in ("observation", "action")]
+        described = [about["observation_space"], about["action_space"]]
+        both = space_from_json({"type": "Tuple", "spaces": described}, most)  # one budget
+        assert isinstance(both, Tuple)
+        spaces = both.spaces
         check_observation_space(spaces[0], "pyrl.load")
         if type(about["seed"]) is not int or type(about["num_envs"]) is not int or about["num_envs"] > _MAX_ENVS:
             raise ValueError(

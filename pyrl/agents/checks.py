@@ -237,6 +237,8 @@ def _converted(value: Any, annotation: Any, bounds: Range) -> Any:
         if own := next((a for a in about if isinstance(a, Own)), None):
             return _own(value, own)
         bounds = next((a for a in about if isinstance(a, Range)), bounds)
+        if isinstance(value, list | tuple) and not all(a.holds(value) for a in about if isinstance(a, Length)):
+            raise _Refused(by_type=False)  # before its items are looked at: a stranger's list may be long
         value = _schedule(value, bounds) if Scheduled() in about else _converted(value, base, bounds)
         if not all(a.holds(value) for a in about if isinstance(a, Whole | Length | Device | Starts)):
             raise _Refused(by_type=False)

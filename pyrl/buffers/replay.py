@@ -304,7 +304,7 @@ class ReplayBuffer(Pickled):
         sane = isinstance(words, tuple | list) and all(type(word) is int and 0 <= word < 1 << 64 for word in words)
         if not sane or len(words) != 3 or words[1] != 0:
             raise ValueError(f"load_state_dict: random is {words!r}, expected (key, 0, draw) of 64-bit words")
-        arrays = {k: np.ascontiguousarray(v) if type(v) is np.ndarray else v for k, v in state.items() if k != "options"}
+        arrays = {k: np.asarray(v, order="C") if type(v) is np.ndarray else v for k, v in state.items() if k != "options"}
         self._check_rows({k: v for k, v in arrays.items() if type(v) is np.ndarray and v.dtype == np.uint8})  # the core refuses the rest
         self._core.set_state(arrays)
 

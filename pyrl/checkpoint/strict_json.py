@@ -43,7 +43,7 @@ def _float(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    if len(text.lstrip("-")) > MAX_DIGITS:
+    if len(text) > MAX_DIGITS and len(text.lstrip("-")) > MAX_DIGITS:
         raise ValueError(f"an integer has {len(text.lstrip('-'))} digits, expected at most {MAX_DIGITS}")
     return int(text)
 
@@ -55,15 +55,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _check_strings_and_depth(value: Any) -> None:
-    level = [value]
+def _check_strings_and_depth(value: dict[str, Any]) -> None:
+    """Container by container: a list of half a million numbers costs little more than to look at each once."""
+    level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
+        below = []
         for item in level:
-            strings = item if isinstance(item, dict) else (item,)
-            longest = max((len(s) for s in strings if isinstance(s, str)), default=0)
+            entries = [*item, *item.values()] if isinstance(item, dict) else item
+            longest = max(map(len, [entry for entry in entries if isinstance(entry, str)]), default=0)
             if longest > MAX_STRING:
                 raise ValueError(f"a string has {longest} characters, expected at most {MAX_STRING}")
-        level = [entry for item in level if isinstance(item, dict | list) for entry in (item.values() if isinstance(item, dict) else item)]
+            below += [entry for entry in entries if isinstance(entry, dict | list)]
+        level = below
         if not level:
             return
     raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")

@@ -39,6 +39,8 @@ def read_step(result: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
     if not isinstance(result, tuple | list) or len(result) != 5:
         raise EnvError(f"step returned {_kind(result)}, expected (observation, reward, terminated, truncated, info)")
     observation, reward, terminated, truncated, info = result
+    if type(result) is tuple and type(reward) is float and type(terminated) is type(truncated) is bool and type(info) is dict:
+        return result  # as it should be
     return observation, read_number(reward), read_flag(terminated, "terminated"), read_flag(truncated, "truncated"), read_info(info, "step")
 
 
@@ -164,6 +166,9 @@ class Guard(gymnasium.Wrapper):
         self.finish()
 
     def _copied(self, observation: Any, what: str) -> Any:
+        copy = self._buffer.usual_copy(observation)
+        if copy is not None:
+            return copy
         try:
             self._buffer.write_row(0, observation)
         except (ValueError, TypeError, LookupError) as error:
@@ -174,6 +179,8 @@ class Guard(gymnasium.Wrapper):
 
 
 def _kept(info: Mapping[str, Any], ended: bool) -> dict[str, Any]:
+    if not info:
+        return {}
     kept: dict[str, Any] = {"lives": int(info["lives"])} if "lives" in info else {}
     if MASK_KEY in info:
         try:

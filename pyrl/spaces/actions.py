@@ -15,6 +15,7 @@ computed again.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,24 +34,30 @@ class Actions:
         """SpaceError, which begins with ``where``, for a space that nobody can act in."""
         check_action_space(space, where)
         self.space: Any = space
-        self.stored: Any
         self._dtype = dtype = np.dtype(space.dtype)
         self._discrete, self.is_box = isinstance(space, spaces.Discrete), isinstance(space, spaces.Box)
         if isinstance(space, spaces.Box):
-            self.stored = spaces.Box(-np.inf, np.inf, space.shape, np.result_type(dtype, np.float32))
             self._whole = dtype.kind != "f"
             self._low, self._high = space.low, space.high
             if not self._whole:
                 self._bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
                 limits = np.finfo(dtype)
-                self._low, self._high = np.maximum(space.low, limits.min), np.minimum(space.high, limits.max)
+                if not space.is_bounded():
+                    self._low, self._high = np.maximum(space.low, limits.min), np.minimum(space.high, limits.max)
         else:
             counts = choices(space)
-            self.stored = spaces.Discrete(counts[0]) if self._discrete else spaces.MultiDiscrete(counts)
             self._count: Any = counts[0] if self._discrete else np.array(counts)
             self._start: Any = starts_of(space)[0] if self._discrete else np.reshape(starts_of(space), space.shape)
             self._from_zero = not np.any(self._start)
             self._legal = frozenset(range(counts[0])) if self._discrete and counts[0] <= 4096 else None
+
+    @cached_property
+    def stored(self) -> Any:
+        """Made where something is stored: a Box takes ten times the memory of an action."""
+        if self.is_box:
+            return spaces.Box(-np.inf, np.inf, self.space.shape, np.result_type(self._dtype, np.float32))
+        counts = choices(self.space)
+        return spaces.Discrete(counts[0]) if self._discrete else spaces.MultiDiscrete(counts)
 
     def batch(self, action: np.ndarray) -> np.ndarray:
         """Actions [N, ...] of any agent in the environment's units, in memory that the environment may keep.

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from settings_walk import AGENTS, REFUSED, SMALL, Case, cases, half, small
+from settings_walk import AGENTS, REFUSED, SMALL, Case, arms_of, cases, fields, half, small
 
 import pyrl
 from pyrl.agents.actor_critic import standardized
 from pyrl.agents.base import AgentConfig
-from pyrl.agents.checks import Count, Range, checks_arguments
+from pyrl.agents.checks import Count, Length, Range, checks_arguments
 from pyrl.agents.registry import FOREIGN, config_to_json, make_config
 from pyrl.errors import CheckpointError, SettingError, SettingTypeError, UnknownNameError
 from pyrl.own import BROUGHT, is_own
@@ -101,6 +101,17 @@ def test_every_setting_is_refused_by_name_or_plain(algo: str) -> None:
         assert again == config or (case.field in BROUGHT and is_own(case.expected)), case  # of which JSON has the name
     assert counted["refused"] > 200
     assert counted["taken"] > 30
+
+
+def test_a_list_that_is_too_long_is_refused_before_its_items_are_looked_at() -> None:
+    """A checkpoint of 400 kB could ask for 200,000 layers, and cost seconds."""
+    limits = [(algo, name, a.most) for algo, name, hint in fields() for _, about in arms_of(hint) for a in about if isinstance(a, Length)]
+    assert len({algo for algo, *_ in limits}) == len(AGENTS) - 1  # all but the one that learns nothing
+    for algo, name, most in limits:
+        for kind in (list, tuple):
+            with pytest.raises(SettingError, match=rf"{name} is .*, expected .* of at most {most}") as refused:
+                make_config(algo, {name: kind([object()] * (most + 1))})
+            assert not isinstance(refused.value, SettingTypeError)
 
 
 def trainable(case: Case) -> bool:

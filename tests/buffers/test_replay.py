@@ -404,6 +404,23 @@ def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
     assert len(buffer) == 18
 
 
+@pytest.mark.parametrize("kind", [ReplayBuffer, PrioritizedReplayBuffer])
+def test_a_state_of_another_rank_is_refused(kind: Any) -> None:
+    """Also where there are as many numbers: one environment, one record of one number."""
+    buffer = kind(4, Box(-1, 1, (1,), np.float32), Discrete(2))
+    buffer.add(
+        np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.zeros(1), np.ones((1, 1), np.float32), np.zeros(1, bool), np.zeros(1, bool)
+    )
+    state = buffer.state_dict()
+    arrays = {name: array for name, array in state.items() if isinstance(array, np.ndarray)}
+    assert len(arrays) > 6
+    for name, array in arrays.items():
+        for other in (array[None], array[..., None], array.reshape(array.shape[1:])):
+            with pytest.raises(ValueError, match=f"load_state_dict: {name}"):
+                buffer.load_state_dict(state | {name: other})
+    buffer.load_state_dict(state)
+
+
 def test_threads_may_share_a_buffer() -> None:
     """Concurrent adds and draws: every drawn window is one that was added whole."""
     buffer = filled(200, capacity=256)
@@ -435,7 +452,7 @@ def switches_often() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def run_together(*bodies: Callable[[], None], seconds: float = 20.0) -> None:
+def run_together(*bodies: Callable[[], None], seconds: float = 300.0) -> None:
     """A thread each; fails, and does not hang, if they wait for each other for ever."""
     failures: list[BaseException] = []
 

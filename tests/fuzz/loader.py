@@ -21,7 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,35 @@ def memory_of(space: Any) -> int:
     return sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in leaves(space, "observation"))
 
 
-def attempt(folder: Path, loop: Any) -> str:
+class Costs:
+    """The most that a load took of this process: bytes above what it held before, and seconds of CPU."""
+
+    def __init__(self) -> None:
+        self.memory = 0
+        self.seconds = 0.0
+
+    @contextmanager
+    def of_a_load(self) -> Iterator[None]:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        floor, started = peak(), time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds = max(self.seconds, time.process_time() - started)
+            self.memory = max(self.memory, peak() - floor)
+
+
+def peak() -> int:
+    """The most bytes of memory that this process has held."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def attempt(folder: Path, loop: Any, costs: Costs) -> str:
     """What became of it: "refused" or "loaded". Everything else raises."""
     outcome = "refused"
     try:
-        agent = pyrl.load(folder)
+        with costs.of_a_load():
+            agent = pyrl.load(folder)
     except CheckpointError:
         pass
     else:
@@ -98,9 +122,10 @@ def attempt(folder: Path, loop: Any) -> str:
         if memory_of(agent.observation_space) + memory_of(agent.action_space) < 1 << 16:
             with np.errstate(all="ignore"), suppress(NonFiniteError, ValueError):  # of finite but huge weights; of no actions
                 behaviour(agent)
+        del agent, state, tree, groups
     try:
-        tree, _ = restore_agent(folder, loop.agent)
-        with checkpoint.checkpoint_errors(folder, "does not go on"):
+        with costs.of_a_load(), checkpoint.checkpoint_errors(folder, "does not go on"):
+            tree, _ = restore_agent(folder, loop.agent)
             state = {**tree["loop"], **({"buffer": tree["replay"]} if "replay" in tree else {})}
             loop.load_state_dict(state)
     except CheckpointError:
@@ -111,7 +136,7 @@ def attempt(folder: Path, loop: Any) -> str:
         batch = loop.buffer.sample(min(8, len(loop.buffer)))
         loop.buffer.get(batch.index)
         loop.buffer.episodes()
-        with np.errstate(all="ignore"), suppress(NonFiniteError):
+        with np.errstate(all="ignore"), suppress(NonFiniteError, ValueError):  # stored numbers that no environment gives
             loop.agent.learn(batch)
     return "resumed"
 
@@ -133,8 +158,8 @@ class Result:
     seed: int
     what: str
     outcome: str  # refused, loaded, resumed, or what went wrong
-    memory: float = 0.0  # MB above what the process had
-    seconds: float = 0.0
+    memory: float = 0.0  # MB that a load took at most, above what the process had
+    seconds: float = 0.0  # of CPU, of the longer load
 
 
 def child(seeds: list[int], made: dict[Path, Any], folder: Path) -> Iterator[Result]:
@@ -146,17 +171,15 @@ def child(seeds: list[int], made: dict[Path, Any], folder: Path) -> Iterator[Res
         draft.write(folder / "c")
         size = sum(f.stat().st_size for f in (folder / "c").iterdir() if f.is_file() and not f.is_symlink())
         del draft
-        floor = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0)
-        started = time.process_time()
+        costs = Costs()
         try:
-            outcome = attempt(folder / "c", made[base])
+            outcome = attempt(folder / "c", made[base], costs)
         except BaseException:
             outcome = "FAILED\n" + traceback.format_exc()[-3000:]
-        seconds = time.process_time() - started
-        memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - floor) / 1024
-        if memory * (1 << 20) > 3 * min(size, 1 << 30) + SPARE:
+        memory = costs.memory / (1 << 20)
+        if costs.memory > 3 * min(size, 1 << 30) + SPARE:
             outcome = f"FAILED: {memory:.0f} MB for {size} bytes of files"
-        yield Result(seed, what, outcome, memory, seconds)
+        yield Result(seed, what, outcome, memory, costs.seconds)
 
 
 def run(seeds: list[int], made: dict[Path, Any]) -> list[Result]:

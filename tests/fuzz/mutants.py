@@ -79,7 +79,7 @@ def other_dtype(m: Memory, a: np.ndarray) -> np.ndarray:
     try:
         with np.errstate(all="ignore"):
             return m.place(a.astype(dtype)) if not dtype.hasobject else a.astype(dtype)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: objects, made by a mutation before, as unsigned
         return a
 
 

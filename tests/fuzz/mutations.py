@@ -285,8 +285,13 @@ def change_header(chance: random.Random, draft: Draft) -> None:
 def _replaced(header: dict[str, Any], data: bytes, array: str, code: str, shape: list[int], payload: bytes) -> tuple[dict[str, Any], bytes]:
     """The file with another ``array``; the rest as it was, laid out anew."""
     pieces, at, made = [], 0, {}
-    for name in sorted(header, key=lambda n: header[n]["data_offsets"][0] if "data_offsets" in header[n] else -1):
-        start, stop = header[name]["data_offsets"]
+    try:
+        ranges = {name: header[name]["data_offsets"] for name in header}
+        names = sorted(ranges, key=lambda name: ranges[name][0])
+    except (KeyError, TypeError, IndexError):  # a mutation before has left no arrays that could be laid out
+        return header, data
+    for name in names:
+        start, stop = ranges[name]
         piece = payload if name == array else data[start:stop]
         made[name] = {**header[name], "data_offsets": [at, at + len(piece)]}
         at += len(piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -228,7 +229,7 @@ def moments(r: R, name: str) -> Case:
 
 
 def network(r: R, name: str) -> Case:
-    B, t = int(r.integers(1, 9)), real(r)
+    B, t = int(r.integers(0, 9)), real(r)
     layers = [ops.Layer(4, 3, 0, 12, 15, 18, "tanh"), ops.Layer(3, 2, 21, None)]
     parameters = floats(r, 30, dtype=t)
     two = bool(r.integers(2))
@@ -279,10 +280,16 @@ def add(buffer: Any, image: Any, flags: Any, x: Any, n_image: Any, n_flags: Any,
 def made_buffer(prioritized: bool, n_step: int = 2, adds: int = 6) -> Any:
     kind = PrioritizedReplayBuffer if prioritized else ReplayBuffer
     buffer = kind(24, SPACE, Discrete(4), num_envs=N, n_step=n_step, frame_stack=2, extra={"extra": ((), "bool")})
-    random = np.random.default_rng(5)
-    for _ in range(adds):
-        add(buffer, **rows(random))
+    for row in first_rows(adds):
+        add(buffer, **row)
     return buffer
+
+
+@cache
+def first_rows(adds: int) -> list[dict[str, Any]]:
+    """What every buffer of the table holds from the start; drawn once."""
+    random = np.random.default_rng(5)
+    return [rows(random) for _ in range(adds)]
 
 
 def buffer_state(buffer: Any) -> Any:

@@ -32,7 +32,7 @@ from pyrl import checkpoint
 from pyrl.experiment.metrics import read_csv
 
 LOST_SECONDS = 10.0  # of training that a kill may cost
-PATIENCE = 60.0  # seconds for a process to end or to go on
+PATIENCE = 300.0  # seconds for a process to end or to go on: two workers may take a minute to start on a loaded machine
 SMALL = {"net_arch": (32, 32)}
 RUNS: list[tuple[str, str, dict[str, Any]]] = [
     ("ppo", "CartPole-v1", {"num_envs": 4, "n_steps": 64, "batch_size": 64, **SMALL}),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from loader import BATCH, loops, run
 from mutations import BASES, BOX, deep_space, read
 
 import pyrl
+from pyrl.agents.checkpoints import ALLOWANCE
 from pyrl.errors import CheckpointError
 
 MUTATIONS = range(300)
@@ -27,6 +29,25 @@ def test_mutations(made: dict[Path, Any], first: int) -> None:
     failed = [f"mutation {r.seed} ({r.what}): {r.outcome}" for r in results if r.outcome.startswith("FAILED")]
     assert not failed, "\n".join(failed)
     assert {r.outcome for r in results} == {"refused", "loaded", "resumed"}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "int32", "float64"])
+def test_memory_at_the_edge_of_the_budget(made: dict[Path, Any], dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest spaces that load, one as the observation's, one as the action's, and half of it for both."""
+    base = next(base for base in BASES if base.parent.parent.name == "random_continuous")
+    whole, infinite = ALLOWANCE // np.dtype(dtype).itemsize - 1000, {"low": "-inf", "high": "inf"} if dtype[0] == "f" else {}
+    forms = {"observation": whole, "action": whole, "observation and action": whole // 2, "beyond": whole + 1000}
+    cases = [(which, {**BOX, **bounds, "dtype": dtype, "shape": [n]}) for which, n in forms.items() for bounds in ({}, infinite)]
+
+    def mutated(number: int) -> Any:
+        draft, (which, box) = read(base), cases[number]
+        for name in ("observation", "action") if which == "beyond" else which.split(" and "):
+            draft.manifest["metadata"][f"{name}_space"] = box
+        return base, draft, which
+
+    monkeypatch.setattr("loader.mutated", mutated)
+    results = run(list(range(len(cases))), made)
+    assert [(r.what, r.outcome) for r in results] == [(which, "refused" if which == "beyond" else "loaded") for which, _ in cases]
 
 
 def settings(**changes: Any) -> Any:
