@@ -19,10 +19,10 @@ ALLOWED = {
     "nets": {"ops"},
     "engine": {"ops", "nets"},
     "buffers": {"ops", "checkpoint"},
-    "envs": set(),
+    "envs": {"ops"},
     "checkpoint": set(),
     "agents": {"ops", "nets", "engine", "checkpoint"},
-    "loops": {"agents", "envs", "buffers"},
+    "loops": {"agents", "envs", "buffers", "ops"},
     "experiment": {"loops", "agents", "engine", "envs", "checkpoint"},
     "cli": {"experiment", "loops", "agents", "envs", "checkpoint", "ops", "__init__"},
 }
@@ -32,7 +32,8 @@ CPP_ALLOWED = {
     "replay": {"core", "replay"},
     "sampling": {"core", "sampling"},
     "nn": {"core", "nn"},
-    "bindings": {"core", "returns", "replay", "sampling", "nn", "bindings"},
+    "envs": {"core", "envs"},
+    "bindings": {"core", "returns", "replay", "sampling", "nn", "envs", "bindings"},
 }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from pyrl.cli.doctor import doctor as doctor_command
 from pyrl.cli.doctor import pyrl_version
 from pyrl.cli.eval import evaluate
+from pyrl.cli.include import include
 from pyrl.cli.list import list_all
 from pyrl.cli.play import play as play_command
 from pyrl.cli.plot import plot as plot_command
@@ -33,6 +34,7 @@ USAGE = """usage: pyrl COMMAND ...
   play RUN         watch a run               pyrl play runs/... --video play.mp4
   plot RUN...      draw one run, or several  pyrl plot runs/ppo_* --out ppo.png
   list             what there is: algorithms, presets, environments, runs
+  include          the folder of pyrl_env.h, for native environments of yours
   doctor           what was found on this machine, and a check of the kernels
 
 COMMAND --help shows its flags (pyrl train ALGO ENV --help: those of the algorithm too); --version the version."""
@@ -43,6 +45,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "play": play_command,
     "plot": plot_command,
     "list": list_all,
+    "include": include,
     "doctor": doctor_command,
 }
 

@@ -35,7 +35,7 @@ class TrainOptions:
     total_episodes: Count | None = None  # episodes to train for; the first limit that is reached ends the run
     seed: Seed | None = 0  # of everything random; None draws one
     num_envs: NumEnvs | None = None  # environments stepped together
-    env_backend: Literal["auto", "lean", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
+    env_backend: Literal["auto", "lean", "native", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
     max_episode_steps: Count | None = None  # time limit of an episode; None: the environment's own
     env_timeout: Positive | None = 300.0  # seconds that an environment of another process gets to answer; None: for ever
     eval_every: Count | None = None  # environment steps between evaluations; None: no evaluation
@@ -83,7 +83,10 @@ def train(arguments: list[str]) -> int:
     keywords = {f.name: getattr(general, f.name) for f in dataclasses.fields(general)}
     quiet, backend = keywords.pop("quiet"), keywords.pop("env_backend")
     keywords |= {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    lines = [f"{algo} on {env}; {_source(algo, env)}"]
+    from pyrl.envs.native_library import is_library
+
+    native = backend == "native" or is_library(env.rpartition(":")[0])
+    lines = [f"{algo} on {env}{' (native environments)' if native else ''}; {_source(algo, env)}"]
     return _train_watched(algo, env, quiet, lines, backend=backend, env_kwargs=env_kwargs, **keywords)
 
 
