@@ -16,8 +16,10 @@ from pyrl.agents.base import Agent, AgentConfig, Loop, seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Weight, check_spaces
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
+from pyrl.nets.distributions import Categorical, DiagonalGaussian
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
+from pyrl.ops.environments import NativePolicy
 from pyrl.schedules import value_at
 from pyrl.trees import map_tree
 from pyrl.types import Array, Observation, Record, Rollout, first_leaf, map_observation
@@ -132,6 +134,17 @@ class ActorCriticAgent(Agent):
             output = self.network.policy(tensors(observation, self.device)).cpu()
         action, log_prob = self.distribution.sample(output, log_std, self.random, deterministic)
         return {"action": action.numpy(), "log_prob": log_prob.numpy()}
+
+    def native_policy(self) -> NativePolicy | None:
+        """What acts as `policy` does, bit for bit, in one kernel with native environments; None where nothing does."""
+        native, kind = self.native["network"], type(self.distribution)
+        own = type(self).policy is ActorCriticAgent.policy and "policy" not in vars(self)
+        if not (own and kind in (Categorical, DiagonalGaussian) and not self.normalizer.active and self.updater.engine == "native"):
+            return None
+        if not native.sync() or native.dtype is not np.float32:
+            return None
+        log_std = self.network.log_std.detach() if kind is DiagonalGaussian else None
+        return NativePolicy(native.networks[0], native.parameters, log_std, self.random)
 
     def native_distribution(self) -> dict[str, Any]:
         """What `pyrl.ops.policy_loss` must know of the action distribution."""

@@ -31,6 +31,7 @@ from pyrl.errors import DeviceError, SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
 from pyrl.nets.encoder import has_images
 from pyrl.nets.normalizer import Normalizer
+from pyrl.ops.environments import NativePolicy
 from pyrl.ops.random import RandomStream
 from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
@@ -162,6 +163,10 @@ class Agent(ABC):
 
         ``observation`` has the leading dimension N. Actions are the agent's own (`pyrl.spaces.actions`): discrete ones count from zero.
         """
+
+    def native_policy(self) -> NativePolicy | None:
+        """What acts as `policy` does without Python, where there is such a thing."""
+        return None
 
     @abstractmethod
     def learn(self, data: Any) -> dict[str, float]:
