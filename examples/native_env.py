@@ -18,7 +18,9 @@ SOURCE = Path(__file__).with_suffix(".c")
 def build(folder: str) -> str:
     library = str(Path(folder) / "libnative_env.so")
     compiler = shutil.which("cc") or shutil.which("gcc") or "clang"
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-I", pyrl.envs.include_dir(), str(SOURCE), "-o", library], check=True, timeout=120)
+    subprocess.run(
+        [compiler, "-O2", "-shared", "-fPIC", "-I", pyrl.envs.include_dir(), str(SOURCE), "-o", library], check=True, timeout=120
+    )
     return library
 
 

@@ -51,7 +51,7 @@ follow = pyrl.envs.native_env(
 
 if __name__ == "__main__":
     before = pyrl.evaluate(pyrl.make_agent("ppo", follow.observation_space, follow.action_space, seed=0), follow, episodes=20)
-    run = pyrl.train("ppo", follow, total_steps=60_000, seed=0, run_dir=False)
+    run = pyrl.train("ppo", follow, total_steps=40_000, seed=0, run_dir=False)
     after = pyrl.evaluate(run.agent, follow, episodes=20)
     print(f"ppo: mean return {before.mean:.1f} before, {after.mean:.1f} after {run.agent.env_steps:,} steps")
     assert after.mean > before.mean + 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import shutil
 import subprocess
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_what_a_library_says_becomes_spaces_limit_and_parameters(lander: str) ->
         assert stepper.name == "Lander-v0"
         assert stepper.single_observation_space == Box(-np.inf, np.inf, (3,))
         assert stepper.single_action_space == Discrete(2)
-        first = stepper.reset()
+        first = stepper.reset().copy()
         fall = [stepper.step(np.zeros(3, np.int64)).next_observation[:, 1].copy() for _ in range(5)]
         assert (np.diff(fall, axis=0) < 0).all()
     with make(lander, 3, seed=1, env_kwargs={"gravity": 0.0}) as stepper:
@@ -83,7 +84,7 @@ def test_bounds_of_actions_reach_the_environment(faulty: str) -> None:
         assert shown[:, 0].tolist() == [-2.0, 0.25, 0.5]
 
 
-@pytest.mark.parametrize("backend", ["lean", "sync"])
+@pytest.mark.parametrize("backend", ["lean", "sync", "async"])
 def test_other_backends_make_the_same_episodes(lander: str, backend: Any) -> None:
     with make(lander, 2, seed=4) as native, make(lander, 2, seed=4, backend=backend) as other:
         np.testing.assert_array_equal(native.reset(), other.reset())
@@ -94,6 +95,16 @@ def test_other_backends_make_the_same_episodes(lander: str, backend: Any) -> Non
                 np.testing.assert_array_equal(getattr(one, name), getattr(two, name), err_msg=f"{name} at {step}")
             np.testing.assert_array_equal(native.observation, other.observation)
             assert repr(one.episodes) == repr(two.episodes)
+
+
+def test_a_librarys_environment_can_be_sent_to_another_process(lander: str) -> None:
+    with make(lander, env_kwargs={"gravity": 2.5}) as stepper:
+        native = stepper.native  # type: ignore[attr-defined]
+    again = pickle.loads(pickle.dumps(native))
+    np.testing.assert_array_equal(again.parameters, native.parameters)
+    assert (again.name, again.max_episode_steps) == (native.name, native.max_episode_steps)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(walk())
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
