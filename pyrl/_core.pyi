@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'NetworkCore', 'RandomStream', 'ReplayCore', 'StepBook', 'adam', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'NetworkCore', 'RandomStream', 'ReplayCore', 'StepBook', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -18,6 +18,70 @@ class ArenaViews:
     def trainable():
         ...
     def __init__(self, views: collections.abc.Sequence[tuple[dict, str, typing.SupportsInt | typing.SupportsIndex]], sizes: collections.abc.Sequence[tuple[dict, typing.SupportsInt | typing.SupportsIndex]], entries: collections.abc.Sequence[tuple[dict, str, typing.Any]]) -> None:
+        ...
+class Environment:
+    """
+    The description of a native environment.
+    """
+    @staticmethod
+    def builtin(name: str) -> Environment:
+        ...
+    @staticmethod
+    def from_functions(observation: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None], action: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None, collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] | None], state_size: typing.SupportsInt | typing.SupportsIndex, reset_uniforms: typing.SupportsInt | typing.SupportsIndex, step_uniforms: typing.SupportsInt | typing.SupportsIndex, max_episode_steps: typing.SupportsInt | typing.SupportsIndex, names: collections.abc.Sequence[str], values: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], reset: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex) -> Environment:
+        ...
+    @staticmethod
+    def load(path: str, name: str) -> Environment:
+        ...
+    @staticmethod
+    def table(states: typing.SupportsInt | typing.SupportsIndex, actions: typing.SupportsInt | typing.SupportsIndex) -> Environment:
+        ...
+    def probe(self, values: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> str:
+        """
+        What is wrong with it, or nothing; in a process that may be lost.
+        """
+    @property
+    def action(self) -> tuple[int, int, list[int], list[float] | None, list[float] | None]:
+        ...
+    @property
+    def max_episode_steps(self) -> int:
+        ...
+    @property
+    def observation(self) -> tuple[int, int, list[int], list[float] | None, list[float] | None]:
+        ...
+    @property
+    def parameters(self) -> list[tuple[str, float]]:
+        """
+        (name, value) in their order.
+        """
+    @property
+    def plain(self) -> bool:
+        """
+        Whether states can be copied.
+        """
+class EnvironmentPool:
+    """
+    N environments of one kind.
+    """
+    @staticmethod
+    def reset(mask, parameters, observation):
+        ...
+    @staticmethod
+    def step(action, following, after, reward, terminated, truncated, restart):
+        ...
+    def __init__(self, environment: typing.Any, parameters: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], count: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def seed(self, keys: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def count(self) -> int:
+        ...
+    @property
+    def state(self) -> typing.Any:
+        """
+        uint8 [N, bytes]: key, step and length of the episode (64 bits each), then the state's own.
+        """
+    @state.setter
+    def state(self, arg1: typing.Any) -> None:
         ...
 class NetworkCore:
     """
@@ -174,6 +238,8 @@ class StepBook:
     def clock(self) -> int:
         ...
 def adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm):
+    ...
+def collect(pool, network, parameters, log_std, low, high, random, steps, stop_at_end, seconds, observation, returns, columns):
     ...
 def copy_nontemporal(array, kept):
     ...

@@ -23,7 +23,7 @@ ALLOWED = {
     "checkpoint": set(),
     "agents": {"ops", "nets", "engine", "checkpoint"},
     "deploy": {"agents", "engine", "nets"},
-    "loops": {"agents", "envs", "buffers"},
+    "loops": {"agents", "envs", "buffers", "ops"},
     "experiment": {"loops", "agents", "engine", "envs", "checkpoint"},
     "cli": {"experiment", "deploy", "loops", "agents", "envs", "checkpoint", "ops", "__init__"},
 }

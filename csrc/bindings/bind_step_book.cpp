@@ -100,14 +100,14 @@ py::object cut(StepBookObject& self, FastArgs args) {
 }
 
 // () -> (returns, ages): of the episodes that go on, a list each
-py::tuple state(StepBookObject& self) {
+py::tuple book_state(StepBookObject& self) {
   envs::StepBook& book = self.book();
   py::list ages;
   for (std::size_t i = 0; i < book.returns().size(); ++i) ages.append(book.age(i));
   return py::make_tuple(std::vector<double>(book.returns().begin(), book.returns().end()), ages);
 }
 
-void load(StepBookObject& self, std::vector<double> returns, const std::vector<std::int64_t>& ages) {
+void load_book(StepBookObject& self, std::vector<double> returns, const std::vector<std::int64_t>& ages) {
   const auto count = static_cast<std::size_t>(self.book().size());
   PYRL_CHECK(returns.size() == count && ages.size() == count, ShapeError, "load: ", returns.size(), " returns and ", ages.size(), " ages, expected ", count, " of each");
   self.book().load(std::move(returns), ages);
@@ -128,8 +128,8 @@ PYRL_BINDINGS(step_book, m) {
   py::class_<StepBookObject> book(m, "StepBook", "Returns, clocks and time limits of a stepper's environments.");
   book.def(py::init<py::object, py::object, std::vector<std::int64_t>>(), py::arg("reward"), py::arg("truncated"), py::arg("limits"))
       .def("reset", [](StepBookObject& self) { self.book().reset(); })
-      .def("state", &state)
-      .def("load", &load, py::arg("returns"), py::arg("ages"))
+      .def("state", &book_state)
+      .def("load", &load_book, py::arg("returns"), py::arg("ages"))
       .def_property_readonly("clock", [](StepBookObject& self) { return self.book().clock(); })
       .def("age", [](StepBookObject& self, py::int_ index) { return self.book().age(self.index(index, "age")); }, py::arg("index"));
   def_fast_method<StepBookObject, step, "step(rewards)">(book);

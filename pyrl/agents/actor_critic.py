@@ -18,9 +18,11 @@ from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, PartLayers,
 from pyrl.agents.storage import RolloutSpec
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
+from pyrl.nets.distributions import Categorical, DiagonalGaussian
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.nets.own import OwnActorCritic
+from pyrl.ops.environments import NativePolicy
 from pyrl.trees import map_tree
 from pyrl.types import Array, Choice, Observation, PolicyInput, Progress, Record, Rollout, first_leaf, map_observation
 
@@ -151,6 +153,17 @@ class ActorCriticAgent(Agent):
 
     def deterministic_action(self, observation: Observation) -> Tensor:
         return self.distribution.mode(self.network.policy(observation))
+
+    def native_policy(self) -> NativePolicy | None:
+        """What acts as `choose` does, bit for bit, in one kernel with native environments; None where nothing does."""
+        native, kind = self.native["network"], type(self.distribution)
+        own = type(self).choose is Agent.choose and "choose" not in vars(self) and type(self.acting) is ActorCriticActor
+        if not (own and kind in (Categorical, DiagonalGaussian) and not self.normalizer.active and self.updater.engine == "native"):
+            return None
+        if not native.sync() or native.dtype is not np.float32:
+            return None
+        log_std = self.network.log_std.detach() if kind is DiagonalGaussian else None
+        return NativePolicy(native.networks[0], native.parameters, log_std, self.random)
 
     def native_distribution(self) -> dict[str, Any]:
         """What `pyrl.ops.policy_loss` must know of the action distribution."""

@@ -39,6 +39,7 @@ from pyrl.nets.encoder import MakeFeatures, has_images
 from pyrl.nets.mlp import ACTIVATIONS, MakeActivation
 from pyrl.nets.normalizer import Normalizer
 from pyrl.nets.own import check_parameters
+from pyrl.ops.environments import NativePolicy
 from pyrl.ops.random import RandomStream
 from pyrl.own import Own, require_here
 from pyrl.schedules import value_at
@@ -257,6 +258,10 @@ class Agent(ABC):
         """The action [B, ...] that ``choose`` gives where it is deterministic, for normalised observations, tensors, by operations of
         torch alone: what `pyrl.export` traces. NetworkError for an agent that has none."""
         raise NetworkError(f"export: {self.name} has no deterministic_action by operations of torch, which is what can be exported")
+
+    def native_policy(self) -> NativePolicy | None:
+        """What acts as `choose` does without Python, where there is such a thing."""
+        return None
 
     @abstractmethod
     def learn(self, data: Any) -> Learned:

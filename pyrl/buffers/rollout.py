@@ -92,6 +92,38 @@ class RolloutBuffer(Pickled):
             self._final.append((t, int(n), map_observation(lambda x, n=n: np.array(x[n]), step.next_observation)))
         self._row += 1
 
+    def extend(
+        self,
+        observation: Array,
+        action: Array,
+        reward: Array,
+        next_observation: Array,
+        terminated: Array,
+        truncated: Array,
+        first: Array,
+        extra: Mapping[str, Array],
+    ) -> None:
+        """Write K rows, [K, N, ...] each, of observations that are one array, as `add` would row by row. Raises before it writes."""
+        count, t = len(reward), self._row
+        if t + count > self.num_steps:
+            raise ValueError(f"RolloutBuffer: {self.num_steps - t} rows are free, got {count}; take the rollout first")
+        if not np.isfinite(reward).all():
+            raise NonFiniteError("RolloutBuffer: a reward is not finite")
+        if self._declared is not None and extra.keys() != self._declared.keys():
+            raise ValueError(f"RolloutBuffer: extra columns are {sorted(extra)}, expected {sorted(self._declared)}")
+        columns = self._observation, self._action, self._reward, self._terminated, self._truncated, self._first
+        for column, rows in zip(columns, (observation, action, reward, terminated, truncated, first)):
+            column[t : t + count] = rows
+        self._valid[t : t + count] = True
+        if self._mask is not None:
+            self._mask[t : t + count] = True
+        for name, value in extra.items():
+            if name not in self._extra:
+                self._extra[name] = np.zeros((self.num_steps, *value.shape[1:]), value.dtype)
+            self._extra[name][t : t + count] = value
+        self._final += [(t + k, n, np.array(next_observation[k, n])) for k, n in np.argwhere(truncated).tolist()]
+        self._row += count
+
     def _finite(self, reward: np.ndarray) -> bool:
         try:
             return bool(reward.dot(self._zeros) == 0)  # NaN * 0 and inf * 0 are NaN; a quarter of the time of isfinite

@@ -27,6 +27,7 @@ USAGE = """usage: pyrl COMMAND ...
   plot RUN...      draw one run, or several  pyrl plot runs/ppo_* --out ppo.png
   export RUN       its policy as a file      pyrl export runs/... --to onnx
   list             what there is: algorithms, presets, environments, runs
+  include          the folder of pyrl_env.h, for native environments of yours
   doctor           what was found on this machine, and a check of the kernels
 
 COMMAND --help shows its flags (pyrl train ALGO ENV --help: those of the algorithm too); --version the version."""
@@ -38,6 +39,7 @@ COMMANDS = {
     "plot": "plot",
     "export": "export",
     "list": "list_all",
+    "include": "include",
     "doctor": "doctor",
 }  # its function
 

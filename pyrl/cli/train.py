@@ -28,7 +28,7 @@ class TrainOptions:
     total_episodes: Count | None = None  # episodes to train for; the first limit that is reached ends the run
     seed: Seed | None = 0  # of everything random; None draws one
     num_envs: NumEnvs | None = None  # environments stepped together
-    env_backend: Literal["auto", "lean", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
+    env_backend: Literal["auto", "lean", "native", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
     max_episode_steps: Count | None = None  # time limit of an episode; None: the environment's own
     env_timeout: Positive | None = 300.0  # seconds that an environment of another process gets to answer; None: for ever
     eval_every: Count | None = None  # environment steps between evaluations; None: no evaluation

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from pyrl.envs.native_library import is_library, library_spec
 from pyrl.errors import EnvError, UnknownNameError, closest_names
 
 # Where an environment comes from -> the extra of pyrl that brings its packages.
@@ -20,11 +21,15 @@ _OLD_GAME = re.compile(r"(?P<game>[A-Z][A-Za-z0-9]*?)(?P<sort>(-ram)?(NoFrameski
 
 
 def find_spec(env_id: str) -> EnvSpec:
-    """The registered environment of ``"Name-v0"`` or ``"module:Name-v0"``, whose module is imported first.
+    """The registered environment of ``"Name-v0"`` or ``"module:Name-v0"``, whose module is imported first; or the environment of a
+    shared library, ``"./libmyenv.so:Name"``.
 
-    UnknownNameError with the closest ids where there is none, ModuleNotFoundError where a package is missing.
+    UnknownNameError with the closest ids where there is none, ModuleNotFoundError where a package is missing, EnvError for a library
+    that cannot be loaded.
     """
     module, _, name = env_id.rpartition(":")
+    if is_library(module):
+        return library_spec(module, name)
     if module:
         import_module(env_id, module)
     if name.startswith("ALE/") and not _register_atari():

@@ -22,6 +22,8 @@ from pyrl.envs import atari
 from pyrl.envs.guard import FROM_ENVS, Guard, described, failure
 from pyrl.envs.ids import find_spec, import_module, needs_packages
 from pyrl.envs.inline import LeanStepper, peel
+from pyrl.envs.native import NativeEnv, native_of
+from pyrl.envs.native_stepper import NativeStepper
 from pyrl.envs.processes import ProcessVector, WorkerFailure, enter_worker
 from pyrl.envs.stepper import Stepper
 from pyrl.envs.vector import VectorStepper, resolve_mode
@@ -29,8 +31,8 @@ from pyrl.errors import EnvError, SpaceError, UnknownNameError, closest_names
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_action_space, check_observation_space
 
-Backend: TypeAlias = Literal["auto", "lean", "sync", "async", "vector", "envpool"]
-BACKENDS = ("auto", "lean", "sync", "async", "vector", "envpool")
+Backend: TypeAlias = Literal["auto", "lean", "native", "sync", "async", "vector", "envpool"]
+BACKENDS = ("auto", "lean", "native", "sync", "async", "vector", "envpool")
 EnvSource: TypeAlias = str | Callable[..., gymnasium.Env] | VectorEnv
 Wrapper: TypeAlias = Callable[[gymnasium.Env], gymnasium.Env]
 
@@ -52,12 +54,15 @@ def make(
 ) -> Stepper:
     """``num_envs`` environments behind one `Stepper`.
 
-    env: an id (``"CartPole-v1"``; ``"module:Name-v0"`` imports the module first), a callable that returns a new `gymnasium.Env`
-        (a class will do), or a `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
-    backend: ``"lean"``: our own stepper in this process; ``"sync"`` and ``"async"``: Gymnasium's vector environments, the
+    env: an id (``"CartPole-v1"``; ``"module:Name-v0"`` imports the module first), a shared library's environment
+        (``"./libmyenv.so:Name"``, docs/native_environments.md), a callable that returns a new `gymnasium.Env` (a class or a `NativeEnv`
+        will do), or a `gymnasium.vector.VectorEnv` of your own, which brings its number of environments.
+    backend: ``"lean"``: our own stepper in this process; ``"native"``: C++ versions of Gymnasium's classic control and toy texts, the
+        same physics with a random stream of their own, and yours; ``"sync"`` and ``"async"``: Gymnasium's vector environments, the
         second with one process per environment; ``"vector"``: the id's native vector entry point; ``"envpool"``: C++
-        threads (``pip install 'pyrl[envpool]'``). ``"auto"`` takes lean, and vector for Atari games, which have C++
-        threads there (lean, where a wrapper or pictures are asked for). They are preprocessed: see `pyrl.envs.atari`.
+        threads (``pip install 'pyrl[envpool]'``). ``"auto"`` takes lean, native for native
+        environments of yours, and vector for Atari games, which have C++ threads there (lean, where a wrapper or pictures are asked
+        for). They are preprocessed: see `pyrl.envs.atari`.
     seed: of the first `Stepper.reset`; environment i gets the stream ("env", i) of it.
     env_kwargs: for the environment's constructor.
     autoreset: for ``sync`` and ``async`` (SAME_STEP, where no step is dead, unless told otherwise), and for a vector
@@ -88,8 +93,10 @@ def make(
 
 
 def _from_factory(factory: _Factory, num_envs: int, backend: str, seed: int, mode: AutoresetMode | None, timeout: float | None) -> Stepper:
-    if backend == "auto" and atari.is_atari(factory.spec) and factory.wrapper is None and factory.render_mode is None:
-        backend = "vector"
+    if backend == "auto" and factory.wrapper is None and factory.render_mode is None:
+        backend = "vector" if atari.is_atari(factory.spec) else "native" if factory.is_native else "auto"
+    if backend == "native":
+        return _from_native(factory, num_envs, seed, mode)
     if backend == "envpool":
         return _from_envpool(factory, num_envs, seed, mode)
     if backend == "vector":
@@ -127,6 +134,8 @@ class _Factory:
         self._make = env
         self._process = os.getpid()
         self._spaces: tuple[Any, Any] | None = None  # of the environments as made
+        # Somebody's own: of Gymnasium's, who wants the native form says so, since its episodes are others.
+        self.is_native = isinstance(env if self.spec is None else self.spec.entry_point, NativeEnv)
 
     def __call__(self) -> gymnasium.Env:
         with self._users_code():
@@ -150,7 +159,7 @@ class _Factory:
         return self()
 
     def _from_spec(self, spec: EnvSpec) -> gymnasium.Env:
-        if isinstance(self._make, str) and ":" in self._make:
+        if isinstance(self._make, str) and ":" in self._make and not self.is_native:
             import_module(self._make, self._make.rpartition(":")[0])  # in another process it registers what it needs
         spec = dataclasses.replace(spec, order_enforce=False)  # the stepper keeps the order itself
         with needs_packages(spec):
@@ -245,6 +254,26 @@ def _from_entry_point(factory: _Factory, num_envs: int, seed: int, mode: Autores
     with needs_packages(spec):
         env = gymnasium.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **kwargs)
     return VectorStepper(env, seed=seed, name=spec.id, spec=spec, autoreset=mode)
+
+
+def _from_native(factory: _Factory, num_envs: int, seed: int, mode: AutoresetMode | None) -> Stepper:
+    if mode not in (None, AutoresetMode.SAME_STEP):
+        raise ValueError(f"make: autoreset is {mode}, but the native backend is SAME_STEP; take backend='sync'")
+    native = _native(factory)
+    return NativeStepper(native, num_envs, seed=seed, name=factory.name, spec=factory.env_spec)
+
+
+def _native(factory: _Factory) -> NativeEnv:
+    env = factory.build(0)
+    native = native_of(env, factory.name)
+    env.close()
+    return native
+
+
+def native_form(env: Any, env_kwargs: Mapping[str, Any], max_episode_steps: int | None) -> tuple[NativeEnv, EnvSpec | None]:
+    """The native form of what `make` takes, and its spec; SettingError, which says why, where it has none."""
+    factory = _Factory(env, dict(env_kwargs), max_episode_steps, None, None, 0)
+    return _native(factory), factory.env_spec
 
 
 def _from_envpool(factory: _Factory, num_envs: int, seed: int, mode: AutoresetMode | None) -> Stepper:

@@ -219,10 +219,14 @@ class Stepper(ABC):
 
     def _finish(self, index: int, next_start: int, info_success: bool | None) -> Episode:
         """Book the episode that ended in environment ``index``."""
+        episode_return, length = self._book.finish(index, next_start)
+        return self._episode(index, episode_return, length, info_success)
+
+    def _episode(self, index: int, episode_return: float, length: int, info_success: bool | None = None) -> Episode:
+        """The episode that ended in environment ``index`` in the last step."""
         success = info_success
         if success is None and self._success_rule is not None:
             success = self._success_rule(bool(self._terminated[index]), float(self._reward[index]))
-        episode_return, length = self._book.finish(index, next_start)
         return Episode(episode_return, length, index, success)
 
     def _look_for_masks(self, given: Sequence[Any] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,10 @@ from pyrl.agents.base import Agent
 from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers.rollout import RolloutBuffer
 from pyrl.envs import Stepper
+from pyrl.envs.native_stepper import NativeStepper
 from pyrl.loops.base import Limits, Loop
+from pyrl.ops.environments import NativePolicy
+from pyrl.types import Progress
 
 
 def rollout_buffer(agent: Agent, num_envs: int) -> RolloutBuffer:
@@ -46,7 +50,27 @@ class OnPolicyLoop(Loop):
 
     def round(self) -> dict[str, float]:
         while not self.buffer.full and not self.finished:
-            self.buffer.add(*self.step_envs())
+            policy = self.agent.native_policy() if isinstance(self.stepper, NativeStepper) else None
+            if policy is None:
+                self.buffer.add(*self.step_envs())
+            else:
+                self._step_many(policy)
         if self.stopped or self.goal_reached:  # by these parameters: no last step on a scrap of a rollout
             return {}
         return self.learn(self.buffer.take(self.stepper.observation, self.stepper.first)).metrics
+
+    def _step_many(self, policy: NativePolicy) -> None:
+        """What `step_envs` does, for as many steps as no limit can break off."""
+        agent, stepper, limits = self.agent, self.stepper, self.limits
+        assert isinstance(stepper, NativeStepper)
+        left = (limits.first_step + limits.total_steps - agent.env_steps) / stepper.num_envs
+        steps = math.ceil(min(self.buffer.num_steps - len(self.buffer), left))
+        rows = stepper.rollout(policy, steps, stop_at_end=min(limits.total_episodes, limits.stop_at_return) < math.inf)
+        self.buffer.extend(
+            rows.observation, rows.action, rows.reward, rows.next_observation, rows.terminated, rows.truncated, rows.first,
+            {"log_prob": rows.log_prob},
+        )  # fmt: skip
+        env_steps = agent.env_steps + rows.reward.size
+        if rows.episodes:
+            self._count(rows.episodes)
+        agent.progress = Progress(env_steps, limits.share(env_steps, self.episodes))

@@ -1,0 +1,141 @@
+"""Native environments behind a `Stepper`: all N of them in one call, the interpreter's lock released where it is long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+from pyrl.envs.native import NativeEnv
+from pyrl.envs.observations import ObservationBuffer
+from pyrl.envs.stepper import Stepper
+from pyrl.errors import EnvError
+from pyrl.ops.environments import EnvironmentPool, NativePolicy, collect
+from pyrl.types import Array, Episode, Observation, Record, StepResult, zeros_for
+
+_AT_ONCE = 0.05  # seconds of one call: signals and limits wait no longer
+
+
+@dataclass(slots=True, repr=False)
+class StepRows(Record):
+    """T consecutive steps of N environments, as `StepResult` has one. The arrays are valid until the next call."""
+
+    observation: Observation  # [T, N, ...]
+    action: Array  # [T, N, ...] as the policy drew it
+    reward: Array  # float64 [T, N]
+    next_observation: Observation  # [T, N, ...] the final observation where an episode ended
+    terminated: Array  # bool [T, N]
+    truncated: Array  # bool [T, N]
+    first: Array  # bool [T, N]: the observation starts an episode
+    log_prob: Array  # float32 [T, N]
+    episodes: list[Episode]
+
+
+class NativeStepper(Stepper):
+    """N environments of one `NativeEnv`. An ended episode restarts at once."""
+
+    autoreset = AutoresetMode.SAME_STEP
+
+    def __init__(self, native: NativeEnv, num_envs: int, *, seed: int, name: str, spec: Any) -> None:
+        super().__init__(native.observation_space, native.action_space, num_envs, seed, name, spec)
+        self.native = native
+        try:
+            self.pool = EnvironmentPool(native.description, native.parameters.tolist(), num_envs, native.max_episode_steps)
+        except ValueError as error:
+            raise EnvError(f"{name}: {error}") from error
+        self._arrays = [buffer.leaves[0].array for buffer in self._buffers]
+        box = isinstance(native.action_space, spaces.Box)
+        self._bounds: tuple[Any, Any] = (None, None)
+        if box:
+            low, high = (np.ascontiguousarray(bound, np.float32).ravel() for bound in (self._border._low, self._border._high))
+            self._bounds = low, high
+        self._rollout_columns: tuple[Array, ...] = ()
+
+    def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
+        if seeds is not None:
+            self.pool.seed(seeds)
+        fault = self.pool.reset(None, None, buffer.leaves[0].array)
+        if fault is not None:
+            raise self._error(*fault)
+
+    def step(self, action: Array) -> StepResult:
+        observation = self._begin()
+        action = self._border.check(action)
+        env_action = self._border.batch(action)
+        current = (self._current + 1) % 3
+        latest = (current + 1) % 3
+        following, after = self._arrays[current], self._arrays[latest]
+        try:
+            told: Any = self.pool.step(env_action, following, after, self._reward, self._terminated, self._truncated, True)
+        except BaseException:  # a signal's handler: some environments were stepped, some not
+            self.observation = None
+            raise
+        if type(told) is tuple:
+            raise self._error(told[0], f"{told[1]} (action {env_action[told[0]].tolist()})")
+        self._book.step(None)
+        first, restarted = self.first, self._nowhere
+        episodes: list[Episode] = []
+        shown = self._buffers[current].value
+        if told:
+            current = latest
+            restarted = self._terminated | self._truncated
+            episodes = [self._finish(i, self._book.clock, None) for i in np.flatnonzero(restarted).tolist()]
+        self._current = current
+        self.observation, self.first = self._buffers[current].value, restarted
+        return StepResult(observation, action, self._reward, shown, self._terminated, self._truncated, self._valid, episodes, first=first)
+
+    def rollout(self, policy: NativePolicy, steps: int, stop_at_end: bool) -> StepRows:
+        """Up to ``steps`` steps, of ``policy`` acting: the same bits as `step` by step. Fewer where they take long, and where
+        ``stop_at_end`` and an episode has ended."""
+        self._begin()
+        columns = self._rows(steps)
+        observation, (returns, ages) = self._arrays[self._current], map(np.array, self._book.state())
+        try:
+            done, fault = collect(
+                self.pool, policy, self._bounds, steps, observation, returns, columns, stop_at_end=stop_at_end, seconds=_AT_ONCE
+            )
+        except BaseException:
+            self.observation = None
+            raise
+        seen, following, action, reward, running, terminated, truncated, log_prob = (column[:done] for column in columns)
+        ended, starts, episodes = terminated | truncated, -ages, []  # starts: by the steps of this call
+        for t, i in np.argwhere(ended).tolist():
+            self._reward[i], self._terminated[i] = reward[t, i], terminated[t, i]
+            episodes.append(self._episode(i, float(running[t, i]), int(t + 1 - starts[i])))
+            starts[i] = t + 1
+        self._book.load(returns.tolist(), (done - starts).tolist())
+        first = np.concatenate([self.first[None], ended])
+        self.first = first[done]
+        if fault is not None:
+            raise self._error(fault[0], f"{fault[1]} (action {columns[2][done, fault[0]].tolist()})")
+        return StepRows(seen, action, reward, following, terminated, truncated, first[:done], log_prob, episodes)
+
+    def _rows(self, steps: int) -> tuple[Array, ...]:
+        """The columns of `collect`, which are kept for the next call."""
+        if not self._rollout_columns or len(self._rollout_columns[0]) < steps:
+            leading = steps, self.num_envs
+            shown = [zeros_for(self.single_observation_space, *leading) for _ in range(2)]
+            numbers = [np.zeros(leading, kind) for kind in (np.float64, np.float64, bool, bool, np.float32)]
+            self._rollout_columns = (*shown, zeros_for(self._border.stored, *leading), *numbers)
+        return tuple(column[:steps] for column in self._rollout_columns)
+
+    def _environment_states(self) -> dict[str, Any]:
+        if not self.native.description.plain:
+            raise EnvError(f"{self.name}: no state to save: the environments' states are not plain bytes (they have an open function)")
+        return {"pool": self.pool.state}
+
+    def _set_environment_states(self, states: Mapping[str, Any]) -> None:
+        try:
+            self.pool.state = np.ascontiguousarray(states["pool"])
+        except (LookupError, ValueError, TypeError) as error:
+            raise EnvError(f"{self.name}: the environments take no such state: {error}") from error
+
+    def render(self) -> Any:
+        raise ValueError(f"{self.name}: native environments draw no pictures; take backend='lean'")
+
+    def _close(self) -> None:
+        del self.pool
