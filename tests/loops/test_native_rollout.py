@@ -74,8 +74,8 @@ def agent_for(stepper: Any, algo: str = "ppo", **config: Any) -> Any:
 
 def test_who_acts_otherwise_steps_one_by_one() -> None:
     class Mine(PPO):
-        def policy(self, observation: Any, deterministic: bool = False) -> Any:
-            return super().policy(observation, deterministic)
+        def choose(self, given: Any, deterministic: bool = False) -> Any:
+            return super().choose(given, deterministic)
 
     with make("CartPole-v1", 2, backend="native") as stepper:
         assert agent_for(stepper).native_policy() is not None
@@ -87,7 +87,7 @@ def test_who_acts_otherwise_steps_one_by_one() -> None:
         agent.network.double()
         assert agent.native_policy() is None
         agent = agent_for(stepper)
-        agent.policy = agent.policy
+        agent.choose = agent.choose
         assert agent.native_policy() is None
 
 
