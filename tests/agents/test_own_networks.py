@@ -27,6 +27,7 @@ from pyrl.errors import CheckpointError, NetworkError, NonFiniteError, SettingEr
 from pyrl.nets import actor_critic_continuous as pyrl_nets
 from pyrl.nets.heads import ActorCritic, QNetwork
 from pyrl.own import _CLASSES
+from pyrl.types import PolicyInput, Progress
 
 SMALL = {
     "n_steps": 8,
@@ -68,8 +69,8 @@ def train(agent: Any, steps: int = 16, env: Callable[[], gym.Env] | None = None)
             for _ in range(steps // agent.config.n_steps):
                 buffer = RolloutBuffer(agent.config.n_steps, 1, agent.observation_space, agent.action_space)
                 while not buffer.full:
-                    choice = agent.policy(stepper.observation)
-                    buffer.add(stepper.step(choice.pop("action")), choice)
+                    choice = agent.choose(PolicyInput(stepper.observation, stepper.first))
+                    buffer.add(stepper.step(choice.action), choice.stored)
                 agent.learn(buffer.take(stepper.observation))
     del agent.learn
     assert given
@@ -87,7 +88,7 @@ def same(a: Any, b: Any) -> bool:
 def acts_alike(a: Any, b: Any) -> bool:
     space = copy.deepcopy(a.observation_space)
     space.seed(0)
-    a.env_steps = b.env_steps = 10**6  # past random actions
+    a.progress = b.progress = Progress(10**6, 1.0)  # past random actions
     return all(np.array_equal(a.act(o), b.act(o)) for o in (space.sample() for _ in range(5)))
 
 
@@ -366,7 +367,7 @@ def test_deterministic_actors_stay_in_their_bounds() -> None:
     agent = with_output("actor", RIGHT["actor"])
     with torch.no_grad():
         agent.actor.own.scale.fill_(5.0)
-    agent.env_steps = 1000
+    agent.progress = Progress(1000)
     assert (agent.act(own.Toy(continuous=True).reset(seed=0)[0]) == ACTION["td3"].high).all()
 
 
@@ -575,7 +576,7 @@ def test_batch_norm_as_in_stable_baselines(algo: str) -> None:
     agent.act(own.Toy().reset(seed=0)[0])
     assert all(torch.equal(a, b) for a, b in zip(before, moments(network)))
     assert not any(module.training for whole in agent.modules().values() for module in whole.modules())
-    agent.env_steps, agent.updates = agent.env_steps + 100, 1  # td3 moves its targets at the second update
+    agent.progress, agent.updates = Progress(agent.env_steps + 100), 1  # td3 moves its targets at the second update
     agent.learn(data)
     assert not any(torch.equal(a, b) for a, b in zip(before, moments(network)))
     for target, online in agent.modules().items():
