@@ -71,10 +71,11 @@ class QNetwork(nn.Module):
         return self.layers(observation)
 
 
+# On a shared trunk the value's gradient is the larger one, and the norm of both is clipped together: a small vf_coef leaves room to the policy.
 ppo = {"total_steps": 2_000, "num_envs": 4, "n_steps": 64, "batch_size": 64, "n_epochs": 5, "learning_rate": 5e-3, "run_dir": False}
 runs = {
     "features_extractor": pyrl.train("ppo", Picture, features_extractor=Features, **ppo),
-    "network (ppo)": pyrl.train("ppo", Picture, network=SharedTrunk, **{**ppo, "total_steps": 4_000}),
+    "network (ppo)": pyrl.train("ppo", Picture, network=SharedTrunk, vf_coef=0.02, **ppo),
     "network (dqn)": pyrl.train(
         "dqn", Picture, total_steps=2_000, network=QNetwork, gamma=0.1, learning_rate=3e-3, learning_starts=100,
         exploration_fraction=0.5, target_update_interval=200, run_dir=False, optimizer=torch.optim.NAdam,
@@ -83,7 +84,7 @@ runs = {
 for name, run in runs.items():
     result = pyrl.evaluate(run.agent, Picture, episodes=20)
     print(f"{name:20} {result}")
-    assert result.mean > 7  # chance has 5
+    assert result.mean > 9  # chance has 5, one answer for all pictures 7.5
 
 with tempfile.TemporaryDirectory() as folder:  # a checkpoint knows the network by its name only, and asks for it
     path = runs["network (ppo)"].agent.save(f"{folder}/agent")
