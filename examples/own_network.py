@@ -71,7 +71,7 @@ class QNetwork(nn.Module):
         return self.layers(observation)
 
 
-# On a shared trunk the value's gradient is the larger one, and the norm of both is clipped together: a small vf_coef leaves room to the policy.
+# On a shared trunk the value's gradient is the larger one, and the norm of both is clipped: a small vf_coef leaves room to the policy.
 ppo = {"total_steps": 2_000, "num_envs": 4, "n_steps": 64, "batch_size": 64, "n_epochs": 5, "learning_rate": 5e-3, "run_dir": False}
 runs = {
     "features_extractor": pyrl.train("ppo", Picture, features_extractor=Features, **ppo),

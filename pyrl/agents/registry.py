@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import pickle
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
@@ -171,6 +172,15 @@ class Blueprint:
     def make(self, num_envs: int) -> Agent:
         """An agent of it, for ``num_envs`` environments."""
         return agent_class(self.name)(self.observation_space, self.action_space, self.config, self.seed, num_envs)
+
+    def unpicklable(self) -> str | None:
+        """The setting that keeps it from being pickled: an object of the user's own that is not found by its name."""
+        for name in BROUGHT:
+            try:
+                pickle.dumps(getattr(self.config, name, None))
+            except Exception:
+                return name
+        return None
 
 
 def config_to_json(config: AgentConfig) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from pyrl.errors import EnvError
 from pyrl.loops.base import Limits, Loop
 from pyrl.loops.on_policy import rollout_buffer
 from pyrl.loops.supervision import Pulse, Pulses, Pulsing, Watch, env_seed, worker_seed
-from pyrl.own import BROUGHT
 from pyrl.types import Episode, Metrics, Progress
 
 REPORT_SECONDS = 0.05  # between two messages of a worker
@@ -166,9 +165,7 @@ class AsynchronousLoop(Loop):
         try:
             pickle.dumps(task)
         except Exception as error:
-            what = "the environment"
-            with contextlib.suppress(StopIteration):
-                what = next(name for name in BROUGHT if not _pickles(getattr(agent.config, name, None)))
+            what = task.blueprint.unpicklable() or "the environment"
             raise ValueError(
                 f"{agent.name}: {what} cannot be sent to another process ({error}); pass an id, or a callable of a module"
             ) from error
@@ -201,13 +198,6 @@ class AsynchronousLoop(Loop):
                 process.kill()
                 process.join()
             pipe.close()
-
-
-def _pickles(value: Any) -> bool:
-    try:
-        return bool(pickle.dumps(value))
-    except Exception:
-        return False
 
 
 def _work(task: Task, shared: Shared, pipe: Connection) -> None:

@@ -385,7 +385,7 @@ def test_blocks_of_nothing() -> None:
 def assert_refused(agent: Any, data: Iterator[Any]) -> None:
     """An update that is not finite is caught, changes nothing, and the next one is made."""
     bad = next(data)
-    bad.reward[0] = np.nan
+    bad.reward[...] = np.nan  # of every minibatch: each is an update of its own
     before, made = learned_state(agent), agent.updates
     with pytest.raises(NonFiniteError, match=r"step: (the|a) gradient"):
         agent.learn(bad)

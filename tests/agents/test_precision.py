@@ -81,7 +81,7 @@ def test_checkpoints_are_the_same(tmp_path: Path) -> None:
 
 
 def test_it_is_for_convolutional_networks() -> None:
-    with pytest.raises(SpaceError, match="ppo: precision is 'bfloat16', which is for convolutional networks"):
+    with pytest.raises(SpaceError, match="ppo: precision is 'bfloat16', which is for pyrl's convolutional networks"):
         pyrl.make_agent("ppo", spaces.Box(-1, 1, (3,)), spaces.Discrete(2), precision="bfloat16")
     with pytest.raises(SpaceError, match="features_extractor 'flatten' makes none"):
         seeing("ppo", features_extractor="flatten", precision="bfloat16")

@@ -385,7 +385,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
         (damaged(state, "heads", (0,), 12), "heads and the number of written slots of lane 0"),
         (damaged(state, "heads", (0,), 10), "flags of the newest slot of lane 0"),
         (damaged(state, "origins", (0,), 1), "origins and heads of lane 0"),
-        (damaged(state, "flags", (1, 3), 64), "flags of lane 1"),
+        (damaged(state, "flags", (1, 3), 128), "flags of lane 1"),
         (damaged(state, "flags", (1, 10), 3), "flags of the newest slot of lane 1"),
         (damaged(state, "flags", (1, 9), 0), "flags of the newest transition of lane 1"),
         (damaged(state, "pending", (0,), 0), "pending marks of lane 0"),

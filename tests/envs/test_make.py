@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toy_envs import Faulty, Scripted, ToyVector
 
 from pyrl.envs import Stepper, make
-from pyrl.envs.inline import LeanStepper
+from pyrl.envs.inline import LeanStepper, peel
 from pyrl.errors import DTypeError, EnvError, NonFiniteError, ShapeError, SpaceError, UnknownNameError
 from pyrl.seeding import stream_seed
 from pyrl.spaces import difference
@@ -352,7 +352,7 @@ class TestArguments:
         with make("CartPole-v1") as stepper:
             assert isinstance(stepper, LeanStepper)
             assert type(stepper._inner[0]).__name__ == "CartPoleEnv"
-            assert stepper._limits == [500]
+            assert peel(stepper.envs[0])[1] == 500
             assert stepper.envs[0].render_mode is None
 
 

@@ -104,15 +104,15 @@ def cases(draw, dtype="float32"):
 
 
 def reference(case: Case) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
-    """Of float64 autograd: y; the gradients; and for each the size that its error is in proportion to where terms cancel: |x| |dy|,
-    enlarged by the norms that follow.
+    """Of float64 autograd: y; the gradients; and for each (y too) the size that its error is in proportion to where terms cancel: |x|, or
+    |x| |dy|, enlarged by the norms that follow.
 
     The slope of relu is taken from the network's own output: where z is 0 up to rounding either slope is right.
     """
     leaves = {name: torch.tensor(case.view(case.parameters, name), dtype=torch.float64, requires_grad=True) for name in case.tensors()}
     leaves["x"] = torch.tensor(case.x, dtype=torch.float64, requires_grad=True)
     h, dy = leaves["x"], torch.tensor(case.dy, dtype=torch.float64)
-    sizes = {"x": dy.norm().item()}
+    sizes = {"x": dy.norm().item(), "y": h.norm().item()}
     terms = h.norm()  # of the sums that h came from, which may have cancelled, here or in a layer before
     for i, layer in enumerate(case.layers):
         for name in ("weight", "gain"):
@@ -134,7 +134,7 @@ def reference(case: Case) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, 
             h = getattr(F, layer.activation, getattr(torch, layer.activation, None))(h)
     h.backward(dy)
     gradients = {name: leaf.grad.numpy() for name, leaf in leaves.items()}
-    return h.detach().numpy(), gradients, {name: sizes[name] for name in gradients}
+    return h.detach().numpy(), gradients, sizes
 
 
 def assert_close(actual, expected, tolerance, size, what):
@@ -147,7 +147,7 @@ def check_against_autograd(case: Case, tolerance: float) -> None:
     y, expected, sizes = reference(case)
     forward = network.forward(case.parameters, *parts)
     assert forward.dtype == case.dtype
-    assert_close(forward, y, tolerance, np.linalg.norm(case.x), "y")
+    assert_close(forward, y, tolerance, sizes["y"], "y")
     np.testing.assert_array_equal(network.infer(case.parameters, *parts), forward)
 
     gradients = np.full_like(case.parameters, 7)
