@@ -331,8 +331,9 @@ def test_errors_from_within(training: Training, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(("module", "told"), [("pyrl.cli", ""), ("tyro", "ppo on CartPole-v1;"), ("torch", "ppo on CartPole-v1;")])
-def test_interrupt_while_importing(module: str, told: str) -> None:
-    """Ctrl-C comes as an import begins, of what the command line needs or of what a command does."""
+def test_interrupt_while_importing(module: str, told: str, tmp_path: Path) -> None:
+    """Ctrl-C comes as an import begins, of what the command line needs or of what a command does. In another folder than the source
+    tree, which would hide the installed package."""
     program = f"""
 import os, runpy, signal, sys
 
@@ -346,7 +347,7 @@ sys.meta_path.insert(0, Interrupt())
 sys.argv = ["pyrl", "train", "ppo", "CartPole-v1"]
 runpy.run_module("pyrl", run_name="__main__")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (130, "pyrl: interrupted\n")
     assert done.stdout.startswith(told)
     assert done.stdout.count("\n") == bool(told)
