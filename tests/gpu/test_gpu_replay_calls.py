@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,8 @@ def test_where_the_replay_lies_does_not_change_a_training(monkeypatch, algo, env
     """The networks on the CPU, so that only the replay differs."""
     options = {"total_steps": 400, "run_dir": False, "num_envs": 2, "learning_starts": 50, "batch_size": 16, "net_arch": (8,), **options}
     here = pyrl.train(algo, env, seed=3, **options)
-    monkeypatch.setattr("pyrl.loops.off_policy.buffer_device", lambda agent: "cuda")
+    agent = type(here.agent)
+    monkeypatch.setattr(agent, "storage", lambda self, storage=agent.storage: dataclasses.replace(storage(self), device="cuda"))
     for kind in (ReplayBuffer, PrioritizedReplayBuffer):
         monkeypatch.setattr(kind, "sample", lambda buffer, size, out=None, sample=kind.sample: on_host(sample(buffer, size)))
     there = pyrl.train(algo, env, seed=3, **options)
