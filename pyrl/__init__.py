@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrl import agents, buffers, checkpoint, deploy, engine, envs, errors, experiment, loops, nets, ops
+    from pyrl import adapters, agents, buffers, checkpoint, deploy, engine, envs, errors, experiment, loops, nets, ops
     from pyrl.agents import available_agents
     from pyrl.agents.base import Agent
     from pyrl.agents.checkpoints import load_agent as load
@@ -38,7 +38,7 @@ _HOMES = {
     "train": "pyrl.experiment.train",
     "RandomStream": "pyrl.ops.random",
 }
-_MODULES = ("agents", "buffers", "checkpoint", "deploy", "engine", "envs", "errors", "experiment", "loops", "nets", "ops")
+_MODULES = ("adapters", "agents", "buffers", "checkpoint", "deploy", "engine", "envs", "errors", "experiment", "loops", "nets", "ops")
 
 __all__ = [
     "Agent",

@@ -20,6 +20,7 @@ ALLOWED = {
     "engine": {"ops", "nets"},
     "buffers": {"ops", "checkpoint"},
     "envs": {"ops"},
+    "adapters": {"ops", "buffers"},
     "checkpoint": set(),
     "agents": {"ops", "nets", "engine", "checkpoint"},
     "deploy": {"agents", "engine", "nets"},
