@@ -144,7 +144,7 @@ class ReplayCore:
     def draw(batch_size, replacement, torch):
         ...
     @staticmethod
-    def extend(observation, action, reward, next_observation, terminated, truncated, valid, extra, steps):
+    def extend(observation, action, reward, next_observation, terminated, truncated, valid, extra):
         ...
     @staticmethod
     def forecast(observation: collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]], columns: collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]], capacity: typing.SupportsInt | typing.SupportsIndex, num_envs: typing.SupportsInt | typing.SupportsIndex, n_step: typing.SupportsInt | typing.SupportsIndex, frame_stack: typing.SupportsInt | typing.SupportsIndex, linked: bool, prioritized: bool, on_device: bool, host_copy: bool) -> int:

@@ -111,6 +111,16 @@ void next_step(const ReplayCore& self, RowScratch& scratch, AddArgs& rows) {
   if (rows.valid != nullptr) rows.valid += lanes;
 }
 
+// T of an array [T, N].
+std::int64_t length_of(const ReplayCore& self, py::handle reward, RowScratch& scratch) {
+  const Py_ssize_t steps = PyObject_Size(reward.ptr());
+  if (steps >= 0) return steps;
+  if (!PyErr_ExceptionMatches(PyExc_Exception)) throw py::error_already_set();  // Ctrl-C
+  PyErr_Clear();
+  self.reward_reader.read(reward, scratch, {"extend", 1});  // names what is wrong with it, where that is more than its shape
+  throw ShapeError("extend: reward has no dimension of time, expected an array [T, N]");
+}
+
 }  // namespace
 
 // (observation, action, reward, next_observation, terminated, truncated, valid, extra)
@@ -124,10 +134,10 @@ py::object add(ReplayCore& self, FastArgs args) {
   return py::none();
 }
 
-// The same and the number of steps: arrays [T, N, ...]
+// The same with arrays [T, N, ...]
 py::object extend(ReplayCore& self, FastArgs args) {
-  const std::int64_t steps = integer_arg(args[8], "extend", "the number of steps"), lanes = self.ring().options().num_lanes;
   RowLease lease(self);
+  const std::int64_t steps = length_of(self, args[2], *lease), lanes = self.ring().options().num_lanes;
   const bool there = rows_are_there(self, args[0], "extend");
   AddArgs rows = read_block(self, args, *lease, {"extend", steps}, there);
   const CudaStream caller = self.caller_stream("extend");

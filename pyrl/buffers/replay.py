@@ -11,7 +11,7 @@ import numpy as np
 
 from pyrl.buffers.layout import check_number, flat_leaves, nested_leaves, plan_of
 from pyrl.buffers.pickling import Pickled, pickled
-from pyrl.errors import DeviceError, DTypeError, NonFiniteError, ShapeError
+from pyrl.errors import DeviceError, DTypeError, NonFiniteError
 from pyrl.ops.replay import ReplayCore
 from pyrl.seeding import stream_key
 from pyrl.types import Array, Batch, Observation
@@ -199,12 +199,8 @@ class ReplayBuffer(Pickled):
         """
         if self._nests:
             observation, next_observation = self._flat(observation), self._flat(next_observation)
-        try:
-            steps = len(reward)
-        except TypeError:
-            raise ShapeError(f"extend: reward is {reward!r}, expected an array [T, N]") from None
         columns = self._columns("extend", extra) if extra or self._extra else None
-        self._core.extend(observation, action, reward, next_observation, terminated, truncated, valid, columns, steps)
+        self._core.extend(observation, action, reward, next_observation, terminated, truncated, valid, columns)
 
     def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
         """Draw uniformly: ``batch_size`` windows of whatever can be drawn, one transition included; distinct if ``replacement`` is False.

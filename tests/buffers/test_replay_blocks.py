@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer, Window
@@ -46,8 +48,14 @@ def test_a_block_is_stored_whole_or_not_at_all() -> None:
         given |= {"terminated": flags, "truncated": flags} | bad
         with pytest.raises(ShapeError, match=r"extend: (action|terminated) has shape .* expected \[T, N, ...\]"):
             buffer.extend(**given)
-    with pytest.raises(ShapeError, match=r"extend: reward is 1\.0, expected an array"):
+    with pytest.raises(ShapeError, match=r"extend: reward has shape \[\], expected \[T, N, ...\]"):
         buffer.extend(zeros, 0, 1.0, zeros, False, False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch: a prototype
+        nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(1)])
+    for odd, kind in ((nested, "nested tensor"), (None, "NoneType"), (object(), "object")):
+        with pytest.raises(DTypeError, match=f"extend: reward is a {kind}, expected"):
+            buffer.extend(zeros, np.zeros((3, 2), int), odd, zeros, flags, flags)
     assert len(buffer) == 0
     buffer.extend(zeros[:0], np.zeros((0, 2), int), reward[:0], zeros[:0], flags[:0], flags[:0])
     assert len(buffer) == 0
