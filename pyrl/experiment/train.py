@@ -121,37 +121,37 @@ def train(
     try:
         with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
             if agent is None:
-                agent = make_agent(
-                    settings["algo"], stepper.single_observation_space, stepper.single_action_space,
-                    seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"],
-                )  # fmt: skip
+                spaces = stepper.single_observation_space, stepper.single_action_space
+                agent = make_agent(settings["algo"], *spaces, seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"])
             held.enter_context(use_threads(agent.threads if threads is None else threads))
-            limits = {name: settings[name] for name in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
-            loop = iterate(agent, stepper, **limits)
+            loop = iterate(agent, stepper, **{k: settings[k] for k in ("total_steps", "total_episodes", "stop_at_return", "stop_window")})
             settings["env_kwargs"] = saved_kwargs
-            score = None
+            score: Callable[[], Evaluation] | None = None
             if settings["eval_every"]:
                 score = lambda: evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)  # noqa: E731
-            signals = StopSignals(loop.stop, saved=resume is not None or run_dir is not False)
-            with signals:
-                if resume is None and run_dir is not False:
-                    settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
-                    rest = {k: v for k, v in settings.items() if k not in ("algo", "env", "seed")}
-                    path = None if run_dir in (None, True) else Path(str(run_dir))
-                    folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], rest, path=path)
-                elif resume is not None and folder is not None:
-                    recorded = _restore(folder, agent, loop)
-                    if changes:
-                        settings["resumed"] = [*settings.get("resumed", []), {"env_steps": agent.env_steps, "changes": changes}]
-                    folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
-                    folder.config["config"] = named(settings.get("config", {}))
-                    folder.write_config()
-                run = _run(loop, folder, settings, score, on_metrics, recorded, curve, resume is not None, signals)
+            signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
+            if folder is not None:
+                recorded = _restore(folder, agent, loop)
+                _note(folder, settings, agent.env_steps, changes)
+            elif run_dir is not False:
+                settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
+                path = None if run_dir in (None, True) else Path(str(run_dir))
+                folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], settings, path=path)
+            run = _run(loop, folder, settings, score, on_metrics, recorded, curve, signals)
     except Exception:
         if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
             raise
     signals.deliver(run)
     return run
+
+
+def _note(folder: RunFolder, settings: dict[str, Any], env_steps: int, changes: Mapping[str, Any]) -> None:
+    """Write into config.json that the run is resumed, and what its settings are from here on."""
+    if changes:
+        settings["resumed"] = [*settings.get("resumed", []), {"env_steps": env_steps, "changes": changes}]
+    folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
+    folder.config["config"] = named(settings.get("config", {}))
+    folder.write_config()
 
 
 def _run(
@@ -162,7 +162,6 @@ def _run(
     on_metrics: Callable[[Metrics], bool | None] | None,
     recorded: Mapping[str, Any] | None,
     curve: bool | Callable[[Path], object],
-    resumed: bool,
     signals: StopSignals,
 ) -> Run:
     agent, first_step, started = loop.agent, loop.agent.env_steps, time.perf_counter()
