@@ -25,6 +25,7 @@ from pyrl.agents.checks import Count, Fraction, Positive, Rate
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Update
+from pyrl.nets.distributions import masked
 from pyrl.schedules import value_at
 from pyrl.types import Learned, Rollout
 
@@ -86,6 +87,7 @@ class A2C(ActorCriticAgent):
         """The loss of a rollout, and its three terms."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
+        output = masked(output, batch.action_mask)
         log_prob, entropy = network.distribution.log_prob_and_entropy(output, network.log_std, batch.action)
         A = standardized(batch.advantage) if config.normalize_advantage else batch.advantage
         actor_loss, critic_loss = policy_loss(log_prob, A), value_loss(value, batch.return_)
@@ -98,8 +100,9 @@ class A2C(ActorCriticAgent):
         config, native = self.config, self.native["network"]
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
+        logits = masked(self.distribution.logits(output), batch.action_mask)
         actor_loss, entropy, _, _, d_output = ops.policy_loss(
-            self.distribution.logits(output), batch.action, batch.advantage, ent_coef=ent_coef,
+            logits, batch.action, batch.advantage, ent_coef=ent_coef,
             normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         critic_loss, d_value = ops.value_loss(value, batch.return_, coefficient=config.vf_coef)

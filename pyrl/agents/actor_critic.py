@@ -18,7 +18,7 @@ from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, PartLayers,
 from pyrl.agents.storage import RolloutSpec
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
-from pyrl.nets.distributions import Categorical, DiagonalGaussian
+from pyrl.nets.distributions import Categorical, DiagonalGaussian, masked
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.nets.own import OwnActorCritic
@@ -55,13 +55,15 @@ class Samples(Record):
     value: Array  # V_old(o)
     advantage: Array  # GAE(gamma, lambda)
     return_: Array  # advantage + V_old, the target of V
+    action_mask: Array | None = None  # bool [M, sum of choices]: what could be chosen; None: anything
 
     def __len__(self) -> int:
         return len(self.advantage)
 
     def rows(self, index: Array) -> Samples:
         """A minibatch; index int64 [B], of the same kind and device."""
-        columns = self.action, self.log_prob, self.value, self.advantage, self.return_
+        masks = () if self.action_mask is None else (self.action_mask,)
+        columns = self.action, self.log_prob, self.value, self.advantage, self.return_, *masks
         here = self.advantage
         if isinstance(here, Tensor) and not (here.is_cpu or (here.is_cuda and ops.cuda_built())):
             return map_tree(lambda x: x[index], self)
@@ -98,11 +100,11 @@ class ActorCriticActor(Actor):
         log_std = None if network.distribution.nvec else network.log_std.detach().cpu()
         native = self.native_form()
         if native is not None:
-            output = native.networks[0].infer(native.parameters, self.encoded(observation, native))
+            output = masked(native.networks[0].infer(native.parameters, self.encoded(observation, native)), given.action_mask)
             action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
             return Choice(action, None, {"log_prob": log_prob})
         with torch.no_grad():
-            output = network.policy(tensors(observation, self.device)).cpu()
+            output = masked(network.policy(tensors(observation, self.device)).cpu(), given.action_mask)
         action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
         return Choice(action.numpy(), None, {"log_prob": log_prob.numpy()})
 
@@ -111,6 +113,7 @@ class ActorCriticAgent(Agent):
     """Actions of every space; actor, critic and log_std in one arena."""
 
     loop: ClassVar[LoopKind] = "on_policy"
+    honours_masks = True
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box))
@@ -203,7 +206,8 @@ class ActorCriticAgent(Agent):
         action = action.reshape(rows, -1).astype(value.dtype, copy=False) if continuous else action.astype(np.int64, copy=False)
         log_prob = rollout.extra["log_prob"].reshape(rows).astype(value.dtype, copy=False)
         observation = map_observation(lambda x: x[:rows], flat)
-        samples = Samples(observation, action, log_prob, value[:T].reshape(rows), advantage.reshape(rows), return_.reshape(rows))
+        mask = None if rollout.action_mask is None else rollout.action_mask.reshape(rows, -1)
+        samples = Samples(observation, action, log_prob, value[:T].reshape(rows), advantage.reshape(rows), return_.reshape(rows), mask)
         explained = explained_variance(samples.return_, samples.value, rollout.valid)
         (samples,) = self.updater.to_device(samples)
         return samples, None if rollout.valid.all() else np.flatnonzero(rollout.valid), explained

@@ -33,7 +33,7 @@ from pyrl.engine.standard import in_standard_state
 from pyrl.engine.step import Step
 from pyrl.engine.trainable import Trainable
 from pyrl.engine.updater import Engine, Updater
-from pyrl.errors import DeviceError, NetworkError, SettingError, SpaceError
+from pyrl.errors import DeviceError, NetworkError, SettingError, ShapeError, SpaceError
 from pyrl.nets.convolutional import FeaturesExtractor, Precision, set_precision
 from pyrl.nets.encoder import MakeFeatures, has_images
 from pyrl.nets.mlp import ACTIVATIONS, MakeActivation
@@ -46,7 +46,8 @@ from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
-from pyrl.types import Choice, Learned, Observation, PolicyInput, Progress, first_leaf, map_observation
+from pyrl.spaces.masks import MaskReader
+from pyrl.types import Array, Choice, Learned, Observation, PolicyInput, Progress, first_leaf, map_observation
 
 LoopKind: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
 _RENAMED = {  # what is never called now
@@ -293,17 +294,29 @@ class Agent(ABC):
         """The integer attributes a checkpoint keeps, by name."""
         return {"env_steps": self.env_steps, "updates": self.updates}
 
-    def act(self, observation: Observation, deterministic: bool = True) -> Any:
+    def act(self, observation: Observation, deterministic: bool = True, action_mask: Any = None) -> Any:
         """Actions of the action space for one observation or a batch [N, ...]: NumPy in, NumPy out.
 
+        ``action_mask``: what may be chosen, as `PolicyInput` has it: [M] of one observation, [N, M] of a batch; None: anything.
         ShapeError, DTypeError, NonFiniteError or ValueError names the part of the observation that is not as its space says.
         ValueError of an agent with memory: it would forget at every call, so a `player` plays it.
         """
         observation, single = self.read(observation)
-        choice = self.choose(PolicyInput(observation, np.ones(len(first_leaf(observation)), bool)), deterministic)
+        count = len(first_leaf(observation))
+        mask = None if action_mask is None else self.read_mask(action_mask, count, single)
+        choice = self.choose(PolicyInput(observation, np.ones(count, bool), mask), deterministic)
         if choice.state is not None:
             raise ValueError(f"act: {self.name} has a memory, which act would lose; play it by agent.player(num_envs).act(observation)")
         return self.actions.given_out(choice.action, single)
+
+    def read_mask(self, given: Any, count: int, single: bool) -> Array:
+        """A caller's masks as bool [N, M]; ValueError or ShapeError for what are no masks of the action space, one for each observation."""
+        if not self.honours_masks:
+            raise ValueError(f"act: action_mask is given, but {self.name} does not honour masks, expected None")
+        masks = [given] if single else list(given)
+        if len(masks) != count:
+            raise ShapeError(f"act: action_mask has {len(masks)} rows, expected {count}, as observation has")
+        return MaskReader(self.action_space).rows(masks, "act: action_mask")
 
     def blueprint(self) -> Blueprint:
         """What makes an untrained agent like this one, in another process too."""

@@ -30,6 +30,7 @@ from pyrl.agents.off_policy import OffPolicyAgent, OffPolicyConfig
 from pyrl.agents.registry import register
 from pyrl.engine.native import native_q, native_q_backward
 from pyrl.engine.step import LossReport, Step
+from pyrl.nets.distributions import masked
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.own import OwnQNetwork
 from pyrl.schedules import Schedule, linear, value_at
@@ -57,9 +58,12 @@ class DQNConfig(OffPolicyConfig):
     net_arch: Layers = (64, 64)  # hidden layers, on the features
 
 
-def q_target(reward: Tensor, discount: Tensor, next_q: Tensor, next_q_target: Tensor, double: bool) -> Tensor:
-    """y = r + discount * Q^-(o', a'), a' = argmax of Q^- or, for double Q-learning, of Q. Rewards [B], Qs [B, A]."""
-    chosen = (next_q if double else next_q_target).argmax(dim=1, keepdim=True)
+def q_target(
+    reward: Tensor, discount: Tensor, next_q: Tensor, next_q_target: Tensor, double: bool, next_action_mask: Tensor | None = None
+) -> Tensor:
+    """y = r + discount * Q^-(o', a'), a' = argmax of Q^- or, for double Q-learning, of Q, over the actions that may be chosen at o'.
+    Rewards [B], Qs and mask [B, A]."""
+    chosen = masked(next_q if double else next_q_target, next_action_mask).argmax(dim=1, keepdim=True)
     return reward + discount * next_q_target.gather(1, chosen).squeeze(1)
 
 
@@ -92,11 +96,15 @@ class QActor(Actor):
         else:
             with torch.no_grad():
                 q = self.network(tensors(observation, self.device)).cpu().numpy()
-        action = q.argmax(axis=1)
+        mask = given.action_mask
+        action = masked(q, mask).argmax(axis=1)
         if not deterministic:
             count, num_actions = q.shape
             uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
-            random_action = ops.uniform_indices(count, num_actions, self.random)
+            if mask is None:
+                random_action = ops.uniform_indices(count, num_actions, self.random)
+            else:
+                random_action = ops.sample_categorical(np.zeros_like(q), self.random, mask=mask)[0]
             action = np.where(uniform < exploration_rate(self.config, progress, self.version), random_action, action)
         return Choice(action)
 
@@ -107,6 +115,7 @@ class DQN(OffPolicyAgent):
 
     Config = DQNConfig
     acts_with = "q_network"
+    honours_masks = True
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DQNConfig, seed: int, num_envs: int) -> None:
         check_spaces("dqn", action_space, (spaces.Discrete,))
@@ -157,7 +166,7 @@ class DQN(OffPolicyAgent):
         with torch.no_grad():
             next_q_target = self.target_network(batch.next_observation)
             next_q = self.q_network(batch.next_observation) if self.config.double else next_q_target
-            target = q_target(batch.reward, batch.discount, next_q, next_q_target, self.config.double)
+            target = q_target(batch.reward, batch.discount, next_q, next_q_target, self.config.double, batch.next_action_mask)
         q = self.q_network(batch.observation).gather(1, batch.action.unsqueeze(1)).squeeze(1)
         td_error = q - target
         loss = q_loss(td_error, batch.weight, self.config.loss == "huber")
@@ -165,11 +174,11 @@ class DQN(OffPolicyAgent):
 
     def native_gradient(self, batch: Batch) -> LossReport:
         """The same by hand: forward, the gradient of the loss w.r.t. Q, backward."""
-        online, target = self.native["q_network"], self.native["target_network"]
+        online, target, mask = self.native["q_network"], self.native["target_network"], batch.next_action_mask
         loss, q_mean, d_q, td_error = ops.q_loss(
             native_q(online, batch.observation), batch.action, batch.reward, batch.discount,
-            native_q(target, batch.next_observation, keep=False),
-            next_q_online=native_q(online, batch.next_observation, keep=False) if self.config.double else None,
+            masked(native_q(target, batch.next_observation, keep=False), mask),
+            next_q_online=masked(native_q(online, batch.next_observation, keep=False), mask) if self.config.double else None,
             weight=batch.weight, huber=self.config.loss == "huber",
         )  # fmt: skip
         native_q_backward(online, d_q)

@@ -113,8 +113,8 @@ class OffPolicyAgent(Agent):
         return action
 
     def prepare(self, batch: Batch, native: bool) -> Batch:
-        """What an update reads of a batch: observation, action, reward, next_observation, discount and weight. NumPy arrays with encoded
-        observations if ``native``, else tensors, wherever they are."""
+        """What an update reads of a batch: observation, action, reward, next_observation, discount, weight and next_action_mask. NumPy
+        arrays with encoded observations if ``native``, else tensors, wherever they are."""
         observation, next_observation = (self.normalizer.observation(o) for o in (batch.observation, batch.next_observation))
         action, reward, discount, weight = (
             self.learned_action(batch.action), self.normalizer.reward(batch.reward), batch.discount, batch.weight
@@ -132,7 +132,9 @@ class OffPolicyAgent(Agent):
             action, reward, discount = map(torch.as_tensor, (action, reward, discount))
             action = action if self.actions.is_box else action.long()
             weight = None if weight is None else torch.as_tensor(weight)
-        return Batch(observation, action, reward, next_observation, None, discount, None, weight)
+        mask = batch.next_action_mask
+        mask = mask if native or mask is None else torch.as_tensor(mask)
+        return Batch(observation, action, reward, next_observation, None, discount, None, weight, next_action_mask=mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class Player:
     def act(self, observation: Observation, first: Any = None, action_mask: Any = None) -> Any:
         """Actions of the action space, as `Agent.act` gives them, for one observation (of one environment) or a batch [N, ...].
 
-        ``first``: bool [N], or one; None: everywhere after a `reset`, nowhere else. ``action_mask``: bool [N, M], or [M] of one.
+        ``first``: bool [N], or one; None: everywhere after a `reset`, nowhere else. ``action_mask``: as `Agent.act` takes it.
         """
         observation, single = self.agent.read(observation)
         count = len(first_leaf(observation))
@@ -53,9 +53,7 @@ class Player:
         starts = np.full(count, not self._begun) if first is None else np.asarray(first, bool).reshape(-1)
         if starts.shape != (count,):
             raise ShapeError(f"act: first has shape {list(np.shape(first))}, expected [N] = [{count}]")
-        if action_mask is not None and not self.agent.honours_masks:
-            raise ValueError(f"act: action_mask is given, but {self.agent.name} does not honour masks, expected None")
-        mask = None if action_mask is None else np.asarray(action_mask, bool).reshape(count, -1)
+        mask = None if action_mask is None else self.agent.read_mask(action_mask, count, single)
         choice = self.choose(observation, starts, mask)
         self._begun = True
         return self.agent.actions.given_out(choice.action, single)

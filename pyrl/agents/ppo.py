@@ -26,6 +26,7 @@ from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Sample
 from pyrl.agents.checks import Count, Positive, Rate
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport
+from pyrl.nets.distributions import masked
 from pyrl.schedules import value_at
 from pyrl.types import Array, Learned, Rollout
 
@@ -118,6 +119,7 @@ class PPO(ActorCriticAgent):
         """Eq. 9, negated, of a minibatch; its three terms and the KL estimate."""
         config, network = self.config, self.network
         output, value = network(batch.observation)
+        output = masked(output, batch.action_mask)
         log_prob, entropy = network.distribution.log_prob_and_entropy(output, network.log_std, batch.action)
         A = standardized(batch.advantage) if config.normalize_advantage else batch.advantage
         policy_loss = -clipped_surrogate(log_prob, batch.log_prob, A, epsilon)
@@ -132,8 +134,9 @@ class PPO(ActorCriticAgent):
         config, native = self.config, self.native["network"]
         (actor, critic), w, g = native.networks, native.parameters, native.gradients
         output, value = actor.forward(w, batch.observation), critic.forward(w, batch.observation)
+        logits = masked(self.distribution.logits(output), batch.action_mask)
         policy_loss, entropy, kl, _, d_output = ops.policy_loss(
-            self.distribution.logits(output), batch.action, batch.advantage, log_prob_old=batch.log_prob, clip_range=epsilon,
+            logits, batch.action, batch.advantage, log_prob_old=batch.log_prob, clip_range=epsilon,
             ent_coef=ent_coef, normalize_advantage=config.normalize_advantage, **self.native_distribution(),
         )  # fmt: skip
         old = None if config.clip_range_vf is None else batch.value

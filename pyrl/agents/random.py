@@ -13,7 +13,7 @@ from pyrl.agents.checks import Count
 from pyrl.agents.registry import register
 from pyrl.agents.storage import RolloutSpec
 from pyrl.errors import SettingError
-from pyrl.ops import RandomStream, uniform_indices
+from pyrl.ops import RandomStream, sample_multi_categorical, uniform_indices
 from pyrl.own import name_of
 from pyrl.spaces import choices
 from pyrl.types import Choice, Learned, PolicyInput, Rollout, first_leaf
@@ -31,6 +31,7 @@ class Random(Agent):
     """Draws uniformly from the action space. An unbounded side of a Box is taken as -1 or 1, or as 1 from a bound beyond that."""
 
     loop = "on_policy"
+    honours_masks = True
     Config = RandomConfig
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: RandomConfig, seed: int, num_envs: int) -> None:
@@ -42,6 +43,10 @@ class Random(Agent):
         return RolloutSpec(n_steps=self.config.n_steps)
 
     def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
+        if given.action_mask is not None:
+            logits, nvec = np.zeros(given.action_mask.shape, np.float32), choices(self.action_space)
+            action = sample_multi_categorical(logits, nvec, self.random, mask=given.action_mask)[0]
+            return Choice(action if isinstance(self.action_space, spaces.MultiDiscrete) else action[:, 0])
         return Choice(uniform_actions(self.action_space, len(first_leaf(given.observation)), self.random))
 
     def learn(self, data: Rollout) -> Learned:

@@ -51,7 +51,7 @@ def play(arguments: list[str]) -> int:
 
     from pyrl.agents.checkpoints import load_agent
     from pyrl.envs import make
-    from pyrl.envs.masks import MASK_KEY, MaskReader
+    from pyrl.spaces.masks import MASK_KEY, MaskReader
 
     agent = load_agent(path, device=options.device, **own)
     mode = "human" if options.video is None else "rgb_array"

@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 import gymnasium
 import numpy as np
 
-from pyrl.envs.masks import MASK_KEY, flat_mask
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError
+from pyrl.spaces.masks import MASK_KEY, flat_mask
 from pyrl.types import Observation, map_observation, zeros_for
 
 FAILURE = "_pyrl_failure"  # in an info: the environment failed, and this is how

@@ -17,7 +17,6 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from pyrl.envs.guard import FROM_ENVS, described, read_flag, read_info, read_number, read_reset, read_step, share_memory
-from pyrl.envs.masks import MASK_KEY
 from pyrl.envs.notices import late_mask_is_ignored
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.stepper import NEVER, Stepper
@@ -25,6 +24,7 @@ from pyrl.envs.success import success_in
 from pyrl.errors import EnvError, SpaceError
 from pyrl.ops.steps import StepBook
 from pyrl.spaces import difference
+from pyrl.spaces.masks import MASK_KEY
 from pyrl.types import Array, Episode, StepResult, map_observation
 
 _STATE_METHODS = ("state_dict", "load_state_dict")  # of environments whose state can be saved

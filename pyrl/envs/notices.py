@@ -7,7 +7,7 @@ from typing import Any
 
 from gymnasium import Space, spaces
 
-from pyrl.envs.masks import MASK_KEY
+from pyrl.spaces.masks import MASK_KEY
 
 _GOAL_KEYS = {"observation", "achieved_goal", "desired_goal"}
 _said: set[str] = set()

@@ -27,7 +27,6 @@ from gymnasium import Space
 from gymnasium.vector import AutoresetMode
 
 from pyrl.envs.actions import ActionBorder
-from pyrl.envs.masks import MaskReader
 from pyrl.envs.notices import mask_is_ignored
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import success_rule
@@ -35,6 +34,7 @@ from pyrl.errors import CheckpointError, EnvError
 from pyrl.ops.steps import StepBook
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_action_space, check_observation_space
+from pyrl.spaces.masks import MaskReader
 from pyrl.types import Array, Episode, Observation, StepResult
 
 NEVER = 1 << 62  # a time limit that is none

@@ -10,13 +10,13 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from pyrl.envs.guard import FAILURE, FROM_ENVS, Finished, described, share_memory
-from pyrl.envs.masks import MASK_KEY, masks_in
 from pyrl.envs.notices import late_mask_is_ignored, say_once
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.processes import ProcessVector, WorkerFailure, dead_worker, end_processes
 from pyrl.envs.stepper import Stepper
 from pyrl.envs.success import INFO_KEYS, success_in
 from pyrl.errors import EnvError
+from pyrl.spaces.masks import MASK_KEY, masks_in
 from pyrl.types import Array, Episode, Observation, StepResult, map_observation
 
 _FINAL_KEYS = ("final_obs", "final_observation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from pyrl.agents.checks import MOST
 from pyrl.agents.storage import ReplaySpec
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
+from pyrl.envs.notices import mask_is_ignored
 from pyrl.errors import CheckpointError
 from pyrl.loops.base import Limits, Loop
 from pyrl.seeding import stream_key
-from pyrl.types import Batch
+from pyrl.spaces import choices
+from pyrl.types import Array, Batch, Observation
 
 
 def newest_of(stack: Any) -> spaces.Box:
@@ -24,8 +27,9 @@ def newest_of(stack: Any) -> spaces.Box:
     return spaces.Box(stack.low[-1], stack.high[-1], stack.shape[1:], stack.dtype)
 
 
-def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper) -> ReplayBuffer:
-    """The replay that ``spec`` asks for; of a stack of pictures it stores the newest, and stacks them again."""
+def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper, masks: bool = False) -> ReplayBuffer:
+    """The replay that ``spec`` asks for; of a stack of frames it stores the newest, and stacks them again. With ``masks`` each observation
+    has its action mask beside it, so that a window's next mask comes as its next observation does."""
     options: dict[str, Any] = {
         "num_envs": stepper.num_envs, "n_step": spec.n_step, "gamma": spec.gamma, "device": spec.device, "extra": spec.extra,
         "seed": stream_key(agent.seed, "replay") >> 1,
@@ -34,10 +38,20 @@ def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper) -> ReplayBuffer
     if stepper.frames is not None:
         space = newest_of(space)
         options["frame_stack"], options["stack_padding"] = stepper.frames
+    if masks:
+        mask = spaces.Box(0, 1, (sum(choices(agent.action_space)),), np.bool_)  # type: ignore[arg-type]
+        space = spaces.Dict({"observation": space, "action_mask": mask})
     if spec.prioritized is None:
         return ReplayBuffer(spec.capacity, space, agent.actions.stored, **options)
     alpha, beta = spec.prioritized.alpha, spec.prioritized.beta
     return PrioritizedReplayBuffer(spec.capacity, space, agent.actions.stored, alpha=alpha, beta=beta, **options)
+
+
+def without_masks(batch: Batch, stacked: bool) -> Batch:
+    """A batch of such a replay as agents take it."""
+    mask = batch.next_observation["action_mask"]
+    plain = {"observation": batch.observation["observation"], "next_observation": batch.next_observation["observation"]}
+    return replace(batch, **plain, next_action_mask=mask[:, -1] if stacked else mask)
 
 
 class OffPolicyLoop(Loop):
@@ -52,8 +66,27 @@ class OffPolicyLoop(Loop):
         self.spec = spec
         self._single = stepper.frames is not None
         self.buffer = replay_for(agent, spec, stepper)
+        self._masks = False  # whether observations in the replay have their masks beside them
         self._batch: Batch | None = None
         self._stored = 0  # transitions that were added to this buffer, however long the agent has lived
+
+    def reset(self) -> None:
+        super().reset()
+        mask = self.stepper.action_mask
+        if mask is None or self._masks or not self.agent.honours_masks:
+            return
+        if self._stored:
+            mask_is_ignored(self.stepper.name, "the replay to continue with was stored without masks")
+        else:
+            self._store_masks()
+
+    def _store_masks(self) -> None:
+        self.buffer, self._masks = replay_for(self.agent, self.spec, self.stepper, masks=True), True
+
+    def _beside_mask(self, observation: Observation, mask: Array | None) -> Observation:
+        if mask is None:  # of environments that gave none at their latest reset
+            mask = np.ones((self.stepper.num_envs, sum(choices(self.agent.action_space))), bool)
+        return {"observation": observation, "action_mask": mask}
 
     @property
     def ending(self) -> str:
@@ -74,6 +107,9 @@ class OffPolicyLoop(Loop):
             observation, next_observation = step.observation, step.next_observation
             if self._single:
                 observation, next_observation = (np.ascontiguousarray(x[:, -1]) for x in (observation, next_observation))
+            if self._masks:
+                observation = self._beside_mask(observation, step.action_mask)
+                next_observation = self._beside_mask(next_observation, step.next_action_mask)
             self.buffer.add(
                 observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip
@@ -87,7 +123,7 @@ class OffPolicyLoop(Loop):
             if self.stopped:
                 break
             self._batch = self.buffer.sample(spec.batch_size, out=self._batch)
-            learned = self.learn(self._batch)
+            learned = self.learn(without_masks(self._batch, self._single) if self._masks else self._batch)
             losses = learned.metrics
             if isinstance(self.buffer, PrioritizedReplayBuffer):
                 if learned.priority is None:
@@ -96,15 +132,21 @@ class OffPolicyLoop(Loop):
         return losses
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:
-        return {**super().state_dict(), "stored": self._stored, **({"buffer": self.buffer.state_dict()} if replay else {})}
+        masks = {"masks": True} if self._masks else {}
+        return {**super().state_dict(), "stored": self._stored, **masks, **({"buffer": self.buffer.state_dict()} if replay else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         rest = dict(state)
-        buffer, stored = rest.pop("buffer", None), rest.pop("stored", self.agent.env_steps)  # older versions did not keep the latter
+        buffer, masks = rest.pop("buffer", None), rest.pop("masks", False)
+        stored = rest.pop("stored", self.agent.env_steps)  # older versions did not keep it
         if not isinstance(buffer, Mapping):
             raise CheckpointError("loop/buffer is missing: the state is no off-policy loop's")
         if type(stored) is not int or not 0 <= stored <= MOST:
             raise CheckpointError(f"loop/stored is {stored!r}, expected a count")
+        if type(masks) is not bool or (masks and not self.agent.honours_masks):
+            raise CheckpointError(f"loop/masks is {masks!r}, expected {False if not self.agent.honours_masks else 'True or False'}")
+        if masks:
+            self._store_masks()
         self.buffer.load_state_dict(buffer)
         super().load_state_dict(rest)
         self._stored = stored

@@ -20,7 +20,17 @@ from pyrl.ops.random import RandomStream
 from pyrl.ops.sampling import sample_categorical, sample_gaussian, sample_multi_categorical
 from pyrl.types import Array
 
+FORBIDDEN = -1e8  # a logit whose probability is 0, and which is finite, so that 0 times it is 0
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def masked(output: Array, action_mask: Array | None) -> Array:
+    """Logits or Q [B, M] with `FORBIDDEN` where ``action_mask`` (bool [B, M]) is False, which gives these a gradient of 0 too."""
+    if action_mask is None:
+        return output
+    if isinstance(output, Tensor):
+        return output.masked_fill(~torch.as_tensor(action_mask, device=output.device), FORBIDDEN)
+    return np.where(action_mask, output, output.dtype.type(FORBIDDEN))
 
 
 class Distribution(Protocol):

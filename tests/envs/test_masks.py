@@ -11,8 +11,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import pyrl
+from pyrl.agents.random import Random
 from pyrl.envs import make, notices
-from pyrl.envs.masks import MaskReader
+from pyrl.spaces.masks import MaskReader
 
 SPACES = {"discrete": spaces.Discrete(3, start=5), "multi": spaces.MultiDiscrete([2, 3])}
 SIZES = {"discrete": [3], "multi": [2, 3]}
@@ -104,8 +105,9 @@ def test_a_mask_that_breaks_later_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("how", ["train", "evaluate"])
-def test_agents_that_do_not_honour_masks_say_so_once(how: str, recwarn: pytest.WarningsRecorder) -> None:
+def test_agents_that_do_not_honour_masks_say_so_once(how: str, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
     notices._said.clear()
+    monkeypatch.setattr(Random, "honours_masks", False)
     agent = pyrl.make_agent("random", Masked.observation_space, SPACES["discrete"], n_steps=4)
     for _ in range(2):
         if how == "train":

@@ -26,25 +26,25 @@ class MaskReader:
         self.sizes = list(choices(space)) if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else []
         self._starts = np.cumsum([0, *self.sizes])[:-1]
 
-    def read(self, given: Any) -> Array:
+    def read(self, given: Any, name: str = f"info[{MASK_KEY!r}]") -> Array:
         """bool [M]. ValueError where ``given`` is no mask of the space."""
         if not self.sizes:
-            raise ValueError("masks of Box and MultiBinary actions are not known")
+            raise ValueError(f"{name} is given, expected None: masks of Box and MultiBinary actions are not known")
         flat = flat_mask(given)
         if flat.dtype.kind not in "biuf" or flat.size != sum(self.sizes) or not np.isin(flat, (0, 1)).all():
-            raise ValueError(f"info[{MASK_KEY!r}] is {given!r:.100}, expected {sum(self.sizes)} numbers, each 0 or 1")
+            raise ValueError(f"{name} is {given!r:.100}, expected {sum(self.sizes)} numbers, each 0 or 1")
         mask = flat.astype(bool)
         nothing = ~np.logical_or.reduceat(mask, self._starts)
         if nothing.any():
             mask |= np.repeat(nothing, self.sizes)
         return mask
 
-    def rows(self, given: Sequence[Any]) -> Array:
+    def rows(self, given: Sequence[Any], name: str = f"info[{MASK_KEY!r}]") -> Array:
         """bool [N, M] of one mask each; where it is None, anything may be chosen."""
         table = np.ones((len(given), sum(self.sizes)), bool)
         for i, mask in enumerate(given):
             if mask is not None:
-                table[i] = self.read(mask)
+                table[i] = self.read(mask, name)
         return table
 
 
