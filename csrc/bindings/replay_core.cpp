@@ -137,6 +137,14 @@ std::vector<Column> ReplayCore::stored_columns() const {
   return stored;
 }
 
+std::vector<DType> ReplayCore::stored_dtypes() const {
+  std::vector<DType> dtypes{DType::Float32};
+  for (int copies = ring().options().linked ? 1 : 2; copies > 0; --copies)
+    for (const Leaf& leaf : observation_) dtypes.push_back(leaf.dtype);
+  for (const Leaf& leaf : columns_) dtypes.push_back(leaf.dtype);
+  return dtypes;
+}
+
 std::vector<std::string> ReplayCore::stored_names() const {
   std::vector<std::string> names{"reward"};
   for (const Leaf& leaf : observation_) names.push_back(leaf.name);

@@ -48,6 +48,7 @@ class ReplayCore {
   // What a checkpoint holds of each slot, and under which names: the reward first.
   std::vector<replay::Column> stored_columns() const;
   std::vector<std::string> stored_names() const;
+  std::vector<DType> stored_dtypes() const;
 
   std::unique_ptr<replay::Store> store;
   Location location{Kind::NumPy};                      // of records, batches and rows on a device

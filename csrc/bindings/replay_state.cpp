@@ -35,6 +35,22 @@ RandomStream random_of(const py::object& saved) {
   throw ArgumentError(concat("load_state_dict: random is ", py::repr(saved).cast<std::string>(), ", expected (key, 0, draw) of 64-bit words"));
 }
 
+// Refuses what no `add` would have stored.
+void check_rows(const ReplayCore& self, const RingState& state, const std::vector<Column>& columns, const std::vector<std::string>& names,
+                const std::vector<const std::uint8_t*>& rows) {
+  const std::int64_t slots = self.ring().options().num_lanes * state.used;
+  for (std::int64_t slot = 0; slot < slots; ++slot) {
+    float reward;
+    std::memcpy(&reward, rows[0] + slot * columns[0].row_bytes, sizeof reward);
+    const bool is_transition = (state.flags[static_cast<std::size_t>(slot)] & flag::transition) != 0;
+    PYRL_CHECK(!is_transition || std::isfinite(reward), NonFiniteError, "load_state_dict: a reward is NaN or infinite");
+  }
+  const std::vector<DType> dtypes = self.stored_dtypes();
+  for (std::size_t c = 0; c < columns.size(); ++c)
+    PYRL_CHECK(dtypes[c] != DType::Bool || std::all_of(rows[c], rows[c] + slots * columns[c].row_bytes, [](std::uint8_t byte) { return byte <= 1; }),
+               ArgumentError, "load_state_dict: column.", names[c], " holds bytes other than 0 and 1");
+}
+
 }  // namespace
 
 py::dict replay_state(ReplayCore& self) {
@@ -124,6 +140,7 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   std::vector<const std::uint8_t*> from;
   for (std::size_t c = 0; c < columns.size(); ++c)
     from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
+  check_rows(self, state, columns, names, from);
   std::vector<double> leaves;  // of all slots
   if (is_prioritized) {
     const auto given = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");

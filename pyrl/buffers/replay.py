@@ -11,13 +11,12 @@ import numpy as np
 
 from pyrl.buffers.layout import check_number, flat_leaves, nested_leaves, plan_of
 from pyrl.buffers.pickling import Pickled, pickled
-from pyrl.errors import DeviceError, DTypeError, NonFiniteError
+from pyrl.errors import DeviceError, DTypeError
 from pyrl.ops.replay import ReplayCore
 from pyrl.seeding import stream_key
 from pyrl.types import Array, Batch, Observation
 
-_TRANSITION = 1
-_ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # with _TRANSITION: flags of csrc/replay/ring_view.hpp
+_ENDS = {8: "terminated", 16: "truncated", 32: "cut"}  # flags of csrc/replay/ring_view.hpp
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,20 +300,7 @@ class ReplayBuffer(Pickled):
         if not sane or len(words) != 3 or words[1] != 0:
             raise ValueError(f"load_state_dict: random is {words!r}, expected (key, 0, draw) of 64-bit words")
         arrays = {k: np.asarray(v, order="C") if type(v) is np.ndarray else v for k, v in state.items() if k != "options"}
-        self._check_rows({k: v for k, v in arrays.items() if type(v) is np.ndarray and v.dtype == np.uint8})  # the core refuses the rest
         self._core.set_state(arrays)
-
-    def _check_rows(self, arrays: Mapping[str, Any]) -> None:
-        """What the records hold and no `add` would have stored; their shapes are for the core to check."""
-        reward, flags = arrays.get("column.reward"), arrays.get("flags")
-        if reward is not None and flags is not None and reward.shape == (*flags.shape, 4):
-            transitions = reward.view(np.float32)[..., 0][flags & _TRANSITION != 0]
-            if not np.isfinite(transitions).all():
-                raise NonFiniteError("load_state_dict: a reward is NaN or infinite")
-        for name, dtype, _ in self._options["columns"]:
-            for column in (f"column.{name}", f"column.next_{name}"):
-                if dtype == "bool" and column in arrays and (arrays[column] > 1).any():
-                    raise ValueError(f"load_state_dict: {column} holds bytes other than 0 and 1")
 
     def arguments(self) -> dict[str, Any]:
         """What the constructor made this from, the seed aside: spaces and JSON values. DeviceError on a GPU."""

@@ -95,3 +95,23 @@ def test_a_deleted_episode_stays_deleted_in_a_state() -> None:
         assert one.sample(3).reward.tolist() == [5, 5, 5]
     with pytest.raises(ValueError, match=r"delete: index\[0\] is 3, a record that is no longer"):
         copy.delete(np.array([3]))
+
+
+@pytest.mark.parametrize(
+    "form", [np.asarray, torch.from_numpy, lambda a: a.view(type("Subclass", (np.ndarray,), {}))], ids=["numpy", "torch", "subclass"]
+)
+def test_a_state_that_no_add_would_have_made_is_refused_in_every_form(form: Any) -> None:
+    buffer = ReplayBuffer(8, Box(-1, 1, (2,)), Discrete(3), extra={"flag": ((), "bool")})
+    for t in range(4):
+        buffer.add(np.zeros(2, np.float32), 0, 1.0, np.zeros(2, np.float32), False, False, flag=t % 2 == 0)
+    state = buffer.state_dict()
+    for name, wrong, error, message in (
+        ("column.flag", 2, ValueError, r"column\.flag holds bytes other than 0 and 1"),
+        ("column.reward", 255, NonFiniteError, "a reward is NaN or infinite"),
+    ):
+        damaged = state[name].copy()
+        damaged[0, 1] = wrong
+        with pytest.raises(error, match=f"load_state_dict: {message}"):
+            buffer.load_state_dict({**state, name: form(damaged)})
+        buffer.load_state_dict({**state, name: form(state[name])})
+        assert len(buffer) == 4
