@@ -34,11 +34,16 @@ def case(
 
 
 CASES = [
-    case("ppo CartPole-v1 8 envs 64x64", "ppo", "CartPole-v1", 8, 8_192, PPO, [64, 64], "pyrl lean 5x sb3", "pyrl envpool 7x sb3"),
+    case(
+        "ppo CartPole-v1 8 envs 64x64", "ppo", "CartPole-v1", 8, 8_192, PPO, [64, 64],
+        "pyrl lean 5x sb3", "pyrl envpool 7x sb3", "pyrl native 20x sb3",
+    ),
     case(
         "ppo CartPole-v1 64 envs x 16 steps", "ppo", "CartPole-v1", 64, 16_384, {**PPO, "n_steps": 16}, [64, 64],
         "pyrl vector <= 96376 us",  # 170,000 steps/s
     ),
+    case("ppo Pendulum-v1 8 envs 64x64", "ppo", "Pendulum-v1", 8, 8_192, PPO, [64, 64], "pyrl native 20x sb3"),
+    case("ppo FrozenLake-v1 8 envs 64x64", "ppo", "FrozenLake-v1", 8, 8_192, PPO, [64, 64], "pyrl native 20x sb3"),
     case("a2c CartPole-v1 8 envs 64x64", "a2c", "CartPole-v1", 8, 8_000, A2C, [64, 64], "pyrl lean 6x sb3"),
     case("dqn CartPole-v1 b64 f4 256x256", "dqn", "CartPole-v1", 1, 2_000, DQN, [256, 256], "pyrl lean 4x sb3"),
     case(
@@ -77,7 +82,7 @@ def register(algorithm: str, backend: str) -> None:
 
 
 for _algorithm in ("ppo", "a2c"):
-    for _backend in ("lean", "vector", "envpool"):
+    for _backend in ("lean", "native", "vector", "envpool"):
         register(_algorithm, _backend)
 for _algorithm in ("dqn", "ddpg", "sac"):
     register(_algorithm, "lean")

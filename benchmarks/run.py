@@ -171,6 +171,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", default=",".join(PEERS), help=f"comma-separated, of {', '.join(PEERS)}; default: all; '' for none")
     parser.add_argument("--threads", type=int, default=1, help="threads for everyone; default: 1")
     parser.add_argument("--list", action="store_true", help="show cases and contenders, time nothing")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the JSON file")
     parser.add_argument("--install-peers", action="store_true", help="make the peers' virtual environments")
     options = parser.parse_args()
     options.peers = [name for name in options.peers.split(",") if name]
@@ -195,7 +196,7 @@ def main() -> None:
     for peer in peers.values():
         peer.close()
     if not options.list:
-        report.finish(HERE / "results")
+        report.finish(options.results)
 
 
 if __name__ == "__main__":
