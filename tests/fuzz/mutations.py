@@ -10,6 +10,7 @@ import random
 import shutil
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ class Draft:
         body = text[1:].encode("utf-8", "surrogatepass")
         (folder / MANIFEST).write_bytes((SEAL % hashlib.sha256(body).hexdigest()).encode() + body)
         for change in self.after:
-            change(folder)
+            with suppress(FileNotFoundError):  # another mutation has taken the file away
+                change(folder)
 
 
 def read(folder: Path) -> Draft:
