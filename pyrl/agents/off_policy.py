@@ -31,7 +31,7 @@ from pyrl.agents.checks import (
 from pyrl.agents.continuous_actors import ContinuousActor
 from pyrl.agents.storage import PrioritySpec, ReplaySpec
 from pyrl.engine.native import Native
-from pyrl.engine.step import LossReport
+from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.errors import DeviceError
 from pyrl.nets.actor_critic_continuous import ActionScale, Actor, Critics, GaussianActor
@@ -203,6 +203,54 @@ class ContinuousAgent(OffPolicyAgent):
         return torch.from_numpy(standard_normal(shape, self.learning))
 
 
+class TargetActorAgent(ContinuousAgent):
+    """An actor and critics, each with a target network that follows it: what DDPG and its relatives learn with.
+
+    A subclass says the losses of ``critic_step`` and ``actor_step``, and in `update` when they are made.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        config: Any,
+        seed: int,
+        num_envs: int,
+        *,
+        num_critics: int = 1,
+        log_std_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space, config, seed, num_envs)
+        self.actor, self.critic = self.make_networks(num_critics, log_std_range)
+        critic = self.trainable("critic", self.critic, target="target_critic")
+        actor = self.trainable("actor", self.actor, target="target_actor")
+        self.target_actor, self.target_critic = actor.target_network, critic.target_network
+        self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
+        self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
+        self.updater = self.make_updater(self.critic_step, self.actor_step)
+
+    def average_targets(self) -> None:
+        """theta' <- tau theta + (1 - tau) theta' for both."""
+        for step in (self.actor_step, self.critic_step):
+            step.trainable.average(self.config.tau)
+
+    @abstractmethod
+    def critic_loss(self, batch: Batch, *data: Any) -> tuple[Tensor, LossReport]:
+        """The loss [] of the critics on a batch, and what to report."""
+
+    @abstractmethod
+    def native_critic_gradient(self, batch: Batch, *data: Any) -> LossReport:
+        """Its gradient by kernels."""
+
+    @abstractmethod
+    def actor_loss(self, batch: Batch, *data: Any) -> tuple[Tensor, LossReport]:
+        """The loss [] of the actor on a batch, and what to report."""
+
+    @abstractmethod
+    def native_actor_gradient(self, batch: Batch, *data: Any) -> LossReport:
+        """Its gradient by kernels."""
+
+
 def priority_of(td_error: Array, on_host: bool) -> Array:
     """|td_error| [B], the mean over the critics of [count, B]; a NumPy array if ``on_host``."""
     if on_host and isinstance(td_error, Tensor):
@@ -241,3 +289,13 @@ def native_action_gradient(critic: Native, observation: np.ndarray, action: np.n
         network.backward(critic.parameters, None, d_q, None, by_action)
         d_action += by_action
     return q.min(0), d_action
+
+
+def native_policy_gradient(actor: Native, critic: Native, observation: np.ndarray) -> np.ndarray:
+    """The gradient of -E[Q_1(o, mu(o))], the deterministic policy gradient: grad_a Q_1, then grad_theta mu. Q_1 [B, 1]."""
+    action = actor.networks[0].forward(actor.parameters, observation)
+    q = critic.networks[0].forward(critic.parameters, observation, action)
+    d_action = np.empty_like(action)
+    critic.networks[0].backward(critic.parameters, None, np.full_like(q, -1.0 / len(q)), None, d_action)
+    actor.networks[0].backward(actor.parameters, actor.gradients, d_action)
+    return q
