@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyrl.agents.checks import Layers, PartLayers, Rate, Weight
+from pyrl.agents.checks import Layers, PartLayers, Rate, Tau, Weight
 from pyrl.agents.continuous_actors import DeterministicActor
 from pyrl.agents.off_policy import ContinuousConfig, TargetActorAgent, native_critic_gradient, native_policy_gradient, td_report
 from pyrl.agents.registry import register
@@ -33,6 +33,7 @@ class DDPGConfig(ContinuousConfig):
 
     learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
     noise_std: Weight = 0.1  # of exploration, where every action has the range [-1, 1]
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     net_arch: Layers | PartLayers = (400, 300)  # hidden layers of actor and critic each
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -24,7 +25,6 @@ from pyrl.agents.checks import (
     NStep,
     PartLayers,
     Rate,
-    Tau,
     Weight,
     check_range,
 )
@@ -35,7 +35,7 @@ from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.errors import DeviceError
 from pyrl.nets.actor_critic_continuous import ActionScale, Actor, Critics, GaussianActor
-from pyrl.nets.mlp import Activation
+from pyrl.nets.mlp import Activation, mlp
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
 from pyrl.nets.own import own_actor_and_critics
 from pyrl.schedules import value_at
@@ -51,7 +51,6 @@ class OffPolicyConfig(LearningConfig):
     buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
     learning_starts: Amount = 100  # transitions stored before the first update
     batch_size: Count = 256
-    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     train_freq: Count = 1  # steps of each environment between two rounds of updates
     gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
     n_step: NStep = 1  # length of the returns
@@ -162,19 +161,26 @@ class ContinuousAgent(OffPolicyAgent):
         on_device = self.device.type == "cuda" and ops.cuda_built()
         self.learning = ops.RandomStream(seed, "learning", device=self.device if on_device else None)  # of actions drawn in losses
 
-    def make_networks(self, num_critics: int, log_std_range: tuple[float, float] | None = None) -> tuple[Any, Any]:
-        """(actor, critics); a Gaussian actor where there is a ``log_std_range``."""
+    def make_networks(
+        self,
+        num_critics: int,
+        log_std_range: tuple[float, float] | None = None,
+        *,
+        num_outputs: int | None = None,
+        make_critic: Callable[..., nn.Sequential] = mlp,
+    ) -> tuple[Any, Any]:
+        """(actor, critics); a Gaussian actor where there is a ``log_std_range``. The rest as in `Critics`."""
         space, size, config = self.observation_space, self.scale.size, self.config
         shape = space, size, config.net_arch, config.activation
 
         def build() -> nn.ModuleList:
             if config.network is not None:
-                return nn.ModuleList(own_actor_and_critics(config, space, self.action_space, size, num_critics, log_std_range))
+                return nn.ModuleList(own_actor_and_critics(config, space, self.action_space, size, num_critics, log_std_range, num_outputs))
             if log_std_range is None:
                 actor: nn.Module = Actor(*shape, config.features_extractor)
             else:
                 actor = GaussianActor(*shape, log_std_range, config.features_extractor)
-            return nn.ModuleList([actor, Critics(*shape, num_critics, config.features_extractor)])
+            return nn.ModuleList([actor, Critics(*shape, num_critics, config.features_extractor, num_outputs, make_critic)])
 
         networks: Any = seeded_network(self.seed, build, self.device, config.precision)
         return networks[0], networks[1]

@@ -24,6 +24,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
+from pyrl.agents.checks import Tau
 from pyrl.agents.ddpg import bellman_target, critic_loss
 from pyrl.agents.entropy import LOG_STD_RANGE, EntropyAgent, EntropyConfig, squashed_sample
 from pyrl.agents.off_policy import native_action_gradient, native_critic_gradient, td_report
@@ -35,6 +36,8 @@ from pyrl.types import Array, Batch
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SACConfig(EntropyConfig):
     """Defaults as in Stable-Baselines3."""
+
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
 
 
 def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:

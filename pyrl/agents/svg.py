@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.checks import Amount, Count, Layers, PartLayers, Range, Rate
+from pyrl.agents.checks import Amount, Count, Layers, PartLayers, Range, Rate, Tau
 from pyrl.agents.continuous_actors import SquashedGaussianActor
 from pyrl.agents.ddpg import bellman_target
 from pyrl.agents.off_policy import ContinuousConfig, TargetActorAgent, native_action_gradient, native_critic_gradient, td_report
@@ -42,6 +42,7 @@ class SVGConfig(ContinuousConfig):
     buffer_size: Count = 10_000  # slots of the replay, all environments together
     learning_starts: Amount = 1_000  # transitions stored before the first update
     batch_size: Count = 100
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     net_arch: Layers | PartLayers = (256, 128)  # hidden layers of actor and critic each
     std_min: Annotated[float, Range(0, 1, open_low=True)] = 0.1  # least standard deviation of u
 

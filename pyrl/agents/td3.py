@@ -26,7 +26,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from pyrl.agents.checks import Count, Layers, NonNegative, PartLayers, Rate, Weight
+from pyrl.agents.checks import Count, Layers, NonNegative, PartLayers, Rate, Tau, Weight
 from pyrl.agents.continuous_actors import DeterministicActor
 from pyrl.agents.ddpg import bellman_target, critic_loss
 from pyrl.agents.off_policy import ContinuousConfig, TargetActorAgent, native_critic_gradient, native_policy_gradient, td_report
@@ -41,6 +41,7 @@ class TD3Config(ContinuousConfig):
 
     learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
     noise_std: Weight = 0.1  # of exploration, where every action has the range [-1, 1]
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     net_arch: Layers | PartLayers = (400, 300)  # hidden layers of actor and critics each
     policy_delay: Count = 2  # updates of the critics for one of the actor and the target networks
     target_policy_noise: NonNegative = 0.2  # sigma~ of the target's action, in [-1, 1]
