@@ -76,7 +76,7 @@ class ActorModule(Protocol):
 
 
 class GaussianActorModule(Protocol):
-    """The first of the two that ``network=`` makes for sac and svg: ``(actor, critics)``."""
+    """The first of the two that ``network=`` makes for sac, tqc, crossq and svg: ``(actor, critics)``."""
 
     def __call__(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """(mean, log_std), each float32 [B, A], of a Gaussian that pyrl squashes by tanh; it bounds log_std."""
@@ -84,7 +84,8 @@ class GaussianActorModule(Protocol):
 
 
 class CriticsModule(Protocol):
-    """The second of the two: one critic for ddpg and svg, two for td3 and sac, which share no parameter with the actor.
+    """The second of the two: one critic for ddpg and svg, two for td3, sac and crossq, ``n_critics`` for tqc, whose values are
+    ``[count, B, n_quantiles]``. They share no parameter with the actor.
 
     Optional: ``first(observation, action) -> Q_1`` [B] alone, for the actor's loss of ddpg and td3.
     """
