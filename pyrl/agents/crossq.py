@@ -3,8 +3,8 @@
     symbol            here                  shape
     pi, alpha, H-bar  actor, temperature, target_entropy      as in SAC (`pyrl.agents.entropy`)
     Q_1, Q_2          critic                [2, B]
-    x, y              x, x-hat              [B, D]      of a layer of batch renormalisation (Ioffe 2017, arXiv:1702.03275, algorithm 1)
-    mu_B, sigma_B     mean, std             [D]         of the batch; sigma_B^2 = Var + epsilon
+    x, x-hat          x                     [B, D]      in a layer of batch renormalisation (Ioffe 2017, arXiv:1702.03275, algorithm 1)
+    mu_B, sigma_B     mean, var             [D]         of the batch; sigma_B^2 = var + epsilon
     mu, sigma^2       running_mean, running_var   [D]   averages of them: buffers, saved with the weights
     r, d              r, d                  [D]         sigma_B / sigma in [1/r_max, r_max], (mu_B - mu) / sigma in [-d_max, d_max]
     y                 target                [B]         r + discount * (min_i Q_i(o', a') - alpha log pi(a'|o')), a' ~ pi(.|o')
@@ -68,7 +68,7 @@ class BatchRenorm(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """y = gamma (x-hat r + d) + beta, x-hat = (x - mu_B) / sigma_B: batch normalisation of gain gamma r and shift gamma d + beta."""
+        """gamma (x-hat r + d) + beta, x-hat = (x - mu_B) / sigma_B: batch normalisation of gain gamma r and shift gamma d + beta."""
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.epsilon)
         with torch.no_grad():

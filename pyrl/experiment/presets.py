@@ -186,6 +186,7 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         for algo in ("ddpg", "td3", "sac", "tqc", "crossq")
         for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d")
     },
+    ("tqc", "Hopper-v5"): Preset(total_steps=1_000_000, config={"learning_starts": 10_000, "top_quantiles_to_drop_per_net": 5}),
     **{
         (algo, "Swimmer-v5"): Preset(total_steps=1_000_000, config={"learning_starts": 10_000, "gamma": 0.9999})
         for algo in ("td3", "sac")
