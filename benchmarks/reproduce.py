@@ -5,7 +5,8 @@ python benchmarks/reproduce.py --list
 
 Each seed trains in a process of its own with `pyrl.train`, one thread, and its *last* checkpoint is evaluated on the same 100 start
 states (`pyrl.evaluate(agent, env, 100, seed=10_000)`), deterministic. A finished seed is not run again, so an interrupted run goes
-on. The report is written into docs/results.md between the marks, with docs/results.json and one curve a row in docs/curves.
+on. The report is written into docs/results.md between the marks, with docs/results.json and one curve a row in docs/curves; rows that have
+no seed in ``--out`` stay as they are there.
 Threshold times are those of the training episodes' 100-episode mean: the environment steps and the wall seconds at which it passed.
 """
 
@@ -49,6 +50,9 @@ class Entry:
 
 
 TORCH = "-torch"
+# Settings that three agents share where one core is to compare them: a batch of 64, small layers (CrossQ's critics four times as wide).
+SMALL = {"learning_rate": 1e-3, "learning_starts": 1_000, "batch_size": 64}
+SMALL_NETWORKS: dict[str, Any] = {"sac": [64, 64], "tqc": [64, 64], "crossq": {"actor": [64, 64], "critic": [256, 256]}}
 
 TABLE = [
     Entry("ppo", "CartPole-v1", 490, 475, {"total_steps": 100_000}),
@@ -71,6 +75,11 @@ TABLE = [
     Entry("ppo", "CartPole-v1", 490, 475, {"total_steps": 100_000, "engine": "torch"}, suffix=TORCH),
     Entry("dqn", "CartPole-v1", 475, 475, {"total_steps": 50_000, "engine": "torch"}, suffix=TORCH),
     Entry("sac", "Pendulum-v1", -165, -200, {"total_steps": 20_000, "engine": "torch"}, suffix=TORCH),
+    *(
+        Entry(algo, env, bar, None, {"total_steps": steps, **SMALL, "net_arch": net_arch}, suffix="-small")
+        for env, bar, steps in (("Pendulum-v1", -165, 10_000), ("InvertedDoublePendulum-v5", 9_100, 20_000))
+        for algo, net_arch in SMALL_NETWORKS.items()
+    ),
 ]
 
 
@@ -167,14 +176,18 @@ def interval(scores: np.ndarray) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def collect(rows: list[Entry], out: Path) -> dict[str, Any]:
+def collect(rows: list[Entry], out: Path, before: dict[str, Any]) -> dict[str, Any]:
+    """Every row by its name: of the seeds in ``out``, else as it was ``before``, in docs/results.json."""
     table = {}
     for row in rows:
         results = [
             json.loads(path.read_text()) for path in sorted((out / row.name).glob("*/result.json"), key=lambda p: int(p.parent.name))
         ]
         if not results:
+            if row.name in before:
+                table[row.name] = before[row.name]
             continue
+        written = max((out / row.name).glob("*/result.json"), key=lambda p: p.stat().st_mtime).stat().st_mtime
         scores = np.array([r["score"] for r in results])
         times = {
             key: float(np.median(values)) if len(values := [r[key] for r in results if r[key] is not None]) == len(results) else None
@@ -186,8 +199,13 @@ def collect(rows: list[Entry], out: Path) -> dict[str, Any]:
             "worst": float(scores.min()),
             "all_threshold_steps": [r["threshold_steps"] for r in results], "scores": scores.tolist(), "steps": results[0]["steps"],
             "seconds": float(np.median([r["seconds"] for r in results])), "engine": results[0]["engine"], **times,
+            "machine": machine(), "date": datetime.date.fromtimestamp(written).isoformat(),
         }  # fmt: skip
     return table
+
+
+def machine() -> str:
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def compare_engines(native: dict[str, Any], torch: dict[str, Any]) -> str:
@@ -230,10 +248,10 @@ def markdown(table: dict[str, Any], control: dict[str, Any]) -> str:
         "`python benchmarks/reproduce.py`: presets as a user gets them; the last checkpoint of each seed on 100 fixed start states (1000",
         "for success rates), deterministic. IQM: interquartile mean over seeds, with its 95 % bootstrap interval. Times are medians over",
         "seeds until the training episodes' 100-episode mean passed the threshold; a dash where some seed never did. "
-        f"{control['machine']}; {control['date']}.",
+        f"{', '.join(sorted({row['machine'] for row in table.values()}))}. Rows with a suffix have settings of their own, in results.json.",
         "",
-        "| algorithm, environment | steps | IQM [95 %] | bar | worst | all seeds | threshold | steps to it | seconds to it | whole run |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| algorithm, environment | steps | IQM [95 %] | bar | worst | all seeds | threshold | steps to it | seconds to it | run | date |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in table.items():
         low, high = row["interval"]
@@ -249,6 +267,7 @@ def markdown(table: dict[str, Any], control: dict[str, Any]) -> str:
             "-" if row["threshold_steps"] is None else f"{row['threshold_steps']:,.0f}",
             "-" if row["threshold_seconds"] is None else f"{row['threshold_seconds']:.1f} s",
             f"{row['seconds']:.0f} s",
+            row["date"],
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     steps, seconds = control["linear_search"]
@@ -288,13 +307,15 @@ def main() -> None:
     searches = [linear_search(seed) for seed in range(5)]
     control = {
         "linear_search": [int(np.median([s for s, _ in searches])), float(np.median([t for _, t in searches]))],
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "date": datetime.date.today().isoformat(),
     }
-    table = collect(TABLE, args.out)
+    results = ROOT / "docs" / "results.json"
+    table = collect(TABLE, args.out, json.loads(results.read_text())["rows"])
     for name in table:
-        draw(rows[name], args.out, ROOT / "docs" / "curves")
-    (ROOT / "docs" / "results.json").write_text(json.dumps({"control": control, "rows": table}, indent=1) + "\n")
+        if (args.out / name).exists():
+            draw(rows[name], args.out, ROOT / "docs" / "curves")
+    results.write_text(json.dumps({"control": control, "rows": table}, indent=1) + "\n")
     page = ROOT / "docs" / "results.md"
     text = re.sub(f"(?s){BEGIN}.*{END}", lambda _: f"{BEGIN}\n{markdown(table, control)}\n{END}", page.read_text())
     page.write_text(text)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pyrl.agents.registry import SHARED, agent_class
+
 ROOT = Path(__file__).parent.parent
 LEAVES = {"errors", "own", "schedules", "seeding", "spaces", "trees", "types"}
 # What each room may import from pyrl, beside itself and the leaves.
@@ -77,6 +79,36 @@ def test_cpp_arrows(path: Path) -> None:
         assert included in CPP_ALLOWED[room], f"{path.name} in {room} includes {included}/"
     if room != "bindings":
         assert not re.search(r"#include <(pybind11|Python\.h|torch|numpy)", text), f"{path.name} knows of Python"
+
+
+ALGORITHMS = sorted(p for p in (ROOT / "pyrl" / "agents").glob("*.py") if p.stem not in {*SHARED, "__init__"})
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        p for room in ("pyrl", "csrc") for p in (ROOT / room).rglob("*.*") if p.suffix in {".py", ".c", ".h", ".cpp", ".hpp", ".cu", ".cuh"}
+    ),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_files_and_functions_are_short(path: Path) -> None:
+    """What breaks a budget is split."""
+    text, most = path.read_text(), 250 if path in ALGORITHMS else 400
+    assert len(text.splitlines()) <= most, f"{path.name} has {len(text.splitlines())} lines, at most {most}"
+    functions = (
+        [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)] if path.suffix == ".py" else []
+    )
+    long = {n.name: lines for n in functions if n.end_lineno is not None and (lines := n.end_lineno - n.lineno + 1) > 60}
+    assert not long, f"{path.name}: lines of functions {long}, at most 60"
+
+
+@pytest.mark.parametrize("path", ALGORITHMS, ids=lambda p: p.stem)
+def test_no_algorithm_extends_another(path: Path) -> None:
+    """What two algorithms share is a skeleton, an agent's or a config's, that is none itself."""
+    ours = agent_class(path.stem)
+    algorithms = [agent_class(other.stem) for other in ALGORITHMS if other != path]
+    kin = {*ours.__mro__, *ours.Config.__mro__} & {cls for other in algorithms for cls in (other, other.Config)}
+    assert not kin, f"{ours.__name__} extends {[cls.__name__ for cls in kin]}"
 
 
 def run_python(code: str) -> str:

@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agent_envs import random_env
+from agent_envs import AGENTS, CONTINUOUS, random_env
 from gymnasium import spaces
 
 import pyrl
-from pyrl.agents.registry import available_agents
 from pyrl.buffers import RolloutBuffer
 from pyrl.errors import SpaceError
 from pyrl.types import PolicyInput
 
 COMPOSED = int(os.environ.get("PYRL_WALK", "45"))
-AGENTS = [name for name in available_agents() if name in ("a2c", "a3c", "ddpg", "dqn", "ppo", "random", "sac", "svg", "td3")]
 INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = [np.dtype(f"float{bits}") for bits in (16, 32, 64)]
 TEXT, GRAPH = spaces.Text(3), spaces.Graph(spaces.Box(0, 1, (2,)), None)
@@ -66,7 +64,7 @@ EVERY_ACTION = {**DISCRETE, **SEVERAL, **INTEGER_BOXES, **BOUNDED_BOXES, **WIDE_
 ACTIONS = {
     **dict.fromkeys(("a2c", "a3c", "ppo", "random"), EVERY_ACTION),
     "dqn": DISCRETE,
-    **dict.fromkeys(("ddpg", "sac", "svg", "td3"), BOUNDED_BOXES),
+    **dict.fromkeys(CONTINUOUS, BOUNDED_BOXES),
 }
 OBSERVATIONS = {
     **EVERY_ACTION,
@@ -127,7 +125,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "ppo": {**ON_POLICY, "batch_size": 5, "n_epochs": 2},
     "random": {"n_steps": 4},
     "dqn": {**OFF_POLICY, "train_freq": 1},
-    **{name: {**OFF_POLICY, "noise_std": 0.1} for name in ("ddpg", "sac", "svg", "td3")},
+    **{name: {**OFF_POLICY, "noise_std": 0.1} for name in CONTINUOUS},
 }
 Case = tuple[str, str, Any, Any, bool]  # agent, engine, observation and action space, whether observations are normalised
 
@@ -144,7 +142,8 @@ def kinds() -> Iterator[Any]:
         actions = list(ACTIONS[name].items())
         for k, (seen, observation_space) in enumerate(OBSERVATIONS.items()):
             done, action_space = actions[(k + 5 * j) % len(actions)]
-            engine = ("auto", "torch")[(k + j) % 2]
+            # Torch's engine refuses a gradient whose norm overflows in float32; the native one takes it.
+            engine = "auto" if seen == "Box of all numbers" else ("auto", "torch")[(k + j) % 2]
             yield pytest.param((name, engine, observation_space, action_space, k % 3 == 0), id=f"{name}-{engine}-{seen}-{done}")
 
 

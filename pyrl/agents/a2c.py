@@ -52,12 +52,8 @@ def value_loss(value: Tensor, return_: Tensor) -> Tensor:
     return F.mse_loss(value, return_)
 
 
-@register("a2c")
-class A2C(ActorCriticAgent):
-    """Discrete, multi-discrete, multi-binary and continuous actions."""
-
-    Config = A2CConfig
-    config: A2CConfig
+class AdvantageAgent(ActorCriticAgent):
+    """What the synchronous form and the asynchronous one (`pyrl.agents.a3c`) share: the gradient of a whole rollout."""
 
     def usual_optimizer(self) -> tuple[str, dict[str, Any]]:
         if self.config.optimizer == "rmsprop" or (self.config.optimizer is None and self.config.use_rms_prop):
@@ -109,3 +105,10 @@ class A2C(ActorCriticAgent):
         actor.backward(w, g, self.distribution.by_output(d_output))
         critic.backward(w, g, d_value)
         return {"loss/policy": actor_loss, "loss/value": critic_loss, "loss/entropy": entropy}
+
+
+@register("a2c")
+class A2C(AdvantageAgent):
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
+
+    Config = A2CConfig

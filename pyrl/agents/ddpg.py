@@ -14,20 +14,16 @@ gradient, grad_a Q grad_theta mu (eq. 6; Silver et al. 2014).
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyrl.agents.base import AgentConfig
-from pyrl.agents.checks import Layers, PartLayers, Rate, Weight
+from pyrl.agents.checks import Layers, PartLayers, Rate, Tau, Weight
 from pyrl.agents.continuous_actors import DeterministicActor
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_critic_gradient, td_report
+from pyrl.agents.off_policy import ContinuousConfig, TargetActorAgent, native_critic_gradient, native_policy_gradient, td_report
 from pyrl.agents.registry import register
-from pyrl.engine.step import LossReport, Step
+from pyrl.engine.step import LossReport
 from pyrl.types import Batch
 
 
@@ -37,6 +33,7 @@ class DDPGConfig(ContinuousConfig):
 
     learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
     noise_std: Weight = 0.1  # of exploration, where every action has the range [-1, 1]
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     net_arch: Layers | PartLayers = (400, 300)  # hidden layers of actor and critic each
 
 
@@ -53,24 +50,11 @@ def critic_loss(q: Tensor, target: Tensor, weight: Tensor | None = None, coeffic
 
 
 @register("ddpg")
-class DDPG(ContinuousAgent):
+class DDPG(TargetActorAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
-    Config: ClassVar[type[AgentConfig]] = DDPGConfig
+    Config = DDPGConfig
     Acting = DeterministicActor
-    num_critics: ClassVar[int] = 1
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: DDPGConfig, seed: int, num_envs: int) -> None:
-        super().__init__(observation_space, action_space, config, seed, num_envs)
-        self.actor, self.critic = self.make_networks(self.num_critics)
-        critic, actor = (
-            self.trainable("critic", self.critic, target="target_critic"),
-            self.trainable("actor", self.actor, target="target_actor"),
-        )
-        self.target_actor, self.target_critic = actor.target_network, critic.target_network
-        self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
-        self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
-        self.updater = self.make_updater(self.critic_step, self.actor_step)
 
     def update(self, batch: Batch) -> LossReport:  # type: ignore[override]
         """The critic's step, the actor's step, the averages."""
@@ -78,11 +62,7 @@ class DDPG(ContinuousAgent):
         self.average_targets()
         return report
 
-    def average_targets(self) -> None:
-        for step in (self.actor_step, self.critic_step):
-            step.trainable.average(self.config.tau)
-
-    def critic_loss(self, batch: Batch) -> tuple[Tensor, LossReport]:
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, LossReport]:  # type: ignore[override]
         """Eq. 4 of a batch [B, ...]; it, and the mean of Q."""
         with torch.no_grad():
             next_q = self.target_critic.first(batch.next_observation, self.target_actor(batch.next_observation))
@@ -91,24 +71,19 @@ class DDPG(ContinuousAgent):
         loss = critic_loss(q, target, batch.weight)
         return loss, {"loss/critic": loss, "train/q_mean": q.mean(), **td_report(q, target, batch)}
 
-    def native_critic_gradient(self, batch: Batch) -> LossReport:
+    def native_critic_gradient(self, batch: Batch) -> LossReport:  # type: ignore[override]
         """The same by hand."""
         next_action = self.native["target_actor"].infer(batch.next_observation)
         next_q = self.native["target_critic"].infer(batch.next_observation, next_action)[:, 0]
         target = batch.reward + batch.discount * next_q
         return native_critic_gradient(self.native["critic"], batch, target)
 
-    def actor_loss(self, batch: Batch) -> tuple[Tensor, LossReport]:
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, LossReport]:  # type: ignore[override]
         """-E[Q(o, mu(o))], whose gradient is eq. 6, negated."""
         loss = -self.critic.first(batch.observation, self.actor(batch.observation)).mean()
         return loss, {"loss/actor": loss}
 
-    def native_actor_gradient(self, batch: Batch) -> LossReport:
-        """Eq. 6 by hand: grad_a Q of the first critic, then grad_theta mu."""
-        actor, critic = self.native["actor"], self.native["critic"]
-        action = actor.networks[0].forward(actor.parameters, batch.observation)
-        q = critic.networks[0].forward(critic.parameters, batch.observation, action)
-        d_action = np.empty_like(action)
-        critic.networks[0].backward(critic.parameters, None, np.full_like(q, -1.0 / len(q)), None, d_action)
-        actor.networks[0].backward(actor.parameters, actor.gradients, d_action)
+    def native_actor_gradient(self, batch: Batch) -> LossReport:  # type: ignore[override]
+        """The same by hand."""
+        q = native_policy_gradient(self.native["actor"], self.native["critic"], batch.observation)
         return {"loss/actor": -float(q.mean())}

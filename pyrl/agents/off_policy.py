@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -24,18 +25,17 @@ from pyrl.agents.checks import (
     NStep,
     PartLayers,
     Rate,
-    Tau,
     Weight,
     check_range,
 )
 from pyrl.agents.continuous_actors import ContinuousActor
 from pyrl.agents.storage import PrioritySpec, ReplaySpec
 from pyrl.engine.native import Native
-from pyrl.engine.step import LossReport
+from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.errors import DeviceError
 from pyrl.nets.actor_critic_continuous import ActionScale, Actor, Critics, GaussianActor
-from pyrl.nets.mlp import Activation
+from pyrl.nets.mlp import Activation, mlp
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
 from pyrl.nets.own import own_actor_and_critics
 from pyrl.schedules import value_at
@@ -51,7 +51,6 @@ class OffPolicyConfig(LearningConfig):
     buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
     learning_starts: Amount = 100  # transitions stored before the first update
     batch_size: Count = 256
-    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     train_freq: Count = 1  # steps of each environment between two rounds of updates
     gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
     n_step: NStep = 1  # length of the returns
@@ -164,19 +163,26 @@ class ContinuousAgent(OffPolicyAgent):
         on_device = self.device.type == "cuda" and ops.cuda_built()
         self.learning = ops.RandomStream(seed, "learning", device=self.device if on_device else None)  # of actions drawn in losses
 
-    def make_networks(self, num_critics: int, log_std_range: tuple[float, float] | None = None) -> tuple[Any, Any]:
-        """(actor, critics); a Gaussian actor where there is a ``log_std_range``."""
+    def make_networks(
+        self,
+        num_critics: int,
+        log_std_range: tuple[float, float] | None = None,
+        *,
+        num_outputs: int | None = None,
+        make_critic: Callable[..., nn.Sequential] = mlp,
+    ) -> tuple[Any, Any]:
+        """(actor, critics); a Gaussian actor where there is a ``log_std_range``. The rest as in `Critics`."""
         space, size, config = self.observation_space, self.scale.size, self.config
         shape = space, size, config.net_arch, config.activation
 
         def build() -> nn.ModuleList:
             if config.network is not None:
-                return nn.ModuleList(own_actor_and_critics(config, space, self.action_space, size, num_critics, log_std_range))
+                return nn.ModuleList(own_actor_and_critics(config, space, self.action_space, size, num_critics, log_std_range, num_outputs))
             if log_std_range is None:
                 actor: nn.Module = Actor(*shape, config.features_extractor)
             else:
                 actor = GaussianActor(*shape, log_std_range, config.features_extractor)
-            return nn.ModuleList([actor, Critics(*shape, num_critics, config.features_extractor)])
+            return nn.ModuleList([actor, Critics(*shape, num_critics, config.features_extractor, num_outputs, make_critic)])
 
         networks: Any = seeded_network(self.seed, build, self.device, config.precision)
         return networks[0], networks[1]
@@ -203,6 +209,54 @@ class ContinuousAgent(OffPolicyAgent):
         if self.learning.device is not None:
             return DeviceNoise(shape, self.learning)
         return torch.from_numpy(standard_normal(shape, self.learning))
+
+
+class TargetActorAgent(ContinuousAgent):
+    """An actor and critics, each with a target network that follows it: what DDPG and its relatives learn with.
+
+    A subclass says the losses of ``critic_step`` and ``actor_step``, and in `update` when they are made.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        config: Any,
+        seed: int,
+        num_envs: int,
+        *,
+        num_critics: int = 1,
+        log_std_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space, config, seed, num_envs)
+        self.actor, self.critic = self.make_networks(num_critics, log_std_range)
+        critic = self.trainable("critic", self.critic, target="target_critic")
+        actor = self.trainable("actor", self.actor, target="target_actor")
+        self.target_actor, self.target_critic = actor.target_network, critic.target_network
+        self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
+        self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
+        self.updater = self.make_updater(self.critic_step, self.actor_step)
+
+    def average_targets(self) -> None:
+        """theta' <- tau theta + (1 - tau) theta' for both."""
+        for step in (self.actor_step, self.critic_step):
+            step.trainable.average(self.config.tau)
+
+    @abstractmethod
+    def critic_loss(self, batch: Batch, *data: Any) -> tuple[Tensor, LossReport]:
+        """The loss [] of the critics on a batch, and what to report."""
+
+    @abstractmethod
+    def native_critic_gradient(self, batch: Batch, *data: Any) -> LossReport:
+        """Its gradient by kernels."""
+
+    @abstractmethod
+    def actor_loss(self, batch: Batch, *data: Any) -> tuple[Tensor, LossReport]:
+        """The loss [] of the actor on a batch, and what to report."""
+
+    @abstractmethod
+    def native_actor_gradient(self, batch: Batch, *data: Any) -> LossReport:
+        """Its gradient by kernels."""
 
 
 def priority_of(td_error: Array, on_host: bool) -> Array:
@@ -243,3 +297,13 @@ def native_action_gradient(critic: Native, observation: np.ndarray, action: np.n
         network.backward(critic.parameters, None, d_q, None, by_action)
         d_action += by_action
     return q.min(0), d_action
+
+
+def native_policy_gradient(actor: Native, critic: Native, observation: np.ndarray) -> np.ndarray:
+    """The gradient of -E[Q_1(o, mu(o))], the deterministic policy gradient: grad_a Q_1, then grad_theta mu. Q_1 [B, 1]."""
+    action = actor.networks[0].forward(actor.parameters, observation)
+    q = critic.networks[0].forward(critic.parameters, observation, action)
+    d_action = np.empty_like(action)
+    critic.networks[0].backward(critic.parameters, None, np.full_like(q, -1.0 / len(q)), None, d_action)
+    actor.networks[0].backward(actor.parameters, actor.gradients, d_action)
+    return q

@@ -79,8 +79,11 @@ class AgentOptions(TypedDict, total=False):
     priority_beta: float
     priority_beta_final: float
     loss: Literal["huber", "mse"]
-    # sac, svg, td3
+    # sac, svg, td3, tqc, crossq
     target_entropy: float | str
+    n_critics: int
+    n_quantiles: int
+    top_quantiles_to_drop_per_net: int
     std_min: float
     policy_delay: int
     target_policy_noise: float

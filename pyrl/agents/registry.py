@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 # Files that are not agents.
 SHARED = {
-    "actor", "actor_critic", "base", "checkpoints", "checks", "continuous_actors", "observations", "off_policy", "options", "player",
-    "registry", "sharing", "state", "storage",
+    "actor", "actor_critic", "base", "checkpoints", "checks", "continuous_actors", "entropy", "observations", "off_policy", "options",
+    "player", "registry", "sharing", "state", "storage",
 }  # fmt: skip
 registered: dict[str, Any] = {}  # name -> class, filled by `register`
 

@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.checks import Amount, Count, Layers, PartLayers, Range, Rate
+from pyrl.agents.checks import Amount, Count, Layers, PartLayers, Range, Rate, Tau
 from pyrl.agents.continuous_actors import SquashedGaussianActor
 from pyrl.agents.ddpg import bellman_target
-from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig, native_action_gradient, native_critic_gradient, td_report
+from pyrl.agents.off_policy import ContinuousConfig, TargetActorAgent, native_action_gradient, native_critic_gradient, td_report
 from pyrl.agents.registry import register
-from pyrl.engine.step import LossReport, Step
+from pyrl.engine.step import LossReport
 from pyrl.types import Array, Batch
 
 
@@ -42,6 +42,7 @@ class SVGConfig(ContinuousConfig):
     buffer_size: Count = 10_000  # slots of the replay, all environments together
     learning_starts: Amount = 1_000  # transitions stored before the first update
     batch_size: Count = 100
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     net_arch: Layers | PartLayers = (256, 128)  # hidden layers of actor and critic each
     std_min: Annotated[float, Range(0, 1, open_low=True)] = 0.1  # least standard deviation of u
 
@@ -57,23 +58,15 @@ def critic_loss(q: Tensor, target: Tensor, weight: Tensor | None = None) -> Tens
 
 
 @register("svg")
-class SVG(ContinuousAgent):
+class SVG(TargetActorAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
     Config = SVGConfig
     Acting = SquashedGaussianActor
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: SVGConfig, seed: int, num_envs: int) -> None:
-        super().__init__(observation_space, action_space, config, seed, num_envs)
-        self.actor, self.critic = self.make_networks(1, log_std_range=(math.log(config.std_min), 2.0))
-        critic, actor = (
-            self.trainable("critic", self.critic, target="target_critic"),
-            self.trainable("actor", self.actor, target="target_actor"),
-        )
-        self.target_actor, self.target_critic = actor.target_network, critic.target_network
-        self.critic_step = Step(critic, self.critic_loss, self.native_critic_gradient)
-        self.actor_step = Step(actor, self.actor_loss, self.native_actor_gradient)
-        self.updater = self.make_updater(self.critic_step, self.actor_step)
+        log_std_range = math.log(config.std_min), 2.0
+        super().__init__(observation_space, action_space, config, seed, num_envs, log_std_range=log_std_range)
 
     def update_data(self, batch: Batch) -> tuple[Any, ...]:
         """Noise [B, A] of the next actions and of the actions."""
@@ -82,11 +75,10 @@ class SVG(ContinuousAgent):
     def update(self, batch: Batch, next_eta: Array, eta: Array) -> LossReport:  # type: ignore[override]
         """The critic's step, the actor's step, the averages."""
         report = {**self.critic_step(batch, next_eta), **self.actor_step(batch, eta)}
-        for step in (self.actor_step, self.critic_step):
-            step.trainable.average(self.config.tau)
+        self.average_targets()
         return report
 
-    def critic_loss(self, batch: Batch, eta: Tensor) -> tuple[Tensor, LossReport]:
+    def critic_loss(self, batch: Batch, eta: Tensor) -> tuple[Tensor, LossReport]:  # type: ignore[override]
         """The Huber loss of a batch [B, ...] with noise eta [B, A] for a'; it, and the mean of Q."""
         with torch.no_grad():
             mean, log_std = self.target_actor(batch.next_observation)
@@ -96,20 +88,20 @@ class SVG(ContinuousAgent):
         loss = critic_loss(q, target, batch.weight)
         return loss, {"loss/critic": loss, "train/q_mean": q.mean(), **td_report(q, target, batch)}
 
-    def native_critic_gradient(self, batch: Batch, eta: np.ndarray) -> LossReport:
+    def native_critic_gradient(self, batch: Batch, eta: np.ndarray) -> LossReport:  # type: ignore[override]
         """The same by hand."""
         output = self.native["target_actor"].infer(batch.next_observation)
         next_action, _ = ops.squashed_gaussian(output, eta, log_std_range=self.actor.log_std_range)
         target = batch.reward + batch.discount * self.native["target_critic"].infer(batch.next_observation, next_action)[:, 0]
         return native_critic_gradient(self.native["critic"], batch, target, huber=True)
 
-    def actor_loss(self, batch: Batch, eta: Tensor) -> tuple[Tensor, LossReport]:
+    def actor_loss(self, batch: Batch, eta: Tensor) -> tuple[Tensor, LossReport]:  # type: ignore[override]
         """-E[Q(o, pi(o, eta))] for noise eta [B, A]; it, and the mean of std."""
         mean, log_std = self.actor(batch.observation)
         loss = -self.critic.first(batch.observation, reparameterized(mean, log_std, eta)).mean()
         return loss, {"loss/actor": loss, "train/std": log_std.exp().mean()}
 
-    def native_actor_gradient(self, batch: Batch, eta: np.ndarray) -> LossReport:
+    def native_actor_gradient(self, batch: Batch, eta: np.ndarray) -> LossReport:  # type: ignore[override]
         """The same by hand: through Q and the reparameterised action."""
         actor, span = self.native["actor"], self.actor.log_std_range
         output = actor.networks[0].forward(actor.parameters, batch.observation)

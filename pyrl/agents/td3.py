@@ -13,7 +13,7 @@
 2. Delayed updates (section 5.2): the actor and all target networks move at every d-th update of the critics only.
 3. Target policy smoothing (section 5.3): noise on the target's action, so that Q' is averaged over similar actions.
 
-The actor ascends Q_1(o, pi(o)). Acting, networks and what is not said here are DDPG's.
+The actor ascends Q_1(o, pi(o)), as in DDPG (`pyrl.agents.ddpg`).
 """
 
 from __future__ import annotations
@@ -23,20 +23,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
-from pyrl.agents.checks import Count, NonNegative
-from pyrl.agents.ddpg import DDPG, DDPGConfig, bellman_target, critic_loss
-from pyrl.agents.off_policy import native_critic_gradient, td_report
+from pyrl.agents.checks import Count, Layers, NonNegative, PartLayers, Rate, Tau, Weight
+from pyrl.agents.continuous_actors import DeterministicActor
+from pyrl.agents.ddpg import bellman_target, critic_loss
+from pyrl.agents.off_policy import ContinuousConfig, TargetActorAgent, native_critic_gradient, native_policy_gradient, td_report
 from pyrl.agents.registry import register
 from pyrl.engine.step import LossReport
 from pyrl.types import Array, Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TD3Config(DDPGConfig):
+class TD3Config(ContinuousConfig):
     """Defaults as in Stable-Baselines3, but for the exploration noise, which it leaves out."""
 
+    learning_rate: Rate = 1e-3  # of both Adams; "linear_1e-3" falls to zero over the run
+    noise_std: Weight = 0.1  # of exploration, where every action has the range [-1, 1]
+    tau: Tau = 0.005  # Polyak factor of the target networks, after each update
+    net_arch: Layers | PartLayers = (400, 300)  # hidden layers of actor and critics each
     policy_delay: Count = 2  # updates of the critics for one of the actor and the target networks
     target_policy_noise: NonNegative = 0.2  # sigma~ of the target's action, in [-1, 1]
     target_noise_clip: NonNegative = 0.5  # c, its bound
@@ -48,11 +54,14 @@ def smoothed(action: Tensor, noise: Tensor, noise_clip: float) -> Tensor:
 
 
 @register("td3")
-class TD3(DDPG):
+class TD3(TargetActorAgent):
     """Box actions with finite bounds, any observation that the encoder takes."""
 
     Config = TD3Config
-    num_critics = 2
+    Acting = DeterministicActor
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: TD3Config, seed: int, num_envs: int) -> None:
+        super().__init__(observation_space, action_space, config, seed, num_envs, num_critics=2)
 
     def update_data(self, batch: Batch) -> tuple[Any, ...]:
         """(xi ~ N(0, 1) of the target's action [B, A], whether the actor moves too)"""
@@ -84,3 +93,13 @@ class TD3(DDPG):
         next_q = [n.infer(target_critic.parameters, batch.next_observation, next_action)[:, 0] for n in target_critic.networks]
         target = batch.reward + batch.discount * np.minimum(*next_q)
         return native_critic_gradient(self.native["critic"], batch, target)
+
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, LossReport]:  # type: ignore[override]
+        """-E[Q_1(o, pi(o))]"""
+        loss = -self.critic.first(batch.observation, self.actor(batch.observation)).mean()
+        return loss, {"loss/actor": loss}
+
+    def native_actor_gradient(self, batch: Batch) -> LossReport:  # type: ignore[override]
+        """The same by hand."""
+        q = native_policy_gradient(self.native["actor"], self.native["critic"], batch.observation)
+        return {"loss/actor": -float(q.mean())}

@@ -36,6 +36,8 @@ _DEFAULTS: dict[str, Preset] = {
     "ddpg": Preset(config={"learning_starts": 1_000}),
     "td3": Preset(config={"learning_starts": 1_000}),
     "sac": Preset(config={"learning_starts": 1_000}),
+    "tqc": Preset(config={"learning_starts": 1_000}),
+    "crossq": Preset(config={"learning_starts": 1_000}),
     "svg": Preset(config={"buffer_size": 100_000}),
     "a3c": Preset(total_steps=500_000, num_envs=2),
     "random": Preset(total_steps=10_000),
@@ -141,6 +143,14 @@ _PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("td3", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_starts": 1_000, "noise_std": 0.1}),
     ("sac", "Pendulum-v1"): Preset(total_steps=20_000, config={"learning_rate": 1e-3}),
+    # Small batches and layers, for which one core takes a minute; CrossQ's critics are four times as wide as its actor.
+    ("tqc", "Pendulum-v1"): Preset(
+        total_steps=10_000, config={"learning_rate": 1e-3, "learning_starts": 1_000, "batch_size": 64, "net_arch": (64, 64)}
+    ),
+    ("crossq", "Pendulum-v1"): Preset(
+        total_steps=10_000,
+        config={"learning_starts": 1_000, "batch_size": 64, "net_arch": {"actor": (64, 64), "critic": (256, 256)}},
+    ),
     # System S0 stops when the mean return of 10 episodes passes -100: that took 25 to 307 episodes of 200 steps (seeds 0-4).
     ("svg", "Pendulum-v1"): Preset(total_steps=100_000, config={"buffer_size": 100_000}),
     ("ddpg", "MountainCarContinuous-v0"): Preset(
@@ -173,9 +183,10 @@ _PRESETS: dict[tuple[str, str], Preset] = {
     ),
     **{
         (algo, f"{name}-v5"): Preset(total_steps=2_000_000 if name == "Humanoid" else 1_000_000, config={"learning_starts": 10_000})
-        for algo in ("ddpg", "td3", "sac")
+        for algo in ("ddpg", "td3", "sac", "tqc", "crossq")
         for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d")
     },
+    ("tqc", "Hopper-v5"): Preset(total_steps=1_000_000, config={"learning_starts": 10_000, "top_quantiles_to_drop_per_net": 5}),
     **{
         (algo, "Swimmer-v5"): Preset(total_steps=1_000_000, config={"learning_starts": 10_000, "gamma": 0.9999})
         for algo in ("td3", "sac")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -105,7 +107,11 @@ class GaussianActor(nn.Module):
 
 class Critics(nn.Module):
     """Q_i(observation, action), i = 1 ... count, of actions [B, A] in [-1, 1]: networks that share no layer but the convolutional
-    ones of images."""
+    ones of images.
+
+    num_outputs: how many numbers a critic gives for a value (quantiles of it, say); None: the value.
+    make: makes the layers of one critic of their sizes and the activation.
+    """
 
     def __init__(
         self,
@@ -115,19 +121,24 @@ class Critics(nn.Module):
         activation: Activation | MakeActivation,
         count: int,
         features_extractor: FeaturesExtractor | MakeFeatures = "flatten",
+        num_outputs: int | None = None,
+        make: Callable[..., nn.Sequential] = mlp,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, features_extractor)
-        sizes = (self.encoder.size + action_size, *layers_of(net_arch, "critic"), 1)
-        self.networks = nn.ModuleList([mlp(sizes, activation) for _ in range(count)])
+        self.num_outputs = num_outputs
+        sizes = (self.encoder.size + action_size, *layers_of(net_arch, "critic"), num_outputs or 1)
+        self.networks = nn.ModuleList([make(sizes, activation) for _ in range(count)])
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
-        """[count, B]"""
-        return batched_mlp(self.networks, self._joined(observation, action)).squeeze(2)
+        """[count, B], or [count, B, num_outputs]."""
+        output = batched_mlp(self.networks, self._joined(observation, action))
+        return output.squeeze(2) if self.num_outputs is None else output
 
     def first(self, observation: Observation, action: Tensor) -> Tensor:
-        """Q_1 alone, [B]."""
-        return self.networks[0](self._joined(observation, action)).squeeze(1)
+        """Q_1 alone, [B], or [B, num_outputs]."""
+        output = self.networks[0](self._joined(observation, action))
+        return output.squeeze(1) if self.num_outputs is None else output
 
     def native_parts(self) -> tuple[nn.Module, ...]:
         return tuple(self.networks)

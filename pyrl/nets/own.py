@@ -76,7 +76,7 @@ class ActorModule(Protocol):
 
 
 class GaussianActorModule(Protocol):
-    """The first of the two that ``network=`` makes for sac and svg: ``(actor, critics)``."""
+    """The first of the two that ``network=`` makes for sac, tqc, crossq and svg: ``(actor, critics)``."""
 
     def __call__(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """(mean, log_std), each float32 [B, A], of a Gaussian that pyrl squashes by tanh; it bounds log_std."""
@@ -84,7 +84,8 @@ class GaussianActorModule(Protocol):
 
 
 class CriticsModule(Protocol):
-    """The second of the two: one critic for ddpg and svg, two for td3 and sac, which share no parameter with the actor.
+    """The second of the two: one critic for ddpg and svg, two for td3, sac and crossq, ``n_critics`` for tqc, whose values are
+    ``[count, B, n_quantiles]``. They share no parameter with the actor.
 
     Optional: ``first(observation, action) -> Q_1`` [B] alone, for the actor's loss of ddpg and td3.
     """
@@ -333,12 +334,13 @@ class OwnCritics(OwnModule):
 
     what = "network"
 
-    def __init__(self, own: Any, make: Any, space: spaces.Space, action_size: int, count: int) -> None:
+    def __init__(self, own: Any, make: Any, space: spaces.Space, action_size: int, count: int, num_outputs: int | None = None) -> None:
         super().__init__(own, space, make)
         self.encoder = None
-        self.probe((count, PROBED), actions=action_size)
+        shape = (PROBED,) if num_outputs is None else (PROBED, num_outputs)
+        self.probe((count, *shape), actions=action_size)
         if _has(self.own, "first"):
-            self.probe((PROBED,), actions=action_size, method="first")
+            self.probe(shape, actions=action_size, method="first")
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
         return self.own(self.seen(observation), action)
@@ -349,16 +351,22 @@ class OwnCritics(OwnModule):
 
 
 def own_actor_and_critics(
-    config: Any, observation_space: spaces.Space, action_space: spaces.Space, size: int, count: int, log_std_range: Any
+    config: Any,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    size: int,
+    count: int,
+    log_std_range: Any,
+    num_outputs: int | None = None,
 ) -> tuple[OwnActor, OwnCritics]:
-    """The two of ``config.network``, for actions [B, size] and ``count`` critics."""
+    """The two of ``config.network``, for actions [B, size] and ``count`` critics of ``num_outputs`` numbers each."""
     made = _made(config.network, observation_space, action_space, config)
     if not isinstance(made, tuple | list | nn.ModuleList) or len(made) != 2:
         raise NetworkError(f"network: {name_of(config.network)} made a {type(made).__name__}, expected (actor, critics), two torch modules")
     actor, critics = made
     return (
         OwnActor(actor, config.network, observation_space, size, log_std_range),
-        OwnCritics(critics, config.network, observation_space, size, count),
+        OwnCritics(critics, config.network, observation_space, size, count, num_outputs),
     )
 
 

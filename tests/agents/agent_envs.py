@@ -1,14 +1,25 @@
-"""Tiny environments with known answers, and spaces of every kind."""
+"""Which agents there are, tiny environments with known answers, and spaces of every kind."""
 
 from __future__ import annotations
 
+import pkgutil
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+import pyrl.agents
+from pyrl.agents.off_policy import ContinuousAgent
+from pyrl.agents.registry import SHARED, agent_class
 from pyrl.types import Batch, PolicyInput, first_leaf
+
+# By what they are, so that a new file in pyrl/agents is walked over like the others.
+AGENTS = tuple(sorted(m.name for m in pkgutil.iter_modules(pyrl.agents.__path__) if m.name not in SHARED))
+CONTINUOUS = tuple(name for name in AGENTS if issubclass(agent_class(name), ContinuousAgent))
+NATIVE = tuple(
+    name for name in AGENTS if hasattr(agent_class(name), "native_gradient") or hasattr(agent_class(name), "native_critic_gradient")
+)
 
 
 class TwoStates(gym.Env):

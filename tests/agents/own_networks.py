@@ -5,16 +5,19 @@ Everything is found by its name, so that the command line and other processes ca
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from agent_envs import CONTINUOUS
 from gymnasium import spaces
 from torch import Tensor, nn
 
+import pyrl
+
 DISCRETE = ("ppo", "a2c", "a3c", "dqn")
-CONTINUOUS = ("ddpg", "td3", "sac", "svg")
 AGENTS = DISCRETE + CONTINUOUS
 OBSERVATION = spaces.Dict({"kind": spaces.Discrete(4, start=3), "pair": spaces.MultiDiscrete([2, 3]), "place": spaces.Box(-1, 1, (3,))})
 ACTION: dict[str, Any] = {
@@ -81,14 +84,21 @@ class Actor(nn.Module):
 
 
 class Critics(nn.Module):
-    def __init__(self, features: nn.Module, action_space: Any, count: int) -> None:
+    def __init__(self, features: nn.Module, action_space: Any, count: int, outputs: int | None = None) -> None:
         super().__init__()
-        self.features = features
-        self.last = nn.ModuleList([nn.Linear(6 + actions_of(action_space), 1) for _ in range(count)])
+        self.features, self.outputs = features, outputs
+        self.last = nn.ModuleList([nn.Linear(6 + actions_of(action_space), outputs or 1) for _ in range(count)])
 
     def forward(self, observation: Any, action: Tensor) -> Tensor:
         x = torch.cat([self.features(observation), action], 1)
-        return torch.stack([last(x).squeeze(1) for last in self.last])
+        q = torch.stack([last(x) for last in self.last])
+        return q.squeeze(2) if self.outputs is None else q
+
+
+def actor_and_critics(algo: str, **options: Any) -> tuple[Any, Any]:
+    """The actor and the critics that pyrl makes for an agent of continuous actions."""
+    agent: Any = pyrl.make_agent(algo, OBSERVATION, ACTION[algo], **{"net_arch": (), **options})
+    return copy.deepcopy(agent.actor), copy.deepcopy(agent.critic)
 
 
 def network_of(algo: str, piece: Any = nn.Identity) -> Any:
@@ -102,8 +112,9 @@ def network_of(algo: str, piece: Any = nn.Identity) -> Any:
             return QValues(features(), action_space)
         if algo in DISCRETE:
             return SharedTrunk(features(), action_space)
-        count, gaussian = (2 if algo in ("td3", "sac") else 1), algo in ("sac", "svg")
-        return Actor(features(), action_space, gaussian), Critics(features(), action_space, count)
+        actor, critic = actor_and_critics(algo)
+        gaussian, outputs = hasattr(actor, "log_std_range"), critic.num_outputs
+        return Actor(features(), action_space, gaussian), Critics(features(), action_space, len(critic.networks), outputs)
 
     return make
 

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 import numpy as np
 import torch
+from agent_envs import AGENTS
 
 from pyrl.agents.checks import Device, Length, Range, Starts
-from pyrl.agents.registry import agent_class, available_agents
+from pyrl.agents.registry import agent_class
 from pyrl.own import Own
 from pyrl.schedules import Scheduled
 
-AGENTS = available_agents()
 # What training takes, so that each case is over in milliseconds.
 SMALL = {
     "net_arch": (4,),

@@ -18,7 +18,7 @@ import torch
 from agent_envs import OBSERVATION_SPACES, TwoPictures, advance
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
-from test_engines import CASES, batches, learned_state, make, weights
+from test_engines import CASES, TORCH_ONLY, batches, learned_state, make, weights
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -33,9 +33,9 @@ from pyrl.nets import batched_mlp
 from pyrl.ops import RandomStream
 from pyrl.types import Batch, Learned, Progress
 
-LEARNING = [case for case in CASES if case != "a3c"]
+LEARNING = [case for case in (*CASES, *TORCH_ONLY) if case != "a3c"]
 WARM_UP = 3
-LATE = [("ddpg", "actor"), ("td3", "actor"), ("sac", "actor"), ("sac", "temperature"), ("svg", "actor")]
+LATE = [("ddpg", "actor"), ("td3", "actor"), ("sac", "actor"), ("sac", "temperature"), ("svg", "actor"), ("tqc", "actor")]
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +220,7 @@ def test_updates_take_nothing_from_the_host(case: str, monkeypatch: pytest.Monke
 
 def captured(case: str, **options: Any) -> Any:
     """An agent whose updates run as on a GPU: nothing looks at a gradient, and all goes through graphs."""
-    name, observation_space, action_space, settings = CASES[case]
+    name, observation_space, action_space, settings = {**CASES, **TORCH_ONLY}[case]
     agent: Any = pyrl.make_agent(name, observation_space, action_space, seed=3, engine="torch", **{**settings, **options})
     return as_on_a_gpu(agent)
 

@@ -54,13 +54,18 @@ CONTINUOUS: dict[str, dict[str, Any]] = {
     "svg": {},
 }
 PRIORITIZED: dict[str, dict[str, Any]] = {f"{name} prioritized": {"prioritized": True} for name in ("ddpg", "td3", "sac", "svg")}
+BOX = spaces.Box(np.float32([-1, -3]), np.float32([1, 2]))
 for _name, _options in {**CONTINUOUS, **PRIORITIZED}.items():
     _shared = dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3, learning_starts=0, tau=0.01)
-    CASES[_name] = (_name.split()[0], VECTOR, spaces.Box(np.float32([-1, -3]), np.float32([1, 2])), {**_shared, **_options})
+    CASES[_name] = (_name.split()[0], VECTOR, BOX, {**_shared, **_options})
+TORCH_ONLY: dict[str, tuple[str, spaces.Space, spaces.Space, dict[str, Any]]] = {  # what has no native form
+    _name: (_name.split()[0], VECTOR, BOX, dict(batch_size=32, net_arch=(32, 16), learning_starts=0, prioritized="prioritized" in _name))
+    for _name in ("tqc", "tqc prioritized", "crossq", "crossq prioritized")
+}
 
 
 def make(case: str, engine: str) -> Agent:
-    name, observation_space, action_space, options = CASES[case]
+    name, observation_space, action_space, options = {**CASES, **TORCH_ONLY}[case]
     return pyrl.make_agent(name, observation_space, action_space, seed=3, engine=engine, **options)
 
 
@@ -142,8 +147,13 @@ def test_float64_engines_agree(case: str) -> None:
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
-@pytest.mark.parametrize("engine", ["native", "torch"])
-@pytest.mark.parametrize("case", ["ppo gaussian", "a2c categorical", "dqn dueling", *CONTINUOUS])
+@pytest.mark.parametrize(
+    ("case", "engine"),
+    [
+        *((case, engine) for case in ("ppo gaussian", "a2c categorical", "dqn dueling", *CONTINUOUS) for engine in ("native", "torch")),
+        *((case, "torch") for case in TORCH_ONLY),
+    ],
+)
 def test_copies_are_whole_and_independent(case: str, engine: str, duplicate: Any) -> None:
     """Optimisers, target networks and random numbers too: a copy learns as the original does, which stays as it was."""
     original = make(case, engine)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_envs import TwoPictures
+from agent_envs import CONTINUOUS, NATIVE, TwoPictures
 from gymnasium import spaces
 
 import pyrl
@@ -22,7 +22,6 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "dqn": dict(learning_starts=64, batch_size=32, learning_rate=1e-3, target_update_interval=100, train_freq=8, net_arch=()),
 }
 GENERAL = "graph" if torch.cuda.is_available() else "torch"  # the engine of networks that are not plain MLPs
-CONTINUOUS = ("ddpg", "td3", "sac", "svg")
 
 
 def seeing(algo: str, **options: Any) -> Agent:
@@ -46,7 +45,7 @@ def test_learns_from_pictures(algo: str) -> None:
 
 
 @pytest.mark.parametrize("extractor", ["nature", "impala"])
-@pytest.mark.parametrize("algo", [*ALGORITHMS, "a3c", *CONTINUOUS])
+@pytest.mark.parametrize("algo", NATIVE)
 def test_native_engine_refuses(algo: str, extractor: str) -> None:
     with pytest.raises(ValueError, match=f"{algo}: engine is 'native', but the networks are not plain MLPs"):
         seeing(algo, features_extractor=extractor, engine="native")

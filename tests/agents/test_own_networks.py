@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ import numpy as np
 import own_networks as own
 import pytest
 import torch
-from agent_envs import OBSERVATION_SPACES
+from agent_envs import NATIVE, OBSERVATION_SPACES
 from gymnasium import spaces
 from own_networks import ACTION, AGENTS, CONTINUOUS, DISCRETE, OBSERVATION, PIECES, network_of
 from torch import Tensor, nn
@@ -24,7 +23,6 @@ import pyrl
 from pyrl.agents.registry import config_to_json
 from pyrl.buffers import RolloutBuffer
 from pyrl.errors import CheckpointError, NetworkError, NonFiniteError, SettingError, ShapeError
-from pyrl.nets import actor_critic_continuous as pyrl_nets
 from pyrl.nets.heads import ActorCritic, QNetwork
 from pyrl.own import _CLASSES
 from pyrl.types import PolicyInput, Progress
@@ -144,7 +142,7 @@ def test_parts_of_networks_of_ones_own(algo: str, kind: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("algo", [algo for algo in AGENTS if algo != "dqn"])
 def test_layers_by_part(algo: str) -> None:
     agent = make(algo, net_arch={"critic": (7, 6), "actor": (3,)})
-    assert agent.engine == "native"
+    assert agent.engine == ("native" if algo in NATIVE else "torch")
     actor, critic = (
         (agent.network.actor, agent.network.critic) if hasattr(agent, "network") else (agent.actor.network, agent.critic.networks[0])
     )
@@ -490,11 +488,7 @@ def built_in(algo: str, observation_space: Any, action_space: Any, config: Any) 
         return QNetwork(observation_space, int(action_space.n), *shape[1:], config.dueling)
     if algo not in CONTINUOUS:
         return ActorCritic(observation_space, action_space, *shape[1:], config.log_std_init)
-    count = 2 if algo in ("td3", "sac") else 1
-    range_ = {"sac": (-20.0, 2.0), "svg": (math.log(0.1), 2.0)}.get(algo)
-    kind, limits = (pyrl_nets.Actor, ()) if range_ is None else (pyrl_nets.GaussianActor, (range_,))
-    actor = kind(observation_space, 2, *shape[1:], *limits)
-    return actor, pyrl_nets.Critics(observation_space, 2, *shape[1:], count)
+    return own.actor_and_critics(algo, net_arch=config.net_arch)
 
 
 @pytest.mark.parametrize("algo", AGENTS)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_envs import TwoPictures
+from agent_envs import CONTINUOUS, TwoPictures
 from gymnasium import spaces
 from rounding import SLACK, distance, in_rounded_steps
-from test_images import ALGORITHMS, CONTINUOUS, batch, seeing
+from test_images import ALGORITHMS, batch, seeing
 
 import pyrl
 from pyrl.errors import SpaceError

@@ -14,7 +14,8 @@ from test_ddpg import set_linear
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import pyrl
-from pyrl.agents.sac import soft_value, squashed_sample, temperature_at, temperature_loss
+from pyrl.agents.entropy import squashed_sample, temperature_at, temperature_loss
+from pyrl.agents.sac import soft_value
 
 OBSERVATION, ACTION = spaces.Box(-5, 5, (1,)), spaces.Box(-1, 1, (1,))
 

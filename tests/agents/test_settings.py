@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 import torch
+from agent_envs import CONTINUOUS
 from gymnasium import spaces
 from settings_walk import AGENTS, REFUSED, SMALL, Case, arms_of, cases, fields, half, small
 
@@ -34,7 +35,7 @@ WALK = cases()
 
 
 def action_space(algo: str) -> Any:
-    return BOX if algo in ("ddpg", "td3", "sac", "svg") else DISCRETE
+    return BOX if algo in CONTINUOUS else DISCRETE
 
 
 def make(algo: str, **options: Any) -> pyrl.Agent:
@@ -78,6 +79,10 @@ def fitting(case: Case) -> dict[str, Any]:
         options["buffer_size"] = max(32, case.expected)
     if case.field == "buffer_size" and case.expected is not REFUSED:
         options["batch_size"] = 1
+    if case.field == "n_quantiles":
+        options["top_quantiles_to_drop_per_net"] = 0
+    if case.field == "top_quantiles_to_drop_per_net" and case.expected is not REFUSED:
+        options["n_quantiles"] = case.expected + 1
     return options
 
 
@@ -260,7 +265,7 @@ SCHEDULED = [
 @pytest.mark.parametrize(("algo", "field"), SCHEDULED)
 def test_schedules_are_followed_and_saved_by_name(algo: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a run with a function learns as a run with the number that it has there, on both engines."""
-    for engine in ("native", "torch"):
+    for engine in ("auto", "torch"):
         extra = {} if algo == "random" else {"engine": engine}
         agents = [make(algo, **{field: value, **extra}) for value in (half, 0.25)]
         for agent in agents:
@@ -348,7 +353,7 @@ def life(algo: str, engine: str, path: Path) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
-@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("algo", AGENTS)
 def test_agents_are_the_same_whatever_torch_is_set_to(algo: str, engine: str, tmp_path: Path) -> None:
     expected = life(algo, engine, tmp_path / "standard")

@@ -57,6 +57,7 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
     *(("dqn", observation, "discrete", {"dueling": True, "activation": "gelu"}) for observation in ("vector", "dict", "image")),
     *((agent, "dict", "box", {"normalize_observation": True}) for agent in ("ddpg", "td3", "svg")),
     ("sac", "dict", "number", {"normalize_observation": True}),
+    *((agent, "dict", "box", {"normalize_observation": True}) for agent in ("tqc", "crossq")),
     ("sac", "vector", "box", {"activation": "silu", "clip_observation": 0.5}),
     ("ppo", "small_image", "discrete", {"features_extractor": "impala"}),
     ("a3c", "double", "small", {}),

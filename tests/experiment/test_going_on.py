@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from agent_envs import CONTINUOUS
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "net_arch": (4,)},
     "a2c": {"net_arch": (4,)},
     "dqn": REPLAY,
-    **dict.fromkeys(("ddpg", "td3", "sac", "svg"), REPLAY),
+    **dict.fromkeys(CONTINUOUS, REPLAY),
 }
 
 

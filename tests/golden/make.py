@@ -2,7 +2,8 @@
 
 Each folder here is a short run with its checkpoint `last`, as an older pyrl left it, and ``expected.json``: what the agent did
 there. `test_golden.py` holds every later pyrl to them: the same weights, the same actions, and training goes on. The folders
-that are here now were written by commit 8b30366. They are never written again: a change of the format gets folders of its own.
+that are here now were written by commit 8b30366, those of tqc and crossq by the commit that brought these agents. They are never
+written again: a change of the format gets folders of its own.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {  # name: algorithm, en
     "sac": ("sac", "Pendulum-v1", 1, {**OFF_POLICY, "normalize_observation": True}),
     "sac_fixed": ("sac", "Pendulum-v1", 1, {**OFF_POLICY, "ent_coef": 0.1}),
     "svg": ("svg", "Pendulum-v1", 1, OFF_POLICY),
+    "tqc": ("tqc", "Pendulum-v1", 1, {**OFF_POLICY, "n_quantiles": 5}),
+    "crossq": ("crossq", "Pendulum-v1", 1, {**OFF_POLICY, "normalize_observation": True}),
 }  # fmt: skip
 
 

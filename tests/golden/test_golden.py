@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agent_envs import AGENTS
 from make import RUNS, STEPS, behaviour, digests, env_of
 
 import pyrl
@@ -28,7 +29,7 @@ def expected(name: str) -> dict[str, Any]:
 def test_every_agent_has_a_golden_run() -> None:
     written = {json.loads((HERE / name / "config.json").read_text())["algo"] for name in NAMES}
     assert set(NAMES) == set(RUNS)
-    assert {"random", "ppo", "a2c", "a3c", "dqn", "ddpg", "td3", "sac", "svg"} <= written
+    assert set(AGENTS) <= written
 
 
 @pytest.mark.parametrize("name", NAMES)

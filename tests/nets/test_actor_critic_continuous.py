@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pyrl.engine.arena import Arena, polyak
 from pyrl.nets.actor_critic_continuous import ActionScale, Actor, Critics, GaussianActor
+from pyrl.nets.mlp import mlp
 from pyrl.nets.noise import exploration_noise
 
 BOUNDS = st.tuples(st.floats(-100, 100, width=32), st.floats(0, 100, width=32))
@@ -30,6 +31,22 @@ def test_scaling_there_and_back(bounds: list[tuple[float, float]], unit: float) 
     wide = high - low > np.maximum(1e-3 * np.abs(high), 1e-30)
     np.testing.assert_allclose(back[:, wide], np.full((2, wide.sum()), unit), atol=1e-3)
     assert (back[:, high == low] == 0).all()
+
+
+def test_critics_of_several_outputs_and_of_other_layers() -> None:
+    made: list[tuple[int, ...]] = []
+
+    def make(sizes: tuple[int, ...], activation: str) -> torch.nn.Sequential:
+        made.append(tuple(sizes))
+        return torch.nn.Sequential(*mlp(sizes, activation), torch.nn.LayerNorm(sizes[-1]))
+
+    critics = Critics(spaces.Discrete(3), 2, (8,), "relu", 4, num_outputs=5, make=make)
+    observation, action = torch.tensor([0, 2]), torch.randn(2, 2)
+    outputs = critics(observation, action)
+    assert outputs.shape == (4, 2, 5)
+    assert torch.equal(critics.first(observation, action), outputs[0])
+    assert made == [(3 + 2, 8, 5)] * 4
+    assert all(isinstance(network[-1], torch.nn.LayerNorm) for network in critics.networks)
 
 
 def test_critics_share_nothing_and_first_is_the_first() -> None:
