@@ -17,15 +17,16 @@ from rich.table import Table
 
 from pyrl.cli import pyrl_version
 from pyrl.cli.parsing import parse
+from pyrl.envs import BACKENDS
 
 # Extra of pyrl -> the module that it is there for.
 EXTRAS = {
     "box2d": "Box2D",
     "mujoco": "mujoco",
     "atari": "ale_py",
-    "envpool": "envpool",
     "tensorboard": "tensorboard",
     "video": "moviepy",
+    **{name: backend.package for name, backend in BACKENDS.items() if backend.package},
 }
 TOLERANCE = 1e-4  # of weights after a few updates in float32
 

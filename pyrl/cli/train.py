@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
 from pyrl.agents.registry import check_algorithm
@@ -28,7 +28,7 @@ class TrainOptions:
     total_episodes: Count | None = None  # episodes to train for; the first limit that is reached ends the run
     seed: Seed | None = 0  # of everything random; None draws one
     num_envs: NumEnvs | None = None  # environments stepped together
-    env_backend: Literal["auto", "lean", "native", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
+    env_backend: str = "auto"  # what steps the environments; pyrl list has the names
     max_episode_steps: Count | None = None  # time limit of an episode; None: the environment's own
     env_timeout: Positive | None = 300.0  # seconds that an environment of another process gets to answer; None: for ever
     eval_every: Count | None = None  # environment steps between evaluations; None: no evaluation

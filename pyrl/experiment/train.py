@@ -21,7 +21,7 @@ from pyrl.agents.checks import Count, Elsewhere, Goal, Limit, NumEnvs, Positive,
 from pyrl.agents.options import AgentOptions
 from pyrl.agents.registry import check_algorithm, config_to_json, make_agent
 from pyrl.engine.threads import use_threads
-from pyrl.envs import Backend, EnvSource, make
+from pyrl.envs import EnvSource, make
 from pyrl.envs.make import ENV_TIMEOUT
 from pyrl.errors import CheckpointError, NonFiniteError, SettingError
 from pyrl.experiment.metrics import read_csv
@@ -65,7 +65,7 @@ def train(
     total_episodes: Limit | None = None,
     seed: Seed | None = SEED,
     num_envs: NumEnvs | None = None,
-    backend: Backend | None = None,
+    backend: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: Count | None = None,
     env_timeout: Positive | None = TIMEOUT,
