@@ -95,11 +95,9 @@ class Updater:
         supported = not strangers and self._known and all(step.native_gradient for step in self.steps)
         if engine == "native" and not supported:
             other = [type(arena.optimizer).__name__ for arena in self._learning if not is_known(arena.optimizer)]
-            why = (
-                f"the optimiser is {other[0]}, not Adam or RMSprop"
-                if other and not strangers
-                else "the networks are not plain MLPs on the CPU"
-            )
+            why = "the networks are not plain MLPs on the CPU"
+            if not strangers:
+                why = f"the optimiser is {other[0]}, not Adam or RMSprop" if other else "the algorithm has no native form"
             which = f" ({', '.join(strangers)})" if strangers else ""
             raise ValueError(f"{name}: engine is 'native', but {why}{which}; take 'auto' or 'torch'")
         if engine == "compile" and (buffer := next((n for t in self.trainables.values() for n, _ in t.network.named_buffers()), None)):

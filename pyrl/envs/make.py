@@ -57,8 +57,6 @@ def make(
         step and closing it; EnvError, which says where and in what it hangs, after that. None: for ever.
     """
     mode = None if autoreset is None else resolve_mode(autoreset)
-    if backend not in BACKENDS:
-        raise UnknownNameError(f"make: backend is {backend!r}{closest_names(backend, BACKENDS)} (expected one of {', '.join(BACKENDS)})")
     if max_episode_steps is not None and operator.index(max_episode_steps) < 1:
         raise ValueError(f"make: max_episode_steps is {max_episode_steps}, expected at least 1")
     if env_timeout is not None and not (isinstance(env_timeout, int | float | np.number) and 0 < env_timeout < math.inf):
@@ -68,7 +66,9 @@ def make(
         return _from_vector_env(env, num_envs, backend, seed, mode, given)
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise ValueError(f"make: num_envs is {num_envs!r}, expected an integer of at least 1")
-    factory = EnvFactory(env, dict(env_kwargs or {}), max_episode_steps, render_mode, wrapper, seed)
+    factory = EnvFactory(env, dict(env_kwargs or {}), max_episode_steps, render_mode, wrapper, seed)  # imports the module that the id names
+    if backend not in BACKENDS:
+        raise UnknownNameError(f"make: backend is {backend!r}{closest_names(backend, BACKENDS)} (expected one of {', '.join(BACKENDS)})")
     request = Request(factory=factory, num_envs=int(num_envs), seed=seed, autoreset=mode, env_timeout=env_timeout)
     stepper = BACKENDS[backend].build(request)
     stepper.factory, stepper.env_timeout = factory, env_timeout
