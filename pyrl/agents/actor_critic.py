@@ -23,8 +23,8 @@ from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.nets.own import OwnActorCritic
 from pyrl.ops.environments import NativePolicy
-from pyrl.trees import map_tree
-from pyrl.types import Array, Choice, Observation, PolicyInput, Progress, Record, Rollout, first_leaf, map_observation
+from pyrl.trees import first_leaf, map_tree
+from pyrl.types import Array, Choice, Observation, PolicyInput, Progress, Record, Rollout, map_observation
 
 _VALUES_AT_ONCE = 1024
 

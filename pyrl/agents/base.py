@@ -46,7 +46,8 @@ from pyrl.schedules import value_at
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
-from pyrl.types import Choice, Learned, Observation, PolicyInput, Progress, first_leaf, map_observation
+from pyrl.trees import first_leaf
+from pyrl.types import Choice, Learned, Observation, PolicyInput, Progress, map_observation
 
 LoopKind: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
 _RENAMED = {  # what is never called now

@@ -231,7 +231,7 @@ def native_critic_gradient(
     return report if batch.weight is None else {**report, "td_error": np.stack(td_error)}
 
 
-def native_action_gradient(critic: Native, observation: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def native_action_gradient(critic: Native, observation: Array, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(min_i Q_i [B], the gradient of minus its mean w.r.t. the action [B, A])."""
     q = np.stack([network.forward(critic.parameters, observation, action)[:, 0] for network in critic.networks])
     smallest = q.argmin(0)

@@ -8,7 +8,8 @@ import numpy as np
 
 from pyrl.agents.checks import NumEnvs, checked
 from pyrl.errors import ShapeError
-from pyrl.types import Array, Choice, Observation, PolicyInput, first_leaf
+from pyrl.trees import first_leaf
+from pyrl.types import Array, Choice, Observation, PolicyInput
 
 if TYPE_CHECKING:
     from pyrl.agents.base import Agent

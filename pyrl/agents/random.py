@@ -16,7 +16,8 @@ from pyrl.errors import SettingError
 from pyrl.ops import RandomStream, uniform_indices
 from pyrl.own import name_of
 from pyrl.spaces import choices
-from pyrl.types import Choice, Learned, PolicyInput, Rollout, first_leaf
+from pyrl.trees import first_leaf
+from pyrl.types import Choice, Learned, PolicyInput, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from pyrl.buffers.replay import flat_leaves, nested_leaves
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
-from pyrl.types import Array, Observation, Rollout, StepResult, map_observation, zeros_for
+from pyrl.trees import zeros_for
+from pyrl.types import Array, Observation, Rollout, StepResult, map_observation
 
 
 @pickled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from pyrl.agents.base import Agent
-from pyrl.spaces import Path, leaves, starts_of
-from pyrl.types import Observation
+from pyrl.spaces import leaves, starts_of
+from pyrl.trees import map_space
 
 
 class DeployedPolicy(nn.Module):
@@ -30,18 +29,10 @@ class DeployedPolicy(nn.Module):
 
     def forward(self, *arrays: Tensor) -> Tensor:
         shape: tuple[int, ...] = self.agent.action_space.shape or ()
-        observation = _assembled(self.agent.observation_space, dict(zip(self.paths, arrays)), ())
+        given = iter(arrays)
+        observation = map_space(lambda _: next(given), self.agent.observation_space)
         action = self.agent.deterministic_action(self.agent.normalizer.traceable(observation))
         return to_environment(action.reshape(-1, *shape), self.agent.action_space)
-
-
-def _assembled(space: spaces.Space, arrays: Mapping[Path, Tensor], path: Path) -> Observation:
-    """An observation of ``space`` from its arrays by their paths."""
-    if isinstance(space, spaces.Dict):
-        return {key: _assembled(entry, arrays, (*path, key)) for key, entry in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_assembled(entry, arrays, (*path, i)) for i, entry in enumerate(space.spaces))
-    return arrays[path]
 
 
 def to_environment(action: Tensor, space: Any) -> Tensor:

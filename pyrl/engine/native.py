@@ -14,6 +14,7 @@ from pyrl.engine.arena import Arena
 from pyrl.engine.optimizers import TensorFlowRMSprop, optimizer_state
 from pyrl.nets.encoder import Encoder
 from pyrl.ops import Layer, Network
+from pyrl.types import Array
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.SiLU: "silu", nn.GELU: "gelu", nn.Identity: "identity"}
 
@@ -58,7 +59,7 @@ class Native:
         """`sync`, and no parameter of a network that learns is frozen."""
         return self.sync() and (self.arena.optimizer is None or self.arena.trainable)
 
-    def infer(self, *inputs: np.ndarray) -> np.ndarray:
+    def infer(self, *inputs: Array) -> np.ndarray:
         """The output [B, out] of a single network, for no backward pass."""
         (network,) = self.networks
         return network.infer(self.parameters, *inputs)
@@ -160,7 +161,7 @@ def _is_plain(module: nn.Module) -> bool:
     return not hooks and "forward" not in module.__dict__
 
 
-def native_q(native: Native, observation: np.ndarray, *, keep: bool = True) -> np.ndarray:
+def native_q(native: Native, observation: Array, *, keep: bool = True) -> np.ndarray:
     """`QNetwork.forward` of encoded observations [B, D]; ``keep``: to be differentiated."""
 
     def run(network: Network, x: np.ndarray) -> np.ndarray:

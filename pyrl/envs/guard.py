@@ -20,7 +20,8 @@ from pyrl.envs.masks import MASK_KEY, flat_mask
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError
-from pyrl.types import Observation, map_observation, zeros_for
+from pyrl.trees import leaves, zeros_for
+from pyrl.types import Observation, map_observation
 
 FAILURE = "_pyrl_failure"  # in an info: the environment failed, and this is how
 FROM_ENVS: tuple[type[BaseException], ...] = (Exception, SystemExit)  # what is an environment's fault; Ctrl-C is not
@@ -108,10 +109,7 @@ def share_memory(one: Observation, other: Observation) -> bool:
 
 
 def _arrays(observation: Observation) -> list[np.ndarray]:
-    if isinstance(observation, Mapping | tuple):
-        parts = observation.values() if isinstance(observation, Mapping) else observation
-        return [array for part in parts for array in _arrays(part)]
-    return [observation] if isinstance(observation, np.ndarray) else []
+    return [leaf for leaf in leaves(observation) if isinstance(leaf, np.ndarray)]
 
 
 @dataclass

@@ -11,7 +11,8 @@ from gymnasium import Space
 
 from pyrl.spaces import Path, leaves, pick
 from pyrl.spaces.observations import Numbers
-from pyrl.types import Observation, zeros_for
+from pyrl.trees import zeros_for
+from pyrl.types import Observation
 
 _SMALL = 2048  # elements up to which BLAS's dot beats NumPy's sum (and stays on one thread)
 

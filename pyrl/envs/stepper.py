@@ -66,7 +66,7 @@ class Stepper(ABC):
         self.spec = spec
         self.seed = seed
         self.env_seeds = [stream_seed(seed, "env", i) for i in range(num_envs)]
-        self.observation: Observation = None
+        self.observation: Any = None  # an Observation, or None: not checked, as loops know when it is there
         self.first: Array = np.ones(num_envs, bool)
         self.action_mask: Array | None = None
         self.closed = False

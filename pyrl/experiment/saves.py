@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pyrl.agents.checkpoints import agent_tree
 from pyrl.errors import CheckpointError, NonFiniteError
 from pyrl.experiment.runs import RunFolder
 from pyrl.loops.base import Loop
+from pyrl.trees import map_tree
 
 SAVE_SECONDS = 5.0  # between two saves
 SHARE = 0.02  # of the time, that a kind of save may take
@@ -164,8 +165,4 @@ class Saver:
 
 def _copied(tree: Any) -> Any:
     """``tree`` with arrays and tensors of its own."""
-    if isinstance(tree, Mapping):
-        return {key: _copied(value) for key, value in tree.items()}
-    if hasattr(tree, "detach"):
-        return tree.detach().clone()
-    return tree.copy() if hasattr(tree, "copy") else tree
+    return map_tree(lambda x: x.detach().clone() if hasattr(x, "detach") else x.copy() if hasattr(x, "copy") else x, tree)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -73,7 +73,7 @@ class OffPolicyLoop(Loop):
             self._stored += agent.env_steps - first_step
             observation, next_observation = step.observation, step.next_observation
             if self._single:
-                observation, next_observation = (np.ascontiguousarray(x[:, -1]) for x in (observation, next_observation))
+                observation, next_observation = (np.ascontiguousarray(cast(np.ndarray, x)[:, -1]) for x in (observation, next_observation))
             self.buffer.add(
                 observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
             )  # fmt: skip

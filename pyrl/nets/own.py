@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from pyrl.errors import NetworkError
 from pyrl.nets.distributions import DiagonalGaussian, distribution_for
 from pyrl.own import name_of
-from pyrl.spaces import leaves
-from pyrl.types import Observation, first_leaf, map_observation
+from pyrl.trees import first_leaf, map_space
+from pyrl.types import Observation, map_observation
 
 PROBED = 2  # observations that a network is tried with
 _INTERNAL = set(vars(nn.Module()))  # attributes that every module has
@@ -99,9 +99,7 @@ class Inputs:
 
     def __init__(self, space: spaces.Space) -> None:
         self.space = space
-        indices = [isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete) for _, leaf in leaves(space)]
-        counter = iter(indices)
-        self._indices = _tree(space, lambda: next(counter))
+        self._indices = map_space(lambda leaf: isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete), space)
 
     def __call__(self, observation: Observation, dtype: torch.dtype) -> Observation:
         """``dtype`` is that of the network's parameters: that of floats."""
@@ -115,14 +113,6 @@ class Inputs:
         space.seed(0)
         drawn = [space.sample() for _ in range(PROBED)]
         return map_observation(lambda *leaf: torch.as_tensor(np.stack(leaf)).to(device), *drawn)
-
-
-def _tree(space: Any, leaf: Callable[[], bool]) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _tree(entry, leaf) for key, entry in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_tree(entry, leaf) for entry in space.spaces)
-    return leaf()
 
 
 class OwnModule(nn.Module):

@@ -8,7 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from pyrl.types import Batch, PolicyInput, first_leaf
+from pyrl.trees import first_leaf
+from pyrl.types import Batch, PolicyInput
 
 
 class TwoStates(gym.Env):
