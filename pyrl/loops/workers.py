@@ -2,7 +2,7 @@
 
 Nothing is locked, so nothing waits for a worker that died. A worker whose environment or agent raises ends the run with its
 traceback, and so does one whose environment hangs; one that is killed is replaced, unless that helps nothing
-(`pyrl.loops.supervision`). Workers leave when they are told to, or when their parent is gone.
+(`pyrl.loops.supervision`). Workers end when they are asked to, or when their parent has ended.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Task:
 
 
 @dataclass
-class Report:
+class WorkerReport:
     """A worker's message: what happened since the last one."""
 
     episodes: list[Episode] = field(default_factory=list)
@@ -109,7 +109,7 @@ class AsynchronousLoop(Loop):
             self._workers.append(self._start(index, 0))
 
     def round(self) -> dict[str, float]:
-        reports: list[Report] = []
+        reports: list[WorkerReport] = []
         while not reports and not self.stopped:
             alive = [(process, pipe, left) for (process, pipe), left in zip(self._workers, self._left) if process.is_alive()]
             news = [pipe for _, pipe, left in alive if not left] + [process.sentinel for process, _, _ in alive]
@@ -134,7 +134,7 @@ class AsynchronousLoop(Loop):
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in (losses[0] if losses else {})}
         return {**means, "time/restarts": self.restarts}
 
-    def _look_after(self, index: int) -> list[Report]:
+    def _look_after(self, index: int) -> list[WorkerReport]:
         """What worker ``index`` sent; it is replaced if it died. EnvError if its environment failed or hangs."""
         process, pipe = self._workers[index]
         alive = process.is_alive()  # asked first, so that what it sent before it died is read
@@ -178,7 +178,7 @@ class AsynchronousLoop(Loop):
         return process, receiver
 
     @staticmethod
-    def _receive(pipe: Connection) -> list[Report]:
+    def _receive(pipe: Connection) -> list[WorkerReport]:
         reports = []
         with contextlib.suppress(EOFError, OSError):
             while pipe.poll():
@@ -207,11 +207,11 @@ def _work(task: Task, shared: Shared, pipe: Connection) -> None:
     try:
         _train(task, shared, pipe)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # nobody listens any more
+        pass  # the parent no longer listens
     except BaseException as error:
         text = str(error) if isinstance(error, EnvError) else described(error)
         with contextlib.suppress(OSError):
-            pipe.send(Report(failure=f"{text}\n{traceback.format_exc()}"))
+            pipe.send(WorkerReport(failure=f"{text}\n{traceback.format_exc()}"))
 
 
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
@@ -221,7 +221,7 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
     agent.become_worker(task.index, task.generation)
     player = agent.player(1, deterministic=False)
     buffer = rollout_buffer(agent, 1)
-    report, sent, limits = Report(), time.monotonic(), task.limits
+    report, sent, limits = WorkerReport(), time.monotonic(), task.limits
     pulse = Pulse(shared.pulses, task.index)
     pulse.at("make")
     task.factory.which = f"environment {task.index} (seed {env_seed(seed, task.index, task.generation)})"
@@ -248,6 +248,6 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
             report.updates += 1
             if time.monotonic() - sent > REPORT_SECONDS:
                 pipe.send(report)
-                report, sent = Report(), time.monotonic()
+                report, sent = WorkerReport(), time.monotonic()
     report.last = True
     pipe.send(report)
