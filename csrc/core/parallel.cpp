@@ -77,7 +77,7 @@ void run_range(std::int64_t begin, std::int64_t end, std::int64_t grain, const s
 }
 
 // One job at a time. Threads are started on first use, and anew in a forked child, which inherits the object but none of its
-// threads. After a job they look out for the next one for a moment before they sleep: the products of an update follow each
+// threads. After a job they spin briefly for the next one before they sleep: the products of an update follow each
 // other within microseconds, and waking a sleeper costs tens of them.
 class Pool {
  public:
@@ -86,7 +86,7 @@ class Pool {
   void run(int parts, std::int64_t n, std::int64_t grain, const Body& body) {
     const std::unique_lock<std::mutex> one_job(job_mutex_, std::try_to_lock);
     if (!one_job) return run_range(0, n, grain, body);
-    const Inside serially;  // whoever asks whether to stop may start other work
+    const Inside serially;  // a handler that runs here may start other work
     grow(parts - 1);
     body_ = &body;
     n_ = n;
@@ -103,7 +103,7 @@ class Pool {
   }
 
  private:
-  // The parts that nobody has taken yet. One word with the number of the job, so that a thread that comes late takes none of another
+  // The parts that are not taken yet. One word with the number of the job, so that a thread that comes late takes none of another
   // job. Taking one before the job is through keeps `run` from returning.
   struct Open {
     std::uint32_t job;
@@ -144,7 +144,7 @@ class Pool {
     }
   }
 
-  // One that nobody has taken yet; false: there is none.
+  // One that is not taken yet; false: there is none.
   bool take_part(bool by_helper) {
     std::uint64_t word = open_.load();
     const Open taken(word);

@@ -60,7 +60,7 @@ struct RandomStream {
   std::uint64_t next_draw() { return draw++; }
 };
 
-// The draw that a call takes of a stream: its numbers; or, for kernels of a GPU, where in the device's memory they lie, read when the
+// The draw that a call takes of a stream: its numbers; or, for kernels of a GPU, where in the device's memory they are, read when the
 // kernel runs, so that each replay of a CUDA graph finds those of the time.
 struct DrawSource {
   std::uint64_t key = 0, draw = 0;

@@ -1,6 +1,6 @@
 // The record stream: one ring of slots a lane (environment), each slot one record. The contract is docs/replay.md.
 //
-// Position p of a lane counts slots for ever; its slot is lane * lane_capacity + p % lane_capacity. A slot holds a
+// Position p of a lane counts slots without wrapping; its slot is lane * lane_capacity + p % lane_capacity. A slot holds a
 // *transition* (observation, action, reward, flags, extra columns), the *pending* observation at the head of the lane, or a
 // *tail*, the sealed last observation of an episode. The next observation of transition p is the observation of slot p + 1.
 //
@@ -29,7 +29,7 @@ namespace pyrl::replay {
 enum class Outcome : std::uint8_t { absent, follows, begins };
 
 // One row a lane. `observation`, `next_observation` and `columns` hold a pointer a column (in the order given at construction,
-// observations first), to rows that lie one after the other.
+// observations first), to rows that follow one another.
 struct AddArgs {
   const void* const* observation = nullptr;
   const void* const* next_observation = nullptr;
@@ -63,7 +63,7 @@ class LaneRing {
   std::int64_t add(const AddArgs& args);
   void clear();
 
-  // Learns of every change from now on; null: nobody does.
+  // Is told of every change from here on; null: no observer.
   void set_selector(Selector* selector) { selector_ = selector; }
 
   // Drawable transitions.

@@ -2,16 +2,16 @@
 //
 // Rows come as arrays on the device, or from the host by a journal: packed into pinned memory as they come, sent by one copy on a stream
 // beside the caller's when they are next needed or the block is full, and added by one kernel. Four blocks take turns: the host packs, and
-// copies go on, while the caller's stream is behind.
+// copies continue, while the caller's stream is behind.
 //
 //     host        pack pack pack | flush            pack pack | flush
 //     side stream                  copy                         copy
 //     caller's    ... sample ......... (waits) add  sample ........... (waits) add  sample
 //
 // Either the device decides whether a row follows the record before it, or a LaneRing in host memory, which is then the authority, and of
-// which this is a mirror: only new observations cross. Nothing here waits for the device but what says so.
+// which this is a mirror: only new observations cross. Only calls that say so wait for the device.
 //
-// The calls of a ring are ordered by the caller's stream; who uses several, orders them. The caller holds a mutex.
+// The calls of a ring are ordered by the caller's stream; a caller with several streams orders them. The caller holds a mutex.
 #pragma once
 
 #include <algorithm>
@@ -52,7 +52,7 @@ class DeviceRing {
   void clear(const CudaStream& stream);
 
   // Transitions that are certainly drawable, as far as the host knows without a look: a lane that was given k records holds k, or at
-  // least half of its slots but for the frames of one stack. Rows on the device count whatever their rewards are, and a graph's replays
+  // least half of its slots except for the frames of one stack. Rows on the device count whatever their rewards are, and a graph's replays
   // not at all, until the next look: so this is a reason not to look, never a bound for the safety of memory.
   std::int64_t least_size() const { return std::max(counted_, seen_); }
   // These wait for the device. ArgumentError, as from all that wait, if the stream is captured.
@@ -82,7 +82,7 @@ class DeviceRing {
   // Records that `host`, which is what this ring holds, has removed. Waits.
   void remove(const LaneRing& host, const std::vector<std::int64_t>& slots, const CudaStream& stream);
 
-  // Draws are by priority from now on; for an empty ring. A LaneRing that this mirrors has no selector of its own.
+  // Switches to draws by priority; the ring must be empty. A LaneRing that this mirrors has no selector of its own.
   void prioritize(const PriorityOptions& options, const CudaStream& stream);
   bool is_prioritized() const { return tree_memory_ != nullptr; }
   // priority: [B] on the device; of a record that is gone, or a priority that is negative or not finite, nothing is changed but a count.
