@@ -73,7 +73,7 @@ class Actor(ABC):
         return Weights(self.version, self.trainable.arena.values.detach().cpu().numpy().copy())
 
     def load_weights(self, weights: Weights) -> None:
-        """Act by these from now on. ShapeError or NonFiniteError for the weights of another network or none; then nothing is changed."""
+        """Acts with these weights from here on. ShapeError or NonFiniteError, and no change, for weights of another network or of none."""
         arena, values = self.trainable.arena, np.asarray(weights.values)
         arena.sync()
         if values.shape != tuple(arena.values.shape):

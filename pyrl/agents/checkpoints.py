@@ -164,7 +164,7 @@ def trained_in(path: Path) -> Path:
 
 
 def _check_imported(config: Mapping[str, Any]) -> None:
-    """A checkpoint names functions that are schedules, and nothing is imported because it says so."""
+    """A checkpoint names functions that are schedules, and the names are never imported."""
     for name, value in config.items():
         if name in BROUGHT:
             continue

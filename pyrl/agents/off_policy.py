@@ -48,12 +48,12 @@ class OffPolicyConfig(LearningConfig):
 
     learning_rate: Rate = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
     buffer_size: Count = 1_000_000  # slots of the replay, all environments together
-    buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
+    buffer_device: BufferDevice = "cpu"  # where the replay is: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
     learning_starts: Amount = 100  # transitions stored before the first update
     batch_size: Count = 256
     tau: Tau = 0.005  # Polyak factor of the target networks, after each update
     train_freq: Count = 1  # steps of each environment between two rounds of updates
-    gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
+    gradient_steps: GradientSteps = 1  # updates in a round; -1: one per transition stored since the last round
     n_step: NStep = 1  # length of the returns
     prioritized: bool = False  # prioritized replay (Schaul et al. 2016)
     priority_alpha: Fraction = 0.6  # how much priorities matter

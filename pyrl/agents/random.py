@@ -49,7 +49,7 @@ class Random(Agent):
         return Learned({})
 
 
-_GRID = 1 << 24  # Box actions lie on a grid of 2^-24, as float32 uniforms do
+_GRID = 1 << 24  # Box actions are on a grid of 2^-24, as float32 uniforms are
 _MOST = (1 << 63) - 1  # choices of one draw
 
 

@@ -21,7 +21,7 @@ _SUMS = {"exp_avg_sq", "square_avg", "step", "m2", "count"}  # of squares, or of
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Everything that decides how ``agent`` goes on: tensors, arrays and JSON values only."""
+    """Everything that decides how ``agent`` continues: tensors, arrays and JSON values only."""
     return {
         "model": _weights(agent),
         "optimizer": {k: _flat(o) for k, o in agent.optimizers().items()},
