@@ -49,7 +49,7 @@ class EnvFactory:
         self._make = env
         self._process = os.getpid()
         self._spaces: tuple[Any, Any] | None = None  # of the environments as made
-        # Somebody's own: of Gymnasium's, who wants the native form says so, since its episodes are others.
+        # Only what comes as native: for Gymnasium's environments the native form is asked for, since its episodes differ.
         self.is_native = isinstance(env if self.spec is None else self.spec.entry_point, NativeEnv)
 
     def __call__(self) -> gymnasium.Env:
@@ -108,7 +108,7 @@ class EnvFactory:
             raise EnvError(f"{self.name}: {self.which}: make raised {described(error)}") from error
 
     def guarded(self, index: int) -> Guard:
-        """For Gymnasium's vector environments; in a process of its own, which must go on whatever happens."""
+        """For Gymnasium's vector environments; in a process of its own, which must survive any error."""
         if os.getpid() == self._process:
             return Guard(self.build(index))
         enter_worker(self._process)
@@ -137,7 +137,7 @@ class EnvFactory:
 
 
 def stack_of(env: gymnasium.Env) -> tuple[int, str] | None:
-    """(pictures, padding) where ``env`` shows stacks of its latest observations, in the words of the replay buffer."""
+    """(frames, padding) where ``env`` shows stacks of its latest observations, in the words of the replay buffer."""
     env, _ = peel(env)
     if not isinstance(env, FrameStackObservation) or not isinstance(env.observation_space, gymnasium.spaces.Box):
         return None

@@ -104,7 +104,7 @@ def _shown(value: Any) -> str:
 
 
 def share_memory(one: Observation, other: Observation) -> bool:
-    """Whether any arrays of two observations lie in the same memory."""
+    """Whether any arrays of two observations are in the same memory."""
     return any(np.may_share_memory(a, b) for a in _arrays(one) for b in _arrays(other))
 
 

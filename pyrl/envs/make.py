@@ -48,13 +48,13 @@ def make(
         preprocessed: see `pyrl.envs.atari`.
     seed: of the first `Stepper.reset`; environment i gets the stream ("env", i) of it.
     env_kwargs: for the environment's constructor.
-    autoreset: for ``sync`` and ``async`` (SAME_STEP, where no step is dead, unless told otherwise), and for a vector
+    autoreset: for ``sync`` and ``async`` (SAME_STEP, where no step is dead, unless given otherwise), and for a vector
         environment that does not declare its mode.
     max_episode_steps: a time limit in place of the id's registered one; it truncates and never terminates.
     render_mode: ``"rgb_array"`` for `Stepper.render`; None costs nothing.
     wrapper: applied to each environment after its time limit.
     env_timeout: seconds that an environment in a process of its own (``async``, A3C's workers) gets for making it, each reset, each
-        step and closing it; EnvError, which says where and in what it hangs, after that. None: for ever.
+        step and closing it; after that, EnvError says where and in what it hangs. None: no limit.
     """
     mode = None if autoreset is None else resolve_mode(autoreset)
     if max_episode_steps is not None and operator.index(max_episode_steps) < 1:

@@ -1,4 +1,4 @@
-"""Native environments that somebody else compiled: of a shared library, or of functions (Numba's, ctypes'). docs/native_environments.md
+"""Native environments compiled elsewhere: of a shared library, or of functions (Numba's, ctypes'). docs/native_environments.md
 says how to write them.
 
 Code that was never run here gets a first look in a process that may be lost (`_probe`): so a fault in memory ends in a message.

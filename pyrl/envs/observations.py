@@ -85,7 +85,7 @@ class Leaf:
         self._check_table()
 
     def _check_table(self) -> None:
-        """ValueError where there is no such row. That floats are finite is looked at once a step (`finite`)."""
+        """ValueError where there is no such row. That floats are finite is checked once a step (`finite`)."""
         if self.numbers.table and not self.numbers.legal(self.array):
             self.numbers.read(self.array, self.name)
 

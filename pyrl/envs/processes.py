@@ -151,7 +151,7 @@ def dead_worker(env: Any, phase: str, patience: float = 1.0) -> WorkerFailure | 
     ends = {i: end_of(process) for i, process in enumerate(env.processes) if wait([process.sentinel], 0)}
     if not ends:
         return None
-    first = min(ends, key=lambda i: (env.processes[i].exitcode == 0, i))  # others may have been told to leave
+    first = min(ends, key=lambda i: (env.processes[i].exitcode == 0, i))  # others may have been asked to leave
     return WorkerFailure(first, f"{phase}: its process {ends[first]}")
 
 
@@ -172,7 +172,7 @@ def end_of(process: Any) -> str:
 
 
 def enter_worker(parent: int) -> None:
-    """In a new process: signals are the parent's affair, and nobody stays when the parent, with this id, is gone."""
+    """In a new process: signals are handled by the parent, and the process ends when the parent, with this id, has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):  # not the parent's handlers
         if hasattr(signal, name):

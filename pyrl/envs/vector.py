@@ -143,7 +143,7 @@ class VectorStepper(Stepper):
         )  # fmt: skip
 
     def _leave_out_dead(self) -> None:
-        """NEXT_STEP: what ended in the last step was reset in this one, which is no transition there."""
+        """NEXT_STEP: what ended in the last step was reset in this one, which is not a transition there."""
         dead = self._dead
         if self._assumed and (self._reward[dead].any() or self._terminated[dead].any() or self._truncated[dead].any()):
             raise self._mode_error("rewards or ends in the step after an episode's end, where NEXT_STEP has none")
