@@ -47,7 +47,7 @@ class CsvLog:
 
     Rows reach the file every ``flush_seconds``, at `flush` and at `close`. When the disk refuses they are kept for the next time,
     and ``failure`` says why. With ``keep_until`` an existing file is continued: its rows up to that value of ``step_column`` stay,
-    later ones (written after the checkpoint it goes on from) go.
+    later ones (written after the checkpoint that it resumes from) go.
     """
 
     def __init__(self, path: str | Path, *, keep_until: float | None = None, step_column: str = STEP, flush_seconds: float = 5.0) -> None:
@@ -104,7 +104,7 @@ class CsvLog:
 class MetricsLog:
     """``metrics.csv``, ``episodes.csv`` and TensorBoard events in ``folder``; a context manager.
 
-    ``resume_from`` is the environment step that a run goes on from: what was written after it is dropped.
+    ``resume_from`` is the environment step that a run resumes from: what was written after it is dropped.
     """
 
     def __init__(self, folder: str | Path, *, resume_from: int | None = None, flush_seconds: float = 5.0) -> None:

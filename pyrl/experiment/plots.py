@@ -1,4 +1,4 @@
-"""Learning curves, drawn from the files of run folders: a run may be plotted while it goes on, or years later.
+"""Learning curves, drawn from the files of run folders: a run may be plotted while it runs, or years later.
 
 No window is ever opened and no global state is touched; a figure is complete on the disk before its path is returned.
 """

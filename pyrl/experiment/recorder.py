@@ -63,7 +63,7 @@ class Recorder:
         self._saver.save_if_due(self._flush)
 
     def close(self, ending: str, error: BaseException | None = None, curve: bool | Callable[[Path], object] = True) -> UnsavedError | None:
-        """Write what is left, and draw the ``curve`` as `pyrl.train` was told; the error if that is not possible."""
+        """Write what is left, and draw the ``curve`` as `pyrl.train` was asked to; the error if that is not possible."""
         folder, attempt = self._folder, self.failures.attempt
         broken_off = self.loop.rest()
         if broken_off is not None:

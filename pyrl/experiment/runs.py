@@ -7,7 +7,7 @@ runs/ppo_CartPole-v1_20261121-050000_s0/
     failure/             the data of an update that was not finite
     curve.png            `pyrl.experiment.plots.plot_run`
     checkpoints/best/    the best evaluation (or 100-episode mean) so far
-    checkpoints/last/    where training stopped: what ``pyrl train --resume`` goes on from
+    checkpoints/last/    where training stopped: what ``pyrl train --resume`` resumes from
     events.out.*         TensorBoard, when the extra is installed
 """
 
@@ -128,7 +128,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The checkpoint that training goes on from."""
+        """The checkpoint that training resumes from."""
         return self.path / "checkpoints" / "last"
 
     def after_episode(self, count: int) -> Path:
@@ -173,7 +173,7 @@ def list_runs(root: str | Path = ROOT) -> list[RunFolder]:
     """The runs below ``root``, oldest first."""
     runs = []
     for file in sorted(Path(root).glob("*/config.json"), key=lambda f: f.stat().st_mtime):
-        with suppress(ValueError):  # not ours, or damaged: `RunFolder.open` says so to whoever asks for it
+        with suppress(ValueError):  # not ours, or damaged: `RunFolder.open` reports it
             runs.append(RunFolder.open(file.parent))
     return runs
 

@@ -1,6 +1,6 @@
-"""A run's checkpoints, written while it goes on: at a price that training does not feel, and again when the disk refuses.
+"""A run's checkpoints, written while it runs: at a price that training does not feel, and again when the disk refuses.
 
-``last`` holds all that a run needs to go on: the agent, the loop's counters, the replay. It is written when the run starts, every
+``last`` holds all that a run needs to resume: the agent, the loop's counters, the replay. It is written when the run starts, every
 SAVE_SECONDS, and when the run ends. A replay of gigabytes is written less often, so that it takes at most SHARE of the time; in
 between, its file stays as it is beside the agent of now. A killed process then loses some seconds of learning, and of its
 experience what came since the replay was written. The same share bounds how often large agents are written.
@@ -58,7 +58,7 @@ class Failures:
         self.last: str | None = None  # the latest one, whether or not it was made good
 
     def attempt(self, name: str, write: Callable[[], object]) -> bool:
-        """Whether ``write`` worked. A failure is told once, and forgotten when the same name works."""
+        """Whether ``write`` worked. A failure is reported once, and forgotten when the same name works."""
         try:
             write()
         except (OSError, CheckpointError, NonFiniteError) as error:
@@ -88,7 +88,7 @@ class Saver:
         self._replay_steps: int | None = None  # environment steps in the replay that `last` holds
 
     def begin(self, resumed: bool) -> None:
-        """From here on the run can be gone on with."""
+        """From here on the run can be resumed."""
         if not resumed:
             self._write_last(whole=True)
         self._agent_pace.took(0.0)
@@ -132,7 +132,7 @@ class Saver:
         self.failures.attempt("last", lambda: self._write_last(whole=True, ending=ending))
 
     def _write_last(self, whole: bool, **about: Any) -> None:
-        """The agent and what its loop needs to go on: the replay too, or the one on the disk stays."""
+        """The agent and what its loop needs to resume: the replay too, or the one on the disk stays."""
         self.folder.check()
         tree, metadata = agent_tree(self._loop.agent)
         state = self._loop.state_dict(replay=whole)

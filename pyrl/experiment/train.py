@@ -1,4 +1,4 @@
-"""`pyrl.train`: a loop with everything around it: run folder, metrics, curve, evaluations, checkpoints, going on after a stop."""
+"""`pyrl.train`: a loop with everything around it: run folder, metrics, curve, evaluations, checkpoints, resuming."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Run:
     dir: Path | None
     evaluations: list[tuple[int, Evaluation]]  # (environment step, scores)
     ending: str = "an error"  # what ended it, a limit or else; in config.json and the checkpoint `last` too
-    new_steps: int = 0  # environment steps of this call: all of them, but where an older run was gone on with
+    new_steps: int = 0  # environment steps of this call, without those before a resume
     seconds: float = 0.0  # that they took, evaluations and checkpoints included
 
     def __repr__(self) -> str:
@@ -94,10 +94,10 @@ def train(
     stop_at_return: end when the mean return of the last ``stop_window`` episodes reaches this, with the parameters that did it.
     save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
-    resume: the folder of a stopped run to go on with, by its own settings. New ones of limits, ``stop_*``, evaluations,
+    resume: the folder of a stopped run to resume, with its own settings. New ones of limits, ``stop_*``, evaluations,
         ``save_every_episodes``, ``env_timeout`` and learning_rate are taken, and noted in config.json; any other that differs is refused.
         A network, features_extractor, activation or optimizer of one's own is handed in again.
-    agent: one that has learned already, to go on with (the object itself), in the same environment or in another of the same spaces: by its
+    agent: one that has learned already, to continue with (the object itself), in the same or another environment of the same spaces: by its
         own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
     curve: draw curve.png in the run's folder at the end (False: `pyrl plot` does it later); a function of the folder draws in its place.
