@@ -95,7 +95,7 @@ class StepResult(Record):
     next_observation: Observation  # [N, ...] the final observation where the episode ended
     terminated: np.ndarray  # bool [N]: the MDP ended; no future value
     truncated: np.ndarray  # bool [N]: cut from outside; the future has value
-    valid: np.ndarray  # bool [N]: False marks the dead step of NEXT_STEP autoreset, which is no transition
+    valid: np.ndarray  # bool [N]: False marks the dead step of NEXT_STEP autoreset, which is not a transition
     first: np.ndarray = field(kw_only=True)  # bool [N]: ``observation`` starts an episode
     episodes: list[Episode] = field(default_factory=list)  # those that ended in this step
     action_mask: np.ndarray | None = None  # bool [N, M]: what could be chosen at ``observation``
@@ -137,7 +137,7 @@ class Batch(Record):
     next_observation: Observation  # [B, ...]
     terminated: Array  # bool [B]
     discount: Array  # float32 [B]
-    index: Array  # int64 [B]: record names, for update_priorities
+    index: Array  # int64 [B]: record indices, for update_priorities
     weight: Array | None = None  # float32 [B], importance weights of prioritized replay
     extra: dict[str, Array] = field(default_factory=dict)  # what the agent asked to keep (`Choice.stored`)
     next_action_mask: Array | None = None  # bool [B, M]: what may be chosen at ``next_observation``; None: anything

@@ -212,7 +212,7 @@ class RolloutBuffer(Pickled):
         ]
 
     def _declared_columns(self) -> dict[str, np.ndarray]:
-        """Room for what the constructor was told of, [T, N, ...] each."""
+        """Room for what the constructor declared, [T, N, ...] each."""
         columns = (self._declared or {}).items()
         return {name: np.zeros((self.num_steps, self.num_envs, *shape), dtype) for name, (shape, dtype) in columns}
 

@@ -238,7 +238,7 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Only checkpoints and empty folders are replaced: a mistyped path must not cost somebody's files."""
+    """Only checkpoints and empty folders are replaced: a mistyped path must not delete other files."""
     if path.is_dir():
         for file in path.iterdir():
             if file.name != MANIFEST and file.suffix != ".safetensors":

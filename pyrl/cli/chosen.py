@@ -31,7 +31,7 @@ def trained_run(path: Path) -> tuple[RunFolder, Path]:
 
 
 def env_options(run: RunFolder) -> dict[str, Any]:
-    """How `pyrl.envs.make` was told to make the run's environments."""
+    """How `pyrl.envs.make` was asked to make the run's environments."""
     names = ("backend", "env_kwargs", "max_episode_steps", "env_timeout")
     from pyrl.experiment.settings import from_json
 

@@ -80,7 +80,7 @@ def literal(text: str) -> Any:
 
 
 def check_names(algo: str, env: str, env_kwargs: dict[str, Any]) -> None:
-    """Unknown names are told before anything slow is imported."""
+    """Reports unknown names before anything slow is imported."""
     check_algorithm(algo, env)
     from pyrl.envs.ids import find_spec as find_env
     from pyrl.envs.make import make

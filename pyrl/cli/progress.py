@@ -74,7 +74,7 @@ class Bar:
         if "evaluation/return_mean" in metrics:
             self._evaluation = f"evaluation {score(metrics['evaluation/return_mean'])}"
         text = "  ".join([*parts, self._evaluation] if self._evaluation else parts)
-        if not self._shown:  # a run that goes on has done these long ago
+        if not self._shown:  # a resumed run has done these before
             self._progress.reset(self._task, total=self._total or None, completed=int(done))
         self._shown = True
         self._progress.update(self._task, completed=done, text=text)

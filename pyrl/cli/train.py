@@ -30,7 +30,7 @@ class TrainOptions:
     num_envs: NumEnvs | None = None  # environments stepped together
     env_backend: str = "auto"  # what steps the environments; pyrl list has the names
     max_episode_steps: Count | None = None  # time limit of an episode; None: the environment's own
-    env_timeout: Positive | None = 300.0  # seconds that an environment of another process gets to answer; None: for ever
+    env_timeout: Positive | None = 300.0  # seconds that an environment of another process gets to answer; None: no limit
     eval_every: Count | None = None  # environment steps between evaluations; None: no evaluation
     eval_episodes: Count = 10  # episodes of each evaluation
     stop_at_return: Goal | None = None  # stop when the mean return of the last stop_window episodes reaches this
@@ -44,9 +44,9 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
-    """None: as the run was told."""
+    """None: as in the run."""
 
-    resume: Path  # run folder to go on with
+    resume: Path  # run folder to resume
     total_steps: Count | None = None  # environment steps at which to end
     total_episodes: Count | None = None  # episodes at which to end
     stop_at_return: Goal | None = None  # mean return of the last stop_window episodes at which to end
@@ -113,7 +113,7 @@ def _parse_train_flags(algo: str, env: str | None, flags: list[str]) -> tuple[Tr
     chosen = preset(algo, env)
     general = TrainOptions(num_envs=chosen.num_envs)
     told = {flag.partition("=")[0].replace("_", "-") for flag in flags}
-    if not told & {"--total-steps", "--total-episodes"}:  # a limit that is told takes the place of the preset's
+    if not told & {"--total-steps", "--total-episodes"}:  # a given limit replaces the preset's
         general = dataclasses.replace(general, total_steps=chosen.total_steps, total_episodes=chosen.total_episodes)
     config = agent_class(algo).Config(**chosen.config)
     parts = [(n, type(d), dataclasses.field(default=d)) for n, d in (("training", general), (algo, config))]
@@ -149,7 +149,7 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _before(config: Mapping[str, Any], name: str) -> Any:
-    """What a run was told."""
+    """What a run was given."""
     return config.get("config", {}).get(name) if name == "learning_rate" else config.get(name)
 
 

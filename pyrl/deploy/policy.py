@@ -18,7 +18,7 @@ class DeployedPolicy(nn.Module):
     """``forward(*arrays) -> action``: ``agent.act`` of a batch, by operations of torch alone.
 
     Observations are raw: one tensor [B, ...] for each array of the observation space, in the order of `pyrl.spaces.leaves`. Actions
-    [B, *action_space.shape] lie in the action space and have its dtype. Networks compute in float32.
+    [B, *action_space.shape] are in the action space and have its dtype. Networks compute in float32.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -47,6 +47,6 @@ def to_environment(action: Tensor, space: Any) -> Tensor:
             action = torch.minimum(torch.maximum(action, low), high)
         return action.to(dtype)
     low, high, whole = torch.from_numpy(space.low), torch.from_numpy(space.high), torch.round(action)
-    # Only what lies inside is converted: 2^63 as a float is not an int64.
+    # Only what is inside is converted: 2^63 as a float is not an int64.
     inside = torch.where((whole > low) & (whole < high), whole, 0.0).to(dtype)
     return torch.where(whole <= low, low, torch.where(whole >= high, high, inside))

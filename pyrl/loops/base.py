@@ -1,4 +1,4 @@
-"""What on-policy and off-policy training share: counting, stopping, reporting, and going on after a stop."""
+"""What on-policy and off-policy training share: counting, stopping, reporting, and resuming."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Loop(ABC):
     """Iterate over it: each item is one `Metrics` record, after one round of acting and learning.
 
     Breaking out leaves agent, loop and environments whole; iterating again continues from there, as if nothing had been. The
-    environments are reset where there is nothing to continue: in a new loop, after an error, where somebody else has reset them
+    environments are reset where there is nothing to continue: in a new loop, after an error, where other code has reset them
     meanwhile, and where `reset` asks for it. The seeds of a reset depend on the environment steps done, so that stopping at step N and
     resuming from a checkpoint gives the same run as `reset` at step N (cut mode); where the environments' state is in the checkpoint,
     the same run as never stopping (exact mode).

@@ -20,12 +20,12 @@ from pyrl.types import Batch
 
 
 def newest_of(stack: Any) -> spaces.Box:
-    """The space of one picture of a stack."""
+    """The space of one frame of a stack."""
     return spaces.Box(stack.low[-1], stack.high[-1], stack.shape[1:], stack.dtype)
 
 
 def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper) -> ReplayBuffer:
-    """The replay that ``spec`` asks for; of a stack of pictures it stores the newest, and stacks them again."""
+    """The replay that ``spec`` asks for; of a stack of frames it stores the newest, and stacks them again."""
     options: dict[str, Any] = {
         "num_envs": stepper.num_envs, "n_step": spec.n_step, "gamma": spec.gamma, "device": spec.device, "extra": spec.extra,
         "seed": stream_key(agent.seed, "replay") >> 1,
