@@ -111,7 +111,7 @@ def restore_agent(path: str | Path, agent: Agent, changed: Container[str] = ()) 
     tree, about = load(path)
     with checkpoint_errors(path, "is not of this run"):
         if "loop" not in tree:
-            raise CheckpointError(f"{path} holds no training state to go on from")
+            raise CheckpointError(f"{path} holds no training state to resume from")
         _check_imported(about["config"])
         # With the fields that older versions did not have.
         configs = [config_to_json(config) for config in (make_config(agent.name, about["config"]), agent.config)]

@@ -130,13 +130,13 @@ def _resume(arguments: list[str]) -> int:
     from pyrl.cli.parsing import parse_known
     from pyrl.experiment.runs import RunFolder
 
-    options, others = parse_known(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had.")
+    options, others = parse_known(ResumeOptions, arguments, "train", "Resume a stopped run, with the settings it had.")
     check_fields(options, "train")
     if others:
         taken = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ResumeOptions) if field.name != "resume")
         raise ValueError(f"train: {shlex.join(others)} cannot go with --resume: a resumed run keeps its settings, but for {taken}")
     run = RunFolder.open(options.resume)
-    check_by_id(run, f"go on there, pyrl.train({run.config['algo']!r}, {{env}}, resume={str(run.path)!r})")
+    check_by_id(run, f"resume it there, pyrl.train({run.config['algo']!r}, {{env}}, resume={str(run.path)!r})")
     import_from_here()
     told = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name not in ("resume", "quiet")}
     told = {name: value for name, value in told.items() if value is not None and name not in BROUGHT}
@@ -189,7 +189,7 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
             run = train(algo, env, on_metrics=watch, curve=curve and drawing, **keywords)
     except (Stopped, Interrupted) as stop:
         folder = shlex.quote(shown(stop.folder))
-        tell(f"stopped after {stop.run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
+        tell(f"stopped after {stop.run.agent.env_steps:,} steps; resume with\n  pyrl train --resume {folder}")
         return 128 + stop.signal
     assert run.dir is not None
     folder = shlex.quote(shown(run.dir))

@@ -117,7 +117,7 @@ class RunFolder:
                     raise FileExistsError from None
                 os.replace(temporary, self._config_file)
         except FileExistsError:
-            raise FileExistsError(f"{self.path} holds a run already; go on with it (resume) or choose another folder") from None
+            raise FileExistsError(f"{self.path} holds a run already; resume it or choose another folder") from None
         finally:
             temporary.unlink(missing_ok=True)
 

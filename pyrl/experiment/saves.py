@@ -65,7 +65,7 @@ class Failures:
             known = name in self.now
             self.now[name], self.last = error, f"{name}: {error}"
             if not known:
-                what = f"{name} was not written; training goes on, and it is tried again: {error}"
+                what = f"{name} was not written; training continues, and the save is tried again: {error}"
                 warnings.warn(what, RuntimeWarning, stacklevel=2)
             return False
         self.now.pop(name, None)

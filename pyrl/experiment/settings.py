@@ -46,7 +46,7 @@ def told_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[d
         raise SettingError("train: agent and resume are both given, expected one of them: a resumed run has its own agent")
     folder = RunFolder.open(resume)
     if Path(os.path.abspath(resume)) not in (folder.path, folder.last):
-        raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run goes on from its checkpoint `last` only")
+        raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run resumes from its checkpoint `last` only")
     settings, changes = resumed_settings(folder, arguments, names)
     settings["env_kwargs"] = from_json(settings.get("env_kwargs"))
     return settings, folder, changes
@@ -128,12 +128,12 @@ def _config_of(agent: Agent, told: Mapping[str, Any], names: Iterable[str]) -> d
     own = {field.name: getattr(agent.config, field.name) for field in dataclasses.fields(agent.config)}
     for name, value, has in (("algo", told["algo"], agent.name), *((n, told.get(n), getattr(agent, n)) for n in ("seed", "num_envs"))):
         if value is not None and value != has:
-            raise SettingError(f"train: {name} is {value!r}, but agent has {has!r}, which it goes on with; leave it out")
+            raise SettingError(f"train: {name} is {value!r}, but agent has {has!r}, which it keeps; leave it out")
     config = make_config(agent.name, {**own, **told["config"]}, names)
     for name in told["config"]:
         if getattr(config, name) != own[name]:
             value = getattr(config, name)
-            raise SettingError(f"train: {name} is {value!r}, but agent has {own[name]!r}: it goes on with its own config; leave it out")
+            raise SettingError(f"train: {name} is {value!r}, but agent has {own[name]!r}: it keeps its own config; leave it out")
     return own
 
 

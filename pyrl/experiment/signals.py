@@ -82,7 +82,7 @@ class StopSignals:
         if self.received is None or run.dir is None:
             return
         before = self._before[self.received]
-        message = f"{self.received.name}: stopped after {run.agent.env_steps:,} steps; go on with resume={shown(run.dir)!r}"
+        message = f"{self.received.name}: stopped after {run.agent.env_steps:,} steps; continue with resume={shown(run.dir)!r}"
         stopped: Stopped | Interrupted
         if before is signal.SIG_DFL:
             stopped = Stopped(128 + self.received)

@@ -169,7 +169,7 @@ def _run(
     run = Run(agent, [], None if folder is None else folder.path, [])
     recorder = Recorder(folder, loop, run.metrics, settings["total_steps"], recorded is not None)
     if recorded and folder is not None:
-        with checkpoint.checkpoint_errors(folder.last, "does not go on"):
+        with checkpoint.checkpoint_errors(folder.last, "does not resume"):
             recorder.load_state_dict(recorded)
     failed: BaseException | None = None
     try:
@@ -247,7 +247,7 @@ def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> Mapping[str, Any]:
             raise CheckpointError(f"{folder.last} is missing: the run began with an agent, which nothing else in {folder.path} holds")
         return {}  # killed before its first save: it begins
     tree, about = restore_agent(folder.last, agent, changed=CHANGEABLE_CONFIG)
-    with checkpoint.checkpoint_errors(folder.last, "does not go on"):
+    with checkpoint.checkpoint_errors(folder.last, "does not resume"):
         missing = agent.env_steps - about.get("replay_env_steps", agent.env_steps)
         state = dict(tree["loop"])
         if "replay" in tree:  # as it was so many steps ago
@@ -255,5 +255,5 @@ def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> Mapping[str, Any]:
         loop.load_state_dict(state)
     if "replay" in tree and missing:
         what = f"the replay in {folder.last} lacks the last {missing:,} steps before the run was killed"
-        warnings.warn(f"{what}; it goes on with what the replay held then", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{what}; it continues with what the replay held then", RuntimeWarning, stacklevel=4)
     return tree.get("recorder", {})
