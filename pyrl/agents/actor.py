@@ -56,7 +56,7 @@ class Actor(ABC):
 
     @abstractmethod
     def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
-        """What `Agent.choose` returns when training has come as far as ``progress``, which schedules of exploration read."""
+        """What `Agent.choose` returns at this ``progress`` of the training, which schedules of exploration read."""
 
     def native_form(self) -> Native | None:
         """The network as native kernels take it, None where torch is to compute it; NetworkError where its modules were replaced."""

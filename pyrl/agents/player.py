@@ -1,4 +1,4 @@
-"""Playing an agent step by step: what keeps its memory, if it has one, between the steps of its environments."""
+"""Playing an agent step by step: keeps the agent's memory, if it has one, between the steps of its environments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Player:
-    """Plays ``agent`` in N environments. Loops, evaluation and programs of users play any agent so; one with memory needs it.
+    """Plays ``agent`` in N environments. Loops, evaluation and user programs play agents through it; an agent with memory needs it.
 
     >>> player = agent.player(num_envs=4)
     >>> action = player.act(observation)  # episodes start everywhere

@@ -94,7 +94,7 @@ def _fail(error: object, code: int) -> int:
 
 
 def _raised_by_pyrl(error: BaseException) -> bool:
-    """Whether pyrl itself found fault with a value; anything else is a bug, whose traceback is wanted."""
+    """Whether pyrl itself refused a value; anything else is a bug, whose traceback is shown."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

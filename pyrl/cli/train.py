@@ -55,7 +55,7 @@ class ResumeOptions:
     eval_episodes: Count | None = None  # episodes of each evaluation
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept
     learning_rate: Rate | None = None  # of the optimisers
-    network: str | None = None  # MODULE:NAME, where the run was begun with one; so for the next three
+    network: str | None = None  # MODULE:NAME, if the run was started with one; the same for the next three
     features_extractor: str | None = None
     activation: str | None = None
     optimizer: str | None = None

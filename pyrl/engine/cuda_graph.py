@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 11  # calls made before one is captured: 3 for libraries to choose and load kernels, more for shapes that soon are gone
+WARM_UP = 11  # calls made before one is captured: 3 for libraries to choose and load kernels, more for shapes that do not come again
 MAX_GRAPHS = 8  # graphs; each holds the memory of all that is computed in it
 ALIGNMENT = 64  # bytes
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: CSV files whose columns may grow, and TensorBoard events when the extra is installed.
+"""Where a run's numbers are written: CSV files whose columns may grow, and TensorBoard events when the extra is installed.
 
 `MetricsLog` writes all of them for a run folder. `read_csv` gives the columns back; a line that a killed process left
 half written is left out.
@@ -132,7 +132,7 @@ class MetricsLog:
 
     @property
     def failure(self) -> OSError | None:
-        """Why not every row is on the disk."""
+        """Why some rows are not on the disk."""
         return next((log.failure for log in self._logs() if log.failure is not None), None)
 
     def _logs(self) -> list[CsvLog | TensorBoardLog]:

@@ -87,7 +87,7 @@ class RunFolder:
             temporary.write_text(self._config_text())
 
     def check(self) -> None:
-        """FileNotFoundError if the folder was deleted, moved or replaced: nothing of this run belongs anywhere else."""
+        """FileNotFoundError if the folder was deleted, moved or replaced: nothing of this run is written elsewhere."""
         try:
             found = json.loads(self._config_file.read_text()).get("id")
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -164,7 +164,7 @@ class RunFolder:
 
 
 def shown(path: Path) -> str:
-    """As a user at this place would type it."""
+    """As a user in the working directory would type it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

@@ -1,4 +1,4 @@
-"""A run's checkpoints, written while it runs: at a price that training does not feel, and again when the disk refuses.
+"""A run's checkpoints, written while it runs, at little cost, and again after the disk has failed.
 
 ``last`` holds all that a run needs to resume: the agent, the loop's counters, the replay. It is written when the run starts, every
 SAVE_SECONDS, and when the run ends. A replay of gigabytes is written less often, so that it takes at most SHARE of the time; in
@@ -25,15 +25,15 @@ from pyrl.loops.base import Loop
 from pyrl.trees import map_tree
 
 SAVE_SECONDS = 5.0  # between two saves
-SHARE = 0.02  # of the time, that a kind of save may take
-WAITING = 8  # checkpoints that are kept in memory while the disk refuses
+SHARE = 0.02  # share of the time that one kind of save may take
+WAITING = 8  # checkpoints kept in memory while the disk fails
 
 
 class Pace:
-    """When something that costs time may be done again."""
+    """Decides when something costly may be done again."""
 
     def __init__(self, least: float) -> None:
-        self.seconds = 0.0  # that it took last
+        self.seconds = 0.0  # that it took the last time
         self._least = least
         self._next = -math.inf
 
@@ -51,11 +51,11 @@ class Pace:
 
 
 class Failures:
-    """What could not be written, by name, until it can be."""
+    """What could not be written yet, by name."""
 
     def __init__(self) -> None:
         self.now: dict[str, Exception] = {}
-        self.last: str | None = None  # the latest one, whether or not it was made good
+        self.last: str | None = None  # the latest one, whether or not it was written later
 
     def attempt(self, name: str, write: Callable[[], object]) -> bool:
         """Whether ``write`` worked. A failure is reported once, and forgotten when the same name works."""
@@ -79,7 +79,7 @@ class Saver:
         self.folder = folder
         self._recorder_state = recorder_state
         self.failures = failures
-        self.best = -math.inf  # score of `best`, or of what waits to become it
+        self.best = -math.inf  # score of `best`, or of the checkpoint that is waiting to become it
         if checkpoint.exists(folder.best):
             self.best = checkpoint.read_metadata(folder.best).get("score", folder.config.get("best", -math.inf))
         self._loop = loop
@@ -94,7 +94,7 @@ class Saver:
         self._agent_pace.took(0.0)
 
     def offer(self, score: float, rare: bool) -> None:
-        """The agent of now is the best so far, unless an older score was as high. Scores that are not ``rare`` are passed over where
+        """The current agent is the best so far, unless an older score was as high. Scores that are not ``rare`` are passed over where
         copying the agent would take more than SHARE of the time."""
         if score > self.best and (rare or self._copy_pace.due):
             started, self.best = time.monotonic(), score
@@ -102,7 +102,7 @@ class Saver:
             self._copy_pace.took(time.monotonic() - started)
 
     def keep(self, episodes: int) -> None:
-        """The agent of now stays as ``episode_<n>``."""
+        """Keeps the current agent as ``episode_<n>``."""
         path = self.folder.after_episode(episodes)
         self._waiting[path.name] = self._snapshot(path)
         self._write_waiting()
@@ -110,7 +110,7 @@ class Saver:
             del self._waiting[next(name for name in self._waiting if name != "best")]
 
     def save_if_due(self, flush: Callable[[], object]) -> None:
-        """``flush`` brings to the disk the metrics that belong to it."""
+        """``flush`` writes the metrics that belong to it."""
         if not self._agent_pace.due:
             return
         flush()
@@ -127,7 +127,7 @@ class Saver:
     def finish(self, ending: str) -> None:
         """Everything that is still to be written."""
         self._write_waiting()
-        if self._replay_steps is not None and self._replay_pace.wait > SAVE_SECONDS:  # who stops a run may not wait for its replay
+        if self._replay_steps is not None and self._replay_pace.wait > SAVE_SECONDS:  # a user who stops a run may not wait for its replay
             self.failures.attempt("last", lambda: self._write_last(whole=False, ending=ending))
         self.failures.attempt("last", lambda: self._write_last(whole=True, ending=ending))
 
@@ -152,7 +152,7 @@ class Saver:
                 del self._waiting[name]
 
     def _snapshot(self, path: Path, **about: Any) -> Callable[[], object]:
-        """What writes the agent of now to ``path``, later."""
+        """A function that writes the current agent to ``path`` later."""
         tree, metadata = agent_tree(self._loop.agent)
         tree = _copied(tree)
 

@@ -34,12 +34,12 @@ from pyrl.loops.supervision import Pulse, Pulses, Pulsing, Watch, env_seed, work
 from pyrl.types import Episode, Metrics, Progress
 
 REPORT_SECONDS = 0.05  # between two messages of a worker
-PATIENCE = 5.0  # seconds a worker gets to leave by itself
+PATIENCE = 5.0  # seconds a worker gets to end by itself
 
 
 @dataclass
 class Shared:
-    """What workers and parent see the same memory of. Each worker writes its own element of the counters."""
+    """Memory shared by workers and parent. Each worker writes its own element of the counters."""
 
     learned: SharedWeights
     steps: Tensor  # int64 [workers]
@@ -54,7 +54,7 @@ class Task:
 
     blueprint: Blueprint
     index: int
-    generation: int  # how many were here before it
+    generation: int  # how many workers it replaces
     factory: Any  # makes the environment, and names it in ``which``
     parent: int  # process id
     limits: Limits
@@ -68,7 +68,7 @@ class WorkerReport:
     losses: dict[str, float] = field(default_factory=dict)
     updates: int = 0
     failure: str | None = None  # words and a traceback
-    last: bool = False  # the worker leaves
+    last: bool = False  # the worker ends
 
 
 class AsynchronousLoop(Loop):
@@ -92,7 +92,7 @@ class AsynchronousLoop(Loop):
 
     @property
     def can_continue(self) -> bool:
-        """Workers leave with the iteration; those of the next begin anew."""
+        """Workers end with the iteration; the next one starts new ones."""
         return False
 
     def reset(self) -> None:
@@ -127,7 +127,7 @@ class AsynchronousLoop(Loop):
             self._stop()
         done = self._done() and not any(process.is_alive() for process, _ in self._workers)
         steps = int(self.shared.steps.sum())
-        # The run is finished when the workers have left, not before: they may still be writing.
+        # The run is finished only when the workers have ended: until then they may be writing.
         env_steps = steps if done else int(min(steps, self.limits.first_step + self.limits.total_steps - 1))
         self.agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
         losses = [report.losses for report in reports if report.losses]
@@ -192,7 +192,7 @@ class AsynchronousLoop(Loop):
         deadline = time.monotonic() + PATIENCE
         for process, pipe in workers:
             while process.is_alive() and time.monotonic() < deadline:
-                self._receive(pipe)  # a full pipe would hold it up
+                self._receive(pipe)  # a full pipe would block it
                 process.join(0.02)
             if process.is_alive():
                 process.kill()
@@ -201,7 +201,7 @@ class AsynchronousLoop(Loop):
 
 
 def _work(task: Task, shared: Shared, pipe: Connection) -> None:
-    """The life of a worker."""
+    """The main function of a worker."""
     enter_worker(task.parent)
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Networks of the user's own: what they must compute, what they are given, and the modules that stand for them in an agent.
+"""Networks of the user's own: what they compute, what they are given, and the modules that wrap them in an agent.
 
 ``network=`` is called as ``network(observation_space, action_space, config)`` and returns torch modules that follow one of the
 protocols below. They are given a batch of observations as the environment's space has them, dict and tuple spaces as dicts and tuples:
@@ -30,7 +30,7 @@ from pyrl.own import name_of
 from pyrl.trees import first_leaf, map_space
 from pyrl.types import Observation, map_observation
 
-PROBED = 2  # observations that a network is tried with
+PROBED = 2  # observations for the trial call of a network
 _INTERNAL = set(vars(nn.Module()))  # attributes that every module has
 
 
@@ -95,7 +95,7 @@ class CriticsModule(Protocol):
 
 
 class Inputs:
-    """Observations of a space as networks of the user's own are given them; see the module."""
+    """Observations in the form that the user's networks get; see the module."""
 
     def __init__(self, space: spaces.Space) -> None:
         self.space = space
@@ -209,12 +209,12 @@ def check_parameters(network: nn.Module, name: str) -> None:
 
 
 def _has(module: nn.Module, method: str) -> bool:
-    """Whether its class has this method: a layer may be called so too."""
+    """Whether its class has this method: a layer may have the same name."""
     return callable(getattr(type(module), method, None))
 
 
 def called(factory: Any, setting: str, expected: str, *arguments: Any) -> Any:
-    """What a user's factory makes. NetworkError where it does not take these arguments."""
+    """Calls a user's factory. NetworkError where it does not take these arguments."""
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # built in
@@ -245,7 +245,7 @@ class OwnFeatures(OwnModule):
 
 
 class OwnActorCritic(OwnModule):
-    """Stands for `pyrl.nets.heads.ActorCritic`."""
+    """Wraps a user's network as `pyrl.nets.heads.ActorCritic`."""
 
     what = "network"
 
@@ -284,7 +284,7 @@ class OwnActorCritic(OwnModule):
 
 
 class OwnQNetwork(OwnModule):
-    """Stands for `pyrl.nets.heads.QNetwork`."""
+    """Wraps a user's network as `pyrl.nets.heads.QNetwork`."""
 
     what = "network"
 
@@ -298,7 +298,7 @@ class OwnQNetwork(OwnModule):
 
 
 class OwnActor(OwnModule):
-    """Stands for `pyrl.nets.actor_critic_continuous.Actor`, or, with a ``log_std_range``, for its GaussianActor."""
+    """Wraps a user's network as `pyrl.nets.actor_critic_continuous.Actor`, or, with a ``log_std_range``, for its GaussianActor."""
 
     what = "network"
 
@@ -319,7 +319,7 @@ class OwnActor(OwnModule):
 
 
 class OwnCritics(OwnModule):
-    """Stands for `pyrl.nets.actor_critic_continuous.Critics`."""
+    """Wraps a user's network as `pyrl.nets.actor_critic_continuous.Critics`."""
 
     what = "network"
 

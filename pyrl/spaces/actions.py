@@ -74,7 +74,7 @@ class Actions:
         return self.chosen(action, "step: action of environment", copy=True)
 
     def chosen(self, action: np.ndarray, where: str, copy: bool = False) -> np.ndarray:
-        """The same for what a policy of ours has just chosen: discrete actions are legal, and the memory is not shared."""
+        """The same for what pyrl's own policy has just chosen: discrete actions are legal, and the memory is not shared."""
         if self.is_box:
             if not all_finite(action):
                 raise NonFiniteError(f"{where} {self._first(~np.isfinite(action))} is not finite")
