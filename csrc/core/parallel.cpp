@@ -45,7 +45,7 @@ void leave_core(int core) {
   cpu_set_t others = all;
   CPU_CLR(static_cast<unsigned>(core), &others);
   sched_setaffinity(0, sizeof others, &others);
-  sched_setaffinity(0, sizeof all, &all);  // having moved, it may go where it likes
+  sched_setaffinity(0, sizeof all, &all);  // once moved, it may run anywhere
 #else
   (void)core;
 #endif
@@ -104,7 +104,7 @@ class Pool {
 
  private:
   // The parts that are not taken yet. One word with the number of the job, so that a thread that comes late takes none of another
-  // job. Taking one before the job is through keeps `run` from returning.
+  // job. While a part is taken, `run` does not return.
   struct Open {
     std::uint32_t job;
     std::uint16_t parts, next;
@@ -116,11 +116,11 @@ class Pool {
     bool any() const { return next < parts; }
   };
 
-  // Parts that no thread takes are left to those there are, in the end to the caller.
+  // Parts that no new thread takes are left to the running ones, in the end to the caller.
   void grow(int wanted) {
     try {
       for (; workers_ < wanted; ++workers_) std::thread([this] { work(); }).detach();
-    } catch (const std::exception&) {  // the system gives no more
+    } catch (const std::exception&) {  // the system starts no more threads
     }
   }
 
@@ -162,12 +162,12 @@ class Pool {
     detail::interruptible = outer;
   }
 
-  // Keeps the first failure, and has the other parts stop where they can.
+  // Keeps the first failure, and stops the other parts where possible.
   template <class Body>
   void guarded(const Body& body) {
     try {
       body();
-    } catch (const Stopped&) {  // its cause is kept by the thread that has it
+    } catch (const Stopped&) {  // the thread that was stopped keeps the cause
     } catch (...) {
       std::lock_guard<std::mutex> lock(sleep_mutex_);
       if (!failure_) failure_ = std::current_exception();
@@ -175,8 +175,8 @@ class Pool {
     }
   }
 
-  // Looks at `ready` for about 100 us, then sleeps, at most for `most`. Whoever makes it true calls `notify` afterwards; either the
-  // sleeper is counted before that looks, or it sees the change.
+  // Polls `ready` for about 100 us, then sleeps, at most for `most`. The thread that makes it true calls `notify` afterwards; either the
+  // sleeper is counted before that check, or it sees the change.
   template <class Ready>
   bool wait(std::condition_variable& condition, std::atomic<int>& asleep, const Ready& ready, std::chrono::steady_clock::duration most) {
     const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(100);

@@ -27,7 +27,7 @@ struct Product {
   std::int64_t c_row = 0;
 };
 
-// On threads where it is worth it; they share the rows of C.
+// Uses threads where they pay; they share the rows of C.
 template <class Real>
 void multiply(const Product<Real>& product);
 

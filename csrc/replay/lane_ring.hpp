@@ -25,7 +25,7 @@
 
 namespace pyrl::replay {
 
-// What became of a row: not stored, it follows the record before it, or another stream begins with it.
+// The outcome of a row: not stored, it follows the record before it, or another stream begins with it.
 enum class Outcome : std::uint8_t { absent, follows, begins };
 
 // One row a lane. `observation`, `next_observation` and `columns` hold a pointer a column (in the order given at construction,
@@ -45,7 +45,7 @@ struct AddArgs {
   std::int64_t first_bad_reward(std::int64_t num_lanes) const;
 };
 
-// Everything about a ring but the bytes of its records, for checkpoints.
+// The state of a ring without the bytes of its records, for checkpoints.
 struct RingState {
   std::vector<std::int64_t> origins, heads;  // a lane each: the position where it began after the last clear; the one after its newest slot
   std::vector<std::uint8_t> pending;         // a lane each: whether the newest slot is pending, not sealed
@@ -93,7 +93,7 @@ class LaneRing {
   std::int64_t filled() const;
   // `used` >= filled().
   RingState state(std::int64_t used) const;
-  // Throws ArgumentError, and changes nothing, if no sequence of calls could have led there. The records' bytes are the caller's care.
+  // Throws ArgumentError, and changes nothing, if no sequence of calls could have led to that state. The records' bytes are the caller's care.
   void set_state(const RingState& state);
   // Checked, with flag::drawable as it follows from the rest.
   RingState completed(RingState state) const;
