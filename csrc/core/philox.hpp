@@ -32,7 +32,7 @@ PYRL_HD PYRL_INLINE PhiloxBlock philox(std::uint64_t key, std::uint64_t draw, st
   return {c0, c1, c2, c3};
 }
 
-// Uniform in [0, 1) on the grid of 2^-24: exact in float32. Called by the C++ tests; kernels draw by their own scaling.
+// Uniform in [0, 1) on the grid of 2^-24: exact in float32. Called by the C++ tests.
 PYRL_HD PYRL_INLINE float uniform_float(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 // Uniform in [0, 1) on the grid of 2^-53.
