@@ -140,7 +140,7 @@ def greeting(module: str) -> dict[str, Any]:
 
 
 def serve(module: str) -> None:
-    if hasattr(os, "sched_setaffinity"):  # one thread is one core: XLA and EnvPool have threads of their own, whatever they are told
+    if hasattr(os, "sched_setaffinity"):  # one thread is one core: XLA and EnvPool have threads of their own, whatever they are set to
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["OMP_NUM_THREADS"])])
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not end up among the replies

@@ -29,7 +29,7 @@ CASES = [
         f"networks.{direction}",
         {"inputs": inputs, "hidden": hidden, "outputs": outputs, "activation": activation, "batch": batch},
         units=2 * batch * (1 if direction == "forward" else 2) * (inputs * hidden[0] + hidden[0] * hidden[1] + hidden[1] * outputs)
-        - (2 * batch * inputs * hidden[0] if direction == "backward" else 0),  # nobody asks for the gradient by the inputs
+        - (2 * batch * inputs * hidden[0] if direction == "backward" else 0),  # the gradient w.r.t. the inputs is not computed
         unit="FLOP",
         goals=(f"pyrl {SHARE[batch]}x floor torch.mm",),
     )

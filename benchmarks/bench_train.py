@@ -1,6 +1,6 @@
 """Environment steps/s of whole training runs: acting, stepping, storing, learning; start-up not counted.
 
-A call goes on with the run by ``env_steps`` steps, so the time lies between two step marks of a run that is under way.
+A call continues the run by ``env_steps`` steps, so the time is taken between two step marks of a run that is under way.
 All contenders have done the same number of steps at each round. Stable-Baselines3 runs its own ``learn`` on its own
 vector environment (``peers/sb3.py``), without logger and progress bar. The hyper-parameters are those of both: pyrl uses
 Stable-Baselines3's names. Pendulum's updates are nearly all of its time: `bench_engines.py` has their floor.

@@ -279,7 +279,7 @@ def sample_multi_categorical(logits, nvec, mask, random, deterministic, out):
     ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
-    Returns what was asked for before; 0: decide.
+    Sets the thread count; 0 = automatic. Returns the previous setting.
     """
 def set_simd_level(level: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...

@@ -12,7 +12,7 @@ class ShapeError(ValueError):
 
 
 class DTypeError(TypeError):
-    """An array has the wrong dtype, or an argument is no array at all."""
+    """An array has the wrong dtype, or an argument is not an array at all."""
 
 
 class DeviceError(ValueError):

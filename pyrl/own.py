@@ -18,7 +18,7 @@ from pyrl.errors import SettingError
 BROUGHT = ("network", "features_extractor", "activation", "optimizer")  # the settings that may be a user's own object
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*:\S.*")
-# Of torch's classes, those that are made without arguments and see each number for itself, and those that step one flat tensor.
+# The classes of torch that take no arguments and act on each number alone, and those that step one flat tensor.
 _CLASSES = {
     "activation": (
         "torch.nn", "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish",
@@ -36,14 +36,14 @@ _SHORT = {
 
 @dataclass(frozen=True)
 class Own:
-    """Marks the annotation of such a setting, for whoever checks settings; ``expected`` says in words what may be brought."""
+    """Marks the annotation of such a setting, for the checks; ``expected`` describes in words what may be brought."""
 
     setting: str
     expected: str
 
 
 def kept(value: Any, setting: str) -> Any:
-    """``value`` as a config holds it: a name, or a callable. TypeError where it is neither, or no optimiser."""
+    """``value`` as a config holds it: a name, or a callable. TypeError where it is neither, or not an optimiser."""
     if isinstance(value, str):
         if _NAME.fullmatch(value) is None:
             raise TypeError("no name")
@@ -67,7 +67,7 @@ def torch_class(name: Any) -> Any:
 
 
 def is_own(value: Any) -> bool:
-    """Whether a setting is the user's own object, or the name that remembers one."""
+    """Whether a setting is the user's own object, or the name that stands for one."""
     if isinstance(value, str):
         return _NAME.fullmatch(value) is not None and not any(
             value.startswith(f"{home}:") and value.rpartition(":")[2] in classes for home, *classes in _CLASSES.values()
@@ -76,7 +76,7 @@ def is_own(value: Any) -> bool:
 
 
 def name_of(value: Any) -> str:
-    """``"module:name"`` of an object, as a config in JSON remembers it; names stay."""
+    """``"module:name"`` of an object, as a config in JSON keeps it; names stay as they are."""
     if isinstance(value, str):
         return value
     about = value if hasattr(value, "__qualname__") else type(value)
@@ -89,12 +89,12 @@ def named(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def missing(config: Mapping[str, Any]) -> dict[str, str]:
-    """{setting: name} of the objects that are remembered by name alone, and so must be handed in."""
+    """{setting: name} of the objects that are kept by name only, and so must be passed again."""
     return {field: value for field in BROUGHT if isinstance(value := config.get(field), str) and is_own(value)}
 
 
 def handed_in(config: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``config``, of a checkpoint or a run, with the objects of ``given`` (None: not given) in their places.
+    """``config``, of a checkpoint or a run, with the objects of ``given`` (None: not given) in place of their names.
 
     SettingError for one that is missing, and for one that the config does not ask for.
     """
@@ -112,7 +112,7 @@ def handed_in(config: Mapping[str, Any], given: Mapping[str, Any], where: str) -
 
 
 def require_here(config: Any, where: str) -> None:
-    """SettingError if something of ``config`` is a name alone."""
+    """SettingError if an object of ``config`` is given by its name only."""
     absent = missing({field: getattr(config, field, None) for field in BROUGHT})
     for field, name in absent.items():
         raise SettingError(f"{where}: {field} is {name!r}, a name; expected the object itself, as nothing is imported by its name here")

@@ -20,7 +20,7 @@ def stream_key(seed: int, *name: str | int) -> int:
 
 
 def fresh_seed() -> int:
-    """A seed that nobody had before: what ``seed=None`` means. Who takes one keeps it, so that the run can be repeated."""
+    """A fresh random seed: what ``seed=None`` means. The caller keeps it, so that the run can be repeated."""
     return secrets.randbits(31)
 
 

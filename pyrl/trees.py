@@ -1,4 +1,4 @@
-"""Trees of arrays: an array, or a (nested) mapping, tuple or `Record` of them."""
+"""Trees of arrays, an array or a (nested) mapping, tuple or `Record` of them; and the spaces that describe such trees."""
 
 from __future__ import annotations
 
@@ -6,7 +6,25 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pyrl.types import Record
+import numpy as np
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {_describe(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(_describe(v) for v in value) + ")"
+    return repr(value)
+
+
+class Record:
+    """Prints shapes and dtypes instead of data."""
+
+    def __repr__(self) -> str:
+        body = ", ".join(f"{f.name}={_describe(getattr(self, f.name))}" for f in dataclasses.fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({body})"
 
 
 def map_tree(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -14,6 +32,8 @@ def map_tree(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
     Everything that is not a mapping, a tuple or a record is a leaf, None too.
     """
+    if type(tree) is np.ndarray:  # first, as asking an abstract class takes longest
+        return function(tree, *others)
     if isinstance(tree, Mapping):
         return {key: map_tree(function, value, *(other[key] for other in others)) for key, value in tree.items()}
     if isinstance(tree, tuple):
@@ -38,3 +58,25 @@ def leaves(tree: Any) -> Iterator[Any]:
             yield from leaves(getattr(tree, field.name))
     else:
         yield tree
+
+
+def first_leaf(tree: Any) -> Any:
+    """The first array of an observation; all share their leading dimensions."""
+    while isinstance(tree, (Mapping, tuple)):
+        tree = next(iter(tree.values())) if isinstance(tree, Mapping) else tree[0]
+    return tree
+
+
+def map_space(function: Callable[[Any], Any], space: Any) -> Any:
+    """``function`` of the space of each single array, in a tree of the form of the observations of ``space``."""
+    entries = getattr(space, "spaces", None)
+    if entries is None:
+        return function(space)
+    if isinstance(entries, Mapping):
+        return {key: map_space(function, entry) for key, entry in entries.items()}
+    return tuple(map_space(function, entry) for entry in entries)
+
+
+def zeros_for(space: Any, *leading: int) -> Any:
+    """Zero arrays with leading dimensions: dtype and shape as the space says."""
+    return map_space(lambda leaf: np.zeros((*leading, *(leaf.shape or ())), dtype=leaf.dtype), space)

@@ -6,32 +6,22 @@ tuple of arrays as the space says; every leaf has the leading dimensions stated 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = Any  # a NumPy array or a torch tensor
-Observation: TypeAlias = Any  # an Array, or a dict or tuple of observations
+from pyrl.trees import Record, map_tree
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def _describe(value: Any) -> str:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k}: {_describe(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(_describe(v) for v in value) + ")"
-    return repr(value)
-
-
-class Record:
-    """Prints shapes and dtypes instead of data."""
-
-    def __repr__(self) -> str:
-        body = ", ".join(f"{f.name}={_describe(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({body})"
+    Observation: TypeAlias = np.ndarray | Tensor | Mapping[Any, "Observation"] | tuple["Observation", ...]
+else:
+    Observation = Any
+Array: TypeAlias = Any  # a NumPy array or a torch tensor, in kernels, losses and a `Batch`; elsewhere data are NumPy arrays
+map_observation: Callable[..., Observation] = map_tree
 
 
 @dataclass(slots=True, repr=False)
@@ -69,8 +59,8 @@ class PolicyInput(Record):
     """
 
     observation: Observation  # [N, ...]
-    first: Array  # bool [N]
-    action_mask: Array | None = None  # bool [N, M], M = the sum of the choices of all components: what may be chosen; None: anything
+    first: np.ndarray  # bool [N]
+    action_mask: np.ndarray | None = None  # bool [N, M], M = the sum of the choices of all components: what may be chosen; None: anything
     state: Any = None
 
 
@@ -78,9 +68,9 @@ class PolicyInput(Record):
 class Choice(Record):
     """What an agent chose: actions of its own units (`pyrl.spaces.actions`), and what it wants to get back."""
 
-    action: Array  # [N, ...]; discrete actions count from zero
+    action: np.ndarray  # [N, ...]; discrete actions count from zero
     state: Any = None  # for the next `PolicyInput`
-    stored: dict[str, Array] = field(default_factory=dict)  # [N, ...] each: for `Rollout.extra` or `Batch.extra`
+    stored: dict[str, np.ndarray] = field(default_factory=dict)  # [N, ...] each: for `Rollout.extra` or `Batch.extra`
 
 
 @dataclass(slots=True, repr=False)
@@ -100,16 +90,16 @@ class StepResult(Record):
     """
 
     observation: Observation  # [N, ...] what the action answered
-    action: Array  # [N, ...]
-    reward: Array  # float64 [N], as the environment gave it
+    action: np.ndarray  # [N, ...]
+    reward: np.ndarray  # float64 [N], as the environment gave it
     next_observation: Observation  # [N, ...] the final observation where the episode ended
-    terminated: Array  # bool [N]: the MDP ended; no future value
-    truncated: Array  # bool [N]: cut from outside; the future has value
-    valid: Array  # bool [N]: False marks the dead step of NEXT_STEP autoreset, which is no transition
-    first: Array = field(kw_only=True)  # bool [N]: ``observation`` starts an episode
+    terminated: np.ndarray  # bool [N]: the MDP ended; no future value
+    truncated: np.ndarray  # bool [N]: cut from outside; the future has value
+    valid: np.ndarray  # bool [N]: False marks the dead step of NEXT_STEP autoreset, which is not a transition
+    first: np.ndarray = field(kw_only=True)  # bool [N]: ``observation`` starts an episode
     episodes: list[Episode] = field(default_factory=list)  # those that ended in this step
-    action_mask: Array | None = None  # bool [N, M]: what could be chosen at ``observation``
-    next_action_mask: Array | None = None  # bool [N, M]: at ``next_observation``
+    action_mask: np.ndarray | None = None  # bool [N, M]: what could be chosen at ``observation``
+    next_action_mask: np.ndarray | None = None  # bool [N, M]: at ``next_observation``
 
 
 @dataclass(slots=True, repr=False)
@@ -121,17 +111,17 @@ class Rollout(Record):
     """
 
     observation: Observation  # [T+1, N, ...]; row T follows the last step
-    action: Array  # [T, N, ...]
-    reward: Array  # float32 [T, N]
-    terminated: Array  # bool [T, N]
-    truncated: Array  # bool [T, N]
-    valid: Array  # bool [T, N]
-    first: Array  # bool [T+1, N]: the observation starts an episode
-    final_step: Array  # int64 [K]
-    final_env: Array  # int64 [K]
+    action: np.ndarray  # [T, N, ...]
+    reward: np.ndarray  # float32 [T, N]
+    terminated: np.ndarray  # bool [T, N]
+    truncated: np.ndarray  # bool [T, N]
+    valid: np.ndarray  # bool [T, N]
+    first: np.ndarray  # bool [T+1, N]: the observation starts an episode
+    final_step: np.ndarray  # int64 [K]
+    final_env: np.ndarray  # int64 [K]
     final_observation: Observation  # [K, ...]
-    extra: dict[str, Array]  # what the agent asked to keep (`Choice.stored`): log_prob [T, N]
-    action_mask: Array | None = None  # bool [T, N, M]: what could be chosen; None where the environments give no masks
+    extra: dict[str, np.ndarray]  # what the agent asked to keep (`Choice.stored`): log_prob [T, N]
+    action_mask: np.ndarray | None = None  # bool [T, N, M]: what could be chosen; None where the environments give no masks
 
 
 @dataclass(slots=True, repr=False)
@@ -147,34 +137,7 @@ class Batch(Record):
     next_observation: Observation  # [B, ...]
     terminated: Array  # bool [B]
     discount: Array  # float32 [B]
-    index: Array  # int64 [B]: record names, for update_priorities
+    index: Array  # int64 [B]: record indices, for update_priorities
     weight: Array | None = None  # float32 [B], importance weights of prioritized replay
     extra: dict[str, Array] = field(default_factory=dict)  # what the agent asked to keep (`Choice.stored`)
     next_action_mask: Array | None = None  # bool [B, M]: what may be chosen at ``next_observation``; None: anything
-
-
-def map_observation(function: Any, observation: Observation, *others: Observation) -> Observation:
-    """Apply ``function`` to every leaf (and the matching leaves of ``others``), keeping dicts and tuples."""
-    if isinstance(observation, Mapping):
-        return {k: map_observation(function, v, *(o[k] for o in others)) for k, v in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(map_observation(function, v, *(o[i] for o in others)) for i, v in enumerate(observation))
-    return function(observation, *others)
-
-
-def first_leaf(observation: Observation) -> Array:
-    """Any one leaf; all share their leading dimensions."""
-    while isinstance(observation, (Mapping, tuple)):
-        observation = next(iter(observation.values())) if isinstance(observation, Mapping) else observation[0]
-    return observation
-
-
-def zeros_for(space: Any, *leading: int) -> Observation:
-    """Zero arrays for a Gymnasium space with leading dimensions: dtype and shape as the space says."""
-    from gymnasium import spaces
-
-    if isinstance(space, spaces.Dict):
-        return {k: zeros_for(s, *leading) for k, s in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(zeros_for(s, *leading) for s in space.spaces)
-    return np.zeros((*leading, *(space.shape or ())), dtype=space.dtype)

@@ -35,7 +35,7 @@ PyTypeObject* ndarray() {
   return type;
 }
 
-// Subclasses hold plain memory, but for this one.
+// Subclasses hold plain memory, except for this one.
 bool is_masked(py::handle array) {
   PyObject* const masked = PyDict_GetItemString(PyImport_GetModuleDict(), "numpy.ma");
   return masked != nullptr && py::isinstance(array, py::handle(masked).attr("MaskedArray"));

@@ -45,7 +45,7 @@ template <> constexpr DType dtype_of<double>() { return DType::Float64; }
 
 enum class Kind : std::uint8_t { NumPy, Torch };
 
-// Where data lie: on the CPU, on a CUDA device by its number, or where no kernel of ours can go.
+// Where data are: on the CPU, on a CUDA device by its number, or where no kernel of ours can go.
 struct Device {
   static constexpr int cpu = -1, foreign = -2;
   int number = cpu;
@@ -155,9 +155,9 @@ struct ArrayArg {
 // Throws a typed error for anything but a NumPy array or a torch tensor whose memory holds its elements: for masked arrays, for
 // tensors that require grad, are sparse, quantized, nested or negated, and for those without data.
 ArrayArg read_array(py::handle object, const char* function, const char* name);
-// The same for an array that must lie where another one does.
+// The same for an array that must be where another one does.
 ArrayArg read_array(py::handle object, const char* function, const char* name, const Location& location);
-// The same for an array whose elements nobody reads: parameters, which require grad.
+// The same for an array whose elements are not read: parameters, which require grad.
 ArrayArg look_at_array(py::handle object, const char* function, const char* name);
 // Sets the rank; ShapeError for more than any kernel takes.
 void require_few_dimensions(ArrayArg& arg, std::int64_t rank);

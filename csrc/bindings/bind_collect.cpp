@@ -38,7 +38,7 @@ struct Collect {
   bool stop_at_end;
   double seconds;
   std::byte* observation;  // [N, ...], what to act on; what to act on next
-  double* returns;         // [N], of the episodes that go on
+  double* returns;         // [N], of unfinished episodes
   Columns columns;
   // What came of it.
   std::int64_t done = 0;

@@ -166,7 +166,7 @@ py::object sample_gaussian(FastArgs args) {
   return py::make_tuple(std::move(action), std::move(log_prob));
 }
 
-// count (int64 []), mean and m2 (float64, shaped like an item) are the arrays of one RunningMoments; they lie where the batch does.
+// count (int64 []), mean and m2 (float64, shaped like an item) are the arrays of one RunningMoments; they are on the batch's device.
 // `Moment` is OutputArg where they are changed.
 template <class Moment>
 struct MomentsCall {

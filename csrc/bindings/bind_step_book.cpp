@@ -72,7 +72,7 @@ bool read_rewards(py::handle list, double* to, std::int64_t count) {
 }
 
 // (rewards) -> whether a time limit may have struck; None where a reward is not a usual or finite one, and nothing is booked then.
-// None for the rewards: those that lie in the array already; the clock goes on even if one is not finite.
+// None for the rewards: those that are in the array already; the clock advances even if one is not finite.
 py::object step(StepBookObject& self, FastArgs args) {
   envs::StepBook& book = self.book();
   const std::int64_t count = book.size();
@@ -99,7 +99,7 @@ py::object cut(StepBookObject& self, FastArgs args) {
   return all;
 }
 
-// () -> (returns, ages): of the episodes that go on, a list each
+// () -> (returns, ages): of unfinished episodes, a list each
 py::tuple book_state(StepBookObject& self) {
   envs::StepBook& book = self.book();
   py::list ages;

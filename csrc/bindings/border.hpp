@@ -1,4 +1,4 @@
-// What one call reads and what it writes: outputs lie apart from all else.
+// What one call reads and what it writes: outputs are apart from all else.
 //
 //   Border border("dueling");
 //   ArrayArg advantage = border.input(args[1]);

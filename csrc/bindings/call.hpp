@@ -1,15 +1,15 @@
-// A call from Python: when it gives up the interpreter lock, and what holds while it has.
+// A call from Python: when it releases the interpreter lock, and what holds meanwhile.
 //
-//   const ReleaseGil released;  kernel(..);                 arrays that nobody else can free or resize
+//   const ReleaseGil released;  kernel(..);                 arrays that no other thread can free or resize
 //   alone(self.lock, [&] { return self.forward(..); });     the same, and an object that no other thread is in
 //
-// - A short call keeps the lock: to hand it over costs more than the kernel, and a thread that runs Python gives it back after 5 ms.
-// - Who holds an object's lock may ask for the interpreter lock, so nobody waits for an object's lock while holding the
+// - A short call keeps the lock: handing it over costs more than the kernel, and a thread that runs Python gives it back after 5 ms.
+// - A thread that holds an object's lock may ask for the interpreter lock, so no thread waits for an object's lock while holding the
 //   interpreter lock.
-// - A thread that comes back when the interpreter is ending stops there for ever, as Python 3.14 has it. Older versions end it by an
+// - A thread that comes back when the interpreter is ending stays there, as in Python 3.14. Older versions end it by an
 //   unwinding that the destructors on its way do not survive.
 // - A fork (os.fork) waits until no kernel is under way, so that the child finds every object whole and no lock taken.
-// - In the main thread a kernel that check_interrupt()s runs the handlers of signals; KeyboardInterrupt, or what else they raise, ends it.
+// - In the main thread a kernel that check_interrupt()s runs the handlers of signals; KeyboardInterrupt, or any other exception of theirs, ends it.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -25,7 +25,7 @@ namespace pyrl::bindings {
 
 namespace py = pybind11;
 
-// The arguments of a call; they live as long as it does. All under the interpreter lock, so no thread needs a place of its own for it.
+// The arguments of a call; they live as long as it does. All under the interpreter lock, so no thread needs its own copy.
 class Call {
  public:
   Call(PyObject* const* args, Py_ssize_t count) : Call(args, count, read_bytes_) {}
@@ -36,7 +36,7 @@ class Call {
     if (previous_ != nullptr) previous_->next_ = next_;
   }
 
-  // Of a call whose size nobody knows: it counts as long.
+  // Of a call of unknown size: it counts as long.
   static Call long_one(PyObject* const* args, std::size_t count) { return Call(args, static_cast<Py_ssize_t>(count), read_bytes_ - short_bytes); }
   // An array of so many bytes was read, or made, for a call of this thread.
   static void read(std::int64_t bytes) { read_bytes_ += bytes; }
@@ -57,7 +57,7 @@ class Call {
     if (previous_ != nullptr) previous_->next_ = this;
     latest_ = this;
   }
-  // The innermost of this thread; null: none.
+  // The innermost call of this thread; null: none.
   static const Call* current() {
     PyThreadState* const thread = PyThreadState_Get();
     const Call* call = latest_;
@@ -113,7 +113,7 @@ auto alone(Lock& lock, const Body& body, ReleaseGil::When when = ReleaseGil::Whe
   return body();
 }
 
-// The lock of state that lies in arrays, not in an object: by the address of the first of them. Few locks serve all.
+// The lock of state that is in arrays, not in an object: by the address of the first of them. Few locks serve all.
 Lock& lock_of(const void* array);
 
 // Where a forced unwinding ends: the thread stays here until the process ends.

@@ -2,7 +2,7 @@
 //
 //   ArrayArg reward = read_array(object, "gae", "reward");
 //   const Location location = location_of(reward);                        // the CPU, or a GPU if this build has CUDA
-//   ArrayArg value = read_array(object, "gae", "value", location);     // must lie there too
+//   ArrayArg value = read_array(object, "gae", "value", location);     // must be there too
 //   run_at(location, "gae", [&] { gae(call); }, [&](const auto& stream) { gae_cuda(call, stream); });
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace pyrl::bindings {
 
-// Where `first` lies, now expected of it and what follows it. DeviceError if no twin can go there.
+// Where `first` is, now expected of it and what follows it. DeviceError if no twin can go there.
 Location location_of(ArrayArg& first);
 // The same for functions without an input: `out` decides, and without it the result is a NumPy array.
 Location location_of_output(py::handle out, const char* function, const char* name);

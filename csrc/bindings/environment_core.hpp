@@ -20,7 +20,7 @@ namespace pyrl::bindings {
 // A description, and what it points to where Python made it.
 struct EnvironmentObject {
   pyrl_env env{};
-  bool foreign = false;  // somebody else's code: how long a call takes, nobody knows
+  bool foreign = false;  // a user's code: a call may take any time
   std::deque<std::vector<double>> numbers;
   std::vector<std::string> names;
   std::vector<const char*> name_pointers;

@@ -14,7 +14,7 @@ std::string text_of(py::handle object) {
   return concat("a ", Py_TYPE(object.ptr())->tp_name);
 }
 
-// Turns the error of a conversion into ours; one that is no wrong type or value (KeyboardInterrupt) goes through.
+// Turns the error of a conversion into ours; one that is not a wrong type or value (KeyboardInterrupt) goes through.
 [[noreturn]] void refuse(py::handle object, const char* function, const char* name, const char* kind, const char* range) {
   const bool wrong_type = PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_ValueError);
   if (!wrong_type && !PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();

@@ -51,7 +51,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 double number_arg(py::handle object, const char* function, const char* name);
 // A number in [low, high].
 double number_in(py::handle object, double low, double high, const char* function, const char* name);
-// A number in [low, high): of these infinity is none.
+// A number in [low, high): infinity is not one of them.
 double number_below(py::handle object, double low, double high, const char* function, const char* name);
 double finite_arg(py::handle object, const char* function, const char* name);
 // True or False, and nothing that merely counts as one.

@@ -6,7 +6,7 @@
 namespace pyrl::bindings {
 namespace {
 
-// One block: the DLPack description of an output and its shape; the data lie in a block of their own.
+// One block: the DLPack description of an output and its shape; the data are in a block of their own.
 struct OutputTensor {
   dlpack::ManagedTensor managed;
   std::array<std::int64_t, 2 * ArrayArg::max_rank> shape_and_strides;
@@ -48,7 +48,7 @@ py::object empty_torch_by_attributes(Device device, DType dtype, std::span<const
 
 // Straight to NumPy's constructor: pybind11's costs twice as much, and outputs are most of the price of a small call.
 py::object empty_numpy(DType dtype, std::span<const std::int64_t> shape, std::int64_t bytes, void** data) {
-  static std::array<PyObject*, static_cast<std::size_t>(DType::Other)> descriptors{};  // made on first use, kept for ever
+  static std::array<PyObject*, static_cast<std::size_t>(DType::Other)> descriptors{};  // made on first use, never freed
   PyObject*& descriptor = descriptors[static_cast<std::size_t>(dtype)];
   if (descriptor == nullptr) descriptor = py::dtype(std::string(name_of(dtype))).release().ptr();
   static_assert(sizeof(Py_intptr_t) == sizeof(std::int64_t));

@@ -37,7 +37,7 @@ PYBIND11_MODULE(_core, m) {
     }
   });
 
-  m.def("set_num_threads", &pyrl::set_num_threads, py::arg("count"), "Returns what was asked for before; 0: decide.");
+  m.def("set_num_threads", &pyrl::set_num_threads, py::arg("count"), "Sets the thread count; 0 = automatic. Returns the previous setting.");
   m.def("num_threads", &pyrl::num_threads);
   m.def("simd_level", [] { return static_cast<int>(pyrl::simd::level()); });
   m.def("set_simd_level", [](int level) { pyrl::simd::set_level(static_cast<pyrl::simd::Level>(level)); }, py::arg("level"));

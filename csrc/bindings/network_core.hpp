@@ -22,7 +22,7 @@ struct NetworkCore {
   decltype(auto) visit(const Body& body) {
     return std::visit(body, network);
   }
-  // Where an arena lies: checked for dtype, and to be long enough for every layer. Null if it is not given.
+  // Where an arena is: checked for dtype, and to be long enough for every layer. Null if it is not given.
   void* arena(const ArrayArg& arg) const;
 
   Lock lock;  // of the network, which keeps what `backward` needs

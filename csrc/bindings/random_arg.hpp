@@ -16,7 +16,7 @@
 
 namespace pyrl::bindings {
 
-// A RandomStream of Python: its state lies in it, or in a tensor of two words, (key, draw). Those on a GPU are read by kernels alone.
+// A RandomStream of Python: its state is in it, or in a tensor of two words, (key, draw). Those on a GPU are read by kernels alone.
 class RandomObject {
  public:
   RandomObject(std::uint64_t key, std::uint64_t draw, py::object memory) : own_{key, draw}, memory_(std::move(memory)) {

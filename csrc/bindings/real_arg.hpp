@@ -8,7 +8,7 @@
 
 namespace pyrl::bindings {
 
-// `location`, for the arrays that must have the dtype of `first`: their messages say so.
+// `location`, for the arrays that must have the dtype of `first`: and whose messages name it.
 inline Location real_location(Location location, const ArrayArg& first) {
   location.dtype = first.dtype;
   location.like = first.name;

@@ -29,9 +29,9 @@ class ReplayCore {
   static std::int64_t forecast(const std::vector<LeafSpec>& observation, const std::vector<LeafSpec>& columns, const replay::StreamOptions& options,
                                bool prioritized, bool on_device, bool host_copy);
 
-  // Records are on a device, "cuda:0", from now on; for an empty store.
+  // Moves the records to a device, "cuda:0"; the store must be empty.
   void move_to(const std::string& name, bool host_copy);
-  // Draws are by priority from now on; for an empty store, in its place.
+  // Switches to draws by priority; the store must be empty and keeps its place.
   void prioritize(double alpha, double epsilon);
 
   const replay::LaneRing& ring() const { return store->ring(); }

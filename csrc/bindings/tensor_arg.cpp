@@ -119,7 +119,7 @@ class Question {
   }
 
  private:
-  PyObject* descriptor_;  // kept for ever
+  PyObject* descriptor_;  // never freed
   PyCFunction method_ = nullptr;
   const PyGetSetDef* property_ = nullptr;
 };
@@ -189,7 +189,7 @@ void require_plain(const ArrayArg& tensor) {
   static const Question is_neg("is_neg");
   PYRL_CHECK(!is_signed(tensor.dtype) || !is_neg(tensor.object), ArgumentError, tensor.function, ": ", tensor.name,
              " is a negated view (of a conjugate, as a rule), whose memory holds the opposite numbers; pass ", tensor.name, ".resolve_neg()");
-  // A tensor whose storage is gone gives its offset as its address. Nothing else lies that low, as a rule: then torch is asked.
+  // A tensor whose storage is gone gives its offset as its address. No other address is usually that low, so torch is asked then.
   constexpr std::uintptr_t low = std::uintptr_t{1} << 36;
   PYRL_CHECK(reinterpret_cast<std::uintptr_t>(tensor.data) >= low || tensor.size() == 0 || has_storage(tensor), ArgumentError, tensor.function, ": ", tensor.name,
              " is a ", Py_TYPE(tensor.object.ptr())->tp_name, " that holds no data (a fake or functional tensor, or one whose storage was resized), expected a tensor with data");

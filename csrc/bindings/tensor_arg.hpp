@@ -17,7 +17,7 @@ struct TorchType {
 
 // The module, if it is loaded.
 py::object torch_module();
-// Its `type` is null for what is no tensor.
+// Its `type` is null for what is not a tensor.
 const TorchType& torch_type(PyTypeObject* type);
 // torch.Tensor itself; torch must be loaded.
 const TorchType& torch_tensor();
@@ -33,7 +33,7 @@ bool requires_grad(py::handle tensor);
 Device device_of(py::handle object);
 // A CUDA device's stream that is current in torch: a cudaStream_t.
 void* current_stream(Device device);
-// The least of it, 40 ns: where a tensor's data lie, or null if that is not on the CPU.
+// Fast path (40 ns): the CPU data pointer, or null if the tensor is elsewhere.
 const void* cpu_address(py::handle tensor);
 
 }  // namespace pyrl::bindings

@@ -4,7 +4,7 @@
 // malloc and free around each call, 36 us in memory that was kept. So freed blocks of 64 KiB and more wait here for the next
 // output of their size, at most 192 MiB of them in all, and larger blocks ask for huge pages. A block is in use by one owner.
 //
-// Who calls it: bindings/fresh_array.cpp, for every large NumPy output that no `out` was given for. `out=` does as well for whoever passes it; this
+// Who calls it: bindings/fresh_array.cpp, for every large NumPy output that no `out` was given for. `out=` does as well where it is passed; this
 // is for the many calls that do not.
 #pragma once
 

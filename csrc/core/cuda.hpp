@@ -1,7 +1,7 @@
 // What host code knows of CUDA: whether this build has it, and the stream a twin works on. No CUDA header is needed for that.
 //
 // The twin of a kernel `f(args)` is `f_cuda(args, stream)`, in the .cu file beside the .cpp one. It takes addresses of the
-// stream's device, puts its work on the stream and returns: it waits for nothing and allocates nothing, so it can be captured in
+// stream's device, puts its work on the stream and returns: it neither waits nor allocates, so it can be captured in
 // a CUDA graph. What the CPU kernel finds in the data and throws, the twin cannot; it says in its header what it writes instead.
 #pragma once
 

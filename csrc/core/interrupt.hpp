@@ -1,4 +1,4 @@
-// How long work is stopped: between pieces of some milliseconds it asks whether it should go on.
+// How long work can be stopped: between pieces of some milliseconds it checks whether to stop.
 #pragma once
 
 #include <pthread.h>

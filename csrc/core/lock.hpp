@@ -13,7 +13,7 @@ struct BusyError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A std::mutex that refuses its own owner instead of waiting for ever.
+// A std::mutex that refuses its own owner instead of deadlocking.
 class Lock {
  public:
   void lock() {

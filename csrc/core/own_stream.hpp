@@ -1,4 +1,4 @@
-// The random stream of an object: a fork copies the object, and the child's goes on with numbers of its own.
+// The random stream of an object: a fork copies the object, and the child's continues with numbers of its own.
 #pragma once
 
 #include <cstdint>

@@ -45,7 +45,7 @@ void leave_core(int core) {
   cpu_set_t others = all;
   CPU_CLR(static_cast<unsigned>(core), &others);
   sched_setaffinity(0, sizeof others, &others);
-  sched_setaffinity(0, sizeof all, &all);  // having moved, it may go where it likes
+  sched_setaffinity(0, sizeof all, &all);  // once moved, it may run anywhere
 #else
   (void)core;
 #endif
@@ -77,7 +77,7 @@ void run_range(std::int64_t begin, std::int64_t end, std::int64_t grain, const s
 }
 
 // One job at a time. Threads are started on first use, and anew in a forked child, which inherits the object but none of its
-// threads. After a job they look out for the next one for a moment before they sleep: the products of an update follow each
+// threads. After a job they spin briefly for the next one before they sleep: the products of an update follow each
 // other within microseconds, and waking a sleeper costs tens of them.
 class Pool {
  public:
@@ -86,7 +86,7 @@ class Pool {
   void run(int parts, std::int64_t n, std::int64_t grain, const Body& body) {
     const std::unique_lock<std::mutex> one_job(job_mutex_, std::try_to_lock);
     if (!one_job) return run_range(0, n, grain, body);
-    const Inside serially;  // whoever asks whether to stop may start other work
+    const Inside serially;  // a handler that runs here may start other work
     grow(parts - 1);
     body_ = &body;
     n_ = n;
@@ -103,8 +103,8 @@ class Pool {
   }
 
  private:
-  // The parts that nobody has taken yet. One word with the number of the job, so that a thread that comes late takes none of another
-  // job. Taking one before the job is through keeps `run` from returning.
+  // The parts that are not taken yet. One word with the number of the job, so that a thread that comes late takes none of another
+  // job. While a part is taken, `run` does not return.
   struct Open {
     std::uint32_t job;
     std::uint16_t parts, next;
@@ -116,11 +116,11 @@ class Pool {
     bool any() const { return next < parts; }
   };
 
-  // Parts that no thread takes are left to those there are, in the end to the caller.
+  // Parts that no new thread takes are left to the running ones, in the end to the caller.
   void grow(int wanted) {
     try {
       for (; workers_ < wanted; ++workers_) std::thread([this] { work(); }).detach();
-    } catch (const std::exception&) {  // the system gives no more
+    } catch (const std::exception&) {  // the system starts no more threads
     }
   }
 
@@ -144,7 +144,7 @@ class Pool {
     }
   }
 
-  // One that nobody has taken yet; false: there is none.
+  // One that is not taken yet; false: there is none.
   bool take_part(bool by_helper) {
     std::uint64_t word = open_.load();
     const Open taken(word);
@@ -162,12 +162,12 @@ class Pool {
     detail::interruptible = outer;
   }
 
-  // Keeps the first failure, and has the other parts stop where they can.
+  // Keeps the first failure, and stops the other parts where possible.
   template <class Body>
   void guarded(const Body& body) {
     try {
       body();
-    } catch (const Stopped&) {  // its cause is kept by the thread that has it
+    } catch (const Stopped&) {  // the thread that was stopped keeps the cause
     } catch (...) {
       std::lock_guard<std::mutex> lock(sleep_mutex_);
       if (!failure_) failure_ = std::current_exception();
@@ -175,8 +175,8 @@ class Pool {
     }
   }
 
-  // Looks at `ready` for about 100 us, then sleeps, at most for `most`. Whoever makes it true calls `notify` afterwards; either the
-  // sleeper is counted before that looks, or it sees the change.
+  // Polls `ready` for about 100 us, then sleeps, at most for `most`. The thread that makes it true calls `notify` afterwards; either the
+  // sleeper is counted before that check, or it sees the change.
   template <class Ready>
   bool wait(std::condition_variable& condition, std::atomic<int>& asleep, const Ready& ready, std::chrono::steady_clock::duration most) {
     const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(100);

@@ -6,8 +6,8 @@
 
 namespace pyrl {
 
-// Threads asked for (PYRL_NUM_THREADS or set_num_threads); 0 = decide: one while torch is loaded, else one per core.
-// Returns what was asked for before.
+// Sets the thread count (PYRL_NUM_THREADS or set_num_threads); 0 = decide: one while torch is loaded, else one per core.
+// Returns the previous setting.
 int set_num_threads(int count);
 // Threads a kernel may use now.
 int num_threads();

@@ -32,7 +32,7 @@ PYRL_HD PYRL_INLINE PhiloxBlock philox(std::uint64_t key, std::uint64_t draw, st
   return {c0, c1, c2, c3};
 }
 
-// Uniform in [0, 1) on the grid of 2^-24: exact in float32.
+// Uniform in [0, 1) on the grid of 2^-24: exact in float32. Called by the C++ tests.
 PYRL_HD PYRL_INLINE float uniform_float(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 // Uniform in [0, 1) on the grid of 2^-53.
@@ -60,7 +60,7 @@ struct RandomStream {
   std::uint64_t next_draw() { return draw++; }
 };
 
-// The draw that a call takes of a stream: its numbers; or, for kernels of a GPU, where in the device's memory they lie, read when the
+// The draw that a call takes of a stream: its numbers; or, for kernels of a GPU, where in the device's memory they are, read when the
 // kernel runs, so that each replay of a CUDA graph finds those of the time.
 struct DrawSource {
   std::uint64_t key = 0, draw = 0;

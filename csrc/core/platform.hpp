@@ -23,10 +23,8 @@
 
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDA_ARCH__)
 #define PYRL_PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
-#define PYRL_PREFETCH_WRITE(address) __builtin_prefetch(address, 1)
 #else
 #define PYRL_PREFETCH_L2(address) ((void)(address))
-#define PYRL_PREFETCH_WRITE(address) ((void)(address))
 #endif
 
 // Before a loop over a few registers: they are an array only in the source.

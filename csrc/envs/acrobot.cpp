@@ -63,7 +63,7 @@ std::int32_t step(void* state, const double* p, const double*, const void* actio
               k4 = slope(moved(s, whole, k3), torque, p);
   State next;
   for (std::size_t i = 0; i < 4; ++i) next[i] = s[i] + whole / 6.0 * (k1[i] + 2 * k2[i] + 2 * k3[i] + k4[i]);
-  // A speed beyond reason would turn for ever.
+  // An unreasonable speed would loop endlessly.
   if (!(std::abs(next[0]) < 1e6 && std::abs(next[1]) < 1e6)) return 1;
   s = {wrapped(next[0]), wrapped(next[1]), bounded(next[2], p[max_speed_1]), bounded(next[3], p[max_speed_2])};
   ended[0] = -std::cos(s[0]) - std::cos(s[1] + s[0]) > 1.0;

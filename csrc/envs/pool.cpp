@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t alignment = 64;
 constexpr std::int64_t grain = 256;     // environments for which another thread pays
-constexpr std::int64_t between = 16;    // environments between two questions whether to go on
+constexpr std::int64_t between = 16;    // environments between two checks whether to stop
 constexpr std::int64_t guard_size = 4096;  // bytes
 constexpr std::byte guard_byte{0xA5};
 constexpr std::int64_t most_bytes = std::int64_t{1} << 32;

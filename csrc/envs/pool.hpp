@@ -31,7 +31,7 @@ std::int64_t bytes_of(const pyrl_space& space);
 class Pool {
  public:
   // `env` and what it points to must outlive the pool. limit: steps of an episode, 0 for none.
-  // guarded: bytes after each state and observation that nobody may write to are looked at after each call.
+  // guarded: guard bytes follow each state and observation, and are checked after each call.
   Pool(const pyrl_env& env, std::vector<double> parameters, std::int64_t count, std::int64_t limit, bool guarded = false);
   ~Pool();
   Pool(const Pool&) = delete;

@@ -1,4 +1,4 @@
-// A first look at an environment that somebody else compiled: a few hundred steps of one of them, between bytes that it may not write to.
+// A first look at an environment compiled elsewhere: a few hundred steps of one of them, between bytes that it may not write to.
 #pragma once
 
 #include <string>

@@ -29,7 +29,7 @@ class StepBook {
 
   std::span<const double> returns() const { return returns_; }
 
-  // Episodes that go on: their returns so far, and how many steps they have made.
+  // Unfinished episodes: their returns so far, and how many steps they have made.
   void load(std::vector<double> returns, std::span<const std::int64_t> ages) {
     returns_ = std::move(returns);
     for (std::size_t i = 0; i < starts_.size(); ++i) starts_[i] = clock_ - ages[i];

@@ -87,7 +87,7 @@ void Network<Real>::infer(const Real* parameters, const Inputs<Real>& x, std::in
   }
 }
 
-// `dz` comes as the gradient by the layer's output and is used up; dx (null: not wanted) is that by its input.
+// `dz` comes as the gradient w.r.t. the layer's output and is used up; dx (null: not wanted) is that w.r.t. its input.
 template <class Real>
 void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Real* gradients, Real* dz, Real* dx) {
   const Layer& layer = layers_[index];
@@ -130,7 +130,7 @@ void Network<Real>::backward(const Real* parameters, Real* gradients, const Real
     layer_backward(l, parameters, gradients, current, wanted ? other : nullptr);
     std::swap(current, other);
   }
-  // `current` holds the gradient by x, [B, D].
+  // `current` holds the gradient w.r.t. x, [B, D].
   std::int64_t at = 0;
   for (const auto& [to, width] : {std::pair{da, a_width_}, std::pair{db, in() - a_width_}}) {
     if (to != nullptr)

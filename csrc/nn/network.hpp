@@ -5,8 +5,8 @@
 //   z_l <- (z_l - mean) / sqrt(variance + 1e-5) * gain + shift        where the layer has a norm (Ba et al. 2016), over its width
 //   h_l = f_l(z_l),   y = h_L
 //
-// An arena is one flat array that holds every parameter; a layer names where its tensors start. W_l lies as [in, out], so that
-// forward reads it in rows. Gradients lie in an array of the same layout.
+// An arena is one flat array that holds every parameter; a layer names where its tensors start. W_l is stored as [in, out], so that
+// forward reads it in rows. Gradients are in an array of the same layout.
 //
 // x: [B, D]; y: [B, out]. `forward` keeps what `backward` needs, which differentiates the latest `forward`. Memory grows to the
 // largest batch and stays. Not for two threads at once; results do not depend on the number of threads used inside.
@@ -52,7 +52,7 @@ class Network {
   void forward(const Real* parameters, const Inputs<Real>& x, std::int64_t batch, Real* y);
   // The same with nothing kept, in blocks of rows that stay in the cache. The latest `forward` stays differentiable.
   void infer(const Real* parameters, const Inputs<Real>& x, std::int64_t batch, Real* y);
-  // From dy [B, out]: writes the gradient by every parameter (none if `gradients` is null), and by the columns of a and b where
+  // From dy [B, out]: writes the gradient w.r.t. every parameter (none if `gradients` is null), and w.r.t. the columns of a and b where
   // asked (not null).
   void backward(const Real* parameters, Real* gradients, const Real* dy, Real* da, Real* db);
 

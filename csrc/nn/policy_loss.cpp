@@ -39,7 +39,7 @@ struct Surrogate {
   Standard standard;
   double total = 0, entropy = 0, growth = 0, log_ratio = 0, clipped = 0;  // growth: of r - 1
 
-  // Rows [first, first + count); what lies beyond is not counted.
+  // Rows [first, first + count); what is beyond is not counted.
   PYRL_INLINE void slopes(std::int64_t first, std::int64_t count, const Real* log_prob, Real* slope) {
     Real term[lanes], change[lanes], log_r[lanes], outside[lanes], advantage[lanes] = {}, old[lanes] = {};
     for (std::int64_t l = 0; l < count; ++l) advantage[l] = static_cast<Real>((args.advantage(first + l) - standard.mean) * standard.scale);

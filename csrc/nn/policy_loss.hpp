@@ -1,4 +1,4 @@
-// The loss of a policy and its gradient by what the policy network puts out.
+// The loss of a policy and its gradient w.r.t. the policy network's output.
 //
 //   L = -mean(surrogate) - ent_coef mean(H)
 //   PPO (Schulman et al. 2017, eq. 7)     surrogate = min(r A, clip(r, 1 - eps, 1 + eps) A),   r = pi(a) / pi_old(a)

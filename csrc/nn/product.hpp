@@ -3,7 +3,7 @@
 //   c[i, j] = init[j] + sum over p of a[i, p] b[p, j]        i < M, j < N, p < P, summed in the order of p
 //
 // A has any strides, B may be given as its transpose, and B and C have rows of their own length. Forward: Y = X W + bias, gradient
-// by weights: X^T dY, gradient by inputs: dY W^T. C may overlap nothing.
+// w.r.t. weights: X^T dY, gradient w.r.t. inputs: dY W^T. C may overlap nothing.
 //
 // A tile of C stays in registers over the whole sum: rows x vectors as the register file allows (AVX-512: 6 x 4). Fused
 // multiply-adds where the level has them, so levels differ in the last bits; the split into tiles or rows changes nothing.
@@ -27,7 +27,7 @@ struct Product {
   std::int64_t c_row = 0;
 };
 
-// On threads where it is worth it; they share the rows of C.
+// Uses threads where they pay; they share the rows of C.
 template <class Real>
 void multiply(const Product<Real>& product);
 

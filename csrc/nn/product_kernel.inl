@@ -16,7 +16,7 @@ struct Simd : Lanes<Real, PYRL_NN_VECTOR / static_cast<int>(sizeof(Real))> {
 
 
 constexpr int most_vectors = PYRL_NN_REGISTERS >= 32 ? 4 : 3;
-// Accumulators, a row of B and one broadcast fill the registers; more than eight rows would want more addresses than there are.
+// Accumulators, a row of B and one broadcast fill the registers; beyond eight rows we run out of address registers.
 constexpr int tile_rows(int vectors) {
   const int rows = (PYRL_NN_REGISTERS - 1 - vectors) / vectors;
   return rows < 8 ? rows : 8;
@@ -170,7 +170,7 @@ inline __attribute__((always_inline)) Vector add_up(Vector (&sum)[count]) {
   }
 }
 
-// Up to `columns` = 1, 2 or 4 columns: dot products along P, of rows of A and of columns of B that lie one after the other in `b`;
+// Up to `columns` = 1, 2 or 4 columns: dot products along P, of rows of A and of columns of B that follow one another in `b`;
 // as many at a time as a vector has lanes.
 template <class Real, int columns>
 void narrow(const Product<Real>& p, const Real* b, std::int64_t b_row) {

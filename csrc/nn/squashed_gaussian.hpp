@@ -5,7 +5,7 @@
 //   log_prob = sum over A of -noise^2 / 2 - log_std - log sqrt(2 pi) - log(1 - tanh(u)^2)
 //   log(1 - tanh(u)^2) = 2 (log 2 - |u| - log(1 + exp(-2 |u|))), which neither overflows nor loses digits at the bounds
 //
-// Backward, from the gradients by action and log_prob (the same d_log_prob for every row):
+// Backward, from the gradients w.r.t. action and log_prob (the same d_log_prob for every row):
 //   d_u = d_action (1 - action^2) + 2 d_log_prob action;   d_mean = d_u;   d_raw = d_u exp(log_std) noise - d_log_prob, 0 where clamped
 //
 // output, d_output: [B, 2 A]; noise, action, d_action: [B, A]; log_prob: [B]. Outputs overlap nothing.

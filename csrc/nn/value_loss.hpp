@@ -48,7 +48,7 @@ QLossReport q_loss(const QLossArgs<Real>& args);
 // q [B, A] from value [B, 1] and advantage [B, A]; q may be `advantage`.
 template <class Real>
 void dueling(const ArrayView<const Real, 2>& value, const ArrayView<const Real, 2>& advantage, const ArrayView<Real, 2>& q);
-// The gradients by value and advantage from that by q; d_advantage may be `d_q`.
+// The gradients w.r.t. value and advantage from that w.r.t. q; d_advantage may be `d_q`.
 template <class Real>
 void dueling_backward(const ArrayView<const Real, 2>& d_q, const ArrayView<Real, 2>& d_value, const ArrayView<Real, 2>& d_advantage);
 

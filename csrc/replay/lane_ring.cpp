@@ -127,7 +127,7 @@ PYRL_INLINE void add_lanes(const RingView& ring, std::int64_t first, std::int64_
   if (linked)
     for (int c = 0; c < observations; ++c) compare_rows(ring, ring.columns[c], here, args.observation[c], lanes, n, follows);
 
-  std::int64_t beginners[most], begun[most], m = 0;  // lanes and slots of rows whose observation does not lie there yet
+  std::int64_t beginners[most], begun[most], m = 0;  // lanes and slots of rows whose observation is not there yet
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t lane = lanes[i];
     const Slots taken = ring.reserve(lane, follows[i], args.terminated[lane], args.truncated[lane], changes);

@@ -1,6 +1,6 @@
 // The record stream: one ring of slots a lane (environment), each slot one record. The contract is docs/replay.md.
 //
-// Position p of a lane counts slots for ever; its slot is lane * lane_capacity + p % lane_capacity. A slot holds a
+// Position p of a lane counts slots without wrapping; its slot is lane * lane_capacity + p % lane_capacity. A slot holds a
 // *transition* (observation, action, reward, flags, extra columns), the *pending* observation at the head of the lane, or a
 // *tail*, the sealed last observation of an episode. The next observation of transition p is the observation of slot p + 1.
 //
@@ -25,11 +25,11 @@
 
 namespace pyrl::replay {
 
-// What became of a row: not stored, it follows the record before it, or another stream begins with it.
+// The outcome of a row: not stored, it follows the record before it, or another stream begins with it.
 enum class Outcome : std::uint8_t { absent, follows, begins };
 
 // One row a lane. `observation`, `next_observation` and `columns` hold a pointer a column (in the order given at construction,
-// observations first), to rows that lie one after the other.
+// observations first), to rows that follow one another.
 struct AddArgs {
   const void* const* observation = nullptr;
   const void* const* next_observation = nullptr;
@@ -45,7 +45,7 @@ struct AddArgs {
   std::int64_t first_bad_reward(std::int64_t num_lanes) const;
 };
 
-// Everything about a ring but the bytes of its records, for checkpoints.
+// The state of a ring without the bytes of its records, for checkpoints.
 struct RingState {
   std::vector<std::int64_t> origins, heads;  // a lane each: the position where it began after the last clear; the one after its newest slot
   std::vector<std::uint8_t> pending;         // a lane each: whether the newest slot is pending, not sealed
@@ -63,7 +63,7 @@ class LaneRing {
   std::int64_t add(const AddArgs& args);
   void clear();
 
-  // Learns of every change from now on; null: nobody does.
+  // Is told of every change from here on; null: no observer.
   void set_selector(Selector* selector) { selector_ = selector; }
 
   // Drawable transitions.
@@ -93,7 +93,7 @@ class LaneRing {
   std::int64_t filled() const;
   // `used` >= filled().
   RingState state(std::int64_t used) const;
-  // Throws ArgumentError, and changes nothing, if no sequence of calls could have led there. The records' bytes are the caller's care.
+  // Throws ArgumentError, and changes nothing, if no sequence of calls could have led to that state. The records' bytes are the caller's care.
   void set_state(const RingState& state);
   // Checked, with flag::drawable as it follows from the rest.
   RingState completed(RingState state) const;

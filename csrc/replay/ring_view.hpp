@@ -1,7 +1,7 @@
 // A ring as its steps see it: addresses and options, nothing owned. The steps are those of a ring in host memory (lane_ring.hpp) and of
 // one on a GPU (gpu/ring.hpp), so that both go through the same positions, flags, draws and windows.
 //
-// Position p of a lane counts slots for ever; its slot is lane * lane_capacity + p % lane_capacity. lane_ring.hpp has the picture.
+// Position p of a lane counts slots without wrapping; its slot is lane * lane_capacity + p % lane_capacity. lane_ring.hpp has the picture.
 #pragma once
 
 #include <algorithm>
@@ -133,7 +133,7 @@ struct RingView {
     flags[slot] = flag::deleted;
   }
 
-  // Takes the next slot of the lane, emptied. The record that lay there is gone; those whose frame stack reached back to it are no
+  // Takes the next slot of the lane, emptied. The record that was there is gone; those whose frame stack reached back to it are no
   // longer drawable.
   template <class Changes>
   PYRL_HD PYRL_INLINE std::int64_t push(std::int64_t lane, Changes& changes) const {

@@ -1,8 +1,8 @@
 // Where the records of a replay are, and everything that is done with them there: in host memory (host_store.hpp), on a GPU, or on a GPU
-// as a mirror of host memory (gpu/store.hpp). Nobody above asks which.
+// as a mirror of host memory (gpu/store.hpp). Callers do not ask which.
 //
 // "There" is the memory in which batches are made: outputs, and index arrays given to a draw or a gather, are there. Where a store works on a
-// device, its calls go on the caller's stream; those that say so wait for it. The caller holds lock().
+// device, its calls go on the caller's stream; those that wait for it say so. The caller holds lock().
 #pragma once
 
 #include <cstdint>
@@ -94,7 +94,7 @@ class Store {
 
   virtual RandomStream random(const CudaStream& stream) = 0;
   virtual void set_random(const RandomStream& random, const CudaStream& stream) = 0;
-  // A ring for the records' bytes in host memory, while somebody reads or writes them: empty where the store's own ring has them.
+  // A ring for the records' bytes in host memory, while they are read or written: empty where the store's own ring has them.
   virtual std::unique_ptr<LaneRing> transfer_ring() const { return nullptr; }
   // Everything to the transfer ring, or from it; null: the store's own ring, which has it already, or was given it by the caller.
   virtual void download(LaneRing*, const CudaStream&) {}

@@ -19,7 +19,7 @@ struct NStepReturnArgs {
   std::int64_t n = 1;
   double gamma = 0;
 
-  // The first rows, whose windows of n steps lie inside the rollout.
+  // The first rows, whose windows of n steps are inside the rollout.
   std::int64_t whole_windows() const { return n > rollout.steps() ? 0 : rollout.steps() - n + 1; }
   // The windows of the other rows end with the rollout: discounted returns.
   LambdaReturnArgs<T> rest() const { return {rows_from(rollout, whole_windows()), rows_from(return_, whole_windows()), gamma, 1.0}; }

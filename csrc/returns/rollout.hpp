@@ -6,7 +6,7 @@
 //                       there row t+1 may belong to the next episode and final_value[t] is taken. final_value must be present
 //                       as soon as one such step exists.
 // `terminated` means no future value; `terminated or truncated` (done) ends every sum. Where `valid` is present and false the
-// step is no transition: its outputs are 0, its inputs are not used, and the step before it is the last of its sum.
+// step is not a transition: its outputs are 0, its inputs are not used, and the step before it is the last of its sum.
 // Outputs must overlap neither an input nor each other: neighbouring vectors may cover an environment twice.
 #pragma once
 
@@ -76,7 +76,7 @@ struct RolloutPointers {
   PYRL_HD bool last(std::int64_t t) const { return t + 1 == steps; }
 };
 
-// One step of W environments as it lies in memory. Apart from `Step`, so that a loop can ask for it ahead of time.
+// One step of W environments as it is in memory. Apart from `Step`, so that a loop can ask for it ahead of time.
 template <class L>
 struct StepInputs {
   typename L::Value reward, next_value, final_value;
@@ -88,7 +88,7 @@ template <class L>
 struct Step {
   typename L::Value reward;
   typename L::Value next_value;    // the value after the step, 0 if terminated (and if there is no value at all)
-  typename L::Mask done;           // terminated or truncated, or before a step that is not valid: no sum goes on
+  typename L::Mask done;           // terminated or truncated, or before a step that is not valid: no sum continues
   typename L::Mask dead;           // not valid; unset in a plain loop
 };
 
@@ -153,7 +153,7 @@ PYRL_INLINE void sweep_narrow(const RolloutPointers<T> from, const Recursion rec
   }
 }
 
-// Tiles of environments whose carries lie in the first-level cache; a row of a tile is one run of memory, long enough for
+// Tiles of environments whose carries are in the first-level cache; a row of a tile is one run of memory, long enough for
 // the prefetchers.
 template <class L, bool Plain, class T, class Recursion>
 PYRL_INLINE void sweep_wide(const RolloutPointers<T> from, const Recursion recursion, const Range range) {

@@ -14,7 +14,7 @@ struct DrawCategoricalRow {
   static constexpr float infinity = std::numeric_limits<float>::infinity();
 
   CategoricalArgs args;
-  std::array<std::int32_t, most_components> nvec;  // args.nvec, which lies on the host
+  std::array<std::int32_t, most_components> nvec;  // args.nvec, which is on the host
   int components;
 
   static DrawCategoricalRow of(const CategoricalArgs& args) {

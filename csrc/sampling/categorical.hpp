@@ -47,7 +47,7 @@ PYRL_HD PYRL_INLINE float category_log_prob(float logit, float largest, double t
 
 void sample_categorical(const CategoricalArgs& args);
 // The same bits. A component with a NaN, a +inf or no possible action, for which the CPU throws, gets action -1, and its row log_prob
-// NaN. args.nvec lies on the host, M <= 128.
+// NaN. args.nvec is on the host, M <= 128.
 void sample_categorical_cuda(const CategoricalArgs& args, const CudaStream& stream);
 
 }  // namespace pyrl::sampling

@@ -61,7 +61,7 @@ struct NormalizeArgs {
 template <class T>
 void normalize(const NormalizeArgs<T>& args);
 
-// On a GPU the rows are dealt out to slices, row r to slice r mod slices, so that threads side by side read what lies side by side: thread
+// On a GPU the rows are dealt out to slices, row r to slice r mod slices, so that threads side by side read adjacent memory: thread
 // g has column g mod D of slice g / D, and its rows are slices D apart in memory.
 struct Slices {
   std::int64_t rows, columns, count;
@@ -75,7 +75,7 @@ struct Slices {
   PYRL_HD std::int64_t rows_of(std::int64_t slice) const { return (rows - slice + count - 1) / count; }
 };
 
-// The moments lie on the device. The sums are in another order than the CPU's: 1e-12 apart, the same in every run. A NaN or
+// The moments are on the device. The sums are in another order than the CPU's: 1e-12 apart, the same in every run. A NaN or
 // an infinity, for which the CPU throws, spreads to its column's moments. `space` is moments_space(B, D) bytes on the device.
 inline std::int64_t moments_space(std::int64_t rows, std::int64_t columns) {
   return 2 * static_cast<std::int64_t>(sizeof(double)) * Slices::of(rows, columns).threads();

@@ -40,7 +40,7 @@ struct ResolveDistinct {
   UniformIndicesArgs args;
   Moves moves;
 
-  // Step i takes what lies at t_i: moved there from place s by the latest step s below i, from where it was before that, and so on.
+  // Step i takes what is at t_i: moved there from place s by the latest step s below i, from where it was before that, and so on.
   PYRL_HD void operator()(std::int64_t i) const {
     std::int64_t place = moves.target(i), before = i;
     for (std::uint32_t last; (last = moves.latest(place, before)) != Moves::none;) place = before = last;

@@ -56,7 +56,7 @@ class Actor(ABC):
 
     @abstractmethod
     def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
-        """What `Agent.choose` returns when training has come as far as ``progress``, which schedules of exploration read."""
+        """What `Agent.choose` returns at this ``progress`` of the training, which schedules of exploration read."""
 
     def native_form(self) -> Native | None:
         """The network as native kernels take it, None where torch is to compute it; NetworkError where its modules were replaced."""
@@ -73,7 +73,7 @@ class Actor(ABC):
         return Weights(self.version, self.trainable.arena.values.detach().cpu().numpy().copy())
 
     def load_weights(self, weights: Weights) -> None:
-        """Act by these from now on. ShapeError or NonFiniteError for the weights of another network or none; then nothing is changed."""
+        """Acts with these weights from here on. ShapeError or NonFiniteError, and no change, for weights of another network or of none."""
         arena, values = self.trainable.arena, np.asarray(weights.values)
         arena.sync()
         if values.shape != tuple(arena.values.shape):

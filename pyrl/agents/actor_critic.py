@@ -23,8 +23,8 @@ from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.nets.own import OwnActorCritic
 from pyrl.ops.environments import NativePolicy
-from pyrl.trees import map_tree
-from pyrl.types import Array, Choice, Observation, PolicyInput, Progress, Record, Rollout, first_leaf, map_observation
+from pyrl.trees import first_leaf, map_tree
+from pyrl.types import Array, Choice, Observation, PolicyInput, Progress, Record, Rollout, map_observation
 
 _VALUES_AT_ONCE = 1024
 
@@ -129,7 +129,8 @@ class ActorCriticAgent(Agent):
         self.encoder, self.distribution = self.network.encoder, self.network.distribution
         trainable = self.trainable("network", self.network)
         self.arena = trainable.arena
-        self.step = Step(trainable, self.loss, self.native_gradient, max_grad_norm=config.max_grad_norm)
+        native_gradient = getattr(self, "native_gradient", None)  # of agents that have a native form
+        self.step = Step(trainable, self.loss, native_gradient, max_grad_norm=config.max_grad_norm)
         self.updater: Updater = self.make_updater(self.step)
 
     def scalar(self, value: float) -> float | Tensor:
@@ -143,10 +144,6 @@ class ActorCriticAgent(Agent):
     @abstractmethod
     def loss(self, *data: Any) -> tuple[Tensor, LossReport]:
         """The loss [] of samples, and its terms to report."""
-
-    @abstractmethod
-    def native_gradient(self, *data: Any) -> LossReport:
-        """The same by hand: forward, the gradients w.r.t. the outputs, backward."""
 
     def storage(self) -> RolloutSpec:
         return RolloutSpec(n_steps=self.config.n_steps, extra={"log_prob": ((), "float32")})

@@ -47,7 +47,8 @@ from pyrl.seeding import stream_seed
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
 from pyrl.spaces.masks import MaskReader
-from pyrl.types import Array, Choice, Learned, Observation, PolicyInput, Progress, first_leaf, map_observation
+from pyrl.trees import first_leaf
+from pyrl.types import Array, Choice, Learned, Observation, PolicyInput, Progress, map_observation
 
 LoopKind: TypeAlias = Literal["on_policy", "off_policy", "asynchronous"]
 _RENAMED = {  # what is never called now
@@ -89,7 +90,7 @@ class AgentConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearningConfig(AgentConfig):
-    """What agents with networks share, beside their layers; what a user may bring is told in docs/your_own_network.md."""
+    """What agents with networks share, beside their layers; what a user may bring is in docs/your_own_network.md."""
 
     network: OwnNetwork | None = None  # makes all networks of the agent (`pyrl.nets.own`); None: the algorithm's own
     optimizer: Literal["adam", "rmsprop", "sgd"] | OwnOptimizer | None = None  # of all networks; None: the algorithm's own
@@ -141,7 +142,7 @@ class Agent(ABC):
         self.config: Any = config
         self.seed = seed = checked(f"{self.name}: seed", seed, Seed)
         self.num_envs = num_envs = checked(f"{self.name}: num_envs", num_envs, NumEnvs)
-        self.progress = Progress()  # replaced by the loop that trains the agent, and when a state is loaded; by nobody else
+        self.progress = Progress()  # replaced by the loop that trains the agent, and when a state is loaded; by nothing else
         self.updates = 0  # gradient steps made
         if config.precision != "float32" and (brings_own(config) or not has_images(observation_space, config.features_extractor)):
             what = f"{self.name}: precision is {config.precision!r}, which is for pyrl's convolutional networks"
@@ -331,7 +332,7 @@ class Agent(ABC):
         return {name: value for name, value in self.__dict__.items() if name != "acting"}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides how the agent goes on: tensors, arrays and JSON values only."""
+        """Everything that decides how the agent continues: tensors, arrays and JSON values only."""
         for trainable in self.trainables.values():
             trainable.arena.sync()
         return state_of(self)
@@ -360,5 +361,5 @@ def seeded_network(
 
 
 def tensors(observation: Observation, device: torch.device | None = None) -> Observation:
-    """As torch tensors, on ``device`` if it is given: the same memory where they lie there already."""
+    """As torch tensors, on ``device`` if it is given: the same memory where they are there already."""
     return map_observation(lambda x: torch.as_tensor(x, device=device), observation)

@@ -73,7 +73,7 @@ def load_agent(
     activation: Callable[..., Any] | None = None,
     optimizer: Callable[..., Any] | None = None,
 ) -> Agent:
-    """The agent that `save_agent` wrote, as it was: networks, optimisers, random streams, counters.
+    """The agent as `save_agent` wrote it: networks, optimisers, random streams, counters.
 
     ``path`` is a checkpoint, or the folder of a run: then its checkpoint ``best`` is loaded, or ``last`` where there is none.
     ``device`` takes the place of the config's: ``"cpu"`` where what was trained with ``device="cuda"`` has no GPU now.
@@ -106,16 +106,16 @@ def load_agent(
 
 
 def restore_agent(path: str | Path, agent: Agent, changed: Container[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make ``agent`` the one in the checkpoint of a run, if it has the same spaces and config, beside the fields that may have
+    """Load the checkpoint of a run into ``agent``, if it has the same spaces and config, apart from the fields that may have
     ``changed``; ``(tree, metadata)``, for its loop."""
     tree, about = load(path)
     with checkpoint_errors(path, "is not of this run"):
         if "loop" not in tree:
-            raise CheckpointError(f"{path} holds no training state to go on from")
+            raise CheckpointError(f"{path} holds no training state to resume from")
         _check_imported(about["config"])
         # With the fields that older versions did not have.
         configs = [config_to_json(config) for config in (make_config(agent.name, about["config"]), agent.config)]
-        # What was handed in is known by its weights: a module may have another name elsewhere.
+        # An object that was passed again is checked by its weights: its module may have another name.
         own = [name for name in BROUGHT if all(is_own(config.get(name)) for config in configs)]
         was, now = ({name: value for name, value in config.items() if name not in changed and name not in own} for config in configs)
         for what, saved, wanted in (
@@ -158,13 +158,13 @@ def _parameters_within(most: int, most_bytes: int) -> Iterator[None]:
 
 
 def trained_in(path: Path) -> Path:
-    """The checkpoint to look at in the folder of a run; any other path as it is."""
+    """The checkpoint to load in the folder of a run; any other path as it is."""
     kept = [path / "checkpoints" / name for name in ("best", "last")]
     return path if exists(path) else next((checkpoint for checkpoint in kept if exists(checkpoint)), path)
 
 
 def _check_imported(config: Mapping[str, Any]) -> None:
-    """A checkpoint names functions that are schedules, and nothing is imported because it says so."""
+    """A checkpoint names functions that are schedules, and the names are never imported."""
     for name, value in config.items():
         if name in BROUGHT:
             continue

@@ -146,7 +146,7 @@ class Elsewhere:
 
 
 class Unsaid(int):
-    """A default that can be told from the same number given: what is not said gives way to what a run was told before."""
+    """A default that differs from the same number given: an argument that was not given leaves the run's setting as it is."""
 
 
 class _Refused(Exception):

@@ -16,7 +16,8 @@ from pyrl.agents.random import uniform_actions
 from pyrl.engine.native import Native
 from pyrl.nets.noise import standard_normal
 from pyrl.schedules import value_at
-from pyrl.types import Choice, Observation, PolicyInput, Progress, first_leaf
+from pyrl.trees import first_leaf
+from pyrl.types import Choice, Observation, PolicyInput, Progress
 
 if TYPE_CHECKING:
     from pyrl.agents.off_policy import ContinuousAgent

@@ -38,7 +38,7 @@ class _Leaf(Numbers):
 
 
 def _node(space: Any, name: str) -> Any:
-    """The tree of ``space`` with a `_Leaf` for each array; dicts and tuples know their names, too."""
+    """The tree of ``space`` with a `_Leaf` for each array; dicts and tuples have their names, too."""
     if isinstance(space, spaces.Dict):
         return name, {key: _node(entry, f"{name}[{key!r}]") for key, entry in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

@@ -48,11 +48,11 @@ class OffPolicyConfig(LearningConfig):
 
     learning_rate: Rate = 3e-4  # of every Adam; "linear_3e-4" falls to zero over the run
     buffer_size: Count = 1_000_000  # slots of the replay, all environments together
-    buffer_device: BufferDevice = "cpu"  # where the replay lies: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
+    buffer_device: BufferDevice = "cpu"  # where the replay is: cpu, cuda, cuda:1 (a build with CUDA, and networks there)
     learning_starts: Amount = 100  # transitions stored before the first update
     batch_size: Count = 256
     train_freq: Count = 1  # steps of each environment between two rounds of updates
-    gradient_steps: GradientSteps = 1  # updates in a round; -1: as many as transitions were added since the last
+    gradient_steps: GradientSteps = 1  # updates in a round; -1: one per transition stored since the last round
     n_step: NStep = 1  # length of the returns
     prioritized: bool = False  # prioritized replay (Schaul et al. 2016)
     priority_alpha: Fraction = 0.6  # how much priorities matter
@@ -287,7 +287,7 @@ def native_critic_gradient(
     return report if batch.weight is None else {**report, "td_error": np.stack(td_error)}
 
 
-def native_action_gradient(critic: Native, observation: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def native_action_gradient(critic: Native, observation: Array, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(min_i Q_i [B], the gradient of minus its mean w.r.t. the action [B, A])."""
     q = np.stack([network.forward(critic.parameters, observation, action)[:, 0] for network in critic.networks])
     smallest = q.argmin(0)
@@ -299,8 +299,9 @@ def native_action_gradient(critic: Native, observation: np.ndarray, action: np.n
     return q.min(0), d_action
 
 
-def native_policy_gradient(actor: Native, critic: Native, observation: np.ndarray) -> np.ndarray:
-    """The gradient of -E[Q_1(o, mu(o))], the deterministic policy gradient: grad_a Q_1, then grad_theta mu. Q_1 [B, 1]."""
+def native_policy_gradient(actor: Native, critic: Native, observation: Any) -> np.ndarray:
+    """The gradient of -E[Q_1(o, mu(o))], the deterministic policy gradient: grad_a Q_1, then grad_theta mu. Encoded
+    observations [B, D] to Q_1 [B, 1]."""
     action = actor.networks[0].forward(actor.parameters, observation)
     q = critic.networks[0].forward(critic.parameters, observation, action)
     d_action = np.empty_like(action)

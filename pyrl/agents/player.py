@@ -1,4 +1,4 @@
-"""Playing an agent step by step: what keeps its memory, if it has one, between the steps of its environments."""
+"""Playing an agent step by step: keeps the agent's memory, if it has one, between the steps of its environments."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 
 from pyrl.agents.checks import NumEnvs, checked
 from pyrl.errors import ShapeError
-from pyrl.types import Array, Choice, Observation, PolicyInput, first_leaf
+from pyrl.trees import first_leaf
+from pyrl.types import Array, Choice, Observation, PolicyInput
 
 if TYPE_CHECKING:
     from pyrl.agents.base import Agent
 
 
 class Player:
-    """Plays ``agent`` in N environments. Loops, evaluation and programs of users play any agent so; one with memory needs it.
+    """Plays ``agent`` in N environments. Loops, evaluation and user programs play agents through it; an agent with memory needs it.
 
     >>> player = agent.player(num_envs=4)
     >>> action = player.act(observation)  # episodes start everywhere

@@ -16,7 +16,8 @@ from pyrl.errors import SettingError
 from pyrl.ops import RandomStream, sample_multi_categorical, uniform_indices
 from pyrl.own import name_of
 from pyrl.spaces import choices
-from pyrl.types import Choice, Learned, PolicyInput, Rollout, first_leaf
+from pyrl.trees import first_leaf
+from pyrl.types import Choice, Learned, PolicyInput, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Random(Agent):
         return Learned({})
 
 
-_GRID = 1 << 24  # Box actions lie on a grid of 2^-24, as float32 uniforms do
+_GRID = 1 << 24  # Box actions are on a grid of 2^-24, as float32 uniforms are
 _MOST = (1 << 63) - 1  # choices of one draw
 
 

@@ -12,7 +12,7 @@ from pyrl.types import Rollout
 
 @dataclass
 class SharedWeights:
-    """theta and what its optimiser keeps of it, in shared memory. Nothing is locked: whoever reads may see a step half made."""
+    """theta and what its optimiser keeps of it, in shared memory. Nothing is locked: a reader may see a step half done."""
 
     values: Tensor  # [size], as `pyrl.engine.arena` lays them out
     statistics: dict[str, Tensor]  # of the optimiser, by name: [size], and counts []
@@ -29,7 +29,7 @@ class SharesWeights(Protocol):
     """An agent whose copies in other processes learn on the same weights."""
 
     def share(self) -> SharedWeights:
-        """Its weights and its optimiser's statistics, moved into shared memory; it goes on using them there."""
+        """Its weights and its optimiser's statistics, moved into shared memory; it keeps using them there."""
         ...
 
     def become_worker(self, index: int, generation: int) -> None:

@@ -1,4 +1,4 @@
-"""The state of an agent, as checkpoints keep it: read whole, and checked whole before anything of an agent is changed."""
+"""The state of an agent, as checkpoints keep it: read and checked as a whole before anything of an agent is changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUMS = {"exp_avg_sq", "square_avg", "step", "m2", "count"}  # of squares, or of
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Everything that decides how ``agent`` goes on: tensors, arrays and JSON values only."""
+    """Everything that decides how ``agent`` continues: tensors, arrays and JSON values only."""
     return {
         "model": _weights(agent),
         "optimizer": {k: _flat(o) for k, o in agent.optimizers().items()},
@@ -33,10 +33,10 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 
 def set_state(agent: Agent, state: Mapping[str, Any]) -> None:
-    """Make ``agent`` the one that was in ``state``. CheckpointError names the first entry that does not fit; nothing is changed
+    """Load ``state`` into ``agent``. CheckpointError names the first entry that does not fit; nothing is changed
     then."""
     _check(agent, state)
-    _set_streams(agent, state["random"])  # which may still refuse
+    _set_streams(agent, state["random"])  # which may still raise
     for name, module in agent.modules().items():
         module.load_state_dict({n.removeprefix(f"{name}."): t for n, t in state["model"].items() if n.startswith(f"{name}.")})
     for name, optimizer in agent.optimizers().items():
@@ -50,29 +50,29 @@ def set_state(agent: Agent, state: Mapping[str, Any]) -> None:
 
 
 def require_sane(tree: Mapping[str, Any], what: str) -> None:
-    """CheckpointError names the first array that no training leaves behind: NaN or infinite, or negative where squares are added."""
+    """CheckpointError names the first array that training cannot produce: NaN or infinite, or negative where squares are added."""
     for name, entry in tree.items():
         where = f"{what}/{name}"
         if isinstance(entry, Mapping):
             require_sane(entry, where)
         elif not hasattr(entry, "shape") or name.rpartition(".")[2] not in _SUMS:
             require_finite(entry, where)
-        elif not (entry >= 0).all():  # NaN is neither; sums of squares may overflow
+        elif not (entry >= 0).all():  # also for NaN; sums of squares may overflow
             raise CheckpointError(f"{where} holds numbers that are negative or NaN")
 
 
 def _check(agent: Agent, state: Mapping[str, Any]) -> None:
-    """Everything but the streams, whose setters check."""
+    """Everything except the streams, whose setters check themselves."""
     for group in ("model", "optimizer", "normalizer", "random", "counters"):
         if not isinstance(state.get(group), Mapping):
             raise CheckpointError(f"the agent's state has no {group!r}")
     require_alike(state["model"], _weights(agent), "model")
-    # No step was made yet: no state. That of a step is what the optimiser keeps of its one flat parameter.
+    # Before the first step there is no state; after it, the optimiser's state of its one flat parameter.
     optimizers = {k: {} if state["optimizer"].get(k) == {} else _named(state_after_a_step(o)) for k, o in agent.optimizers().items()}
     require_alike(state["optimizer"], optimizers, "optimizer")
     normalizer = agent.normalizer.state_dict()
     if "reward" in normalizer and len(shape := _shape(state["normalizer"], "reward", "running_return")) == 1:
-        normalizer["reward"]["running_return"] = np.zeros(shape)  # of another number of environments: they start anew
+        normalizer["reward"]["running_return"] = np.zeros(shape)  # of another number of environments: the returns start anew
     require_alike(state["normalizer"], normalizer, "normalizer")
     require_alike(state["counters"], agent.counters(), "counters")
     for name, count in state["counters"].items():
@@ -84,7 +84,7 @@ def _check(agent: Agent, state: Mapping[str, Any]) -> None:
 
 
 def _share(state: Mapping[str, Any]) -> float:
-    """Of the run that was done; 0 in the states of older versions, which did not keep it."""
+    """The share of the run that was done; 0 in the states of older versions, which did not keep it."""
     progress = state.get("progress", {"share": 0.0})
     share: Any = progress.get("share") if isinstance(progress, Mapping) and len(progress) == 1 else None
     if type(share) not in (float, int) or not 0.0 <= share <= 1.0:

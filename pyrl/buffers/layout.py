@@ -1,4 +1,4 @@
-"""What a replay will be made of: the columns of its records, from spaces; sizes and place, checked."""
+"""What a replay consists of: the columns of its records, from spaces; sizes and place, checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SPACES = {
 
 
 class Plan(NamedTuple):
-    """What a buffer will be made of."""
+    """What a buffer consists of."""
 
     observation: list[tuple[str, str, tuple[int, ...]]]
     columns: list[tuple[str, str, tuple[int, ...]]]

@@ -28,10 +28,10 @@ PickledType = TypeVar("PickledType", bound="type[Pickled]")
 
 
 class Pickled:
-    """A buffer that says what it is made of."""
+    """A buffer that says what it consists of."""
 
     def arguments(self) -> dict[str, Any]:
-        """What the constructor made it from: spaces and JSON values. An error where a copy could not be what the original is."""
+        """The arguments of the constructor: spaces and JSON values. An error where a copy would differ from the original."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def pickled(cls: PickledType) -> PickledType:
 
 
 def restore(header: str, *pieces: Any) -> Any:
-    """The buffer of a pickle. CheckpointError where its bytes are not those that were written."""
+    """The buffer of a pickle. CheckpointError where its bytes have changed."""
     with checkpoint_errors("in a pickle", "does not make a buffer"):
         if not isinstance(header, str):
             raise CheckpointError("a pickled buffer is damaged: it has no header")

@@ -234,7 +234,7 @@ class ReplayBuffer(Pickled):
     def delete(self, index: Array) -> int:
         """Delete the episodes that these records (int64 [B]) belong to, as far as they are in the buffer: none of their transitions is
         drawable any more, and their slots are used again when their turn comes. An episode that still runs ends there, as by a manual
-        reset. Returns how many transitions went. ValueError, and nothing is deleted, if a record is gone or not drawable."""
+        reset. Returns how many transitions were deleted. ValueError, and nothing is deleted, if a record is gone or not drawable."""
         return self._core.delete(index)
 
     def epoch(self, batch_size: int, *, drop_last: bool = False) -> Iterator[Batch]:

@@ -12,7 +12,8 @@ from pyrl.buffers.replay import flat_leaves, nested_leaves
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
-from pyrl.types import Array, Observation, Rollout, StepResult, map_observation, zeros_for
+from pyrl.trees import zeros_for
+from pyrl.types import Array, Observation, Rollout, StepResult, map_observation
 
 
 @pickled
@@ -131,7 +132,7 @@ class RolloutBuffer(Pickled):
             return False
 
     def take(self, observation: Observation, first: Array | None = None) -> Rollout:
-        """The rollout, closed by ``observation`` [N, ...], what the agent would act on next, and ``first`` (bool [N]), where that starts
+        """The rollout, closed by ``observation`` [N, ...], which the agent would act on next, and ``first`` (bool [N]), where that starts
         an episode; None: where the last step ended one. The buffer starts anew."""
         T, self._row = self._row, 0
         self._first[T] = (self._terminated[T - 1] | self._truncated[T - 1] if T else True) if first is None else first
@@ -211,7 +212,7 @@ class RolloutBuffer(Pickled):
         ]
 
     def _declared_columns(self) -> dict[str, np.ndarray]:
-        """Room for what the constructor was told of, [T, N, ...] each."""
+        """Memory for the columns that the constructor declared, [T, N, ...] each."""
         columns = (self._declared or {}).items()
         return {name: np.zeros((self.num_steps, self.num_envs, *shape), dtype) for name, (shape, dtype) in columns}
 
@@ -223,7 +224,7 @@ class RolloutBuffer(Pickled):
 
 
 def _first_of(terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
-    """Where episodes start, by where they end."""
+    """Where episodes start, computed from where they end."""
     first = np.ones(np.shape(terminated), bool)
     first[1:] = (np.asarray(terminated) | truncated)[:-1]
     return first

@@ -13,7 +13,7 @@ _LONGEST = 1000  # characters of a message: what a stranger wrote is quoted in s
 class checkpoint_errors:
     """Raises the errors of its body as CheckpointError, ``"checkpoint <path> <what>: ..."``, with their cause.
 
-    As they are: a CheckpointError that names the path, FileNotFoundError, and what is no error (Ctrl-C). A class, as
+    As they are: a CheckpointError that names the path, FileNotFoundError, and what is not an error (Ctrl-C). A class, as
     `contextlib.contextmanager` takes a RuntimeError that is raised from a StopIteration for its own, and lets the latter through.
     """
 

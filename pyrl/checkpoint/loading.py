@@ -1,4 +1,4 @@
-"""Reading a checkpoint as if a stranger had written it."""
+"""Reading a checkpoint as untrusted input."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _whole(path: Path, read: Callable[[Path], Result]) -> Result:
             continue
         try:
             result = read(folder)
-            if not _was_replaced(path, folder, handle):  # else some files may be of the one and some of the other
+            if not _was_replaced(path, folder, handle):  # else some files may be of the old one and some of the new
                 return result
         except (CheckpointError, OSError):
             if not _was_replaced(path, folder, handle):
@@ -92,12 +92,12 @@ def _existing(path: Path) -> Path:
 
 
 def _find(path: Path) -> Path | None:
-    """The folder of the checkpoint: between the two renames of a save the old one stands aside."""
+    """The folder of the checkpoint: between the two renames of a save the old one has another name."""
     candidates = path, aside_of(path)
     for folder in candidates:
         if (folder / MANIFEST).exists():
             return folder
-    with suppress(OSError), Lock(path.parent):  # not between two looks either
+    with suppress(OSError), Lock(path.parent):  # nor between two checks
         return next((folder for folder in candidates if (folder / MANIFEST).exists()), None)
     return None
 
@@ -178,7 +178,7 @@ def _read_arrays(file: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         length = int.from_bytes(stream.read(8), "little")
         if length > min(MAX_HEADER, entry["length"] - 8):
             raise CheckpointError(f"{file} is damaged: its header claims {length} bytes")
-        _strict_json(stream.read(length), file)  # the library lets a name occur twice
+        _strict_json(stream.read(length), file)  # the library accepts a repeated name
     arrays: dict[str, Any] = {}
     try:
         for kind, framework in (("numpy", "np"), ("torch", "pt")):

@@ -1,4 +1,4 @@
-"""Writing a checkpoint so that a full disk or a killed process costs nothing."""
+"""Writing a checkpoint so that a full disk or a killed process loses nothing."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def save(
 
 
 def _link_group(group: str, old: Path, new: Path, manifest: dict[str, Any]) -> None:
-    """Take ``group`` from the checkpoint ``old`` over into ``new``."""
+    """Carry ``group`` over from the checkpoint ``old`` into ``new``."""
     previous, name = read_manifest(old), f"{group}.safetensors"
     if group in previous["values"]:
         manifest["values"][group] = previous["values"][group]
@@ -238,7 +238,7 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Only checkpoints and empty folders are replaced: a mistyped path must not cost somebody's files."""
+    """Only checkpoints and empty folders are replaced: a mistyped path must not delete other files."""
     if path.is_dir():
         for file in path.iterdir():
             if file.name != MANIFEST and file.suffix != ".safetensors":
@@ -248,7 +248,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _tidy(path: Path) -> None:
-    """Undo what a killed save left: put an old checkpoint back, remove temporary folders that no process holds."""
+    """Undo what a killed save left behind: restore an old checkpoint, remove temporary folders that no process holds."""
     aside = aside_of(path)
     if aside.exists() and not os.path.lexists(path):
         os.rename(aside, path)

@@ -97,7 +97,7 @@ def _check_budget(data: Any, max_bytes: int) -> None:
 
 
 def _bytes(entry: dict[str, Any]) -> int:
-    """What one value of a Box or MultiBinary takes; the others are no larger than their description."""
+    """What one value of a Box or MultiBinary takes; the others are not larger than their description."""
     width = _dtype(entry).itemsize if "dtype" in entry else 1
     if entry["type"] not in ("Box", "MultiBinary"):
         return 0

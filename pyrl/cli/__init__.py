@@ -21,7 +21,7 @@ from pyrl.errors import CheckpointError, DTypeError, EnvError, NetworkError, Unk
 USAGE = """usage: pyrl COMMAND ...
 
   train ALGO ENV   train an agent            pyrl train ppo CartPole-v1 --seed 1
-  train --resume   go on with a stopped run  pyrl train --resume runs/...
+  train --resume   resume a stopped run      pyrl train --resume runs/...
   eval RUN         evaluate a run            pyrl eval runs/... --episodes 100
   play RUN         watch a run               pyrl play runs/... --video play.mp4
   plot RUN...      draw one run, or several  pyrl plot runs/ppo_* --out ppo.png
@@ -94,7 +94,7 @@ def _fail(error: object, code: int) -> int:
 
 
 def _raised_by_pyrl(error: BaseException) -> bool:
-    """Whether pyrl itself found fault with a value; anything else is a bug, whose traceback is wanted."""
+    """Whether pyrl itself refused a value; anything else is a bug, whose traceback is shown."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

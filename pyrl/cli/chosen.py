@@ -1,4 +1,4 @@
-"""The run that a command looks at."""
+"""The run that a command reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RunArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")
 
 
 def trained_run(path: Path) -> tuple[RunFolder, Path]:
-    """The run, and its checkpoint to look at: the one named, else the best."""
+    """The run, and its checkpoint to load: the one named, else the best."""
     from pyrl.experiment.runs import RunFolder
 
     run = RunFolder.open(path)
@@ -31,7 +31,7 @@ def trained_run(path: Path) -> tuple[RunFolder, Path]:
 
 
 def env_options(run: RunFolder) -> dict[str, Any]:
-    """How `pyrl.envs.make` was told to make the run's environments."""
+    """How `pyrl.envs.make` was asked to make the run's environments."""
     names = ("backend", "env_kwargs", "max_episode_steps", "env_timeout")
     from pyrl.experiment.settings import from_json
 

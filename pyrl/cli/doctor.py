@@ -17,15 +17,16 @@ from rich.table import Table
 
 from pyrl.cli import pyrl_version
 from pyrl.cli.parsing import parse
+from pyrl.envs import BACKENDS
 
-# Extra of pyrl -> the module that it is there for.
+# Extra of pyrl -> the module that it brings.
 EXTRAS = {
     "box2d": "Box2D",
     "mujoco": "mujoco",
     "atari": "ale_py",
-    "envpool": "envpool",
     "tensorboard": "tensorboard",
     "video": "moviepy",
+    **{name: backend.package for name, backend in BACKENDS.items() if backend.package},
 }
 TOLERANCE = 1e-4  # of weights after a few updates in float32
 
@@ -83,7 +84,7 @@ def _package(module: str) -> str | None:
 
 
 def _checks(devices: list[str]) -> Iterator[tuple[str, str, bool]]:
-    """The same updates of a tiny network by torch on the CPU and by whatever else there is."""
+    """The same updates of a tiny network by torch on the CPU and by every other engine here."""
     expected = _learned(engine="torch", device="cpu")
     others = [("native", "cpu"), *((engine, device) for device in devices for engine in ("torch", "graph"))]
     for engine, device in others:
@@ -94,7 +95,7 @@ def _checks(devices: list[str]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _learned(**options: Any) -> np.ndarray:
-    """The weights of a tiny Q-network after some updates: so many that a graph of them is captured and replayed."""
+    """The weights of a tiny Q-network after enough updates that a graph of them is captured and replayed."""
     from gymnasium import spaces
 
     from pyrl.agents.registry import make_agent

@@ -1,4 +1,4 @@
-"""What the commands share: flags as people write them, and names checked before anything slow is imported. `pyrl.cli.parsing` reads
+"""What the commands share: flags as users write them, and names checked before anything slow is imported. `pyrl.cli.parsing` reads
 flags into dataclasses."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def plain_flags(flags: list[str], *options: Any) -> list[str]:
     """``--flag true`` and ``--flag=false`` of booleans as tyro has them, ``--flag`` and ``--no-flag``. UnknownNameError for a flag
-    of none of the dataclasses ``options`` that other libraries have by another name."""
+    that no dataclass of ``options`` has, with pyrl's name where it is another library's."""
     fields = {field.name: field.default for option in options for field in dataclasses.fields(option)}
     rest, waiting = [], flags[::-1]
     while waiting:
@@ -40,7 +40,7 @@ def plain_flags(flags: list[str], *options: Any) -> list[str]:
 
 
 def says(flags: list[str], name: str) -> bool:
-    """Whether ``flags`` set the boolean flag ``--name``, before anybody knows the other flags."""
+    """Whether ``flags`` set the boolean flag ``--name``, before the other flags are known."""
     said = False
     for flag, following in zip(flags, [*flags[1:], ""]):
         known, given, text = flag.partition("=")
@@ -80,9 +80,9 @@ def literal(text: str) -> Any:
 
 
 def check_names(algo: str, env: str, env_kwargs: dict[str, Any]) -> None:
-    """Unknown names are told before anything slow is imported."""
+    """Reports unknown names before anything slow is imported."""
     check_algorithm(algo, env)
-    from pyrl.envs.make import find_spec as find_env
+    from pyrl.envs.ids import find_spec as find_env
     from pyrl.envs.make import make
 
     import_from_here()

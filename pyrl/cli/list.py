@@ -25,6 +25,7 @@ def list_all(arguments: list[str]) -> int:
         from pyrl.cli.parsing import parse
 
         parse(ListOptions, arguments, "list", "What there is: algorithms, presets, environments, and the latest runs.")
+    from pyrl.envs import BACKENDS
     from pyrl.experiment.presets import available_presets, describe
     from pyrl.experiment.runs import list_runs, shown
 
@@ -39,6 +40,10 @@ def list_all(arguments: list[str]) -> int:
     table = Table("environments", "", box=None)
     for family, names in _environments().items():
         table.add_row(family, ", ".join(names))
+    console.print(table, highlight=False)
+    table = Table("backends", "", box=None)
+    for name, backend in BACKENDS.items():
+        table.add_row(name, backend.about)
     console.print(table, highlight=False)
     table = Table("runs", "score", box=None)
     for run in list_runs()[-10:]:

@@ -1,4 +1,4 @@
-"""Objects of the user's own on the command line: ``--network mymodule:factory``. Who types a name has its module imported."""
+"""Objects of the user's own on the command line: ``--network mymodule:factory``. The module of a given name is imported."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def require_told(run: RunFolder, told: Mapping[str, Any], command: str) -> None:
 
 
 def object_named(name: str, flag: str) -> Any:
-    """What ``"module:name"`` is. UnknownNameError says what was looked for, ModuleNotFoundError which import inside it failed."""
+    """The object ``"module:name"``. UnknownNameError says what was looked for, ModuleNotFoundError which import inside it failed."""
     module, _, path = name.partition(":")
     try:
         found: Any = importlib.import_module(module)

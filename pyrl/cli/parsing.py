@@ -114,7 +114,7 @@ def _arms(annotation: Any) -> Iterator[Any]:
 
 
 def whole_number(text: str) -> int:
-    """100000 as people write it: 100_000 and 1e5 too."""
+    """100000 as users write it: 100_000 and 1e5 too."""
     with suppress(ValueError):
         return int(text)
     with suppress(ValueError):
@@ -131,12 +131,12 @@ def number(text: str) -> float:
 
 
 def parse(options: type[Options], arguments: list[str], command: str, about: str) -> Options:
-    """Flags into a dataclass; tyro prints help and mistakes and leaves with 0 or 2."""
+    """Flags into a dataclass; tyro prints help and mistakes and exits with 0 or 2."""
     with _registry:
         return tyro.cli(options, args=arguments, prog=f"pyrl {command}", description=about, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def parse_known(options: type[Options], arguments: list[str], command: str, about: str) -> tuple[Options, list[str]]:
-    """The same, and what no flag took."""
+    """The same, and the arguments that no flag took."""
     with _registry:
         return tyro.cli(options, args=arguments, prog=f"pyrl {command}", description=about, return_unknown_args=True)

@@ -91,7 +91,7 @@ def play(arguments: list[str]) -> int:
 
 def missing_to_draw(env: str) -> str | None:
     """The command that installs what drawing ``env`` needs; None where nothing is known to be missing."""
-    from pyrl.envs.make import find_spec as find_env
+    from pyrl.envs.ids import find_spec as find_env
 
     drawn_by_pygame = str(find_env(env).entry_point).startswith(_DRAWN_BY_PYGAME)
     return "pip install 'pyrl[video]'" if drawn_by_pygame and find_spec("pygame") is None else None

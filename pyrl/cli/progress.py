@@ -26,7 +26,7 @@ def _short(count: float) -> str:
 
 
 def tell(text: str) -> None:
-    """Print to whoever still listens: after SIGHUP the terminal is gone."""
+    """Print if there still is a terminal: after SIGHUP it is gone."""
     try:
         print(text, flush=True)
     except OSError:
@@ -40,7 +40,7 @@ def _leave_terminal() -> None:
 
 
 class Bar:
-    """A progress bar on a terminal; elsewhere one line for every tenth of the run. A terminal that is gone ends no training."""
+    """A progress bar on a terminal; elsewhere one line for every tenth of the run. A lost terminal does not end the training."""
 
     def __init__(self, title: str, console: Console, total_steps: int | None, total_episodes: int | None) -> None:
         self._console = console
@@ -74,7 +74,7 @@ class Bar:
         if "evaluation/return_mean" in metrics:
             self._evaluation = f"evaluation {score(metrics['evaluation/return_mean'])}"
         text = "  ".join([*parts, self._evaluation] if self._evaluation else parts)
-        if not self._shown:  # a run that goes on has done these long ago
+        if not self._shown:  # a resumed run has done these before
             self._progress.reset(self._task, total=self._total or None, completed=int(done))
         self._shown = True
         self._progress.update(self._task, completed=done, text=text)

@@ -36,14 +36,14 @@ def print_report(console: Console, run: RunFolder, new_steps: int, seconds: floa
         table.add_row("", f"{score(means[-1])}, mean of the last {last} episodes; highest such mean {score(highest)}")
         if np.isfinite(episodes["success"]).any():
             table.add_row("success", f"{np.nanmean(episodes['success'][-last:]):.1%} of the last {last} episodes")
-    table.add_row("ended by", run.config.get("ending", "going on"))
+    table.add_row("ended by", run.config.get("ending", "still running"))
     table.add_row("run folder", shown(run.path))
     console.print(table, highlight=False)
 
 
 def _pace(steps: int, new_steps: int, seconds: float) -> str:
     if new_steps == 0:
-        return f"{steps:,}, none of them now (a higher limit goes on)"
+        return f"{steps:,}, none of them now (a higher limit resumes it)"
     share = "" if new_steps == steps else f", {new_steps:,} of them now,"
     return f"{steps:,}{share} in {seconds:.1f} s"
 

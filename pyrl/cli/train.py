@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
 from pyrl.agents.registry import check_algorithm
@@ -28,9 +28,9 @@ class TrainOptions:
     total_episodes: Count | None = None  # episodes to train for; the first limit that is reached ends the run
     seed: Seed | None = 0  # of everything random; None draws one
     num_envs: NumEnvs | None = None  # environments stepped together
-    env_backend: Literal["auto", "lean", "native", "sync", "async", "vector", "envpool"] = "auto"  # what steps the environments
+    env_backend: str = "auto"  # what steps the environments; pyrl list has the names
     max_episode_steps: Count | None = None  # time limit of an episode; None: the environment's own
-    env_timeout: Positive | None = 300.0  # seconds that an environment of another process gets to answer; None: for ever
+    env_timeout: Positive | None = 300.0  # seconds that an environment of another process gets to answer; None: no limit
     eval_every: Count | None = None  # environment steps between evaluations; None: no evaluation
     eval_episodes: Count = 10  # episodes of each evaluation
     stop_at_return: Goal | None = None  # stop when the mean return of the last stop_window episodes reaches this
@@ -44,9 +44,9 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeOptions:
-    """None: as the run was told."""
+    """None: as in the run."""
 
-    resume: Path  # run folder to go on with
+    resume: Path  # run folder to resume
     total_steps: Count | None = None  # environment steps at which to end
     total_episodes: Count | None = None  # episodes at which to end
     stop_at_return: Goal | None = None  # mean return of the last stop_window episodes at which to end
@@ -55,7 +55,7 @@ class ResumeOptions:
     eval_episodes: Count | None = None  # episodes of each evaluation
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept
     learning_rate: Rate | None = None  # of the optimisers
-    network: str | None = None  # MODULE:NAME, where the run was begun with one; so for the next three
+    network: str | None = None  # MODULE:NAME, if the run was started with one; the same for the next three
     features_extractor: str | None = None
     activation: str | None = None
     optimizer: str | None = None
@@ -113,7 +113,7 @@ def _parse_train_flags(algo: str, env: str | None, flags: list[str]) -> tuple[Tr
     chosen = preset(algo, env)
     general = TrainOptions(num_envs=chosen.num_envs)
     told = {flag.partition("=")[0].replace("_", "-") for flag in flags}
-    if not told & {"--total-steps", "--total-episodes"}:  # a limit that is told takes the place of the preset's
+    if not told & {"--total-steps", "--total-episodes"}:  # a given limit replaces the preset's
         general = dataclasses.replace(general, total_steps=chosen.total_steps, total_episodes=chosen.total_episodes)
     config = agent_class(algo).Config(**chosen.config)
     parts = [(n, type(d), dataclasses.field(default=d)) for n, d in (("training", general), (algo, config))]
@@ -130,13 +130,13 @@ def _resume(arguments: list[str]) -> int:
     from pyrl.cli.parsing import parse_known
     from pyrl.experiment.runs import RunFolder
 
-    options, others = parse_known(ResumeOptions, arguments, "train", "Go on with a stopped run, with the settings it had.")
+    options, others = parse_known(ResumeOptions, arguments, "train", "Resume a stopped run, with the settings it had.")
     check_fields(options, "train")
     if others:
         taken = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ResumeOptions) if field.name != "resume")
         raise ValueError(f"train: {shlex.join(others)} cannot go with --resume: a resumed run keeps its settings, but for {taken}")
     run = RunFolder.open(options.resume)
-    check_by_id(run, f"go on there, pyrl.train({run.config['algo']!r}, {{env}}, resume={str(run.path)!r})")
+    check_by_id(run, f"resume it there, pyrl.train({run.config['algo']!r}, {{env}}, resume={str(run.path)!r})")
     import_from_here()
     told = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name not in ("resume", "quiet")}
     told = {name: value for name, value in told.items() if value is not None and name not in BROUGHT}
@@ -149,7 +149,7 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _before(config: Mapping[str, Any], name: str) -> Any:
-    """What a run was told."""
+    """What a run was given."""
     return config.get("config", {}).get(name) if name == "learning_rate" else config.get(name)
 
 
@@ -189,7 +189,7 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
             run = train(algo, env, on_metrics=watch, curve=curve and drawing, **keywords)
     except (Stopped, Interrupted) as stop:
         folder = shlex.quote(shown(stop.folder))
-        tell(f"stopped after {stop.run.agent.env_steps:,} steps; go on with\n  pyrl train --resume {folder}")
+        tell(f"stopped after {stop.run.agent.env_steps:,} steps; resume with\n  pyrl train --resume {folder}")
         return 128 + stop.signal
     assert run.dir is not None
     folder = shlex.quote(shown(run.dir))

@@ -85,13 +85,7 @@ def _observations(space: Any, count: int = CHECKED) -> Observation:
 
     batch: Any = batch_space(space, count)
     batch.seed(0)
-    return _as_arrays(batch.sample())
-
-
-def _as_arrays(observation: Any) -> Observation:
-    if isinstance(observation, dict):
-        return {key: _as_arrays(value) for key, value in observation.items()}
-    return tuple(map(_as_arrays, observation)) if isinstance(observation, tuple) else np.asarray(observation)
+    return map_observation(np.asarray, batch.sample())
 
 
 Acts: TypeAlias = Callable[[Observation], Any]  # actions for a batch of observations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,15 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from pyrl.agents.base import Agent
-from pyrl.spaces import Path, leaves, starts_of
-from pyrl.types import Observation
+from pyrl.spaces import leaves, starts_of
+from pyrl.trees import map_space
 
 
 class DeployedPolicy(nn.Module):
     """``forward(*arrays) -> action``: ``agent.act`` of a batch, by operations of torch alone.
 
     Observations are raw: one tensor [B, ...] for each array of the observation space, in the order of `pyrl.spaces.leaves`. Actions
-    [B, *action_space.shape] lie in the action space and have its dtype. Networks compute in float32.
+    [B, *action_space.shape] are in the action space and have its dtype. Networks compute in float32.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -30,18 +29,10 @@ class DeployedPolicy(nn.Module):
 
     def forward(self, *arrays: Tensor) -> Tensor:
         shape: tuple[int, ...] = self.agent.action_space.shape or ()
-        observation = _assembled(self.agent.observation_space, dict(zip(self.paths, arrays)), ())
+        given = iter(arrays)
+        observation = map_space(lambda _: next(given), self.agent.observation_space)
         action = self.agent.deterministic_action(self.agent.normalizer.traceable(observation))
         return to_environment(action.reshape(-1, *shape), self.agent.action_space)
-
-
-def _assembled(space: spaces.Space, arrays: Mapping[Path, Tensor], path: Path) -> Observation:
-    """An observation of ``space`` from its arrays by their paths."""
-    if isinstance(space, spaces.Dict):
-        return {key: _assembled(entry, arrays, (*path, key)) for key, entry in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_assembled(entry, arrays, (*path, i)) for i, entry in enumerate(space.spaces))
-    return arrays[path]
 
 
 def to_environment(action: Tensor, space: Any) -> Tensor:
@@ -56,6 +47,6 @@ def to_environment(action: Tensor, space: Any) -> Tensor:
             action = torch.minimum(torch.maximum(action, low), high)
         return action.to(dtype)
     low, high, whole = torch.from_numpy(space.low), torch.from_numpy(space.high), torch.round(action)
-    # Only what lies inside is converted: 2^63 as a float is not an int64.
+    # Only what is inside is converted: 2^63 as a float is not an int64.
     inside = torch.where((whole > low) & (whole < high), whole, 0.0).to(dtype)
     return torch.where(whole <= low, low, torch.where(whole >= high, high, inside))

@@ -1,9 +1,9 @@
 """The parameters of one optimiser in one flat buffer.
 
 The modules hold views of the buffer, so that torch and the native engine read and write the same weights, an optimiser is one
-kernel over one array, and a Polyak average one more. Gradients lie in a second buffer of the same layout.
+kernel over one array, and a Polyak average one more. Gradients are in a second buffer of the same layout.
 
-Each tensor starts at a multiple of 64 bytes. The weight of a Linear layer lies transposed, [in, out]: what the native products
+Each tensor starts at a multiple of 64 bytes. The weight of a Linear layer is stored transposed, [in, out]: what the native products
 read without packing; torch sees it as a strided [out, in]. Padding is zero and stays zero: it has no gradient.
 """
 
@@ -141,7 +141,7 @@ class Arena:
                 flag_nonfinite(self.nonfinite, [norm], self._one)
             else:
                 self.norms.append(norm)
-            if max_grad_norm is not None:  # fmin is no NaN: a gradient that is refused stays as it is, for `refusal`
+            if max_grad_norm is not None:  # fmin ignores a NaN: a refused gradient stays as it is, for `refusal`
                 self.gradients.mul_(torch.fmin(max_grad_norm / (norm + 1e-6), self._one))
         # Their gradient is zero, but an optimiser with momentum or weight decay would still move them.
         frozen = [] if self.trainable else [(p, p.clone()) for _, _, p in self._entries() if not p.requires_grad]
@@ -153,7 +153,7 @@ class Arena:
             parameter.copy_(value)
 
     def refusal(self) -> str | None:
-        """Why the gradient that lies in the buffer is refused; None if it is finite."""
+        """Why the gradient that is in the buffer is refused; None if it is finite."""
         if self.gradients.isfinite().all() and torch.linalg.vector_norm(self.gradients).isfinite():
             return None
         names = (f"{type(module).__name__}.{name} {list(parameter.shape)}" for module, name, parameter in self._entries())
@@ -270,7 +270,7 @@ def _layout(parameters: list[nn.Parameter]) -> tuple[list[int], int]:
 
 
 def _flat(gradient: Tensor, module: nn.Module) -> Tensor:
-    """As it lies in the buffer."""
+    """As the buffer holds it."""
     return (gradient.t() if isinstance(module, nn.Linear) and gradient.dim() == 2 else gradient).reshape(-1)
 
 

@@ -1,4 +1,4 @@
-"""CUDA graphs of whole updates: calls whose arguments lie at the same addresses are captured once, then replayed."""
+"""CUDA graphs of whole updates: calls whose arguments are at the same addresses are captured once, then replayed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 11  # calls made before one is captured: 3 for libraries to choose and load kernels, more for shapes that soon are gone
+WARM_UP = 11  # calls made before one is captured: 3 for libraries to choose and load kernels, more for shapes that do not come again
 MAX_GRAPHS = 8  # graphs; each holds the memory of all that is computed in it
 ALIGNMENT = 64  # bytes
 
 
 @cache
 def side_stream(device: int) -> torch.cuda.Stream:
-    """The one on which calls are made and captured there: torch's own lies on the device of the first capture for ever, and each new
+    """The stream on which calls are made and captured there: torch's own stays on the device of the first capture, and each new
     stream has memory of its own."""
     return torch.cuda.Stream(device)
 
@@ -109,8 +109,8 @@ class PackedTensors:
 class StaticInputs:
     """Hands out the arguments of calls at the same addresses of the device at every call.
 
-    Those of the host cross together, through pinned memory and in one copy that nobody waits for. One that lies on the device is
-    taken where it lies; once it has moved, it is copied.
+    Those of the host cross together, through pinned memory and in one asynchronous copy. One that is on the device is
+    taken where it is; once it has moved, it is copied.
     """
 
     def __init__(self, leaves: Sequence[Tensor], device: torch.device) -> None:

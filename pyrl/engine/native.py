@@ -14,6 +14,7 @@ from pyrl.engine.arena import Arena
 from pyrl.engine.optimizers import TensorFlowRMSprop, optimizer_state
 from pyrl.nets.encoder import Encoder
 from pyrl.ops import Layer, Network
+from pyrl.types import Array
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.SiLU: "silu", nn.GELU: "gelu", nn.Identity: "identity"}
 
@@ -58,7 +59,7 @@ class Native:
         """`sync`, and no parameter of a network that learns is frozen."""
         return self.sync() and (self.arena.optimizer is None or self.arena.trainable)
 
-    def infer(self, *inputs: np.ndarray) -> np.ndarray:
+    def infer(self, *inputs: Array) -> np.ndarray:
         """The output [B, out] of a single network, for no backward pass."""
         (network,) = self.networks
         return network.infer(self.parameters, *inputs)
@@ -80,7 +81,7 @@ class Native:
         self._usable = complete and values.dtype in (torch.float32, torch.float64) and values.is_cpu
 
     def _covers_arena(self, parts: Sequence[nn.Module]) -> bool:
-        """Whether the parts own every parameter, but for those that belong to a root of the arena itself (log_std)."""
+        """Whether the parts own every parameter, except for those that belong to a root of the arena itself (log_std)."""
         known = {id(p) for part in parts for p in part.parameters()}
         known |= {id(p) for root in self.arena.modules for p in root.parameters(recurse=False)}
         return all(id(p) in known for root in self.arena.modules for p in root.parameters())
@@ -89,7 +90,7 @@ class Native:
 def parts_of(network: nn.Module) -> Sequence[nn.Module] | None:
     """The plain MLPs that ``network.native_parts()`` names, None where its class does not say; a Sequential, or those of a ModuleList.
 
-    A subclass must say so anew: what it overrides in torch, the native engine would not know of.
+    A subclass must declare them again: the native engine would not see what it overrides in torch.
     """
     if type(network) in (nn.Sequential, nn.ModuleList):
         return (network,) if isinstance(network, nn.Sequential) else tuple(network)  # type: ignore[arg-type]
@@ -121,7 +122,7 @@ def optimizer_step(
 
 
 def native_network(arena: Arena, module: nn.Module) -> Network | None:
-    """The native form of a plain MLP whose parameters lie in ``arena``; None for anything else.
+    """The native form of a plain MLP whose parameters are in ``arena``; None for anything else.
 
     A plain MLP is a Sequential of Linear layers, each followed by a LayerNorm or not, and by an activation or not.
     """
@@ -160,7 +161,7 @@ def _is_plain(module: nn.Module) -> bool:
     return not hooks and "forward" not in module.__dict__
 
 
-def native_q(native: Native, observation: np.ndarray, *, keep: bool = True) -> np.ndarray:
+def native_q(native: Native, observation: Array, *, keep: bool = True) -> np.ndarray:
     """`QNetwork.forward` of encoded observations [B, D]; ``keep``: to be differentiated."""
 
     def run(network: Network, x: np.ndarray) -> np.ndarray:
@@ -174,7 +175,7 @@ def native_q(native: Native, observation: np.ndarray, *, keep: bool = True) -> n
 
 
 def native_q_backward(native: Native, d_q: np.ndarray) -> None:
-    """The gradients of the latest `native_q` that kept, from that by Q [B, A]."""
+    """The gradients of the latest `native_q` that kept, from that w.r.t. Q [B, A]."""
     w, g = native.parameters, native.gradients
     if len(native.networks) == 1:
         native.networks[0].backward(w, g, d_q)

@@ -73,7 +73,7 @@ def _initial_state(parameter: Tensor) -> dict[str, Tensor]:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimiser over one flat parameter, made where no step was made yet."""
+    """The state of an optimiser over one flat parameter, created if no step was made yet."""
     values = optimizer.param_groups[0]["params"][0]
     state = optimizer.state[values]
     if not state and isinstance(optimizer, torch.optim.Adam):
@@ -85,7 +85,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def adam_step(optimizer: torch.optim.Adam, nonfinite: Tensor | None) -> None:
-    """``optimizer.step()`` over one flat parameter, without a look at a value; left out where ``nonfinite`` [] is 1.
+    """``optimizer.step()`` over one flat parameter, without reading a value; skipped where ``nonfinite`` [] is 1.
 
     In pieces, as a block of threads gets up to 65536 numbers of one tensor: a whole arena would leave most of a GPU idle.
     """
@@ -160,7 +160,7 @@ def is_known(optimizer: torch.optim.Optimizer | None) -> bool:
 
 
 def state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What the state of an optimiser over one flat parameter looks like, whether or not a step was made."""
+    """The names and shapes of the state of an optimiser over one flat parameter, before or after its first step."""
     if is_known(optimizer):
         return optimizer_state(optimizer)
     other = copy.deepcopy(optimizer)

@@ -81,7 +81,7 @@ def _copy(to: list[Tensor], source: list[Tensor]) -> None:
         pieces, others = ([piece for x in tensors for piece in x.view(-1).split(PIECE)] for tensors in (to, source))
         torch._foreach_copy_(pieces, others)
         return
-    for a, b in zip(to, source):  # not by torch: its threads would look out for more work while those of the native engine begin theirs
+    for a, b in zip(to, source):  # not by torch: its threads would spin for more work while those of the native engine start
         if a.is_contiguous():
             ops.copy_nontemporal(b, a)
         else:

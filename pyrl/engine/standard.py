@@ -45,7 +45,7 @@ def standard() -> Iterator[None]:
 
 
 def in_standard_state(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: ``function`` runs as if nobody had changed them."""
+    """Decorator: ``function`` runs as if they were unchanged."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -25,6 +25,7 @@ from pyrl.trees import leaves, map_tree
 
 Engine: TypeAlias = Literal["auto", "native", "torch", "compile", "graph"]
 Update: TypeAlias = Callable[..., Mapping[str, Any]]
+_NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 @dataclass(slots=True)
@@ -132,11 +133,16 @@ class Updater:
 
     def __call__(self, update: Update, *data: Any) -> dict[str, Any]:
         """The numbers of the report as floats, arrays and tensors as they are: valid until the next call, if captured."""
-        report = self._launch(update, data)
-        return self.collect([report])[0] if self.is_async else _numbers(report)
+        if self.is_async:
+            return self.collect([self._launch(update, data)])[0]
+        with self._guard():
+            return _numbers(update(*data))
 
     def launch(self, update: Update, *data: Any) -> Any:
         """The same without waiting for the result, which `collect` reads, together with others."""
+        if not self.is_async:
+            with self._guard():
+                return update(*data)
         report = self._launch(update, data)
         if self.graphs is not None:
             report = DeviceReport(report.names, report.values.clone(), report.rest)
@@ -177,18 +183,24 @@ class Updater:
         for arena in self._learning:
             arena.optimizer.param_groups[0]["lr"] = self.learning_rate if self.is_async else rate  # type: ignore[union-attr]
 
-    def _launch(self, update: Update, data: tuple[Any, ...]) -> Any:
-        if self.practice is None or self.is_native:
-            return self._update(update, data)
-        with self.practice:
-            return self._update(update, data)
+    def _guard(self) -> AbstractContextManager[Any]:
+        """What surrounds an update on the CPU. A method, and not a function around it: a call less between `learn` and the step."""
+        practice = None if self.is_native else self.practice
+        if self.rollback is None or practice is None:
+            return self.rollback or practice or _NOTHING
+        both = ExitStack()
+        both.enter_context(self.rollback)
+        both.enter_context(practice)
+        return both
 
-    def _update(self, update: Update, data: tuple[Any, ...]) -> Any:
-        if not self.is_async:
-            if self.rollback is None:
-                return update(*data)
-            with self.rollback:
-                return update(*data)
+    def _launch(self, update: Update, data: tuple[Any, ...]) -> DeviceReport:
+        """On a GPU."""
+        if self.practice is None:
+            return self._enqueue(update, data)
+        with self.practice:
+            return self._enqueue(update, data)
+
+    def _enqueue(self, update: Update, data: tuple[Any, ...]) -> DeviceReport:
         placed = self.to_device(*data)
         if self.graphs is None or not self._same_as_before():
             return self._whole(update, placed)

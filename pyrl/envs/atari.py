@@ -1,8 +1,8 @@
 """Atari 2600 games by ale-py, with the preprocessing that everybody trains with (Mnih et al. 2015).
 
-An observation is a stack of the latest 4 pictures, [4, 84, 84] and grey, oldest first, zeros before an episode's first; a step is
+An observation is a stack of the latest 4 frames, [4, 84, 84] and grey, oldest first, zeros before an episode's first; a step is
 4 frames, the last two of them joined by their maximum. An episode starts with up to 30 no-ops, and FIRE where a game waits for
-it. A lost life is *terminated* for the learner, and the step after it is no transition: it presses FIRE again
+it. A lost life is *terminated* for the learner, and the step after it is not a transition: it presses FIRE again
 (`pyrl.envs.stepper`). Rewards are the game's, and clipped by the agent (``clip_reward``): scores are those of whole games.
 
 Ids keep their meaning: in those of v5 an action is repeated with probability 0.25 ("sticky", Machado et al. 2018), which may
@@ -23,7 +23,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
-PADDING = "zero"  # what ale-py has before an episode's first picture
+PADDING = "zero"  # what ale-py has before an episode's first frame
 
 
 def is_atari(spec: EnvSpec | None) -> bool:
@@ -32,7 +32,7 @@ def is_atari(spec: EnvSpec | None) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What both ways of making a game are told; names and values as in ale-py, but for lives and rewards."""
+    """What both ways of making a game are given; names and values as in ale-py, except for lives and rewards."""
 
     frameskip: int = 4
     stack_num: int = 4

@@ -1,4 +1,4 @@
-"""What one environment returned: read, checked, copied, and put into words where it is something else.
+"""What one environment returned: read, checked, copied, and described in words where it is something else.
 
 `read_reset` and `read_step` are the only code that says what a result must look like. `Guard` puts them around an environment of
 Gymnasium's vector environments, which otherwise lose the index (sync) or the worker (async) when one raises, and which keep its
@@ -20,10 +20,11 @@ from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError
 from pyrl.spaces.masks import MASK_KEY, flat_mask
-from pyrl.types import Observation, map_observation, zeros_for
+from pyrl.trees import leaves, zeros_for
+from pyrl.types import Observation, map_observation
 
-FAILURE = "_pyrl_failure"  # in an info: the environment failed, and this is how
-FROM_ENVS: tuple[type[BaseException], ...] = (Exception, SystemExit)  # what is an environment's fault; Ctrl-C is not
+FAILURE = "_pyrl_failure"  # in an info: how the environment failed
+FROM_ENVS: tuple[type[BaseException], ...] = (Exception, SystemExit)  # an environment's faults; Ctrl-C is not one
 Failure: TypeAlias = tuple[str, BaseException, str]  # words, cause, traceback
 
 
@@ -103,15 +104,12 @@ def _shown(value: Any) -> str:
 
 
 def share_memory(one: Observation, other: Observation) -> bool:
-    """Whether any arrays of two observations lie in the same memory."""
+    """Whether any arrays of two observations are in the same memory."""
     return any(np.may_share_memory(a, b) for a in _arrays(one) for b in _arrays(other))
 
 
 def _arrays(observation: Observation) -> list[np.ndarray]:
-    if isinstance(observation, Mapping | tuple):
-        parts = observation.values() if isinstance(observation, Mapping) else observation
-        return [array for part in parts for array in _arrays(part)]
-    return [observation] if isinstance(observation, np.ndarray) else []
+    return [leaf for leaf in leaves(observation) if isinstance(leaf, np.ndarray)]
 
 
 @dataclass
@@ -122,7 +120,7 @@ class Finished:
 
 
 class Guard(gymnasium.Wrapper):
-    """Never raises: says in the info how the environment failed, where the stepper looks. What it hands out is its own, so that
+    """Never raises: reports in the info, for the stepper, how the environment failed. What it returns is a copy of its own, so that
     environments may write to the same arrays and infos at every step, and holds no more of the info than the stepper reads.
 
     ``made`` is how making the environment failed. ``catches``: in a process of its own everything, Ctrl-C too.
@@ -153,7 +151,7 @@ class Guard(gymnasium.Wrapper):
             return zeros_for(self._space), 0.0, False, False, {FAILURE: told}
 
     def finish(self) -> Finished:
-        """Close the environment, once, and say how that failed."""
+        """Close the environment, once; returns how that failed."""
         finished, self._finished = self._finished, True
         try:
             if not finished:
@@ -192,7 +190,7 @@ def _kept(info: Mapping[str, Any], ended: bool) -> dict[str, Any]:
 
 
 def failure(what: str, error: BaseException, acting: str = "") -> Failure:
-    """In a form that leaves its process."""
+    """In a form that can be sent to another process."""
     text = str(error) if isinstance(error, EnvError) else f"{what} raised {described(error)}"
     trace = "".join(traceback.format_exception(error))
     try:

@@ -56,9 +56,9 @@ class LeanStepper(Stepper):
         self._finite_reward = finite_test(self._reward)
         self._book = StepBook(self._reward, self._truncated, [limit for _, limit in peeled])
         self._infos: list[Any] = [None] * len(envs)
-        self._given: list[tuple[Any, Any]] = [(None, None)] * len(envs)  # observation and info of the first step, as they came
+        self._given: list[tuple[Any, Any]] = [(None, None)] * len(envs)  # observation and info of the first step, as returned
         self._flags_set = False
-        self._first_step = True  # after a reset: it is looked at closely
+        self._first_step = True  # after a reset: it is checked in full
         self._valid.flags.writeable = False
         self._all_valid = self._valid
 
@@ -72,7 +72,7 @@ class LeanStepper(Stepper):
         return self._given_masks()
 
     def _given_masks(self) -> list[Any]:
-        """Of the observations shown now."""
+        """Of the current observations."""
         return [info.get(MASK_KEY) if isinstance(info, dict) else None for info in self._infos]
 
     def _reset_one(self, index: int, buffer: ObservationBuffer, seed: int | None = None) -> None:
@@ -100,7 +100,7 @@ class LeanStepper(Stepper):
         return closely
 
     def _step_freely(self) -> None:
-        """After the first step: nothing between us and the environments, unless some return the same object."""
+        """After the first step the environments are called directly, unless some return the same object."""
         self._first_step = False
         shared = (a[1] is b[1] or share_memory(a[0], b[0]) for a, b in combinations(self._given, 2))
         if not any(shared):
@@ -136,7 +136,7 @@ class LeanStepper(Stepper):
         try:
             following.write(observations)
             due = self._book.step(rewards) if following.finite() else None
-            if due is None:  # perhaps numbers of another kind, perhaps none
+            if due is None:  # maybe numbers of another type, maybe not numbers
                 self._all_rewards[:] = rewards
         except Exception as error:
             raise self._output_error(env_actions) from error
@@ -184,7 +184,7 @@ class LeanStepper(Stepper):
         return episodes
 
     def _step_error(self, index: int, error: BaseException, action: Any, result: Any) -> EnvError:
-        """What came of stepping one environment: it raised, or returned a ``result`` that cannot be taken apart."""
+        """The error of stepping one environment: it raised, or returned a ``result`` of the wrong form."""
         place = error.__traceback__
         if isinstance(error, TypeError | ValueError) and place is not None and place.tb_next is None:  # not in its code
             try:
@@ -249,7 +249,7 @@ class LeanStepper(Stepper):
 
 
 def peel(env: gymnasium.Env) -> tuple[gymnasium.Env, int]:
-    """The environment below the outermost wrappers whose work is done here, and the time limit that they set."""
+    """The environment without its outermost wrappers, which this file replaces, and the time limit that they set."""
     limit = NEVER
     while type(env) in (TimeLimit, OrderEnforcing, PassiveEnvChecker):
         if isinstance(env, TimeLimit):

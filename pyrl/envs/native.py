@@ -1,4 +1,4 @@
-"""Native environments: described, and found for Gymnasium's own.
+"""Native environments: their description, and the native forms of Gymnasium's own.
 
 `NativeEnv` is what steppers and vector environments of native code take. `native_of` gives the one that computes what a Gymnasium
 environment computes, bit for bit, or says why there is none.
@@ -42,13 +42,13 @@ class NativeEnv:
     max_episode_steps: int = 0  # 0: no limit
     reset_options: tuple[str, ...] = ()
     library: tuple[str, str] | None = None  # (path, name) of a shared library's
-    owner: Any = None  # what the code belongs to, which lives as long
+    owner: Any = None  # the object that owns the code, kept alive with it
 
     def __deepcopy__(self, memo: Any) -> NativeEnv:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Of a library it can be made anew in another process; other code is of this one alone."""
+        """That of a library can be made again in another process; other code belongs to this process alone."""
         if self.library is None:
             raise TypeError(f"{self.name}: a native environment that is of no library cannot be pickled")
         from pyrl.envs.native_library import reload
@@ -56,7 +56,7 @@ class NativeEnv:
         return reload, (*self.library, self.parameters)
 
     def with_parameters(self, given: Mapping[str, Any]) -> NativeEnv:
-        """The same with other values of named parameters; TypeError for a name that it does not have, as a constructor's."""
+        """The same with other values of named parameters; TypeError for an unknown name, as from a constructor."""
         values = self.parameters.copy()
         index = {name: i for i, (name, _) in enumerate(self.description.parameters)}
         for name, value in given.items():
@@ -70,7 +70,7 @@ class NativeEnv:
         return replace(self, parameters=values)
 
     def options(self, given: Mapping[str, Any] | None) -> np.ndarray | None:
-        """The parameters of one `reset`, from its options; None without any. Names that it does not know are left alone, as
+        """The parameters of one `reset`, from its options; None without any. Unknown names are ignored, as
         Gymnasium's environments do."""
         wanted = {} if given is None else {name: given[name] for name in self.reset_options if name in given}
         if not wanted:
@@ -95,7 +95,7 @@ class NativeEnv:
 
 
 def described(name: str, description: Environment) -> NativeEnv:
-    """The `NativeEnv` of a description that says all of it: spaces, parameters, time limit."""
+    """The `NativeEnv` of a complete description: spaces, parameters, time limit."""
     values = np.array([value for _, value in description.parameters], np.float64)
     observation_space, action_space = space_of(description.observation), space_of(description.action)
     return NativeEnv(name, description, values, observation_space, action_space, description.max_episode_steps)
@@ -147,7 +147,7 @@ Reader: TypeAlias = Callable[[Any, str], NativeEnv]  # of a Gymnasium environmen
 
 
 def _numbers(kernel: str, *reset_options: str, other: Callable[[Any], dict[str, Any]] = lambda env: {}) -> Reader:
-    """Of an environment whose parameters are attributes of its object, or what ``other`` reads of it."""
+    """For an environment whose parameters are attributes of its object, or are read by ``other``."""
 
     def read(env: Any, name: str) -> NativeEnv:
         description = Environment.builtin(kernel)
@@ -170,7 +170,7 @@ def _acrobot(env: Any) -> dict[str, Any]:
 
 
 def _table(env: Any, name: str) -> NativeEnv:
-    """Of a toy text, whose object says all outcomes of every action (csrc/envs/tabular.cpp)."""
+    """Of a toy text, whose object lists all outcomes of every action (csrc/envs/tabular.cpp)."""
     if getattr(env, "fickle_passenger", False):
         raise SettingError(f"make: backend 'native' cannot step {name} with fickle_passenger; lean can")
     states, actions = int(env.observation_space.n), int(env.action_space.n)

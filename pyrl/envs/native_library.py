@@ -1,4 +1,4 @@
-"""Native environments that somebody else compiled: of a shared library, or of functions (Numba's, ctypes'). docs/native_environments.md
+"""Native environments compiled elsewhere: of a shared library, or of functions (Numba's, ctypes'). docs/native_environments.md
 says how to write them.
 
 Code that was never run here gets a first look in a process that may be lost (`_probe`): so a fault in memory ends in a message.
@@ -40,7 +40,7 @@ def is_library(path: str) -> bool:
 
 
 def library_spec(path: str, name: str) -> EnvSpec:
-    """What Gymnasium makes the environment ``name`` of a library from: its constructor takes the parameters by name."""
+    """The entry point by which Gymnasium makes the environment ``name`` of a library: it takes the parameters by name."""
     native = _from_library(path, name)
     return EnvSpec(id=f"{name}-v0", entry_point=native, max_episode_steps=native.max_episode_steps or None, disable_env_checker=True)
 
@@ -66,7 +66,7 @@ def _from_library(path: str, name: str) -> NativeEnv:
 
 
 def reload(path: str, name: str, parameters: np.ndarray) -> NativeEnv:
-    """A library's environment in a process that it was sent to."""
+    """A library's environment, in the process that received it."""
     return replace(_from_library(path, name), parameters=parameters)
 
 
@@ -118,13 +118,13 @@ def _address(function: Any, what: str) -> int:
 
 
 def _probe(name: str, key: Any, first_look: Any) -> None:
-    """EnvError with what ``first_look`` says, which runs in a forked process; or with how it ended that process. ``key``: of what was
-    looked at before in this one, and need not be again."""
+    """EnvError with what ``first_look`` reports, which runs in a forked process, or with how that process ended. ``key``: of what was
+    checked before in this process, and is not checked again."""
     if key is not None and key in _looked_at:
         return
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child runs native code, which takes none of their locks
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child runs native code, which takes no lock of theirs
         child = os.fork()
     if child == 0:
         _tell(writer, first_look)
@@ -142,7 +142,7 @@ def _probe(name: str, key: Any, first_look: Any) -> None:
 
 
 def _tell(writer: int, first_look: Any) -> None:
-    """In the child: writes what was found, and ends."""
+    """In the child: writes the findings and ends."""
     faulthandler.disable()
     try:
         text = first_look() or "ok"

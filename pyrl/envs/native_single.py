@@ -10,7 +10,7 @@ import numpy as np
 from pyrl.envs.native import NativeEnv
 from pyrl.errors import EnvError
 from pyrl.ops.environments import EnvironmentPool
-from pyrl.types import zeros_for
+from pyrl.trees import zeros_for
 
 
 class SingleNativeEnv(gymnasium.Env):

@@ -15,7 +15,8 @@ from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.stepper import Stepper
 from pyrl.errors import EnvError
 from pyrl.ops.environments import EnvironmentPool, NativePolicy, collect
-from pyrl.types import Array, Episode, Observation, Record, StepResult, zeros_for
+from pyrl.trees import zeros_for
+from pyrl.types import Array, Episode, Observation, Record, StepResult
 
 _AT_ONCE = 0.05  # seconds of one call: signals and limits wait no longer
 

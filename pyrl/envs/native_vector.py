@@ -15,7 +15,7 @@ from pyrl.envs.native import NativeEnv
 from pyrl.envs.vector import resolve_mode
 from pyrl.errors import EnvError, SettingError
 from pyrl.ops.environments import EnvironmentPool
-from pyrl.types import zeros_for
+from pyrl.trees import zeros_for
 
 
 class NativeVectorEnv(VectorEnv):

@@ -11,7 +11,8 @@ from gymnasium import Space
 
 from pyrl.spaces import Path, leaves, pick
 from pyrl.spaces.observations import Numbers
-from pyrl.types import Observation, zeros_for
+from pyrl.trees import zeros_for
+from pyrl.types import Observation
 
 _SMALL = 2048  # elements up to which BLAS's dot beats NumPy's sum (and stays on one thread)
 
@@ -23,7 +24,7 @@ def finite_test(array: np.ndarray) -> Callable[[], bool]:
 
         def by_sum() -> bool:
             with np.errstate(all="ignore"):
-                # A sum of huge finite numbers may overflow: only then look at each.
+                # A sum of huge finite numbers may overflow: only then check each.
                 return isfinite(np.add.reduce(flat)) or bool(np.isfinite(flat).all())
 
         return by_sum
@@ -84,13 +85,13 @@ class Leaf:
         self._check_table()
 
     def _check_table(self) -> None:
-        """ValueError where there is no such row. That floats are finite is looked at once a step (`finite`)."""
+        """ValueError where there is no such row. Whether floats are finite is checked once a step (`finite`)."""
         if self.numbers.table and not self.numbers.legal(self.array):
             self.numbers.read(self.array, self.name)
 
     def write_row(self, index: int, observation: Observation) -> None:
         value = pick(observation, self.path)
-        # The usual case at once; `fault` reads anything and is slow.
+        # Fast path for the usual case; `fault` reads anything and is slow.
         usual = type(value) is np.ndarray and value.dtype is self.array.dtype and value.shape == self.shape
         if self.numbers.table or not usual:
             fault = self.fault(observation)

@@ -1,4 +1,4 @@
-"""Environments in processes of their own: Gymnasium's `AsyncVectorEnv`, with an answer to workers that hang, die or cannot close."""
+"""Environments in processes of their own: Gymnasium's `AsyncVectorEnv`, with handling of workers that hang, die or cannot close."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WorkerFailure(Exception):
 
 
 class ProcessVector(AsyncVectorEnv):
-    """One process per environment; each answer must come within ``timeout`` seconds (None: whenever). ``env_fns`` make `Guard`s.
+    """One process per environment; each answer must come within ``timeout`` seconds (None: no limit). ``env_fns`` make `Guard`s.
 
     After a `WorkerFailure` every call raises it again; `close` leaves how closing failed in ``close_failures``.
     """
@@ -144,14 +144,14 @@ def _poll(pipe: Any, process: Any) -> Callable[[float | None], list[Any]]:
 
 
 def dead_worker(env: Any, phase: str, patience: float = 1.0) -> WorkerFailure | None:
-    """The first process of ``env`` that is no more, where it has processes."""
+    """The first process of ``env`` that has ended, where it has processes."""
     if not isinstance(env, AsyncVectorEnv):
         return None
     wait([process.sentinel for process in env.processes], patience)  # its pipe may end before it does
     ends = {i: end_of(process) for i, process in enumerate(env.processes) if wait([process.sentinel], 0)}
     if not ends:
         return None
-    first = min(ends, key=lambda i: (env.processes[i].exitcode == 0, i))  # others may have been told to leave
+    first = min(ends, key=lambda i: (env.processes[i].exitcode == 0, i))  # others may have been asked to leave
     return WorkerFailure(first, f"{phase}: its process {ends[first]}")
 
 
@@ -166,13 +166,13 @@ def end_processes(env: AsyncVectorEnv) -> None:
 
 
 def end_of(process: Any) -> str:
-    """How a process that ends just now ended."""
+    """How a process ended that is ending now."""
     process.join(1.0)
     return exit_in_words(process.exitcode)
 
 
 def enter_worker(parent: int) -> None:
-    """In a new process: signals are the parent's affair, and nobody stays when the parent, with this id, is gone."""
+    """In a new process: signals are handled by the parent, and the process ends when the parent, with this id, has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):  # not the parent's handlers
         if hasattr(signal, name):

@@ -37,7 +37,7 @@ from pyrl.spaces import check_action_space, check_observation_space
 from pyrl.spaces.masks import MaskReader
 from pyrl.types import Array, Episode, Observation, StepResult
 
-NEVER = 1 << 62  # a time limit that is none
+NEVER = 1 << 62  # no time limit
 
 
 class Stepper(ABC):
@@ -50,8 +50,8 @@ class Stepper(ABC):
 
     autoreset: AutoresetMode
     factory: Callable[[], Any] | None = None  # makes one more environment like these, in another process too
-    frames: tuple[int, str] | None = None  # observations are stacks of so many pictures, newest last, padded with "zero" or "repeat"
-    episodic_life = False  # a lost life is terminated for the learner; the episode, and its report, go on
+    frames: tuple[int, str] | None = None  # observations are stacks of so many frames, newest last, padded with "zero" or "repeat"
+    episodic_life = False  # a lost life is terminated for the learner; the episode and its report continue
     env_timeout: float | None = None  # seconds that an environment in another process gets to answer
     first_index = 0  # of the environments, in messages: these may be some of many
     fires = False  # the step after a lost life is the environment's own, which revives the player: no transition
@@ -66,7 +66,7 @@ class Stepper(ABC):
         self.spec = spec
         self.seed = seed
         self.env_seeds = [stream_seed(seed, "env", i) for i in range(num_envs)]
-        self.observation: Observation = None
+        self.observation: Any = None  # an Observation, or None: not checked, as loops know when it is there
         self.first: Array = np.ones(num_envs, bool)
         self.action_mask: Array | None = None
         self.closed = False
@@ -93,7 +93,7 @@ class Stepper(ABC):
         """Start new episodes everywhere; the observation [N, ...], which is also kept as ``observation``.
 
         Environment i is seeded from the stream ("env", i) of ``seed``. Without a seed the first reset takes the one
-        given to `make`; later ones go on with the environments' own random streams.
+        given to `make`; later ones continue the environments' own random streams.
         """
         if self.closed:
             raise EnvError(f"{self.name}: reset after close")
@@ -190,7 +190,7 @@ class Stepper(ABC):
 
     @abstractmethod
     def render(self) -> Any:
-        """The picture [height, width, 3] of environment 0, if `make` was told ``render_mode="rgb_array"``."""
+        """The picture [height, width, 3] of environment 0, if `make` was given ``render_mode="rgb_array"``."""
 
     def close(self) -> None:
         """Release the environments; more than once is harmless."""
@@ -255,8 +255,8 @@ class Stepper(ABC):
         return EnvError(f"{self.name} ({self.num_envs} environments, seed {self.seed}): {what}")
 
     def _mark_lost_lives(self, lives: Array) -> None:
-        """Terminated where a life was lost in an episode that goes on, now that those that ended are booked. ``lives`` [N] are
-        those of the infos; before the game is over there may be none left for some steps, which is no loss."""
+        """Terminated where a life was lost in an unfinished episode, now that those that ended are booked. ``lives`` [N] are
+        those of the infos; before the game is over there may be none left for some steps, which is not a loss."""
         before, dead = self._lives, self._lost
         self._lives = np.array(lives)
         self._lost = (self._lives < before) & (self._lives > 0) & ~self._truncated

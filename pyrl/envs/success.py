@@ -1,4 +1,4 @@
-"""Did an episode succeed? Environments say so in their info; of some we know it from how the episode ended."""
+"""Episode success: from `info`, or inferred from the ending for a few known environments."""
 
 from __future__ import annotations
 

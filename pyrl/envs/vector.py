@@ -25,8 +25,9 @@ _FINAL_KEYS = ("final_obs", "final_observation")
 class VectorStepper(Stepper):
     """A Gymnasium vector environment of any autoreset mode.
 
-    ``rebuild(seeds)`` makes a fresh vector environment, for kinds that take seeds only when they are made (EnvPool). ``guarded``: every
-    single environment is a `Guard`.
+    takes_seeds: ``env.reset(seed=[..])`` takes one seed per environment, as Gymnasium's own vector environments do; others get one number.
+    rebuild: ``rebuild(seeds)`` makes a fresh vector environment, for kinds that take seeds only when they are made (EnvPool).
+    guarded: every single environment is a `Guard`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class VectorStepper(Stepper):
         name: str,
         spec: Any,
         autoreset: AutoresetMode | None = None,
+        takes_seeds: bool = False,
         rebuild: Callable[[list[int]], Any] | None = None,
         observation_space: Space | None = None,
         guarded: bool = False,
@@ -45,6 +47,7 @@ class VectorStepper(Stepper):
         self.env = env
         self._guarded = guarded
         self._failed = False  # a process, which `close` need not say again
+        self._takes_seeds = takes_seeds
         self._rebuild = rebuild
         self._unused_seeds = self.env_seeds if rebuild is not None else None  # what ``env`` was made with, until its first reset
         declared = declared_mode(env)
@@ -64,7 +67,7 @@ class VectorStepper(Stepper):
                 self.env.close()
                 self.env = self._rebuild(seeds)
         elif seeds is not None and not _has_fixed_seeds(self.env):
-            keywords["seed"] = _seed_for(self.env, seeds)
+            keywords["seed"] = seeds if self._takes_seeds else _seed_for(self.env, seeds)
         self._unused_seeds = None
         observation, infos = self._reset_env(**keywords)
         self._write(buffer, observation, "reset")
@@ -140,7 +143,7 @@ class VectorStepper(Stepper):
         )  # fmt: skip
 
     def _leave_out_dead(self) -> None:
-        """NEXT_STEP: what ended in the last step was reset in this one, which is no transition there."""
+        """NEXT_STEP: what ended in the last step was reset in this one, which is not a transition there."""
         dead = self._dead
         if self._assumed and (self._reward[dead].any() or self._terminated[dead].any() or self._truncated[dead].any()):
             raise self._mode_error("rewards or ends in the step after an episode's end, where NEXT_STEP has none")
@@ -329,7 +332,7 @@ def _has_fixed_seeds(env: Any) -> bool:
 
 
 def _seed_for(env: Any, seeds: list[int]) -> Any:
-    """A seed for each environment, where the vector environment is known to take them."""
+    """A seed for each environment, where a vector environment that a user brings is known to take them."""
     if isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
         return seeds
     return np.array(seeds) if type(env.unwrapped).__name__ == "AtariVectorEnv" else seeds[0]

@@ -1,6 +1,6 @@
 """A run's curve, drawn by a process of its own: importing matplotlib takes a second, which passes while the run ends.
 
-As a program it draws the run folder that it is told on its standard input, or ends with it.
+As a program it draws the run folder that it reads from its standard input, or ends with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: CSV files whose columns may grow, and TensorBoard events when the extra is installed.
+"""Where a run's numbers are written: CSV files whose columns may grow, and TensorBoard events when the extra is installed.
 
 `MetricsLog` writes all of them for a run folder. `read_csv` gives the columns back; a line that a killed process left
 half written is left out.
@@ -47,7 +47,7 @@ class CsvLog:
 
     Rows reach the file every ``flush_seconds``, at `flush` and at `close`. When the disk refuses they are kept for the next time,
     and ``failure`` says why. With ``keep_until`` an existing file is continued: its rows up to that value of ``step_column`` stay,
-    later ones (written after the checkpoint it goes on from) go.
+    later ones (written after the checkpoint that it resumes from) go.
     """
 
     def __init__(self, path: str | Path, *, keep_until: float | None = None, step_column: str = STEP, flush_seconds: float = 5.0) -> None:
@@ -104,7 +104,7 @@ class CsvLog:
 class MetricsLog:
     """``metrics.csv``, ``episodes.csv`` and TensorBoard events in ``folder``; a context manager.
 
-    ``resume_from`` is the environment step that a run goes on from: what was written after it is dropped.
+    ``resume_from`` is the environment step that a run resumes from: what was written after it is dropped.
     """
 
     def __init__(self, folder: str | Path, *, resume_from: int | None = None, flush_seconds: float = 5.0) -> None:
@@ -132,7 +132,7 @@ class MetricsLog:
 
     @property
     def failure(self) -> OSError | None:
-        """Why not every row is on the disk."""
+        """Why some rows are not on the disk."""
         return next((log.failure for log in self._logs() if log.failure is not None), None)
 
     def _logs(self) -> list[CsvLog | TensorBoardLog]:

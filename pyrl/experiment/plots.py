@@ -1,4 +1,4 @@
-"""Learning curves, drawn from the files of run folders: a run may be plotted while it goes on, or years later.
+"""Learning curves, drawn from the files of run folders: a run may be plotted while it runs, or years later.
 
 No window is ever opened and no global state is touched; a figure is complete on the disk before its path is returned.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 X: TypeAlias = Literal["steps", "episodes", "seconds"]
 
-WINDOW = 100  # episodes in the running mean, at most; shorter runs take a fifth of theirs
+WINDOW = 100  # episodes in the running mean, at most; shorter runs take a fifth of their episodes
 _COLUMNS = {"steps": STEP, "episodes": "time/episodes", "seconds": "time/seconds"}
 _AXES = {"steps": "environment steps", "episodes": "episodes", "seconds": "seconds of training"}
 _MAX_POINTS = 4_000  # of one curve
@@ -66,7 +66,7 @@ def plot_run(folder: str | Path, path: str | Path | None = None, *, window: int 
 
 
 def plot_runs(folders: Iterable[str | Path], path: str | Path = "comparison.png", *, window: int | None = None, x: X = "steps") -> Path:
-    """Several runs in one picture, one panel an environment: running means; ``window`` and ``x`` as in `plot_run`.
+    """Several runs in one figure, one panel per environment: running means; ``window`` and ``x`` as in `plot_run`.
 
     Runs that differ in nothing but the seed make one line, their mean, in a band from the lowest to the highest.
     """
@@ -123,7 +123,7 @@ def _check(window: int | None, x: str) -> None:
 
 
 def _places(run: RunFolder, metrics: Mapping[str, np.ndarray], x: X) -> np.ndarray:
-    """Where the rows of the metrics stand on the horizontal axis."""
+    """The places of the metrics' rows on the horizontal axis."""
     if metrics and _COLUMNS[x] not in metrics:
         raise ValueError(f"plot: x is {x!r}, but {run.metrics_file} has no column {_COLUMNS[x]}")
     return metrics.get(_COLUMNS[x], np.zeros(0))
@@ -159,7 +159,7 @@ def _grouped(runs: Sequence[RunFolder]) -> list[tuple[str, str, list[RunFolder]]
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    """What was chosen beside algorithm, environment and seed, flat."""
+    """The settings beside algorithm, environment and seed, flat."""
     kept = {k: v for k, v in run.config.items() if k in ("num_envs", "env_backend")}
     nested = {k: v for part in ("config", "env_kwargs") for k, v in (run.config.get(part) or {}).items()}
     return {**kept, **nested}

@@ -1,4 +1,4 @@
-"""Tuned settings by (algorithm, environment): what `pyrl train ALGO ENV` uses unless told otherwise. A key's environment may be a
+"""Tuned settings by (algorithm, environment): what `pyrl train ALGO ENV` uses unless given otherwise. A key's environment may be a
 pattern ("ALE/*-v5"), for what has no preset of its own.
 
 A new run of `pyrl.train` and ``pyrl train`` begins with the preset for its algorithm and environment; without one, with pyrl's general
@@ -191,7 +191,7 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         (algo, "Swimmer-v5"): Preset(total_steps=1_000_000, config={"learning_starts": 10_000, "gamma": 0.9999})
         for algo in ("td3", "sac")
     },
-    # 10 million steps are 40 million frames. Heads lie on the convolutions' features at once; rewards are clipped when learned from.
+    # 10 million steps are 40 million frames. Heads take the convolutions' features directly; rewards are clipped when learned from.
     ("ppo", "ALE/*-v5"): Preset(
         total_steps=10_000_000,
         num_envs=8,

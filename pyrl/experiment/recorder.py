@@ -39,7 +39,7 @@ class Recorder:
         return {"next_row": self._thinner.next_row, "kept": self._kept, "best": best if math.isfinite(best) else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """CheckpointError for what `state_dict` does not give; nothing is changed then."""
+        """CheckpointError, and no change, for a state that `state_dict` does not give."""
         numbers = [state.get(name) for name in ("next_row", "kept")] + [state.get("best") or 0.0]
         if state.keys() != {"next_row", "kept", "best"} or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
             raise CheckpointError(f"recorder is {dict(state)!r:.200}, expected the numbers next_row, kept and best")
@@ -48,7 +48,7 @@ class Recorder:
             self._saver.best = max(self._saver.best, float(state["best"]))
 
     def record(self, metrics: Metrics, score_key: str, keep_every: int | None) -> None:
-        """One record. ``score_key`` names the number that the best checkpoint is the best of; the checkpoint of every
+        """One record. ``score_key`` names the number by which a checkpoint is the best; the checkpoint of every
         ``keep_every`` episodes stays."""
         self._write(self._thinner.row(metrics))
         if self._folder is None:
@@ -63,7 +63,7 @@ class Recorder:
         self._saver.save_if_due(self._flush)
 
     def close(self, ending: str, error: BaseException | None = None, curve: bool | Callable[[Path], object] = True) -> UnsavedError | None:
-        """Write what is left, and draw the ``curve`` as `pyrl.train` was told; the error if that is not possible."""
+        """Write what is left, and draw the ``curve`` as `pyrl.train` was asked to; the error if that is not possible."""
         folder, attempt = self._folder, self.failures.attempt
         broken_off = self.loop.rest()
         if broken_off is not None:
@@ -93,7 +93,7 @@ class Recorder:
                 self._log.write(row)
 
     def _flush(self, close: bool = False) -> None:
-        """Every record and episode so far is in the files."""
+        """Writes all records and episodes so far to the files."""
         self._write(self._thinner.rest())
         self.failures.attempt("the metrics", lambda: self._flush_log(close))
 
@@ -125,7 +125,7 @@ class _Thinner:
         return self.rest()
 
     def rest(self) -> Metrics | None:
-        """The row of what is held back."""
+        """The row of the records that are not written yet."""
         if not self.held:
             return None
         held, self.held = self.held, []

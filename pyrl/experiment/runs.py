@@ -7,7 +7,7 @@ runs/ppo_CartPole-v1_20261121-050000_s0/
     failure/             the data of an update that was not finite
     curve.png            `pyrl.experiment.plots.plot_run`
     checkpoints/best/    the best evaluation (or 100-episode mean) so far
-    checkpoints/last/    where training stopped: what ``pyrl train --resume`` goes on from
+    checkpoints/last/    where training stopped: what ``pyrl train --resume`` resumes from
     events.out.*         TensorBoard, when the extra is installed
 """
 
@@ -87,7 +87,7 @@ class RunFolder:
             temporary.write_text(self._config_text())
 
     def check(self) -> None:
-        """FileNotFoundError if the folder was deleted, moved or replaced: nothing of this run belongs anywhere else."""
+        """FileNotFoundError if the folder was deleted, moved or replaced: nothing of this run is written elsewhere."""
         try:
             found = json.loads(self._config_file.read_text()).get("id")
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -117,7 +117,7 @@ class RunFolder:
                     raise FileExistsError from None
                 os.replace(temporary, self._config_file)
         except FileExistsError:
-            raise FileExistsError(f"{self.path} holds a run already; go on with it (resume) or choose another folder") from None
+            raise FileExistsError(f"{self.path} holds a run already; resume it or choose another folder") from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -128,7 +128,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The checkpoint that training goes on from."""
+        """The checkpoint that training resumes from."""
         return self.path / "checkpoints" / "last"
 
     def after_episode(self, count: int) -> Path:
@@ -164,7 +164,7 @@ class RunFolder:
 
 
 def shown(path: Path) -> str:
-    """As a user at this place would type it."""
+    """As a user in the working directory would type it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -173,7 +173,7 @@ def list_runs(root: str | Path = ROOT) -> list[RunFolder]:
     """The runs below ``root``, oldest first."""
     runs = []
     for file in sorted(Path(root).glob("*/config.json"), key=lambda f: f.stat().st_mtime):
-        with suppress(ValueError):  # not ours, or damaged: `RunFolder.open` says so to whoever asks for it
+        with suppress(ValueError):  # not ours, or damaged: `RunFolder.open` reports it
             runs.append(RunFolder.open(file.parent))
     return runs
 

@@ -1,6 +1,6 @@
-"""A run's checkpoints, written while it goes on: at a price that training does not feel, and again when the disk refuses.
+"""A run's checkpoints, written while it runs, at little cost, and again after the disk has failed.
 
-``last`` holds all that a run needs to go on: the agent, the loop's counters, the replay. It is written when the run starts, every
+``last`` holds all that a run needs to resume: the agent, the loop's counters, the replay. It is written when the run starts, every
 SAVE_SECONDS, and when the run ends. A replay of gigabytes is written less often, so that it takes at most SHARE of the time; in
 between, its file stays as it is beside the agent of now. A killed process then loses some seconds of learning, and of its
 experience what came since the replay was written. The same share bounds how often large agents are written.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,18 @@ from pyrl.agents.checkpoints import agent_tree
 from pyrl.errors import CheckpointError, NonFiniteError
 from pyrl.experiment.runs import RunFolder
 from pyrl.loops.base import Loop
+from pyrl.trees import map_tree
 
 SAVE_SECONDS = 5.0  # between two saves
-SHARE = 0.02  # of the time, that a kind of save may take
-WAITING = 8  # checkpoints that are kept in memory while the disk refuses
+SHARE = 0.02  # share of the time that one kind of save may take
+WAITING = 8  # checkpoints kept in memory while the disk fails
 
 
 class Pace:
-    """When something that costs time may be done again."""
+    """Decides when something costly may be done again."""
 
     def __init__(self, least: float) -> None:
-        self.seconds = 0.0  # that it took last
+        self.seconds = 0.0  # that it took the last time
         self._least = least
         self._next = -math.inf
 
@@ -50,21 +51,21 @@ class Pace:
 
 
 class Failures:
-    """What could not be written, by name, until it can be."""
+    """What could not be written yet, by name."""
 
     def __init__(self) -> None:
         self.now: dict[str, Exception] = {}
-        self.last: str | None = None  # the latest one, whether or not it was made good
+        self.last: str | None = None  # the latest one, whether or not it was written later
 
     def attempt(self, name: str, write: Callable[[], object]) -> bool:
-        """Whether ``write`` worked. A failure is told once, and forgotten when the same name works."""
+        """Whether ``write`` worked. A failure is reported once, and forgotten when the same name works."""
         try:
             write()
         except (OSError, CheckpointError, NonFiniteError) as error:
             known = name in self.now
             self.now[name], self.last = error, f"{name}: {error}"
             if not known:
-                what = f"{name} was not written; training goes on, and it is tried again: {error}"
+                what = f"{name} was not written; training continues, and the save is tried again: {error}"
                 warnings.warn(what, RuntimeWarning, stacklevel=2)
             return False
         self.now.pop(name, None)
@@ -78,7 +79,7 @@ class Saver:
         self.folder = folder
         self._recorder_state = recorder_state
         self.failures = failures
-        self.best = -math.inf  # score of `best`, or of what waits to become it
+        self.best = -math.inf  # score of `best`, or of the checkpoint that is waiting to become it
         if checkpoint.exists(folder.best):
             self.best = checkpoint.read_metadata(folder.best).get("score", folder.config.get("best", -math.inf))
         self._loop = loop
@@ -87,13 +88,13 @@ class Saver:
         self._replay_steps: int | None = None  # environment steps in the replay that `last` holds
 
     def begin(self, resumed: bool) -> None:
-        """From here on the run can be gone on with."""
+        """From here on the run can be resumed."""
         if not resumed:
             self._write_last(whole=True)
         self._agent_pace.took(0.0)
 
     def offer(self, score: float, rare: bool) -> None:
-        """The agent of now is the best so far, unless an older score was as high. Scores that are not ``rare`` are passed over where
+        """The current agent is the best so far, unless an older score was as high. Scores that are not ``rare`` are passed over where
         copying the agent would take more than SHARE of the time."""
         if score > self.best and (rare or self._copy_pace.due):
             started, self.best = time.monotonic(), score
@@ -101,7 +102,7 @@ class Saver:
             self._copy_pace.took(time.monotonic() - started)
 
     def keep(self, episodes: int) -> None:
-        """The agent of now stays as ``episode_<n>``."""
+        """Keeps the current agent as ``episode_<n>``."""
         path = self.folder.after_episode(episodes)
         self._waiting[path.name] = self._snapshot(path)
         self._write_waiting()
@@ -109,7 +110,7 @@ class Saver:
             del self._waiting[next(name for name in self._waiting if name != "best")]
 
     def save_if_due(self, flush: Callable[[], object]) -> None:
-        """``flush`` brings to the disk the metrics that belong to it."""
+        """``flush`` writes the metrics that belong to it."""
         if not self._agent_pace.due:
             return
         flush()
@@ -126,12 +127,12 @@ class Saver:
     def finish(self, ending: str) -> None:
         """Everything that is still to be written."""
         self._write_waiting()
-        if self._replay_steps is not None and self._replay_pace.wait > SAVE_SECONDS:  # who stops a run may not wait for its replay
+        if self._replay_steps is not None and self._replay_pace.wait > SAVE_SECONDS:  # a user who stops a run may not wait for its replay
             self.failures.attempt("last", lambda: self._write_last(whole=False, ending=ending))
         self.failures.attempt("last", lambda: self._write_last(whole=True, ending=ending))
 
     def _write_last(self, whole: bool, **about: Any) -> None:
-        """The agent and what its loop needs to go on: the replay too, or the one on the disk stays."""
+        """The agent and what its loop needs to resume: the replay too, or the one on the disk stays."""
         self.folder.check()
         tree, metadata = agent_tree(self._loop.agent)
         state = self._loop.state_dict(replay=whole)
@@ -151,7 +152,7 @@ class Saver:
                 del self._waiting[name]
 
     def _snapshot(self, path: Path, **about: Any) -> Callable[[], object]:
-        """What writes the agent of now to ``path``, later."""
+        """A function that writes the current agent to ``path`` later."""
         tree, metadata = agent_tree(self._loop.agent)
         tree = _copied(tree)
 
@@ -164,8 +165,4 @@ class Saver:
 
 def _copied(tree: Any) -> Any:
     """``tree`` with arrays and tensors of its own."""
-    if isinstance(tree, Mapping):
-        return {key: _copied(value) for key, value in tree.items()}
-    if hasattr(tree, "detach"):
-        return tree.detach().clone()
-    return tree.copy() if hasattr(tree, "copy") else tree
+    return map_tree(lambda x: x.detach().clone() if hasattr(x, "detach") else x.copy() if hasattr(x, "copy") else x, tree)

@@ -1,4 +1,4 @@
-"""What a run is told: the settings of a new one, and what may change of one that goes on. All of it is JSON, as in config.json."""
+"""The settings of a run: of a new one, and which of them may change when it resumes. All of it is JSON, as in config.json."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ CHANGEABLE = (
     "env_timeout",
 )  # fmt: skip
 CHANGEABLE_CONFIG = ("learning_rate",)
-_PER_CALL = ("resume", "on_metrics", "curve", "threads", "config")  # not of the run, or seen to by themselves
+_PER_CALL = ("resume", "on_metrics", "curve", "threads", "config")  # not of the run, or handled on their own
 _SAID_BY_NONE = ("env_timeout",)
 _LARGEST = 1_000_000  # elements of an array in config.json
 
 
 def said(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that somebody gave, as JSON has them: neither None, where that says nothing, nor a default."""
+    """The arguments that were given, as JSON has them: neither None, where that says nothing, nor a default."""
     given = {n: value for n, value in arguments.items() if (value is not None or n in _SAID_BY_NONE) and not isinstance(value, Unsaid)}
     return {name: None if isinstance(value, float) and value == math.inf else value for name, value in given.items()}
 
 
 def told_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], RunFolder | None, dict[str, Any]]:
-    """(settings, folder, what is new of them) of a run that `train` begins, without a folder as yet, or goes on with."""
+    """(settings, folder, what is new of them) of a run that `train` begins, without a folder as yet, or resumes."""
     resume = arguments["resume"]
     if resume is None:
         return new_settings(arguments, names), None, {}
@@ -46,7 +46,7 @@ def told_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[d
         raise SettingError("train: agent and resume are both given, expected one of them: a resumed run has its own agent")
     folder = RunFolder.open(resume)
     if Path(os.path.abspath(resume)) not in (folder.path, folder.last):
-        raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run goes on from its checkpoint `last` only")
+        raise ValueError(f"resume is {str(resume)!r}, expected the run's folder: a run resumes from its checkpoint `last` only")
     settings, changes = resumed_settings(folder, arguments, names)
     settings["env_kwargs"] = from_json(settings.get("env_kwargs"))
     return settings, folder, changes
@@ -81,7 +81,7 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
 
 
 def resumed_settings(folder: RunFolder, arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of a run that goes on, and what of them is new: {name: [before, now]}. SettingError names what it cannot change."""
+    """Of a resumed run, and which of them are new: {name: [before, now]}. SettingError names what it cannot change."""
     settings, told, changes = dict(folder.config), said(arguments), dict[str, Any]()
     for name, value in told.items():
         before = settings.get(name)
@@ -94,7 +94,7 @@ def resumed_settings(folder: RunFolder, arguments: Mapping[str, Any], names: Ite
     now = make_config(settings["algo"], {**settings.get("config", {}), **told["config"]}, names)
     for name in told["config"]:
         before, value = getattr(was, name), getattr(now, name)
-        again = name in BROUGHT and is_own(before) and callable(value)  # what the run was told, which config.json has by name alone
+        again = name in BROUGHT and is_own(before) and callable(value)  # what the run was given, which config.json has by name alone
         if value != before and not again and name not in CHANGEABLE_CONFIG:
             _refuse(folder, name, value, before)
         if name_of(value) != before if again else value != before:
@@ -106,7 +106,7 @@ def resumed_settings(folder: RunFolder, arguments: Mapping[str, Any], names: Ite
 
 
 def _keeps(folder: RunFolder, name: str, value: Any, before: Any) -> bool:
-    """Whether an argument of a run that goes on says what the run was told."""
+    """Whether an argument of a resumed run agrees with the run's setting."""
     if name == "env":  # an object of the program is there to be trained in; its spaces are compared later
         return value == before or not isinstance(value, str)
     if name == "run_dir":
@@ -124,16 +124,16 @@ def _refuse(folder: RunFolder, name: str, value: Any, before: Any) -> None:
 
 
 def _config_of(agent: Agent, told: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The config of an agent that is gone on with; SettingError names what was said that is not its own."""
+    """The config of an agent that continues to learn; SettingError names a setting that is not its own."""
     own = {field.name: getattr(agent.config, field.name) for field in dataclasses.fields(agent.config)}
     for name, value, has in (("algo", told["algo"], agent.name), *((n, told.get(n), getattr(agent, n)) for n in ("seed", "num_envs"))):
         if value is not None and value != has:
-            raise SettingError(f"train: {name} is {value!r}, but agent has {has!r}, which it goes on with; leave it out")
+            raise SettingError(f"train: {name} is {value!r}, but agent has {has!r}, which it keeps; leave it out")
     config = make_config(agent.name, {**own, **told["config"]}, names)
     for name in told["config"]:
         if getattr(config, name) != own[name]:
             value = getattr(config, name)
-            raise SettingError(f"train: {name} is {value!r}, but agent has {own[name]!r}: it goes on with its own config; leave it out")
+            raise SettingError(f"train: {name} is {value!r}, but agent has {own[name]!r}: it keeps its own config; leave it out")
     return own
 
 

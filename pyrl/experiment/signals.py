@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP end a run that is then saved; afterwards they do what they would have done without it."""
+"""SIGINT, SIGTERM and SIGHUP end a run, which is then saved; afterwards they have their usual effect."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While it is held, the first of the signals calls ``stop``, and a second one takes its course at once.
+    """While it is held, the first of the signals calls ``stop``, and a second one has its usual effect at once.
 
     In the main thread only, where Python delivers them, and only if the run is ``saved``. A signal that is ignored (``nohup``) stays
     ignored.
@@ -74,15 +74,15 @@ class StopSignals:
             if time.monotonic() - self._time < REPEAT_SECONDS:
                 return
             self.hurried = True
-        self.__exit__()  # in a forked child, an environment's, the signal is none of ours
+        self.__exit__()  # in a forked child, an environment's, the signal is not for us
         signal.raise_signal(number)
 
     def deliver(self, run: Run) -> None:
-        """Once the run is saved: what the signal would have done without it. By default it ends the program."""
+        """Once the run is saved: the signal's usual effect, by default the end of the program."""
         if self.received is None or run.dir is None:
             return
         before = self._before[self.received]
-        message = f"{self.received.name}: stopped after {run.agent.env_steps:,} steps; go on with resume={shown(run.dir)!r}"
+        message = f"{self.received.name}: stopped after {run.agent.env_steps:,} steps; continue with resume={shown(run.dir)!r}"
         stopped: Stopped | Interrupted
         if before is signal.SIG_DFL:
             stopped = Stopped(128 + self.received)

@@ -1,4 +1,4 @@
-"""`pyrl.train`: a loop with everything around it: run folder, metrics, curve, evaluations, checkpoints, going on after a stop."""
+"""`pyrl.train`: a loop with everything around it: run folder, metrics, curve, evaluations, checkpoints, resuming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pyrl.agents.checks import Count, Elsewhere, Goal, Limit, NumEnvs, Positive,
 from pyrl.agents.options import AgentOptions
 from pyrl.agents.registry import check_algorithm, config_to_json, make_agent
 from pyrl.engine.threads import use_threads
-from pyrl.envs import Backend, EnvSource, make
+from pyrl.envs import EnvSource, make
 from pyrl.envs.make import ENV_TIMEOUT
 from pyrl.errors import CheckpointError, NonFiniteError, SettingError
 from pyrl.experiment.metrics import read_csv
@@ -47,7 +47,7 @@ class Run:
     dir: Path | None
     evaluations: list[tuple[int, Evaluation]]  # (environment step, scores)
     ending: str = "an error"  # what ended it, a limit or else; in config.json and the checkpoint `last` too
-    new_steps: int = 0  # environment steps of this call: all of them, but where an older run was gone on with
+    new_steps: int = 0  # environment steps of this call, without those before a resume
     seconds: float = 0.0  # that they took, evaluations and checkpoints included
 
     def __repr__(self) -> str:
@@ -65,7 +65,7 @@ def train(
     total_episodes: Limit | None = None,
     seed: Seed | None = SEED,
     num_envs: NumEnvs | None = None,
-    backend: Backend | None = None,
+    backend: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: Count | None = None,
     env_timeout: Positive | None = TIMEOUT,
@@ -94,10 +94,10 @@ def train(
     stop_at_return: end when the mean return of the last ``stop_window`` episodes reaches this, with the parameters that did it.
     save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
-    resume: the folder of a stopped run to go on with, by its own settings. New ones of limits, ``stop_*``, evaluations,
+    resume: the folder of a stopped run to resume, with its own settings. New ones of limits, ``stop_*``, evaluations,
         ``save_every_episodes``, ``env_timeout`` and learning_rate are taken, and noted in config.json; any other that differs is refused.
         A network, features_extractor, activation or optimizer of one's own is handed in again.
-    agent: one that has learned already, to go on with (the object itself), in the same environment or in another of the same spaces: by its
+    agent: one that has learned already, to continue with (the object itself), in the same or another environment of the same spaces: by its
         own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
     on_metrics: called with every record; return True to stop after it. The checkpoint ``last`` is written either way.
     curve: draw curve.png in the run's folder at the end (False: `pyrl plot` does it later); a function of the folder draws in its place.
@@ -168,7 +168,7 @@ def _run(
     run = Run(agent, [], None if folder is None else folder.path, [])
     recorder = Recorder(folder, loop, run.metrics, settings["total_steps"], recorded is not None)
     if recorded and folder is not None:
-        with checkpoint.checkpoint_errors(folder.last, "does not go on"):
+        with checkpoint.checkpoint_errors(folder.last, "does not resume"):
             recorder.load_state_dict(recorded)
     failed: BaseException | None = None
     try:
@@ -246,7 +246,7 @@ def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> Mapping[str, Any]:
             raise CheckpointError(f"{folder.last} is missing: the run began with an agent, which nothing else in {folder.path} holds")
         return {}  # killed before its first save: it begins
     tree, about = restore_agent(folder.last, agent, changed=CHANGEABLE_CONFIG)
-    with checkpoint.checkpoint_errors(folder.last, "does not go on"):
+    with checkpoint.checkpoint_errors(folder.last, "does not resume"):
         missing = agent.env_steps - about.get("replay_env_steps", agent.env_steps)
         state = dict(tree["loop"])
         if "replay" in tree:  # as it was so many steps ago
@@ -254,5 +254,5 @@ def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> Mapping[str, Any]:
         loop.load_state_dict(state)
     if "replay" in tree and missing:
         what = f"the replay in {folder.last} lacks the last {missing:,} steps before the run was killed"
-        warnings.warn(f"{what}; it goes on with what the replay held then", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{what}; it continues with what the replay held then", RuntimeWarning, stacklevel=4)
     return tree.get("recorder", {})

@@ -43,7 +43,7 @@ typedef struct pyrl_space {
  *
  *   parameters   [num_parameters]: the values of `parameter_names`, those that the user gave among them
  *   uniform      [reset_uniforms] or [step_uniforms]: independent numbers, uniform in [0, 1) on the grid of 2^-53
- *   action       what the space `action` holds; a float lies within its bounds
+ *   action       what the space `action` holds; a float is within its bounds
  *   observation  to be written, all of it, at each call: what the space `observation` holds
  *   reward       [1], to be written
  *   ended        [2], zero at the call: ended[0] = 1 where the episode has terminated, so that no future has value; ended[1] = 1 where

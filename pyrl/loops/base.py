@@ -1,4 +1,4 @@
-"""What on-policy and off-policy training share: counting, stopping, reporting, and going on after a stop."""
+"""What on-policy and off-policy training share: counting, stopping, reporting, and resuming."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Loop(ABC):
     """Iterate over it: each item is one `Metrics` record, after one round of acting and learning.
 
     Breaking out leaves agent, loop and environments whole; iterating again continues from there, as if nothing had been. The
-    environments are reset where there is nothing to continue: in a new loop, after an error, where somebody else has reset them
+    environments are reset where there is nothing to continue: in a new loop, after an error, where other code has reset them
     meanwhile, and where `reset` asks for it. The seeds of a reset depend on the environment steps done, so that stopping at step N and
     resuming from a checkpoint gives the same run as `reset` at step N (cut mode); where the environments' state is in the checkpoint,
     the same run as never stopping (exact mode).
@@ -69,7 +69,7 @@ class Loop(ABC):
         self.refused: Any = None  # the data of an update that was not finite
         self._ended: list[Episode] = []
         self._window_means: dict[str, float] = {}
-        self._continues: int | None = None  # the stepper's count of resets while its episodes are ours and no round is broken off
+        self._continues: int | None = None  # the stepper's count of resets while its episodes are ours and no round was interrupted
 
     def __iter__(self) -> Iterator[Metrics]:
         start, first_step, before = time.perf_counter(), self.agent.env_steps, self.seconds
@@ -85,11 +85,11 @@ class Loop(ABC):
             yield self._record(losses)
 
     def stop(self) -> None:
-        """End before any limit: after the step that is being made, without another update. For signal handlers."""
+        """End before any limit: after the current step, without another update. For signal handlers."""
         self.stopped = True
 
     def rest(self) -> Metrics | None:
-        """The record of a round that an error broke off: its steps and episodes were counted."""
+        """The record of a round that an error interrupted: its steps and episodes were counted."""
         return self._record({}) if self.agent.env_steps > self._recorded else None
 
     @property
@@ -154,7 +154,7 @@ class Loop(ABC):
         return step, choice.stored
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:
-        """What the loop itself must remember, beside the agent: arrays and JSON values only; ``buffer`` is the replay, if it has one
+        """The state of the loop itself, beside the agent: arrays and JSON values only; ``buffer`` is the replay, if it has one
         and if it is wanted."""
         return {
             "episodes": self.episodes,
@@ -165,7 +165,7 @@ class Loop(ABC):
         }
 
     def _episodes_under_way(self) -> dict[str, Any]:
-        """What exact mode needs beside: the environments and what the agent remembers of them; nothing where that cannot be had."""
+        """What exact mode needs too: the states of the environments and the agent's memory; nothing where they are not available."""
         memory = self.player.state
         if not self.can_continue or not isinstance(memory, np.ndarray | Mapping | None):
             return {}
@@ -176,7 +176,7 @@ class Loop(ABC):
         return state if memory is None else {**state, "memory": memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """CheckpointError for what `state_dict` does not give; nothing is changed then."""
+        """CheckpointError, and no change, for a state that `state_dict` does not give."""
         state = dict(state)
         stepper, memory = state.pop("stepper", None), state.pop("memory", None)
         episodes, window = state.get("episodes"), state.get("window")
@@ -213,7 +213,7 @@ class Loop(ABC):
             self.goal_reached = self._recent_return() >= self.limits.stop_at_return
 
     def _recent_return(self) -> float:
-        """Mean return of the last stop_window episodes; -inf before there are so many."""
+        """Mean return of the last stop_window episodes; -inf before there are enough."""
         count = self.limits.stop_window
         if len(self.window) < count:
             return -math.inf

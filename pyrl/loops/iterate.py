@@ -33,7 +33,7 @@ def iterate(
     environments). The first limit that is reached ends the iteration: environment steps, episodes, or the mean return of the
     last ``stop_window`` episodes. Callbacks are the body of the ``for``.
 
-    An agent that has lived before (of `pyrl.load`, of another loop) goes on learning: its limits count from here, schedules
+    An agent that has lived before (of `pyrl.load`, of another loop) continues to learn: its limits count from here, schedules
     begin anew, and its replay is filled anew before it is drawn from.
     """
     told = {"total_steps": total_steps, "total_episodes": total_episodes, "stop_at_return": stop_at_return}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -23,7 +23,7 @@ from pyrl.types import Array, Batch, Observation
 
 
 def newest_of(stack: Any) -> spaces.Box:
-    """The space of one picture of a stack."""
+    """The space of one frame of a stack."""
     return spaces.Box(stack.low[-1], stack.high[-1], stack.shape[1:], stack.dtype)
 
 
@@ -49,9 +49,10 @@ def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper, masks: bool = F
 
 def without_masks(batch: Batch, stacked: bool) -> Batch:
     """A batch of such a replay as agents take it."""
-    mask = batch.next_observation["action_mask"]
-    plain = {"observation": batch.observation["observation"], "next_observation": batch.next_observation["observation"]}
-    return replace(batch, **plain, next_action_mask=mask[:, -1] if stacked else mask)
+    this, following = cast(dict[str, Any], batch.observation), cast(dict[str, Any], batch.next_observation)
+    mask = following["action_mask"]
+    mask = mask[:, -1] if stacked else mask
+    return replace(batch, observation=this["observation"], next_observation=following["observation"], next_action_mask=mask)
 
 
 class OffPolicyLoop(Loop):
@@ -106,7 +107,7 @@ class OffPolicyLoop(Loop):
             self._stored += agent.env_steps - first_step
             observation, next_observation = step.observation, step.next_observation
             if self._single:
-                observation, next_observation = (np.ascontiguousarray(x[:, -1]) for x in (observation, next_observation))
+                observation, next_observation = (np.ascontiguousarray(cast(np.ndarray, x)[:, -1]) for x in (observation, next_observation))
             if self._masks:
                 observation = self._beside_mask(observation, step.action_mask)
                 next_observation = self._beside_mask(next_observation, step.next_action_mask)

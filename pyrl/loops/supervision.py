@@ -1,4 +1,4 @@
-"""How the parent of asynchronous workers sees that one hangs or dies: pulses in shared memory, and a budget of replacements."""
+"""How the parent of asynchronous workers detects that one hangs or dies: pulses in shared memory, and a budget of replacements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyrl.seeding import stream_seed
 START_SECONDS = 120.0  # that a new process gets before its environment's time counts
 DEATHS = 3  # of one worker in a row, each with fewer than ENOUGH steps made, that end the run
 ENOUGH = 1000
-_PHASES = ("start", "agent", "make", "reset", "step", "close")  # what a worker is at; the last four are the environment's
+_PHASES = ("start", "agent", "make", "reset", "step", "close")  # what a worker is doing; the last four are calls of the environment
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Pulses:
 
 
 class Pulse:
-    """A worker's side: says what it is at."""
+    """The worker's side: reports what it is doing."""
 
     def __init__(self, pulses: Pulses, index: int) -> None:
         self._phase, self._beats, self._age = (tensor.numpy()[index : index + 1] for tensor in (pulses.phase, pulses.beats, pulses.age))
@@ -112,7 +112,7 @@ class Watch:
             raise EnvError(self.where(index, late_in_words(phase, self.timeout)))
 
     def died(self, index: int, code: int | None, steps: int, done: bool) -> None:
-        """EnvError if worker ``index`` died too often without getting anywhere, or in its environment when all is ``done``; else it
+        """EnvError if worker ``index`` died too often without progress, or in its environment when all is ``done``; else it
         may be replaced."""
         phase = _PHASES[self.pulses.phase[index]]
         text = self.where(index, f"{phase}: its process {exit_in_words(code)}")

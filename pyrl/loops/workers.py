@@ -2,7 +2,7 @@
 
 Nothing is locked, so nothing waits for a worker that died. A worker whose environment or agent raises ends the run with its
 traceback, and so does one whose environment hangs; one that is killed is replaced, unless that helps nothing
-(`pyrl.loops.supervision`). Workers leave when they are told to, or when their parent is gone.
+(`pyrl.loops.supervision`). Workers end when they are asked to, or when their parent has ended.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from pyrl.loops.supervision import Pulse, Pulses, Pulsing, Watch, env_seed, work
 from pyrl.types import Episode, Metrics, Progress
 
 REPORT_SECONDS = 0.05  # between two messages of a worker
-PATIENCE = 5.0  # seconds a worker gets to leave by itself
+PATIENCE = 5.0  # seconds a worker gets to end by itself
 
 
 @dataclass
 class Shared:
-    """What workers and parent see the same memory of. Each worker writes its own element of the counters."""
+    """Memory shared by workers and parent. Each worker writes its own element of the counters."""
 
     learned: SharedWeights
     steps: Tensor  # int64 [workers]
@@ -54,21 +54,21 @@ class Task:
 
     blueprint: Blueprint
     index: int
-    generation: int  # how many were here before it
+    generation: int  # how many workers it replaces
     factory: Any  # makes the environment, and names it in ``which``
     parent: int  # process id
     limits: Limits
 
 
 @dataclass
-class Report:
+class WorkerReport:
     """A worker's message: what happened since the last one."""
 
     episodes: list[Episode] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=dict)
     updates: int = 0
     failure: str | None = None  # words and a traceback
-    last: bool = False  # the worker leaves
+    last: bool = False  # the worker ends
 
 
 class AsynchronousLoop(Loop):
@@ -92,7 +92,7 @@ class AsynchronousLoop(Loop):
 
     @property
     def can_continue(self) -> bool:
-        """Workers leave with the iteration; those of the next begin anew."""
+        """Workers end with the iteration; the next one starts new ones."""
         return False
 
     def reset(self) -> None:
@@ -109,7 +109,7 @@ class AsynchronousLoop(Loop):
             self._workers.append(self._start(index, 0))
 
     def round(self) -> dict[str, float]:
-        reports: list[Report] = []
+        reports: list[WorkerReport] = []
         while not reports and not self.stopped:
             alive = [(process, pipe, left) for (process, pipe), left in zip(self._workers, self._left) if process.is_alive()]
             news = [pipe for _, pipe, left in alive if not left] + [process.sentinel for process, _, _ in alive]
@@ -127,14 +127,14 @@ class AsynchronousLoop(Loop):
             self._stop()
         done = self._done() and not any(process.is_alive() for process, _ in self._workers)
         steps = int(self.shared.steps.sum())
-        # The run is finished when the workers have left, not before: they may still be writing.
+        # The run is finished only when the workers have ended: until then they may be writing.
         env_steps = steps if done else int(min(steps, self.limits.first_step + self.limits.total_steps - 1))
         self.agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
         losses = [report.losses for report in reports if report.losses]
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in (losses[0] if losses else {})}
         return {**means, "time/restarts": self.restarts}
 
-    def _look_after(self, index: int) -> list[Report]:
+    def _look_after(self, index: int) -> list[WorkerReport]:
         """What worker ``index`` sent; it is replaced if it died. EnvError if its environment failed or hangs."""
         process, pipe = self._workers[index]
         alive = process.is_alive()  # asked first, so that what it sent before it died is read
@@ -178,7 +178,7 @@ class AsynchronousLoop(Loop):
         return process, receiver
 
     @staticmethod
-    def _receive(pipe: Connection) -> list[Report]:
+    def _receive(pipe: Connection) -> list[WorkerReport]:
         reports = []
         with contextlib.suppress(EOFError, OSError):
             while pipe.poll():
@@ -192,7 +192,7 @@ class AsynchronousLoop(Loop):
         deadline = time.monotonic() + PATIENCE
         for process, pipe in workers:
             while process.is_alive() and time.monotonic() < deadline:
-                self._receive(pipe)  # a full pipe would hold it up
+                self._receive(pipe)  # a full pipe would block it
                 process.join(0.02)
             if process.is_alive():
                 process.kill()
@@ -201,17 +201,17 @@ class AsynchronousLoop(Loop):
 
 
 def _work(task: Task, shared: Shared, pipe: Connection) -> None:
-    """The life of a worker."""
+    """The main function of a worker."""
     enter_worker(task.parent)
     torch.set_num_threads(1)
     try:
         _train(task, shared, pipe)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # nobody listens any more
+        pass  # the parent no longer listens
     except BaseException as error:
         text = str(error) if isinstance(error, EnvError) else described(error)
         with contextlib.suppress(OSError):
-            pipe.send(Report(failure=f"{text}\n{traceback.format_exc()}"))
+            pipe.send(WorkerReport(failure=f"{text}\n{traceback.format_exc()}"))
 
 
 def _train(task: Task, shared: Shared, pipe: Connection) -> None:
@@ -221,7 +221,7 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
     agent.become_worker(task.index, task.generation)
     player = agent.player(1, deterministic=False)
     buffer = rollout_buffer(agent, 1)
-    report, sent, limits = Report(), time.monotonic(), task.limits
+    report, sent, limits = WorkerReport(), time.monotonic(), task.limits
     pulse = Pulse(shared.pulses, task.index)
     pulse.at("make")
     task.factory.which = f"environment {task.index} (seed {env_seed(seed, task.index, task.generation)})"
@@ -248,6 +248,6 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
             report.updates += 1
             if time.monotonic() - sent > REPORT_SECONDS:
                 pipe.send(report)
-                report, sent = Report(), time.monotonic()
+                report, sent = WorkerReport(), time.monotonic()
     report.last = True
     pipe.send(report)

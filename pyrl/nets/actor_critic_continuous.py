@@ -1,4 +1,4 @@
-"""Networks of the off-policy agents for continuous actions: actors and critics whose actions lie in [-1, 1]."""
+"""Networks of the off-policy agents for continuous actions: actors and critics whose actions are in [-1, 1]."""
 
 from __future__ import annotations
 

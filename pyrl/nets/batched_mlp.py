@@ -1,6 +1,6 @@
 """Networks of one shape, computed side by side on a GPU: a product of matrices a layer for all of them, instead of one for each.
 
-Nothing is copied for it. The parameters of twins lie in one arena at a constant distance, so those of a layer are one strided view
+Nothing is copied for it. The parameters of twins are in one arena at a constant distance, so those of a layer are one strided view
 [count, ...]. Where they do not (no arena, other shapes), and on the CPU, whose batched products of thin matrices are slow, each network
 is computed by itself. What torch compiles cannot look at addresses: there, the parameters are copied together.
 """
@@ -37,7 +37,7 @@ def pays_off(x: Tensor) -> bool:
 
 
 def _stacks(networks: nn.ModuleList) -> Sequence[Tensor]:
-    """Weight [count, in, out] and bias [count, out] of each layer; nothing where the networks are not alike or do not lie alike."""
+    """Weight [count, in, out] and bias [count, out] of each layer; nothing where the networks are not alike, or are not laid out alike."""
     parameters = [_parameters(network) for network in networks]
     shapes = [[p.shape for p in own] for own in parameters]
     if not shapes[0] or any(shape != shapes[0] for shape in shapes):
@@ -76,7 +76,7 @@ def _parameters(network: nn.Module) -> list[Tensor]:
 
 
 def _distance(parameters: Sequence[Sequence[Tensor]]) -> int | None:
-    """How many elements the parameters of each network lie behind those of the one before, in one memory; None where they do not."""
+    """How many elements separate the parameters of each network from those of the one before; None where they are not in one memory."""
     first, second = parameters[:2]
     apart, memory = second[0].data_ptr() - first[0].data_ptr(), first[0].untyped_storage().data_ptr()
     for i, own in enumerate(parameters):

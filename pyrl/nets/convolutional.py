@@ -67,7 +67,7 @@ class ImageFeatures(nn.Module):
     """uint8 images [B, *shape] -> features [B, size], by a convolutional network on values scaled to [0, 1].
 
     ``shape`` is that of an image, channels first or last (the shorter of the two axes), or of a stack of images, whose channels
-    then lie side by side. Orthogonal weights (gain sqrt(2)), zero biases.
+    then are side by side. Orthogonal weights (gain sqrt(2)), zero biases.
 
     ``precision`` "bfloat16" computes them, and their gradients, in bfloat16 (torch's autocast); parameters and features stay what
     they are, and so do the layers behind: a Q-value of 8 binary digits would be no use to a temporal difference.

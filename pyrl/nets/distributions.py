@@ -56,7 +56,7 @@ class Distribution(Protocol):
         return output
 
     def by_output(self, gradient: Array) -> Array:
-        """The gradient by ``output``, from a kernel's by `logits`."""
+        """The gradient w.r.t. ``output``, from a kernel's w.r.t. `logits`."""
         return gradient
 
 

@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         if self._identity:
-            return observation
+            return cast(Tensor, observation)
         if self.own is not None:
             return self.own(observation)
         parts = [(table, pick(observation, path)) for path, table in self.leaves]

@@ -25,7 +25,7 @@ def layers_of(net_arch: NetArch, part: str) -> Sequence[int]:
 
 def make_activation(activation: Activation | str | MakeActivation) -> nn.Module:
     """One of ACTIVATIONS, a class of torch by its name (`pyrl.own`), or what a callable without arguments makes. NetworkError if that
-    is no module that maps floats [B, D] to the same shape."""
+    is not a module that maps floats [B, D] to the same shape."""
     if isinstance(activation, str):
         kind = ACTIVATIONS.get(activation) or torch_class(activation)
         if kind is None:

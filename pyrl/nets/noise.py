@@ -1,6 +1,6 @@
 """Exploration noise for deterministic actors.
 
-Noise lives in the actor's units, where every action lies in [-1, 1]. Its ``state`` is what a checkpoint keeps, beside those of
+Noise lives in the actor's units, where every action is in [-1, 1]. Its ``state`` is what a checkpoint keeps, beside those of
 the random streams.
 """
 

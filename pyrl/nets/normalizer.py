@@ -16,6 +16,7 @@ import numpy as np
 from pyrl.errors import ShapeError
 from pyrl.ops.sampling import RunningMoments
 from pyrl.spaces import leaves, pick
+from pyrl.trees import map_space
 from pyrl.types import Array, Observation, map_observation
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Normalizer:
         self.normalize_reward = normalize_reward
         self.clip_reward = clip_reward
         self.gamma = gamma
-        self._observation_moments = _moments_for(observation_space)
+        self._observation_moments = map_space(_moments_for, observation_space)
         self._named_moments = _named(observation_space, self._observation_moments)
         self._reward_moments = RunningMoments()
         self._running_return = np.zeros(num_envs)
@@ -150,14 +151,10 @@ class Normalizer:
             self._running_return = running_return if same else np.zeros_like(self._running_return)
 
 
-def _moments_for(space: Space) -> Any:
-    """The space's tree with a `RunningMoments` at each float Box and None at other leaves."""
+def _moments_for(space: Any) -> RunningMoments | None:
+    """Those of a float Box, None for any other array."""
     from gymnasium import spaces
 
-    if isinstance(space, spaces.Dict):
-        return {key: _moments_for(entry) for key, entry in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_moments_for(entry) for entry in space.spaces)
     is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
     return RunningMoments(space.shape or ()) if is_float else None
 

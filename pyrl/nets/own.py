@@ -1,4 +1,4 @@
-"""Networks of the user's own: what they must compute, what they are given, and the modules that stand for them in an agent.
+"""Networks of the user's own: what they compute, what they are given, and the modules that wrap them in an agent.
 
 ``network=`` is called as ``network(observation_space, action_space, config)`` and returns torch modules that follow one of the
 protocols below. They are given a batch of observations as the environment's space has them, dict and tuple spaces as dicts and tuples:
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
@@ -27,10 +27,10 @@ from torch.nn import functional as F
 from pyrl.errors import NetworkError
 from pyrl.nets.distributions import DiagonalGaussian, distribution_for
 from pyrl.own import name_of
-from pyrl.spaces import leaves
-from pyrl.types import Observation, first_leaf, map_observation
+from pyrl.trees import first_leaf, map_space
+from pyrl.types import Observation, map_observation
 
-PROBED = 2  # observations that a network is tried with
+PROBED = 2  # observations for the trial call of a network
 _INTERNAL = set(vars(nn.Module()))  # attributes that every module has
 
 
@@ -96,13 +96,11 @@ class CriticsModule(Protocol):
 
 
 class Inputs:
-    """Observations of a space as networks of the user's own are given them; see the module."""
+    """Observations in the form that the user's networks get; see the module."""
 
     def __init__(self, space: spaces.Space) -> None:
         self.space = space
-        indices = [isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete) for _, leaf in leaves(space)]
-        counter = iter(indices)
-        self._indices = _tree(space, lambda: next(counter))
+        self._indices = map_space(lambda leaf: isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete), space)
 
     def __call__(self, observation: Observation, dtype: torch.dtype) -> Observation:
         """``dtype`` is that of the network's parameters: that of floats."""
@@ -116,14 +114,6 @@ class Inputs:
         space.seed(0)
         drawn = [space.sample() for _ in range(PROBED)]
         return map_observation(lambda *leaf: torch.as_tensor(np.stack(leaf)).to(device), *drawn)
-
-
-def _tree(space: Any, leaf: Callable[[], bool]) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _tree(entry, leaf) for key, entry in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_tree(entry, leaf) for entry in space.spaces)
-    return leaf()
 
 
 class OwnModule(nn.Module):
@@ -220,12 +210,12 @@ def check_parameters(network: nn.Module, name: str) -> None:
 
 
 def _has(module: nn.Module, method: str) -> bool:
-    """Whether its class has this method: a layer may be called so too."""
+    """Whether its class has this method: a layer may have the same name."""
     return callable(getattr(type(module), method, None))
 
 
 def called(factory: Any, setting: str, expected: str, *arguments: Any) -> Any:
-    """What a user's factory makes. NetworkError where it does not take these arguments."""
+    """Calls a user's factory. NetworkError where it does not take these arguments."""
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # built in
@@ -256,7 +246,7 @@ class OwnFeatures(OwnModule):
 
 
 class OwnActorCritic(OwnModule):
-    """Stands for `pyrl.nets.heads.ActorCritic`."""
+    """Wraps a user's network as `pyrl.nets.heads.ActorCritic`."""
 
     what = "network"
 
@@ -295,7 +285,7 @@ class OwnActorCritic(OwnModule):
 
 
 class OwnQNetwork(OwnModule):
-    """Stands for `pyrl.nets.heads.QNetwork`."""
+    """Wraps a user's network as `pyrl.nets.heads.QNetwork`."""
 
     what = "network"
 
@@ -309,7 +299,7 @@ class OwnQNetwork(OwnModule):
 
 
 class OwnActor(OwnModule):
-    """Stands for `pyrl.nets.actor_critic_continuous.Actor`, or, with a ``log_std_range``, for its GaussianActor."""
+    """Wraps a user's network as `pyrl.nets.actor_critic_continuous.Actor`, or, with a ``log_std_range``, for its GaussianActor."""
 
     what = "network"
 
@@ -330,7 +320,7 @@ class OwnActor(OwnModule):
 
 
 class OwnCritics(OwnModule):
-    """Stands for `pyrl.nets.actor_critic_continuous.Critics`."""
+    """Wraps a user's network as `pyrl.nets.actor_critic_continuous.Critics`."""
 
     what = "network"
 

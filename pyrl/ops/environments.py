@@ -44,7 +44,7 @@ def collect(
     call without the interpreter's lock. It returns early after ``seconds`` and, if ``stop_at_end``, after a step that ends an episode.
 
     bounds: what Box actions are clipped to, float32 [A] each, or None.
-    observation [N, ...]: what to act on; then, what to act on next. returns float64 [N]: of the episodes that go on.
+    observation [N, ...]: what to act on; then, what to act on next. returns float64 [N]: of unfinished episodes.
     columns: written, [T, N, ...] each: observation; following (the final observation where an episode ended); action, as drawn; float64
         reward; float64 running_return; bool terminated, truncated; float32 log_prob.
     """

@@ -1,4 +1,4 @@
-"""Losses of networks' outputs, with their gradients by these outputs: what `pyrl.ops.Network.backward` takes.
+"""Losses of networks' outputs, and their gradients w.r.t. these outputs: what `pyrl.ops.Network.backward` takes.
 
 Arrays are NumPy arrays or torch CPU tensors, contiguous, of one dtype (float32 or float64); actions of discrete spaces are
 int64. Gradients are fresh arrays unless the caller hands in some, which must not share memory with an input or each other.
@@ -119,5 +119,5 @@ def squashed_gaussian_backward(
     log_std_range: tuple[float, float] = (-20.0, 2.0),
     d_output: Array | None = None,
 ) -> Array:
-    """d_output [B, 2 A] from the gradients by action [B, A] (None: zero) and by every row's log_prob."""
+    """d_output [B, 2 A] from the gradients w.r.t. action [B, A] (None: zero) and w.r.t. every row's log_prob."""
     return _core.squashed_gaussian_backward(output, noise, *log_std_range, action, d_action, d_log_prob, d_output)

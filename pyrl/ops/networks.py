@@ -1,7 +1,7 @@
 """Multilayer perceptrons over an arena, without autograd: forward, and backward by hand.
 
-Parameters lie in one flat array, the *arena* (`pyrl.engine.arena`); a network only knows where. Several networks may share an
-arena, and gradients lie in an array of the same layout. Arrays are NumPy arrays or torch CPU tensors, contiguous, of the
+Parameters are in one flat array, the *arena* (`pyrl.engine.arena`); a network only knows where. Several networks may share an
+arena, and gradients are in an array of the same layout. Arrays are NumPy arrays or torch CPU tensors, contiguous, of the
 network's dtype; the kernels read and write them in place, at the address they have at the call.
 """
 
@@ -62,6 +62,6 @@ class Network:
         return self._core.infer(parameters, x, x1, out)
 
     def backward(self, parameters: Array, gradients: Array | None, dy: Array, dx: Array | None = None, dx1: Array | None = None) -> None:
-        """From the gradient ``dy`` [B, num_outputs] by the output of the latest `forward`: overwrites the gradient by every
+        """From the gradient ``dy`` [B, num_outputs] w.r.t. the output of the latest `forward`: overwrites the gradient w.r.t. every
         parameter of the network in ``gradients``, and by the inputs in ``dx`` and ``dx1``; None: not wanted."""
         self._core.backward(parameters, gradients, dy, dx, dx1)

@@ -59,6 +59,6 @@ def polyak(target: Array, online: Array, tau: float) -> None:
 def copy_nontemporal(array: Array, kept: Array) -> None:
     """Copies ``array``, of any shape and dtype, to ``kept``, of the same, past the caches: for what is rarely read back.
 
-    Both are contiguous and lie on the CPU; ShapeError, DTypeError, DeviceError or ValueError where they do not.
+    Both are contiguous and on the CPU; ShapeError, DTypeError, DeviceError or ValueError otherwise.
     """
     _core.copy_nontemporal(array, kept)

@@ -20,10 +20,10 @@ class RandomStream(_core.RandomStream):
     ``RandomStream(seed, *name)`` has the key `pyrl.seeding.stream_key` gives to ``name``, so that streams of one seed with
     different names are unrelated. Each call of a sampler takes the next draw; its numbers are a function of the key, the
     number of the draw and the position of the element, for any number of threads and on every platform. Copies and pickles
-    go on from the same point. Threads that share a stream get different draws, in the order in which they come. A forked child goes
-    on with another key, so that it does not repeat its parent's numbers; a stream made or set in the child keeps the key it is given.
+    continue from the same point. Threads that share a stream get different draws, in the order in which they come. A forked child
+    continues with another key, so that it does not repeat its parent's numbers; a stream made or set in the child keeps its key.
 
-    ``device`` (a torch device, ``"cuda"`` as a rule) keeps the state there, for calls whose arrays lie there. The numbers are
+    ``device`` (a torch device, ``"cuda"`` as a rule) keeps the state there, for calls whose arrays are there. The numbers are
     the same; the draw is taken on the device, in the order of the current stream, so that every replay of a CUDA graph draws
     anew. Reading `state`, copying and pickling then wait for the device. Without it, calls for any device are served, and one
     captured in a graph repeats the draw of the capture.
@@ -45,7 +45,7 @@ class RandomStream(_core.RandomStream):
 
     @property
     def device(self) -> Any:
-        """The torch device on which the state lies, or None."""
+        """The torch device on which the state is, or None."""
         return None if self.memory is None else self.memory.device
 
     @property

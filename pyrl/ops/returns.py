@@ -3,7 +3,7 @@
 All functions share their first arguments and their rules.
 
 - Arrays are NumPy arrays or torch tensors, contiguous, all on the CPU or (in a build with CUDA) on one GPU; floats all float32
-  or all float64, flags bool (or uint8). Results are of the kind and dtype of ``reward`` and lie where it does. Nothing is
+  or all float64, flags bool (or uint8). Results are of the kind and dtype of ``reward``, on its device. Nothing is
   copied, and the interpreter lock is released meanwhile.
 - ``terminated`` says that there is no future; ``truncated`` that the future exists and was cut off. Both end a sum,
   only ``terminated`` removes the bootstrap value. A step that is both counts as terminated.
@@ -15,7 +15,7 @@ All functions share their first arguments and their rules.
     the rest may be uninitialised. If any step is truncated and ``final_value`` is missing, ValueError is raised. (With
     NEXT_STEP autoreset row t+1 *is* the final observation: pass ``final_value=value[1:]``.)
 
-- ``valid`` [T, N], if given, is False where a step is no transition (the dead step of NEXT_STEP autoreset). Its results
+- ``valid`` [T, N], if given, is False where a step is not a transition (the dead step of NEXT_STEP autoreset). Its results
   are 0, its inputs are used for no other step, and the step before it bootstraps as at the end of the rollout.
 - ``out`` takes arrays [T, N] to write to, which are returned; they must not share memory with an input or each other.
 - A NaN in ``reward`` or ``value`` spreads to the results of earlier steps of its episode, and no further.
@@ -51,7 +51,7 @@ def gae(
 
     ``delta = reward + gamma (1 - terminated) next_value - value``;
     ``advantage_t = delta_t + gamma gae_lambda (1 - done_t) advantage_{t+1}``; ``return_ = advantage + value``.
-    ``gamma`` and ``gae_lambda`` lie in [0, 1].
+    ``gamma`` and ``gae_lambda`` are in [0, 1].
 
     >>> advantage, return_ = gae(reward, value, next_value, terminated, truncated, gamma=0.99, gae_lambda=0.95)
     """

@@ -3,15 +3,15 @@
 All samplers share these rules.
 
 - Arrays are NumPy arrays or torch tensors, contiguous, all on the CPU or (in a build with CUDA) on one GPU. Results are of the
-  kind of the input and lie where it does; where there is none, they are NumPy arrays. ``out`` takes arrays to write to, which
-  are returned; they must not share memory with an input or each other. Functions without an input run where ``out`` lies.
+  kind of the input, on its device; without an input they are NumPy arrays. ``out`` takes arrays to write to, which
+  are returned; they must not share memory with an input or each other. Functions without an input run where ``out`` is.
 - ``random`` is a `RandomStream`. A call takes one draw of it, a deterministic call none. What comes out is a pure function of
   the stream's state: the same for any number of threads and any instruction set, to the bit.
 - Errors: `ShapeError`, `DTypeError`, `DeviceError`, `NonFiniteError`, ValueError. They name the argument (and the row), and
   neither the outputs nor the stream have changed then.
 - On a GPU the work goes onto torch's current stream and nothing waits for it: the same indices, actions
   and permutations as on the CPU, floats within 1e-5. What would need a look at the data is not checked but shows: each function
-  says how. In a CUDA graph a replay repeats the draw that was captured, unless the stream's state lies on the GPU
+  says how. In a CUDA graph a replay repeats the draw that was captured, unless the stream's state is on the GPU
   (``RandomStream(seed, device="cuda")``): then it takes the next one.
 """
 
@@ -96,7 +96,7 @@ def sample_multi_categorical(
     mask: Array | None = None,
     out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
-    """`sample_categorical` for M independent components whose logits lie side by side.
+    """`sample_categorical` for M independent components whose logits are side by side.
 
     ``logits`` is float32 [B, sum of nvec]; ``(action int64 [B, M], log_prob float32 [B])``, summed over the components.
     """
@@ -126,7 +126,7 @@ class RunningMoments:
     ``shape`` is that of one item; batches are float32 or float64 [..., *shape]. Before the first row the mean is 0 and the
     variance 1. The variance is that of the population (divided by the count).
 
-    ``device`` (``"cuda"``, ``"cuda:1"``, ..) keeps the moments there, as torch tensors, for batches that lie there; `update` and
+    ``device`` (``"cuda"``, ``"cuda:1"``, ..) keeps the moments there, as torch tensors, for batches that are there; `update` and
     `normalize` can be captured in a CUDA graph then, and only reading ``count`` (or ``var``, ``std``) waits for the device.
 
     >>> moments = RunningMoments((17,))

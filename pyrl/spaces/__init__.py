@@ -107,7 +107,7 @@ def leaves(space: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def pick(observation: Observation, path: Path) -> Any:
-    """The array of ``observation`` that lies at ``path``."""
+    """The array of ``observation`` that is at ``path``."""
     for key in path:
         observation = observation[key]
     return observation

@@ -9,7 +9,7 @@ MultiBinary     int64 [N, M], 0 or 1, components in a row              [N, *shap
 Box             any real numbers [N, *shape], float32 or more precise  [N, *shape], clipped; rounded where the Box holds integers
 ==============  =====================================================  =====================================================
 
-The environment's are of the space's dtype and lie in the space. What is stored is what was drawn, so that its probability can be
+The environment's are of the space's dtype and are in the space. What is stored is what was drawn, so that its probability can be
 computed again.
 """
 
@@ -31,7 +31,7 @@ class Actions:
     """What an action space means. ``stored`` is the space of the agent's own actions."""
 
     def __init__(self, space: Space, where: str) -> None:
-        """SpaceError, which begins with ``where``, for a space that nobody can act in."""
+        """SpaceError, which begins with ``where``, for a space without a legal action."""
         check_action_space(space, where)
         self.space: Any = space
         self._dtype = dtype = np.dtype(space.dtype)
@@ -74,7 +74,7 @@ class Actions:
         return self.chosen(action, "step: action of environment", copy=True)
 
     def chosen(self, action: np.ndarray, where: str, copy: bool = False) -> np.ndarray:
-        """The same for what a policy of ours has just chosen: discrete actions are legal, and nobody else has the memory."""
+        """The same for what pyrl's own policy has just chosen: discrete actions are legal, and the memory is not shared."""
         if self.is_box:
             if not all_finite(action):
                 raise NonFiniteError(f"{where} {self._first(~np.isfinite(action))} is not finite")
@@ -108,7 +108,7 @@ class Actions:
         return [number + self._start for number in numbers] if not self._from_zero else numbers
 
     def _rounded(self, action: np.ndarray) -> np.ndarray:
-        """The nearest integers of the Box. Only what lies inside is converted: 2^63 as a float is no int64."""
+        """The nearest integers of the Box. Only what is inside is converted: 2^63 as a float is not an int64."""
         whole = np.rint(action) if action.dtype.kind == "f" else action
         result = np.where(whole <= self._low, self._low, self._high)
         inside = (whole > self._low) & (whole < self._high)

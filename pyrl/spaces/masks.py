@@ -27,7 +27,7 @@ class MaskReader:
         self._starts = np.cumsum([0, *self.sizes])[:-1]
 
     def read(self, given: Any, name: str = f"info[{MASK_KEY!r}]") -> Array:
-        """bool [M]. ValueError where ``given`` is no mask of the space."""
+        """bool [M]. ValueError where ``given`` is not a mask of the space."""
         if not self.sizes:
             raise ValueError(f"{name} is given, expected None: masks of Box and MultiBinary actions are not known")
         flat = flat_mask(given)

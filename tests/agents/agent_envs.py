@@ -12,7 +12,8 @@ from gymnasium import spaces
 import pyrl.agents
 from pyrl.agents.off_policy import ContinuousAgent
 from pyrl.agents.registry import SHARED, agent_class
-from pyrl.types import Batch, PolicyInput, first_leaf
+from pyrl.trees import first_leaf
+from pyrl.types import Batch, PolicyInput
 
 # By what they are, so that a new file in pyrl/agents is walked over like the others.
 AGENTS = tuple(sorted(m.name for m in pkgutil.iter_modules(pyrl.agents.__path__) if m.name not in SHARED))

@@ -141,7 +141,10 @@ class Elsewhere(Updater):
         self.device = torch.device("meta")
         self.reports: list[Any] = []
 
-    def _launch(self, update: Any, data: tuple[Any, ...]) -> Any:
+    def __call__(self, update: Any, *data: Any) -> dict[str, Any]:
+        return self.collect([self.launch(update, *data)])[0]
+
+    def launch(self, update: Any, *data: Any) -> Any:
         self.reports.append(update(*self.to_device(*data)))
         return {name: torch.zeros(()) if value.dim() == 0 else torch.zeros(1) for name, value in self.reports[-1].items()}
 

@@ -190,7 +190,7 @@ class Flat(nn.Module):
 
     @staticmethod
     def rows(observation: Any) -> int:
-        from pyrl.types import first_leaf
+        from pyrl.trees import first_leaf
 
         return len(first_leaf(observation))
 

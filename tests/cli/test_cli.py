@@ -372,7 +372,7 @@ def test_a_signal_is_answered_with_how_to_go_on(training: Training, capsys: pyte
 
     training.at_record = raise_it
     assert main(["train", "ppo", "CartPole-v1"]) == 128 + number
-    assert capsys.readouterr().out.endswith("stopped after 12,345 steps; go on with\n  pyrl train --resume runs/ppo_CartPole-v1\n")
+    assert capsys.readouterr().out.endswith("stopped after 12,345 steps; resume with\n  pyrl train --resume runs/ppo_CartPole-v1\n")
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_bar_keeps_the_last_evaluation() -> None:
     [
         (500, "500 in 2.0 s, 9 updates"),
         (200, "500, 200 of them now, in 2.0 s, 9 updates"),
-        (0, "500, none of them now (a higher limit goes on), 9 updates"),
+        (0, "500, none of them now (a higher limit resumes it), 9 updates"),
     ],
 )
 def test_report_tells_what_was_done_now(tmp_path: Path, new_steps: int, line: str) -> None:

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from pyrl.envs.native import native_of
 from pyrl.ops.environments import EnvironmentPool
 from pyrl.ops.random import RandomStream
-from pyrl.types import zeros_for
+from pyrl.trees import zeros_for
 
 HEAD = 24  # bytes of a pool's state before the environment's own: key, step, length
 KEY = 11

@@ -104,7 +104,7 @@ def test_a_run_starts_warm_from_an_agent(algo: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"learning_rate": 1e-5}, r"learning_rate is 1e-05, but agent has 0\.0007: it goes on with its own config"),
+        ({"learning_rate": 1e-5}, r"learning_rate is 1e-05, but agent has 0\.0007: it keeps its own config"),
         ({"net_arch": (8, 8)}, r"net_arch is \(8, 8\), but agent has \(4,\)"),
         ({"num_envs": 3}, r"num_envs is 3, but agent has 8"),
         ({"seed": 4}, r"seed is 4, but agent has 3"),

@@ -91,7 +91,7 @@ def test_one_refusal_costs_nothing(algo: str, name: str, often: None, tmp_path: 
             pyrl.load(folder / "checkpoints" / "best")
         failure = json.loads((folder / "config.json").read_text()).get("save_failure")
         assert bool(told) == bool(failure)
-        assert all("was not written; training goes on, and it is tried again" in t for t in told)
+        assert all("was not written; training continues, and the save is tried again" in t for t in told)
         if count[-1] < n:
             break
         good += bool(told)

@@ -124,7 +124,7 @@ def attempt(folder: Path, loop: Any, costs: Costs) -> str:
                 behaviour(agent)
         del agent, state, tree, groups
     try:
-        with costs.of_a_load(), checkpoint.checkpoint_errors(folder, "does not go on"):
+        with costs.of_a_load(), checkpoint.checkpoint_errors(folder, "does not resume"):
             tree, _ = restore_agent(folder, loop.agent)
             state = {**tree["loop"], **({"buffer": tree["replay"]} if "replay" in tree else {})}
             loop.load_state_dict(state)

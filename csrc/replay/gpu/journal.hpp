@@ -3,7 +3,7 @@
 //   records   one behind the other: reward, other columns | next observation | observation, where the device needs it
 //   entries   [adds, lanes] of 4 bytes: what the add says of the row, and where its record is
 //
-// The observation is packed only where a stream begins, or where nobody has compared it yet (Outcome unknown): else it is in the ring
+// The observation is packed only where a stream begins, or where it has not been compared yet (Outcome unknown): else it is in the ring
 // already, as the pending one. So a journal holds the new records, each of the three groups rounded up to 4 bytes, and 4 bytes a row.
 #pragma once
 

@@ -68,7 +68,7 @@ struct JournalRows {
   }
 };
 
-// One add whose rows lie on the device already, in arrays [N, ...].
+// One add whose rows are on the device already, in arrays [N, ...].
 struct ArrayRows {
   static constexpr std::int64_t adds = 1;
   const void* arrays[most_arrays] = {};  // observation columns, the other columns, observation columns of the next observation
@@ -173,7 +173,7 @@ struct ClearLane {
 struct OpenedWindow {
   std::int64_t slot = -1, next = -1;         // -1: there is none, and its rows are zero
   std::int32_t length = 0, next_length = 0;  // frames of the stacks
-  std::int32_t before = 0, next_before = 0;  // slots of the lane that lie in front of it, as far as they matter
+  std::int32_t before = 0, next_before = 0;  // slots of the lane that are in front of it, as far as they matter
 };
 
 // As LaneRing::draw; NextDraw comes after it. Gives up, with slot and index -1, in an empty ring and after `most_blocks` blocks of two attempts.

@@ -57,7 +57,7 @@ std::int64_t lay_out_tree(std::uint8_t* memory, const RingView& view, UpdateCoun
 // Observation columns, those of the next observation (if linked), the rest.
 int num_arrays(const RingView& view) { return view.num_columns + (view.options.linked ? view.num_observation_columns : 0); }
 
-// Where the store's bytes lie that a ring has written, which are the same places on host and device: use(at, bytes).
+// Where the store's bytes are that a ring has written, which are the same places on host and device: use(at, bytes).
 template <class Use>
 void for_written_rows(const LaneRing& ring, const Use& use) {
   const std::int64_t filled = ring.filled();
@@ -95,7 +95,7 @@ DeviceRing::DeviceRing(const LaneRing& like, std::unique_ptr<RingDevice> device,
   journal_.start(blocks_[0].pinned.get(), block_bytes_);
 }
 
-// Copies on the side stream may still be going on. Work on the caller's is waited for as the memory is freed: cudaFree does that.
+// Copies on the side stream may still be in progress. Work on the caller's is waited for as the memory is freed: cudaFree does that.
 DeviceRing::~DeviceRing() {
   try {
     device_->wait(side_);

@@ -1,17 +1,17 @@
 // The record stream in the memory of a device: the layout of a LaneRing, its steps, and so its indices and batches, to the bit.
 //
-// Rows come as arrays on the device, or from the host by a journal: packed into pinned memory as they come, sent by one copy on a stream
+// Rows come as arrays on the device, or from the host by a journal: packed into pinned memory as they arrive, sent by one copy on a stream
 // beside the caller's when they are next needed or the block is full, and added by one kernel. Four blocks take turns: the host packs, and
-// copies go on, while the caller's stream is behind.
+// copies continue, while the caller's stream is behind.
 //
 //     host        pack pack pack | flush            pack pack | flush
 //     side stream                  copy                         copy
 //     caller's    ... sample ......... (waits) add  sample ........... (waits) add  sample
 //
 // Either the device decides whether a row follows the record before it, or a LaneRing in host memory, which is then the authority, and of
-// which this is a mirror: only new observations cross. Nothing here waits for the device but what says so.
+// which this is a mirror: only new observations cross. Only calls that say so wait for the device.
 //
-// The calls of a ring are ordered by the caller's stream; who uses several, orders them. The caller holds a mutex.
+// The calls of a ring are ordered by the caller's stream; a caller with several streams orders them. The caller holds a mutex.
 #pragma once
 
 #include <algorithm>
@@ -40,8 +40,8 @@ class DeviceRing {
              std::int64_t block_bytes = usual_block_bytes);
   ~DeviceRing();
 
-  // Whatever the next add() may have to refuse is refused here, before anything has changed: an ArgumentError if it would have to send
-  // rows and the stream is captured. Who keeps a LaneRing asks before the row goes into that.
+  // Refuses here, before anything has changed, whatever the next add() would have to refuse: an ArgumentError if it would have to send
+  // rows and the stream is captured. A caller with a LaneRing asks before it adds the row there.
   void make_room(const CudaStream& stream);
   // Rows in host memory, of which none has a bad reward. `outcome`: what the LaneRing made of each; null: this ring finds out itself.
   void add(const AddArgs& rows, const Outcome* outcome, const CudaStream& stream);
@@ -51,9 +51,9 @@ class DeviceRing {
   void flush(const CudaStream& stream);
   void clear(const CudaStream& stream);
 
-  // Transitions that are certainly drawable, as far as the host knows without a look: a lane that was given k records holds k, or at
-  // least half of its slots but for the frames of one stack. Rows on the device count whatever their rewards are, and a graph's replays
-  // not at all, until the next look: so this is a reason not to look, never a bound for the safety of memory.
+  // Transitions that are certainly drawable, as far as the host knows without reading the device: a lane that was given k records holds k, or at
+  // least half of its slots except for the frames of one stack. Rows on the device count whatever their rewards are, and a graph's replays
+  // not at all, until the next read: so this may spare a read, and never guards memory.
   std::int64_t least_size() const { return std::max(counted_, seen_); }
   // These wait for the device. ArgumentError, as from all that wait, if the stream is captured.
   std::int64_t size(const CudaStream& stream);
@@ -82,7 +82,7 @@ class DeviceRing {
   // Records that `host`, which is what this ring holds, has removed. Waits.
   void remove(const LaneRing& host, const std::vector<std::int64_t>& slots, const CudaStream& stream);
 
-  // Draws are by priority from now on; for an empty ring. A LaneRing that this mirrors has no selector of its own.
+  // Switches to draws by priority; the ring must be empty. A LaneRing that this mirrors has no selector of its own.
   void prioritize(const PriorityOptions& options, const CudaStream& stream);
   bool is_prioritized() const { return tree_memory_ != nullptr; }
   // priority: [B] on the device; of a record that is gone, or a priority that is negative or not finite, nothing is changed but a count.
@@ -162,8 +162,8 @@ class DeviceRing {
 
   std::vector<std::int64_t> certain_;  // of each lane: records that are certainly drawable
   std::int64_t counted_ = 0;           // their sum
-  std::int64_t seen_ = 0;              // of the last look at the size, what will stay
-  bool has_gaps_ = false;              // records were removed: then a look says nothing about what will stay
+  std::int64_t seen_ = 0;              // at the last read of the size, the records that stay
+  bool has_gaps_ = false;              // records were removed: then a read says nothing about which stay
   std::int64_t bytes_copied_ = 0;
 };
 

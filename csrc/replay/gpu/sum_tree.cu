@@ -74,7 +74,7 @@ struct WriteLast {
     const std::int64_t slot = args.slots(i);
     std::uint32_t& mark = args.tree.mark(slot);
     if (mark != static_cast<std::uint32_t>(i + 1)) return;
-    mark = 0;  // who reads this instead is not the last either
+    mark = 0;  // a block that reads this instead is not the last either
     args.tree.leaf(slot) = tree::leaf_of(static_cast<double>(args.priority[i]), args.alpha, args.epsilon);
   }
 };

@@ -1,4 +1,4 @@
-// The episodes of a ring, as a table made from its flags when somebody asks: O(capacity) for all, O(length) for one.
+// The episodes of a ring, as a table made from its flags on request: O(capacity) for all, O(length) for one.
 #pragma once
 
 #include <cstdint>

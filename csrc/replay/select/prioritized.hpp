@@ -4,7 +4,7 @@
 //   w_i  = (N P(i))^-beta, divided by the largest of the batch, or of the buffer   = (leaf_i / smallest leaf)^-beta
 //
 // A record that becomes drawable gets the largest leaf in the buffer, 1 if there is none, so that it is drawn soon: the largest before the
-// add, so that the order of its environments leaves no trace.
+// add, so that the result does not depend on the order of its environments.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ class PrioritizedSelector : public Selector {
   void erase(std::int64_t slot) override { set(slot, 0.0); }
   void clear() override;
 
-  // Leaves from |delta| >= 0, finite; slots of -1 are passed over. Of a slot that comes twice the last counts.
+  // Leaves from |delta| >= 0, finite; slots of -1 are skipped. Of a repeated slot the last value counts.
   template <class Real>
   void update(const std::int64_t* slots, const Real* priority, std::int64_t count);
   // Stratified, with replacement; and, where wanted, the weights.
@@ -53,7 +53,7 @@ class PrioritizedSelector : public Selector {
 
   PriorityOptions options_;
   SumTree tree_;
-  // The largest leaf and how many leaves have it; none: to be looked up. Most adds and updates need no look at the tree.
+  // The largest leaf and how many leaves have it; none: not known, to be read from the tree. Most adds and updates do not read it.
   double largest_ = 0;
   std::int64_t with_largest_ = 0;
   double newcomer_ = 1;
