@@ -62,12 +62,13 @@ class HerReplayBuffer(DictReplayBuffer, host.HerReplayBuffer):  # type: ignore[m
         extra = {"step": ((), "int64")} if self.copy_info_dict else None
         return super()._make_replay(*args, extra=extra, **options)
 
-    def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, terminated: Any, truncated: Any, infos: Any) -> None:
-        if not self.copy_info_dict:
-            return super()._store(obs, next_obs, action, reward, terminated, truncated, infos)
-        self.replay.add(obs, action, reward, next_obs, terminated, truncated, step=np.full(self.n_envs, self._steps))
-        self._infos[self._steps % self.buffer_size] = infos
-        self._steps += 1
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
+        if self.copy_info_dict:
+            self._columns = {"step": np.full(self.n_envs, self._steps)}
+        super().add(obs, next_obs, action, reward, done, infos)
+        if self.copy_info_dict:
+            self._infos[self._steps % self.buffer_size] = infos
+            self._steps += 1
 
     def _kept_infos(self, index: np.ndarray) -> list[Any]:
         steps = self.replay.column("step", index) % self.buffer_size

@@ -75,8 +75,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def _samples(self, batch: Any, env: VecNormalize | None) -> PrioritizedSamples:
         weight = batch.weight if batch.weight is not None else self.replay.weight(batch.index)
-        fields: Any = super()._samples(batch, env)
-        return PrioritizedSamples(*fields[:5], fields.discounts, weight.to(self.device), batch.index)
+        own = {"weights": torch.from_numpy(weight).to(self.device), "indices": torch.from_numpy(batch.index)}
+        return PrioritizedSamples(**super()._samples(batch, env)._asdict(), **own)
 
     def update_priorities(self, indices: Array, td_error: Array) -> None:
         """The TD errors [B] of these samples, of either sign. Those of samples that are overwritten meanwhile are left out."""

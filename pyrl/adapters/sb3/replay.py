@@ -73,19 +73,20 @@ class ReplayBuffer(host.ReplayBuffer):
         self.replay = self._make_replay(
             buffer_size,
             stored if frame_stack == 1 else frame_space(stored, frame_stack),
-            column_space((self.action_dim,), self._maybe_cast_dtype(action_space.dtype)),
+            self._action_column(action_space),
             num_envs=n_envs,
             n_step=n_steps,
             gamma=1.0 if gamma is None else gamma,
             frame_stack=frame_stack,
             stack_padding=stack_padding,
             seed=int(np.random.randint(2**31)),  # noqa: NPY002 (the host seeds NumPy's global stream)
-            kind="torch",
         )
         self._never = np.zeros(n_envs, bool)
         self._begins = np.ones(n_envs, bool)  # environments whose next observation is an episode's first
-        shape = self.replay.observation_space.shape
-        self._frames = None if frame_stack == 1 else (n_envs, frame_stack, *shape)
+        self._frames = None if frame_stack == 1 else (n_envs, frame_stack, *self.replay.observation_space.shape)
+        self._shape = None if isinstance(self.obs_shape, dict) or self._frames else (n_envs, *self.obs_shape)
+        self._action_shape = (n_envs, *self.replay.action_space.shape)
+        self._columns: dict[str, np.ndarray] = {}  # that an add stores beside
 
     @property
     def _name(self) -> str:
@@ -99,6 +100,11 @@ class ReplayBuffer(host.ReplayBuffer):
         if count < 1:
             raise ValueError(f"{self._name}: {name} is {value!r}, expected at least 1")
         return count
+
+    @classmethod
+    def _action_column(cls, space: spaces.Space) -> spaces.Box:
+        shape = () if isinstance(space, spaces.Discrete) else (host.get_action_dim(space),)
+        return column_space(shape, cls._maybe_cast_dtype(space.dtype))
 
     def _make_replay(self, *args: Any, **options: Any) -> buffers.ReplayBuffer:
         return buffers.ReplayBuffer(*args, **options)
@@ -124,30 +130,34 @@ class ReplayBuffer(host.ReplayBuffer):
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """One step of every environment, as the host's buffers take it. Errors are those of `pyrl.buffers.ReplayBuffer.add`."""
-        action = np.asarray(action).reshape(self.n_envs, self.action_dim)
         terminated = truncated = self._never
         if np.count_nonzero(done):
             terminated = np.asarray(done, bool)
             if self.handle_timeout_termination:
                 truncated = terminated & [bool(info.get("TimeLimit.truncated", False)) for info in infos]
                 terminated = terminated & ~truncated
-        if isinstance(self.obs_shape, dict):
-            obs, next_obs = self._entries("obs", obs), self._entries("next_obs", next_obs)
-        elif self._frames is None:
-            obs, next_obs = (np.asarray(o).reshape(self.n_envs, *self.obs_shape) for o in (obs, next_obs))
-        else:
-            obs, next_obs = self._newest_frames(np.asarray(obs), np.asarray(next_obs))
-            self._begins = np.asarray(done, bool)
+        # The steady state of 4 numbers takes a microsecond: nothing is converted that need not be.
+        if np.shape(action) != self._action_shape:
+            action = np.reshape(action, self._action_shape)
+        if self._shape is None:
+            obs, next_obs = self._rows(obs, next_obs, done)
+        elif np.shape(obs) != self._shape:
+            obs, next_obs = np.reshape(obs, self._shape), np.reshape(next_obs, self._shape)
         try:
-            self._store(obs, next_obs, action, reward, terminated, truncated, infos)
+            self.replay.add(obs, action, reward, next_obs, terminated, truncated, None, **self._columns)
         except (ValueError, TypeError) as error:
             raise type(error)(re.sub("|".join(_HOST_NAMES), lambda name: _HOST_NAMES[name[0]], str(error))) from None
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full, self.pos = True, 0
 
-    def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, terminated: Any, truncated: Any, infos: Any) -> None:
-        self.replay.add(obs, action, reward, next_obs, terminated, truncated)
+    def _rows(self, obs: Any, next_obs: Any, done: Any) -> tuple[Any, Any]:
+        """What is stored of the observations of dicts and of stacked frames."""
+        if self._frames is None:
+            return self._entries("obs", obs), self._entries("next_obs", next_obs)
+        newest = self._newest_frames(np.asarray(obs), np.asarray(next_obs))
+        self._begins = np.asarray(done, bool)
+        return newest
 
     def _entries(self, name: str, obs: Any) -> dict[str, np.ndarray]:
         try:
@@ -187,26 +197,28 @@ class ReplayBuffer(host.ReplayBuffer):
     def _samples(self, batch: Batch, env: VecNormalize | None) -> Any:
         observation, next_observation, reward = batch.observation, batch.next_observation, batch.reward
         if self._frames is not None:
-            observation, next_observation = (o.view(-1, *self.obs_shape) for o in (observation, next_observation))
+            observation, next_observation = (o.reshape(-1, *self.obs_shape) for o in (observation, next_observation))
         if env is not None:
-            observation, next_observation = (self._normalized(o, env) for o in (observation, next_observation))
+            observation, next_observation = env.normalize_obs(observation), env.normalize_obs(next_observation)
             if env.norm_reward:
-                reward = torch.from_numpy(self._normalized_return(batch, env))
-        fields: tuple[Any, ...] = (observation, batch.action, next_observation, batch.terminated.float().view(-1, 1), reward.view(-1, 1))
-        if self.gamma is not None:
-            fields += (batch.discount.view(-1, 1),)
-        if self.device.type != "cpu":
-            fields = map_observation(lambda x: x.to(self.device), fields)
-        return (DictReplayBufferSamples if isinstance(self.obs_shape, dict) else ReplayBufferSamples)(*fields)
-
-    @staticmethod
-    def _normalized(observation: Any, env: VecNormalize) -> Any:
-        return map_observation(torch.from_numpy, env.normalize_obs(map_observation(torch.Tensor.numpy, observation)))
+                reward = self._normalized_return(batch, env)
+        # The arrays are fresh, and a tensor of one costs a third of a tensor of its own.
+        tensor: Any = torch.from_numpy if self.device.type == "cpu" else self.to_torch
+        dict_like = isinstance(self.obs_shape, dict)
+        samples: Any = DictReplayBufferSamples if dict_like else ReplayBufferSamples
+        return samples(
+            map_observation(tensor, observation) if dict_like else tensor(observation),
+            tensor(batch.action.reshape(-1, self.action_dim)),
+            map_observation(tensor, next_observation) if dict_like else tensor(next_observation),
+            tensor(batch.terminated.astype(np.float32)[:, None]),
+            tensor(reward[:, None]),
+            None if self.gamma is None else tensor(batch.discount[:, None]),
+        )
 
     def _normalized_return(self, batch: Batch, env: VecNormalize) -> Array:
         """float32 [B]: the sums of normalised rewards. The host clips them one by one, so a sum of raw ones would not do."""
         if self.n_steps == 1:
-            return env.normalize_reward(batch.reward.numpy()).astype(np.float32)
+            return env.normalize_reward(batch.reward).astype(np.float32)
         steps = self.replay.steps(batch.index)
         rewards = np.zeros(steps.shape)
         rewards[steps >= 0] = env.normalize_reward(self.replay.column("reward", steps[steps >= 0]))
@@ -220,8 +232,7 @@ class ReplayBuffer(host.ReplayBuffer):
         check_spaces(observation_space, action_space)
         stored = observation_columns(observation_space, host.get_obs_shape(observation_space))
         frame = stored if frame_stack == 1 else frame_space(stored, frame_stack)
-        action = column_space((host.get_action_dim(action_space),), cls._maybe_cast_dtype(action_space.dtype))
-        return cls._replay_class.forecast(buffer_size, frame, action, n_envs, frame_stack=frame_stack)
+        return cls._replay_class.forecast(buffer_size, frame, cls._action_column(action_space), n_envs, frame_stack=frame_stack)
 
     _replay_class = buffers.ReplayBuffer
 
