@@ -31,10 +31,10 @@ def sb3_tasks() -> list[Task]:
     from pyrl.adapters import sb3 as ours
 
     small = {"net_arch": [64, 64]}
-    continuous = dict(learning_rate=1e-3, learning_starts=500, batch_size=128, buffer_size=20_000, gamma=0.98, policy_kwargs=small)
+    continuous = dict(learning_rate=1e-3, learning_starts=500, batch_size=64, buffer_size=20_000, gamma=0.98, policy_kwargs=small)
     dqn = dict(
         learning_rate=2.3e-3, batch_size=64, buffer_size=100_000, learning_starts=1000, target_update_interval=10, train_freq=256,
-        gradient_steps=128, exploration_fraction=0.16, exploration_final_eps=0.04, policy_kwargs={"net_arch": [256, 256]},
+        gradient_steps=64, exploration_fraction=0.16, exploration_final_eps=0.04, policy_kwargs=small,
     )  # fmt: skip
     her = dict(learning_rate=1e-3, learning_starts=500, batch_size=128, buffer_size=50_000, gamma=0.98, policy_kwargs=small, train_freq=4)
 
@@ -51,10 +51,10 @@ def sb3_tasks() -> list[Task]:
         return sb3.DQN("MultiInputPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, target_update_interval=500, **her)
 
     return [
-        Task("DQN CartPole-v1", 50_000, plain("DQN", "CartPole-v1", dqn)),
-        Task("TD3 Pendulum-v1", 8_000, plain("TD3", "Pendulum-v1", continuous)),
-        Task("SAC Pendulum-v1", 6_000, plain("SAC", "Pendulum-v1", continuous)),
-        Task("DQN HER BitFlipping(10)", 20_000, hindsight),
+        Task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
+        Task("TD3 Pendulum-v1", 4_000, plain("TD3", "Pendulum-v1", continuous)),
+        Task("SAC Pendulum-v1", 4_000, plain("SAC", "Pendulum-v1", continuous)),
+        Task("DQN HER BitFlipping(10)", 10_000, hindsight),
     ]
 
 

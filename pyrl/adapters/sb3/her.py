@@ -48,7 +48,7 @@ class HerReplayBuffer(DictReplayBuffer, host.HerReplayBuffer):  # type: ignore[m
         except KeyError:
             known = ", ".join(each.name.lower() for each in host.GoalSelectionStrategy)
             raise ValueError(f"{self._name}: goal_selection_strategy is {goal_selection_strategy!r}, expected one of {known}") from None
-        self.n_sampled_goal, self.env = self._count("n_sampled_goal", n_sampled_goal), env
+        self.n_sampled_goal, self.env = self._count("n_sampled_goal", n_sampled_goal, least=0), env
         self.hindsight = self._make_hindsight()
         self.hindsight.check(self.replay)
         self._infos: list[Any] = [None] * self.buffer_size  # of the last vector steps

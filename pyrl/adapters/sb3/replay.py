@@ -92,13 +92,13 @@ class ReplayBuffer(host.ReplayBuffer):
     def _name(self) -> str:
         return type(self).__name__
 
-    def _count(self, name: str, value: Any) -> int:
+    def _count(self, name: str, value: Any, least: int = 1) -> int:
         try:
             count = operator.index(value)
         except TypeError:
             raise DTypeError(f"{self._name}: {name} is {value!r}, expected an integer") from None
-        if count < 1:
-            raise ValueError(f"{self._name}: {name} is {value!r}, expected at least 1")
+        if count < least:
+            raise ValueError(f"{self._name}: {name} is {value!r}, expected at least {least}")
         return count
 
     @classmethod
@@ -138,11 +138,11 @@ class ReplayBuffer(host.ReplayBuffer):
                 terminated = terminated & ~truncated
         # The steady state of 4 numbers takes a microsecond: nothing is converted that need not be.
         if np.shape(action) != self._action_shape:
-            action = np.reshape(action, self._action_shape)
+            action = _reshaped(action, self._action_shape)
         if self._shape is None:
             obs, next_obs = self._rows(obs, next_obs, done)
         elif np.shape(obs) != self._shape:
-            obs, next_obs = np.reshape(obs, self._shape), np.reshape(next_obs, self._shape)
+            obs, next_obs = _reshaped(obs, self._shape), _reshaped(next_obs, self._shape)
         try:
             self.replay.add(obs, action, reward, next_obs, terminated, truncated, None, **self._columns)
         except (ValueError, TypeError) as error:
@@ -161,7 +161,7 @@ class ReplayBuffer(host.ReplayBuffer):
 
     def _entries(self, name: str, obs: Any) -> dict[str, np.ndarray]:
         try:
-            return {key: np.asarray(obs[key]).reshape(self.n_envs, *shape) for key, shape in self.obs_shape.items()}  # type: ignore[attr-defined]
+            return {key: _reshaped(obs[key], (self.n_envs, *shape)) for key, shape in self.obs_shape.items()}  # type: ignore[attr-defined]
         except KeyError as missing:
             raise ValueError(f"add: {name} has no entry {missing}, expected {sorted(self.obs_shape)}") from None
 
@@ -192,7 +192,7 @@ class ReplayBuffer(host.ReplayBuffer):
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """The samples of these records: indices of ``self.replay``."""
-        return self._samples(self.replay.get(np.asarray(batch_inds)), env)
+        return self._samples(self.replay.get(np.ascontiguousarray(batch_inds)), env)
 
     def _samples(self, batch: Batch, env: VecNormalize | None) -> Any:
         observation, next_observation, reward = batch.observation, batch.next_observation, batch.reward
@@ -235,6 +235,12 @@ class ReplayBuffer(host.ReplayBuffer):
         return cls._replay_class.forecast(buffer_size, frame, cls._action_column(action_space), n_envs, frame_stack=frame_stack)
 
     _replay_class = buffers.ReplayBuffer
+
+
+def _reshaped(rows: Any, shape: tuple[int, ...]) -> Any:
+    """The host gives Discrete values without their last dimension, and actions with the dimensions of their space. What has another
+    number of values is left to `pyrl.buffers`, which says so."""
+    return np.reshape(rows, shape) if np.size(rows) == np.prod(shape) else rows
 
 
 class _Ends:
