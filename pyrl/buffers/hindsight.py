@@ -111,4 +111,4 @@ class Hindsight:
         return np.array_equal(together, self._one_by_one(achieved[few], desired[few], info[few]))
 
     def _one_by_one(self, achieved: np.ndarray, desired: np.ndarray, info: Sequence[Any]) -> np.ndarray:
-        return np.array([self.compute_reward(*row) for row in zip(achieved, desired, info)], np.float64).reshape(len(achieved))
+        return np.array([self.compute_reward(*row) for row in zip(achieved, desired, info)], np.float64)

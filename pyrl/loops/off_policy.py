@@ -11,8 +11,9 @@ from gymnasium import spaces
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import MOST
 from pyrl.agents.storage import ReplaySpec
-from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
+from pyrl.buffers import Hindsight, PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
+from pyrl.envs.goals import reward_function
 from pyrl.errors import CheckpointError
 from pyrl.loops.base import Limits, Loop
 from pyrl.seeding import stream_key
@@ -40,6 +41,15 @@ def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper) -> ReplayBuffer
     return PrioritizedReplayBuffer(spec.capacity, space, agent.actions.stored, alpha=alpha, beta=beta, **options)
 
 
+def hindsight_for(spec: ReplaySpec, stepper: Stepper, buffer: ReplayBuffer) -> Hindsight | None:
+    """How batches are relabelled, by the environments' reward."""
+    if spec.hindsight is None:
+        return None
+    hindsight = Hindsight(reward_function(stepper), spec.hindsight.strategy, spec.hindsight.goals)
+    hindsight.check(buffer)
+    return hindsight
+
+
 class OffPolicyLoop(Loop):
     """One round = train_freq steps of every environment, then gradient_steps calls of ``agent.learn`` (-1: as many as
     transitions were stored in the round) once learning_starts transitions were stored."""
@@ -52,6 +62,7 @@ class OffPolicyLoop(Loop):
         self.spec = spec
         self._single = stepper.frames is not None
         self.buffer = replay_for(agent, spec, stepper)
+        self.hindsight = hindsight_for(spec, stepper, self.buffer)
         self._batch: Batch | None = None
         self._stored = 0  # transitions that were added to this buffer, however long the agent has lived
 
@@ -87,6 +98,8 @@ class OffPolicyLoop(Loop):
             if self.stopped:
                 break
             self._batch = self.buffer.sample(spec.batch_size, out=self._batch)
+            if self.hindsight is not None:
+                self.hindsight.relabel(self.buffer, self._batch)
             learned = self.learn(self._batch)
             losses = learned.metrics
             if isinstance(self.buffer, PrioritizedReplayBuffer):
