@@ -1,6 +1,7 @@
 """Other people's buffers against ours through their own interface, in turns: a table of rows, each with the host's call and ours.
 
 python benchmarks/bench_adapters.py [--hosts stable-baselines3,...] [--only REGEX] [--quick]
+python benchmarks/bench_adapters.py --memory    # a million Atari-shaped transitions: 7 GB
 python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5]    # learning curves of both (learning_adapters.py)
 
 Every host has one function that yields `Row`s (`HOSTS`); it imports the host itself, so that a host that is not installed is reported
@@ -16,6 +17,7 @@ import datetime
 import gc
 import importlib.metadata
 import itertools
+import os
 import platform
 import re
 import statistics
@@ -198,6 +200,37 @@ def sb3_rows() -> Iterator[Row]:
     yield Row("DQN CartPole-v1, 500 steps and updates", partial(sb3_training, 500), goal=1)
 
 
+def sb3_memory(transitions: int) -> str:
+    """Stacks of four 84 x 84 frames, episodes of 1000 steps, through the adapter: what was forecast, and what the process took."""
+    from gymnasium.spaces import Box, Discrete
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+    from pyrl.adapters import sb3
+
+    spaces = Box(0, 255, (4, 84, 84), np.uint8), Discrete(18)
+    forecast = sb3.ReplayBuffer.forecast(transitions, *spaces, frame_stack=4)
+    before = resident_bytes()
+    buffer = sb3.ReplayBuffer(transitions, *spaces, device="cpu", frame_stack=4)
+    frames, stack = np.random.default_rng(0).integers(0, 256, (7, 84, 84), np.uint8), np.zeros((1, 4, 84, 84), np.uint8)
+    for step in range(transitions + transitions // 1000):
+        if step % 1000 == 0:
+            stack = np.concatenate([np.zeros((1, 3, 84, 84), np.uint8), frames[:1][None]], 1)
+        following = np.concatenate([stack[:, 1:], frames[(step + 1) % 7][None, None]], 1)
+        buffer.add(stack, following, np.zeros(1, np.int64), np.ones(1, np.float32), np.array([step % 1000 == 999]), [{}])
+        stack = following
+    taken = resident_bytes() - before
+    host = ReplayBuffer(1000, *spaces, device="cpu")
+    columns = (host.observations, host.next_observations, host.actions, host.rewards, host.dones, host.timeouts)
+    theirs = sum(column.nbytes for column in columns) * transitions // 1000
+    ours = f"ours {forecast / 1e9:.3f} GB forecast, {taken / 1e9:.3f} GB measured with {len(buffer.replay):,} transitions in it"
+    return f"{transitions:,} Atari-shaped transitions: {ours}; the host's {theirs / 1e9:.3f} GB"
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 HOSTS: dict[str, Callable[[], Iterator[Row]]] = {"stable-baselines3": sb3_rows}
 
 
@@ -239,6 +272,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hosts", default=",".join(HOSTS), help=f"comma-separated, of {', '.join(HOSTS)}; default: all")
     parser.add_argument("--only", metavar="REGEX", default="", help="rows whose name matches")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.05 s instead of 7 of 0.2 s")
+    parser.add_argument("--memory", action="store_true", help="bytes of a million Atari-shaped transitions instead of times")
     parser.add_argument("--learning", action="store_true", help="learning curves instead of times: minutes a task")
     parser.add_argument("--seeds", type=int, default=5, help="of learning curves")
     return parser.parse_args()
@@ -246,6 +280,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    if options.memory:
+        print(f"{machine()}\n{sb3_memory(1_000_000)}")
+        return
     if options.learning:
         print(machine())
         compare(options.only, options.seeds)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 POINTS = 5  # at which curves are compared, evenly spaced
 
 
@@ -26,6 +28,7 @@ def sb3_tasks() -> list[Task]:
     import stable_baselines3 as sb3
     from stable_baselines3.common.envs import BitFlippingEnv
     from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.noise import NormalActionNoise
     from stable_baselines3.her import HerReplayBuffer
 
     from pyrl.adapters import sb3 as ours
@@ -37,6 +40,8 @@ def sb3_tasks() -> list[Task]:
         gradient_steps=64, exploration_fraction=0.16, exploration_final_eps=0.04, policy_kwargs=small,
     )  # fmt: skip
     her = dict(learning_rate=1e-3, learning_starts=500, batch_size=128, buffer_size=50_000, gamma=0.98, policy_kwargs=small, train_freq=4)
+
+    noise = {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}
 
     def plain(algorithm: str, env: str, settings: dict[str, Any]) -> Callable[[bool, int], Any]:
         def make(own: bool, seed: int) -> Any:
@@ -52,14 +57,13 @@ def sb3_tasks() -> list[Task]:
 
     return [
         Task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
-        Task("TD3 Pendulum-v1", 4_000, plain("TD3", "Pendulum-v1", continuous)),
-        Task("SAC Pendulum-v1", 4_000, plain("SAC", "Pendulum-v1", continuous)),
+        Task("TD3 Pendulum-v1", 6_000, plain("TD3", "Pendulum-v1", {**continuous, **noise})),
+        Task("SAC Pendulum-v1", 5_000, plain("SAC", "Pendulum-v1", continuous)),
         Task("DQN HER BitFlipping(10)", 10_000, hindsight),
     ]
 
 
 def curve(task: Task, own: bool, seed: int) -> list[float]:
-    import numpy as np
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Record(BaseCallback):
