@@ -6,8 +6,8 @@ Left out, with the reason:
   dtypes of samples, is here, with a transition in the buffer.
 - test_custom_rollout_buffer expects an AssertionError for DictRolloutBuffer with a Box: ours takes both.
 - test_save_load_replay_buffer and test_truncate_last_trajectory read `observations`, `dones`, `timeouts` and `ep_length`: internals. Here
-  the samples before and after are compared. They expect a warning that the last trajectory is truncated; ours never needs to: a stream is cut
-  exactly where the next observation does not follow.
+  the samples before and after are compared. They expect a warning that the last trajectory is truncated; ours never needs to: a stream is
+  cut exactly where the next observation does not follow.
 - test_nstep_early_truncation reports a time limit without `done`, which no environment of the host does; here with it. The last part of
   test_nstep_no_terminations writes into `dones` of the newest transition: internals.
 - test_full_replay_buffer says that the running episode is not sampled: ours samples it, with the goals achieved so far.
