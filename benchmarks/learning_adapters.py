@@ -9,6 +9,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy  # of settings, which the host writes into
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,14 +47,16 @@ def sb3_tasks() -> list[Task]:
     def plain(algorithm: str, env: str, settings: dict[str, Any]) -> Callable[[bool, int], Any]:
         def make(own: bool, seed: int) -> Any:
             buffer = ours.ReplayBuffer if own else None
-            return getattr(sb3, algorithm)("MlpPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, **settings)
+            return getattr(sb3, algorithm)("MlpPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, **deepcopy(settings))
 
         return make
 
     def hindsight(own: bool, seed: int) -> Any:
         buffer: Any = ours.HerReplayBuffer if own else HerReplayBuffer
         env = Monitor(BitFlippingEnv(n_bits=10))
-        return sb3.DQN("MultiInputPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, target_update_interval=500, **her)
+        return sb3.DQN(
+            "MultiInputPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, target_update_interval=500, **deepcopy(her)
+        )
 
     return [
         Task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),

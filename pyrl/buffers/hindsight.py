@@ -60,11 +60,13 @@ class Hindsight:
         if buffer.frame_stack != 1 or not buffer.linked:
             raise ValueError("Hindsight: the replay stacks frames or has no order, expected frame_stack=1 and linked=True")
 
-    def relabel(self, buffer: ReplayBuffer, batch: Batch) -> Batch:
+    def relabel(self, buffer: ReplayBuffer, batch: Batch, normalize: Callable[[np.ndarray], np.ndarray] | None = None) -> Batch:
         """The batch, just drawn from ``buffer``, with other goals and their rewards, in place. Takes a draw of the buffer's stream.
+        ``normalize`` is applied to the rewards [M] of single steps, before they are summed.
 
         Errors: those of `check`, of ``compute_reward``, and ShapeError or NonFiniteError for what it returns."""
         self.check(buffer)
+        normalize = normalize or (lambda rewards: rewards)
         index = np.asarray(batch.index)
         source = buffer._core.goals(index, self.strategy, 1 - 1 / (1 + self.goals))
         chosen = np.flatnonzero(source >= 0)
@@ -75,13 +77,13 @@ class Hindsight:
             np.asarray(observation["desired_goal"])[chosen] = goal
         if buffer.n_step == 1:
             achieved = np.asarray(batch.next_observation["achieved_goal"])[chosen]
-            reward = self.rewards(achieved, goal, index[chosen])
+            reward = normalize(self.rewards(achieved, goal, index[chosen]))
         else:
             steps = buffer.steps(index[chosen])
             taken = steps >= 0
             achieved = buffer.column("next_observation['achieved_goal']", steps[taken])
             each = np.zeros(steps.shape)
-            each[taken] = self.rewards(achieved, goal[np.nonzero(taken)[0]], steps[taken])
+            each[taken] = normalize(self.rewards(achieved, goal[np.nonzero(taken)[0]], steps[taken]))
             reward = each @ buffer.gamma ** np.arange(buffer.n_step)
         np.asarray(batch.reward)[chosen] = reward
         return batch
@@ -111,4 +113,5 @@ class Hindsight:
         return np.array_equal(together, self._one_by_one(achieved[few], desired[few], info[few]))
 
     def _one_by_one(self, achieved: np.ndarray, desired: np.ndarray, info: Sequence[Any]) -> np.ndarray:
-        return np.array([self.compute_reward(*row) for row in zip(achieved, desired, info)], np.float64)
+        rewards = np.array([self.compute_reward(*row) for row in zip(achieved, desired, info)], np.float64)
+        return rewards.reshape(-1) if rewards.size == len(achieved) else rewards  # some give an array of one number

@@ -260,6 +260,28 @@ def test_truncate_last_trajectory() -> None:
     assert samples.discounts.item() == pytest.approx(0.9 ** len(buffer.replay.episodes()[0]["index"]))
 
 
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_her_with_normalized_rewards(n_steps: int) -> None:
+    """Not the host's. Rewards of -1 become -0.3 one by one, so their sums 0.3 times what they were."""
+    env = VecNormalize(make_vec_env(lambda: BitFlippingEnv(n_bits=4)), norm_obs=False, clip_reward=0.3)
+    returns = {"n_steps": n_steps, "gamma": 0.9}
+    buffer = sb3.HerReplayBuffer(200, env.observation_space, env.action_space, env.venv, "cpu", **returns)
+    obs = env.reset()
+    for i in range(60):
+        action = np.array([i % 4])
+        next_obs, _, done, infos = env.step(action)
+        buffer.add(obs, next_obs, action, env.get_original_reward(), done, infos)
+        obs = next_obs
+    env.ret_rms.var = np.array(1.0)
+    raw = deepcopy(buffer)
+    raw.set_env(env.venv)
+    for _ in range(3):
+        got, wanted = buffer.sample(64, env), raw.sample(64)
+        torch.testing.assert_close(got.observations["desired_goal"], wanted.observations["desired_goal"])
+        assert wanted.rewards.min() < -0.9
+        torch.testing.assert_close(got.rewards, 0.3 * wanted.rewards)
+
+
 def test_performance_her() -> None:
     """DQN solves ten bits with hindsight."""
     env = make_vec_env(lambda: BitFlippingEnv(n_bits=10, continuous=False), 2, seed=0)

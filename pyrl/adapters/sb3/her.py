@@ -80,7 +80,15 @@ class HerReplayBuffer(DictReplayBuffer, host.HerReplayBuffer):  # type: ignore[m
         return self.env.env_method("compute_reward", achieved_goal, desired_goal, info, indices=[0])[0]
 
     def _samples(self, batch: Any, env: VecNormalize | None) -> Any:
-        return super()._samples(self.hindsight.relabel(self.replay, batch), env)
+        """Rewards are computed for raw goals. Where they are summed they are normalised one by one, here."""
+        each = None
+        if env is not None and env.norm_reward and self.n_steps > 1:
+            each = env.normalize_reward
+            batch.reward[:] = super()._normalized_return(batch, env)
+        return super()._samples(self.hindsight.relabel(self.replay, batch, each), env)
+
+    def _normalized_return(self, batch: Any, env: VecNormalize) -> Any:
+        return batch.reward if self.n_steps > 1 else super()._normalized_return(batch, env)
 
     def truncate_last_trajectory(self) -> None:
         """The episodes that run end here, and values go on beyond them, when the next observation does not follow: by themselves."""

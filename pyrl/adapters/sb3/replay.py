@@ -130,21 +130,24 @@ class ReplayBuffer(host.ReplayBuffer):
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """One step of every environment, as the host's buffers take it. Errors are those of `pyrl.buffers.ReplayBuffer.add`."""
+        # A step of 4 numbers takes a microsecond in all: nothing is converted or called that need not be.
         terminated = truncated = self._never
-        if np.count_nonzero(done):
+        if done[0] if self.n_envs == 1 else np.count_nonzero(done):
             terminated = np.asarray(done, bool)
             if self.handle_timeout_termination:
                 truncated = terminated & [bool(info.get("TimeLimit.truncated", False)) for info in infos]
                 terminated = terminated & ~truncated
-        # The steady state of 4 numbers takes a microsecond: nothing is converted that need not be.
-        if np.shape(action) != self._action_shape:
+        if action.shape != self._action_shape:
             action = _reshaped(action, self._action_shape)
         if self._shape is None:
             obs, next_obs = self._rows(obs, next_obs, done)
-        elif np.shape(obs) != self._shape:
+        elif obs.shape != self._shape:
             obs, next_obs = _reshaped(obs, self._shape), _reshaped(next_obs, self._shape)
         try:
-            self.replay.add(obs, action, reward, next_obs, terminated, truncated, None, **self._columns)
+            if self._columns:
+                self.replay.add(obs, action, reward, next_obs, terminated, truncated, **self._columns)
+            else:
+                self.replay.add(obs, action, reward, next_obs, terminated, truncated)
         except (ValueError, TypeError) as error:
             raise type(error)(re.sub("|".join(_HOST_NAMES), lambda name: _HOST_NAMES[name[0]], str(error))) from None
         self.pos += 1
