@@ -73,7 +73,8 @@ def sb3_fill(replay: Any, host: Any) -> None:
     never = np.zeros(host.n_envs, bool)
     for start in range(0, host.buffer_size, 1000):
         rows = slice(start, start + 1000)
-        columns = host.observations[rows], host.actions[rows], host.rewards[rows], host.next_observations[rows], host.dones[rows] > 0
+        action = host.actions[rows].reshape(-1, host.n_envs, *replay.action_space.shape)
+        columns = host.observations[rows], action, host.rewards[rows], host.next_observations[rows], host.dones[rows] > 0
         replay.extend(*columns, np.broadcast_to(never, columns[2].shape).copy())
 
 
