@@ -5,7 +5,7 @@
 
 Stages run in the order of what is worth most. Each result is written when its stage ends, so whatever stops the command leaves what came
 before: ``gpu_all.json`` (every stage with seconds, exit code and the end of its output; what the benchmarks measured), and
-``gpu_all.md``, a table for docs/cuda.md. A stage that fails does not stop those after it, but for the build. Exit code 1 if one failed.
+the same as a table for docs/cuda.md. A stage that fails does not stop those after it, but for the build. Exit code 1 if one failed.
 
 Runs with the Python it is started by, which needs pytest, hypothesis and pyrl's dependencies; ``--wheels`` installs missing ones from a
 folder of wheels. The extension module is built in place, for this machine's GPU alone.

@@ -233,6 +233,9 @@ PYRL_BINDINGS(replay, m) {
       .def("drawable", &drawable, py::arg("index"))
       .def("shuffled", &shuffled)
       .def("episodes", &episode_table)
+      .def("column", &read_column, py::arg("name"), py::arg("index"))
+      .def("steps", &bindings::steps, py::arg("index"), py::arg("n_step"))
+      .def("goals", &goals, py::arg("index"), py::arg("strategy"), py::arg("share"))
       .def("state", &replay_state)
       .def("set_state", &set_replay_state, py::arg("state"));
   def_fast_method<ReplayCore, add, "add(observation, action, reward, next_observation, terminated, truncated, valid, extra)">(core);

@@ -142,6 +142,14 @@ py::array_t<double> priorities(ReplayCore& self, py::handle index);
 double total_priority(ReplayCore& self);
 std::pair<std::int64_t, std::int64_t> unused_updates(ReplayCore& self);
 
+// replay_hindsight.cpp: of records in host memory.
+// [B, ...]: one column of these transitions, by its name in a checkpoint; "next_" before an observation: of the next slot.
+py::object read_column(ReplayCore& self, const std::string& name, py::handle index);
+// [B, n_step]: the transitions of the windows from these on, -1 after a window's end.
+py::array_t<std::int64_t> steps(ReplayCore& self, py::handle index, std::int64_t n_step);
+// [B]: the transitions whose achieved goal takes the place of the desired one, -1: none. Takes a draw.
+py::array_t<std::int64_t> goals(ReplayCore& self, py::handle index, const std::string& strategy, double share);
+
 }  // namespace pyrl::bindings
 
 PYRL_CONSTRUCTED(::pyrl::bindings::ReplayCore);

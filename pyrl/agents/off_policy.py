@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from pyrl.agents.checks import (
     Fraction,
     GradientSteps,
     Layers,
+    NonNegative,
     NStep,
     PartLayers,
     Rate,
@@ -29,7 +30,7 @@ from pyrl.agents.checks import (
     check_range,
 )
 from pyrl.agents.continuous_actors import ContinuousActor
-from pyrl.agents.storage import PrioritySpec, ReplaySpec
+from pyrl.agents.storage import HindsightSpec, PrioritySpec, ReplaySpec
 from pyrl.engine.native import Native
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
@@ -58,6 +59,8 @@ class OffPolicyConfig(LearningConfig):
     priority_alpha: Fraction = 0.6  # how much priorities matter
     priority_beta: Fraction = 0.4  # how much importance weights make up for it: at the start of the run
     priority_beta_final: Fraction = 1.0  # and at its end
+    her: Literal["none", "future", "final", "episode"] = "none"  # which achieved goals are learned from (Andrychowicz et al. 2017)
+    n_sampled_goal: NonNegative = 4  # achieved goals for each desired one
     net_arch: Layers | PartLayers = (256, 256)  # hidden layers of each network, on the features; or actor=..., critic=...
     activation: Activation | OwnActivation = "relu"
 
@@ -83,10 +86,13 @@ class OffPolicyAgent(Agent):
             raise DeviceError(f"{self.name}: buffer_device is {device!r}, but the networks lie on the CPU; set device too")
         if device != "cpu" and (c.normalize_observation or c.normalize_reward):
             raise DeviceError(f"{self.name}: buffer_device is {device!r}, but the moments of observations or rewards lie on the CPU")
+        if c.her != "none" and device != "cpu":
+            raise DeviceError(f"{self.name}: buffer_device is {device!r} and her {c.her!r}, but rewards are computed on the CPU")
+        hindsight = None if c.her == "none" else HindsightSpec(strategy=c.her, goals=c.n_sampled_goal)
         priority = PrioritySpec(alpha=c.priority_alpha, beta=c.priority_beta, beta_final=c.priority_beta_final)
         return ReplaySpec(
             capacity=c.buffer_size, batch_size=c.batch_size, n_step=c.n_step, gamma=c.gamma, device=device,
-            prioritized=priority if c.prioritized else None,
+            prioritized=priority if c.prioritized else None, hindsight=hindsight,
             learning_starts=c.learning_starts, train_freq=c.train_freq, gradient_steps=c.gradient_steps,
         )  # fmt: skip
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pyrl.agents.checks import Amount, BufferDevice, Count, Fraction, GradientSteps, NStep, check_fields, check_range
+from pyrl.agents.checks import Amount, BufferDevice, Count, Fraction, GradientSteps, NonNegative, NStep, check_fields, check_range
 from pyrl.schedules import linear
 
 Columns: TypeAlias = Mapping[str, tuple[tuple[int, ...], Any]]  # name: (shape of one row, dtype), of what `Choice.stored` holds
@@ -40,6 +40,17 @@ class PrioritySpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HindsightSpec:
+    """Hindsight replay (Andrychowicz et al. 2017): ``goals`` achieved ones for each desired one."""
+
+    strategy: Literal["future", "final", "episode"] = "future"
+    goals: NonNegative = 4
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplaySpec:
     """A replay, and a round of learning: train_freq steps of every environment, then gradient_steps batches."""
 
@@ -49,6 +60,7 @@ class ReplaySpec:
     gamma: Fraction = 0.99
     device: BufferDevice = "cpu"  # where the replay is
     prioritized: PrioritySpec | None = None  # None: drawn uniformly
+    hindsight: HindsightSpec | None = None  # None: goals stay as they were desired
     learning_starts: Amount = 0  # transitions stored before the first batch is drawn
     train_freq: Count = 1
     gradient_steps: GradientSteps = 1  # -1: one per transition stored since the last round

@@ -231,6 +231,16 @@ class ReplayBuffer(Pickled):
         fields = self._core.get(index, n_step, frame_stack, self._torch, None if out is None else self._fields(out))
         return self._batch(fields) if out is None else out
 
+    def steps(self, index: Array, n_step: int | None = None) -> np.ndarray:
+        """The transitions of the windows from these on, one by one: int64 [B, n_step], -1 after a window's end. ``n_step``: the buffer's by
+        default. ValueError if a record is gone; DeviceError on a GPU."""
+        return self._core.steps(index, self.n_step if n_step is None else n_step)
+
+    def column(self, name: str, index: Array) -> np.ndarray:
+        """One column of these transitions (int64 [B]), [B, ...]: "reward", "action", "observation" or "next_observation" (of a dict by its
+        entries, "observation['goal']"), or a further one. They need not be drawable. ValueError if one is gone; DeviceError on a GPU."""
+        return self._core.column(name, index)
+
     def delete(self, index: Array) -> int:
         """Delete the episodes that these records (int64 [B]) belong to, as far as they are in the buffer: none of their transitions is
         drawable any more, and their slots are used again when their turn comes. An episode that still runs ends there, as by a manual

@@ -32,4 +32,4 @@ def late_mask_is_ignored(name: str) -> None:
 def hindsight_is_not_applied(name: str, agent: str, space: Space | Any) -> None:
     """Where ``space`` is that of a goal-conditioned environment."""
     if isinstance(space, spaces.Dict) and set(space.spaces) >= _GOAL_KEYS:
-        say_once(f"{name} has goals, but {agent} does not relabel them: hindsight experience replay is not applied")
+        say_once(f"{name} has goals, but {agent} does not relabel them: hindsight experience replay is not applied (her='future' does)")

@@ -50,6 +50,7 @@ def iterate(
         raise ValueError(f"iterate: env has {stepper.num_envs} environments, expected {agent.num_envs} (the agent's num_envs)")
     if agent.loop not in LOOPS:
         raise UnknownNameError(f"{agent.name}: loop is {agent.loop!r}, expected one of {', '.join(LOOPS)}")
-    if agent.loop == "off_policy":
+    loop = LOOPS[agent.loop](agent, stepper, limits)
+    if isinstance(loop, OffPolicyLoop) and loop.hindsight is None:
         hindsight_is_not_applied(stepper.name, agent.name, agent.observation_space)
-    return LOOPS[agent.loop](agent, stepper, limits)
+    return loop

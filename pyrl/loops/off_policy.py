@@ -12,10 +12,11 @@ from gymnasium import spaces
 from pyrl.agents.base import Agent
 from pyrl.agents.checks import MOST
 from pyrl.agents.storage import ReplaySpec
-from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
+from pyrl.buffers import Hindsight, PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.envs import Stepper
+from pyrl.envs.goals import reward_function
 from pyrl.envs.notices import mask_is_ignored
-from pyrl.errors import CheckpointError
+from pyrl.errors import CheckpointError, SettingError
 from pyrl.loops.base import Limits, Loop
 from pyrl.seeding import stream_key
 from pyrl.spaces import choices
@@ -55,6 +56,15 @@ def without_masks(batch: Batch, stacked: bool) -> Batch:
     return replace(batch, observation=this["observation"], next_observation=following["observation"], next_action_mask=mask)
 
 
+def hindsight_for(spec: ReplaySpec, stepper: Stepper, buffer: ReplayBuffer) -> Hindsight | None:
+    """How batches are relabelled, by the environments' reward."""
+    if spec.hindsight is None:
+        return None
+    hindsight = Hindsight(reward_function(stepper), spec.hindsight.strategy, spec.hindsight.goals)
+    hindsight.check(buffer)
+    return hindsight
+
+
 class OffPolicyLoop(Loop):
     """One round = train_freq steps of every environment, then gradient_steps calls of ``agent.learn`` (-1: as many as
     transitions were stored in the round) once learning_starts transitions were stored."""
@@ -68,6 +78,7 @@ class OffPolicyLoop(Loop):
         self._single = stepper.frames is not None
         self.buffer = replay_for(agent, spec, stepper)
         self._masks = False  # whether observations in the replay have their masks beside them
+        self.hindsight = hindsight_for(spec, stepper, self.buffer)
         self._batch: Batch | None = None
         self._stored = 0  # transitions that were added to this buffer, however long the agent has lived
 
@@ -82,6 +93,8 @@ class OffPolicyLoop(Loop):
             self._store_masks()
 
     def _store_masks(self) -> None:
+        if self.hindsight is not None:
+            raise SettingError(f"{self.agent.name}: her is given, but {self.stepper.name} gives action masks, expected one of them")
         self.buffer, self._masks = replay_for(self.agent, self.spec, self.stepper, masks=True), True
 
     def _beside_mask(self, observation: Observation, mask: Array | None) -> Observation:
@@ -124,6 +137,8 @@ class OffPolicyLoop(Loop):
             if self.stopped:
                 break
             self._batch = self.buffer.sample(spec.batch_size, out=self._batch)
+            if self.hindsight is not None:
+                self.hindsight.relabel(self.buffer, self._batch)
             learned = self.learn(without_masks(self._batch, self._single) if self._masks else self._batch)
             losses = learned.metrics
             if isinstance(self.buffer, PrioritizedReplayBuffer):

@@ -1,0 +1,101 @@
+"""Learning curves of a host with its own buffer and with ours: the same seeds, settings and environments, one table a task.
+
+python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5]
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy  # of settings, which the host writes into
+from typing import Any, NamedTuple
+
+import numpy as np
+
+POINTS = 5  # at which curves are compared, evenly spaced
+
+
+class Task(NamedTuple):
+    """``make(ours, seed)`` gives a model of the host; a curve is the mean return of the last 20 training episodes."""
+
+    name: str
+    steps: int
+    make: Callable[[bool, int], Any]
+
+
+def sb3_tasks() -> list[Task]:
+    import stable_baselines3 as sb3
+    from stable_baselines3.common.envs import BitFlippingEnv
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.noise import NormalActionNoise
+    from stable_baselines3.her import HerReplayBuffer
+
+    from pyrl.adapters import sb3 as ours
+
+    small = {"net_arch": [64, 64]}
+    continuous = dict(learning_rate=1e-3, learning_starts=500, batch_size=64, buffer_size=20_000, gamma=0.98, policy_kwargs=small)
+    dqn = dict(
+        learning_rate=2.3e-3, batch_size=64, buffer_size=100_000, learning_starts=1000, target_update_interval=10, train_freq=256,
+        gradient_steps=64, exploration_fraction=0.16, exploration_final_eps=0.04, policy_kwargs=small,
+    )  # fmt: skip
+    her = dict(learning_rate=1e-3, learning_starts=500, batch_size=128, buffer_size=50_000, gamma=0.98, policy_kwargs=small, train_freq=4)
+
+    noise = {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}
+
+    def plain(algorithm: str, env: str, settings: dict[str, Any]) -> Callable[[bool, int], Any]:
+        def make(own: bool, seed: int) -> Any:
+            buffer = ours.ReplayBuffer if own else None
+            return getattr(sb3, algorithm)("MlpPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, **deepcopy(settings))
+
+        return make
+
+    def hindsight(own: bool, seed: int) -> Any:
+        buffer: Any = ours.HerReplayBuffer if own else HerReplayBuffer
+        env = Monitor(BitFlippingEnv(n_bits=10))
+        return sb3.DQN(
+            "MultiInputPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, target_update_interval=500, **deepcopy(her)
+        )
+
+    return [
+        Task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
+        Task("TD3 Pendulum-v1", 6_000, plain("TD3", "Pendulum-v1", {**continuous, **noise})),
+        Task("SAC Pendulum-v1", 5_000, plain("SAC", "Pendulum-v1", continuous)),
+        Task("DQN HER BitFlipping(10)", 10_000, hindsight),
+    ]
+
+
+def curve(task: Task, own: bool, seed: int) -> list[float]:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Record(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps % (task.steps // POINTS) == 0:
+                returns.append(float(np.mean([episode["r"] for episode in list(self.model.ep_info_buffer)[-20:]])))
+            return True
+
+    returns: list[float] = []
+    model = task.make(own, seed)
+    model.learn(task.steps, callback=Record())
+    return returns
+
+
+def compare(only: str, seeds: int) -> None:
+    for task in sb3_tasks():
+        if not re.search(only, task.name):
+            continue
+        curves: dict[bool, list[list[float]]] = {False: [], True: []}
+        seconds = {False: 0.0, True: 0.0}
+        for seed in range(seeds):
+            for own in (False, True):
+                start = time.process_time()
+                curves[own].append(curve(task, own, seed))
+                seconds[own] += (time.process_time() - start) / seeds
+                print(
+                    f"  {task.name}, {'ours' if own else 'host'}, seed {seed}: {[round(value, 1) for value in curves[own][-1]]}", flush=True
+                )
+        print(f"{task.name}, {seeds} seeds, mean +- standard deviation over seeds after each fifth of {task.steps:,} steps")
+        for own, name in ((False, "host"), (True, "ours")):
+            columns = [f"{statistics.mean(c):9.1f} +-{statistics.stdev(c) if seeds > 1 else 0:6.1f}" for c in zip(*curves[own])]
+            print(f"  {name}  {'  '.join(columns)}   {seconds[own]:.1f} s of CPU a run", flush=True)

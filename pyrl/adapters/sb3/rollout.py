@@ -1,0 +1,120 @@
+"""The host's rollout buffers: rows in one block, advantages and minibatches by kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common import buffers as host
+from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
+
+from pyrl import ops
+from pyrl.adapters.sb3.spaces import check_spaces
+from pyrl.types import map_observation
+
+
+class RolloutBuffer(host.RolloutBuffer):
+    """``rollout_buffer_class=`` of PPO and A2C, for any observation that they take, a Dict too.
+
+    The host adds gamma V(final observation) to the reward of a step that a time limit cut, so a step that is done has no future here:
+    nothing is bootstrapped twice. Minibatches follow the host's ``seed``. Arrays are allocated once; ``values``, ``returns`` and the others
+    stay [n_steps, n_envs].
+    """
+
+    observations: Any
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: torch.device | str = "auto",
+        gae_lambda: float = 1,
+        gamma: float = 0.99,
+        n_envs: int = 1,
+    ) -> None:
+        check_spaces(observation_space, action_space)
+        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{type(self).__name__}: {name} is {value!r}, expected a number in [0, 1]")
+        super(host.RolloutBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs)
+        self.gae_lambda, self.gamma = gae_lambda, gamma
+        rows = (buffer_size, n_envs)
+        spaces_of = observation_space.spaces if isinstance(observation_space, spaces.Dict) else None
+        if spaces_of is None:
+            self.observations = np.zeros((*rows, *self.obs_shape), observation_space.dtype)
+        else:
+            self.observations = {key: np.zeros((*rows, *self.obs_shape[key]), child.dtype) for key, child in spaces_of.items()}  # type: ignore[call-overload]
+        self.actions = np.zeros((*rows, self.action_dim), action_space.dtype)
+        self.episode_starts = np.zeros(rows, np.float32)
+        self._values = np.zeros((buffer_size + 1, n_envs), np.float32)
+        self.values = self._values[:-1]
+        self.rewards, self.log_probs, self.advantages, self.returns = (np.zeros(rows, np.float32) for _ in range(4))
+        self._random = ops.RandomStream(int(np.random.randint(2**31)), "minibatches")  # noqa: NPY002 (the host seeds NumPy's global stream)
+        self.reset()
+
+    def reset(self) -> None:
+        self.pos, self.full = 0, False
+        self._columns: tuple[torch.Tensor, ...] | None = None  # what minibatches are taken from
+
+    def add(self, obs: Any, action: Any, reward: Any, episode_start: Any, value: Any, log_prob: Any) -> None:
+        if self.full:
+            raise ValueError(f"{type(self).__name__}: all n_steps = {self.buffer_size} rows are written; call reset first")
+        t = self.pos
+        if isinstance(self.obs_shape, dict):
+            for key, shape in self.obs_shape.items():
+                self.observations[key][t] = np.asarray(obs[key]).reshape(self.n_envs, *shape)
+        else:
+            self.observations[t] = obs if np.shape(obs) == self.observations.shape[1:] else np.reshape(obs, self.observations.shape[1:])
+        self.actions[t] = np.reshape(action, (self.n_envs, self.action_dim))
+        self.rewards[t], self.episode_starts[t] = reward, episode_start
+        self.values[t], self.log_probs[t] = value.detach().cpu().view(-1).numpy(), log_prob.detach().cpu().view(-1).numpy()
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
+        """Generalized advantages (Schulman et al. 2016) and lambda returns, once all rows are written."""
+        if not self.full:
+            raise ValueError(f"{type(self).__name__}: {self.pos} of n_steps = {self.buffer_size} rows are written, expected all")
+        self._values[-1] = last_values.detach().cpu().view(-1).numpy()
+        ended = np.empty(self.rewards.shape, bool)
+        np.not_equal(self.episode_starts[1:], 0, out=ended[:-1])
+        ended[-1] = dones
+        ops.gae(
+            self.rewards, self._values, None, ended, np.zeros_like(ended), gamma=self.gamma, gae_lambda=self.gae_lambda,
+            out=(self.advantages, self.returns),
+        )  # fmt: skip
+
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
+        """Every row once, in random order, ``batch_size`` at a time; None: all at once."""
+        if not self.full:
+            raise ValueError(f"{type(self).__name__}: {self.pos} of n_steps = {self.buffer_size} rows are written, expected all")
+        size = self.buffer_size * self.n_envs
+        order = torch.from_numpy(ops.permutation(size, self._random))
+        for start in range(0, size, batch_size or size):
+            yield self._get_samples(order[start : start + (batch_size or size)])
+
+    def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
+        if self._columns is None:
+            self._columns = self._flat_columns()
+        rows: Any = ops.take_rows(self._columns, torch.as_tensor(batch_inds))
+        if self.device.type != "cpu":
+            rows = tuple(x.to(self.device) for x in rows)
+        if isinstance(self.obs_shape, dict):
+            return DictRolloutBufferSamples(dict(zip(self.obs_shape, rows[5:])), *rows[:5])
+        return RolloutBufferSamples(rows[5], *rows[:5])
+
+    def _flat_columns(self) -> tuple[torch.Tensor, ...]:
+        """What minibatches are taken from, [n_steps * n_envs, ...] each, the observations last. The host's actions are float32 here,
+        whatever their space."""
+        flat = lambda x: torch.from_numpy(x).flatten(0, 1)  # noqa: E731
+        numbers = (self.actions.astype(np.float32, copy=False), self.values, self.log_probs, self.advantages, self.returns)
+        observations = map_observation(flat, self.observations)
+        return (*map(flat, numbers), *(observations.values() if isinstance(observations, dict) else (observations,)))
+
+
+class DictRolloutBuffer(RolloutBuffer, host.DictRolloutBuffer):
+    """`RolloutBuffer` by the host's name for Dict observations; either takes both."""
