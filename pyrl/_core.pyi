@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'NetworkCore', 'RandomStream', 'ReplayCore', 'StepBook', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'NetworkCore', 'RandomStream', 'ReplayCore', 'StepBook', 'SumTreeCore', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -200,6 +200,9 @@ class ReplayCore:
     def nbytes(self) -> int:
         ...
     @property
+    def newest(self) -> numpy.typing.NDArray[numpy.int64]:
+        ...
+    @property
     def record_bytes(self) -> int:
         ...
     @property
@@ -236,6 +239,46 @@ class StepBook:
         ...
     @property
     def clock(self) -> int:
+        ...
+class SumTreeCore:
+    """
+    The sum tree behind pyrl.ops.SumTree.
+    """
+    @staticmethod
+    def draw(size, random, torch):
+        ...
+    @staticmethod
+    def find(value):
+        ...
+    @staticmethod
+    def get(index):
+        ...
+    @staticmethod
+    def importance(index, beta):
+        ...
+    @staticmethod
+    def set(index, weight):
+        ...
+    @staticmethod
+    def set_priority(index, priority, alpha, epsilon):
+        ...
+    @staticmethod
+    def sum(start, end):
+        ...
+    def __init__(self, size: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __len__(self) -> int:
+        ...
+    def clear(self) -> None:
+        ...
+    @property
+    def largest(self) -> float:
+        ...
+    @property
+    def smallest(self) -> float:
+        ...
+    @property
+    def total(self) -> float:
         ...
 def adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm):
     ...

@@ -254,6 +254,19 @@ class ReplayBuffer(Pickled):
         """bool [B]: whether these records can (still) be drawn."""
         return self._core.drawable(index)
 
+    @property
+    def newest(self) -> np.ndarray:
+        """int64 [N]: the index of each environment's newest transition, -1 where there is none."""
+        return self._core.newest
+
+    def indices(self) -> np.ndarray:
+        """int64 [len]: every record that can be drawn, those of an environment oldest first. Takes no draw."""
+        env, start, end = self._core.episodes()[:, :3].T
+        length = end - start
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        index = (np.repeat(start, length) + within) * self.num_envs + np.repeat(env, length)
+        return index[self._core.drawable(index)] if self.frame_stack > 1 else index
+
     def episodes(self) -> list[dict[str, Any]]:
         """The episodes in the buffer, oldest first in each environment.
 
