@@ -191,8 +191,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def sample(self, batch_size: int) -> PrioritizedSamples:
         batch = self.replay.sample(batch_size)
-        weight = torch.from_numpy(batch.weight[:, None])
-        return PrioritizedSamples(*self._tensors(batch), weight.to(self.device), batch.index)
+        weight = torch.from_numpy(batch.weight[:, None]).to(self.device)
+        return PrioritizedSamples._make((*self._tensors(batch), weight, batch.index))
 
     def update_priorities(self, indices: Array, priorities: Array) -> None:
         """New priorities of the last samples, |td_error| as a rule: [B] or [B, 1], not negative, gradients are left alone."""
@@ -224,13 +224,13 @@ def gae(rewards: Array, values: Array, dones: Array, next_value: Array, next_don
         if tuple(getattr(array, "shape", ())) != shape:
             raise ShapeError(f"gae: {name} has shape {list(getattr(array, 'shape', ()))}, expected {list(shape)}, that of rewards")
     tensors = isinstance(rewards, torch.Tensor)
-    last = []
+    last: list[Any] = []
     for name, row, like in (("next_value", next_value, values), ("next_done", next_done, dones)):
         row = torch.as_tensor(row, dtype=like.dtype, device=like.device) if tensors else np.asarray(row, like.dtype)
         if row.shape not in ((envs,), (1, envs), (envs, 1)):
             raise ShapeError(f"gae: {name} has shape {list(row.shape)}, expected [{envs}], one an environment")
         last.append(row.reshape(1, envs))
-    join = torch.cat if tensors else np.concatenate
+    join: Any = torch.cat if tensors else np.concatenate
     ended = join((dones[1:], last[1])) != 0
     value, never = join((values, last[0])), ended & False
     return ops.gae(rewards, value, None, ended, never, gamma=gamma, gae_lambda=lam)
