@@ -24,7 +24,7 @@ from _timing import Case
 HERE = Path(__file__).resolve().parent
 VENVS = HERE / ".venvs"
 PEERS = sorted(path.stem for path in (HERE / "peers").glob("*.txt"))
-SUBJECTS = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+SUBJECTS = sorted({path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")} - {"adapters"})  # which has a table of its own
 
 
 class WorkerError(Exception):
