@@ -19,7 +19,10 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
+
+import adapter_rows
 
 Call = Callable[[], object]
 
@@ -38,7 +41,14 @@ def sb3_rows() -> Iterator[Row]:
     yield from ()
 
 
-HOSTS: dict[str, Callable[[], Iterator[Row]]] = {"stable-baselines3": sb3_rows}
+def others(host: str) -> Iterator[Row]:
+    yield from (Row(*row) for row in adapter_rows.HOSTS[host]())
+
+
+HOSTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "stable-baselines3": sb3_rows,
+    **{host: partial(others, host) for host in adapter_rows.HOSTS},
+}
 
 
 def cpu_time(call: Call, loops: int) -> float:
@@ -68,6 +78,13 @@ def measure(row: Row, rounds: int, seconds: float) -> tuple[float, float, float]
     return host_time, our_time, statistics.median(theirs / own for theirs, own in times)
 
 
+def version(host: str) -> str:
+    try:
+        return importlib.metadata.version(host)
+    except importlib.metadata.PackageNotFoundError:
+        return "(a checkout)"
+
+
 def machine() -> str:
     with open("/proc/cpuinfo") as lines:
         names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -92,7 +109,7 @@ def main() -> None:
         except ImportError as missing:
             print(f"\n{host}: not measured ({missing})")
             continue
-        print(f"\n{host} {importlib.metadata.version(host)}{'host us':>38}{'ours us':>11}{'times':>8}")
+        print(f"\n{host} {version(host)}{'host us':>38}{'ours us':>11}{'times':>8}")
         for row in rows:
             theirs, own, ratio = measure(row, rounds, seconds)
             print(

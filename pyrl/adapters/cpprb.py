@@ -74,6 +74,7 @@ class ReplayBuffer:
         self._stored = {k: c for k, c in self._columns.items() if k not in self._next_of}
         if self._n_step is not None:
             self._stored["discounts"] = _Column((1,), np.dtype(np.float32))
+        self._keys = [(name, f"column {name}") for name in self._stored]  # apart from the names that the stream has itself
         for name in self._next_of:
             if f"next_{name}" in self._columns:
                 raise SettingError(f"{self._name}: next_of is {next_of!r}, and env_dict has next_{name} too; leave it out of env_dict")
@@ -95,7 +96,7 @@ class ReplayBuffer:
 
     def _options(self) -> dict[str, Any]:
         try:
-            extra = {f"column {k}": (c.shape, c.dtype) for k, c in self._stored.items()}  # as a name of its own, "reward" is taken
+            extra = {key: (self._stored[name].shape, self._stored[name].dtype) for name, key in self._keys}
             seed = int(np.random.randint(2**31))  # noqa: NPY002
             return {"linked": bool(self._next_of), "extra": extra, "seed": seed}
         except TypeError as error:
@@ -175,7 +176,7 @@ class ReplayBuffer:
             except (TypeError, ValueError) as error:
                 raise DTypeError(f"add: {name} is {columns[name]!r}, expected numbers of dtype {dtype}: {error}") from None
             try:
-                rows[name] = value = value.reshape((-1, *shape))
+                rows[name] = value = value[None] if value.shape == shape else value.reshape((-1, *shape))
             except ValueError:
                 raise ShapeError(f"add: {name} has shape {list(value.shape)}, expected {_shape(shape)} or [T, ...] of it") from None
             if steps is None:
@@ -197,7 +198,7 @@ class ReplayBuffer:
         if self._next_of:
             now, following = {k: rows[k] for k in self._next_of}, {k: rows[f"next_{k}"] for k in self._next_of}
         put = self._buffer.add if steps == 1 else self._buffer.extend
-        put(now, nothing, zero, following, false, false, **{f"column {k}": rows[k] for k in self._stored})
+        put(now, nothing, zero, following, false, false, **{key: rows[name] for name, key in self._keys})
         return self._newest() - steps + 1
 
     def _dictionary(self, batch: Any) -> dict[str, np.ndarray]:

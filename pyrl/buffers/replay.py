@@ -87,7 +87,7 @@ class ReplayBuffer(Pickled):
         self.num_envs, self.n_step, self.frame_stack = sizes["num_envs"], sizes["n_step"], sizes["frame_stack"]
         self.gamma, self.linked = gamma, linked
         self._torch = kind == "torch"
-        self._extra = tuple(extra or ())
+        self._extra = frozenset(extra or ())
         self._leaves = plan.observation
         self._nests = hasattr(observation_space, "spaces")  # observations are dicts or tuples, of a single array perhaps
         try:
@@ -362,7 +362,7 @@ class ReplayBuffer(Pickled):
             observation, next_observation = self._flat(observation), self._flat(next_observation)
         if self._extra:
             extra = batch.extra
-            if extra.keys() != set(self._extra):
+            if extra.keys() != self._extra:
                 raise ValueError(f"ReplayBuffer: out has extra columns {sorted(extra)}, expected {sorted(self._extra)}")
         return (observation, batch.action, batch.reward, next_observation, batch.terminated, batch.discount, batch.index, extra)
 
@@ -375,7 +375,7 @@ class ReplayBuffer(Pickled):
         return nested_leaves(self.observation_space, iter((leaves,) if len(self._leaves) == 1 else leaves))
 
     def _columns(self, caller: str, extra: dict[str, Array]) -> dict[str, Array]:
-        if extra.keys() != set(self._extra):
+        if extra.keys() != self._extra:
             raise ValueError(f"{caller}: extra columns are {sorted(extra)}, expected {sorted(self._extra)}")
         return extra
 
