@@ -22,7 +22,7 @@ ROLLOUTS = ((2048, 1), (128, 8), (128, 64))
 
 def blocks(kind: str, size: int) -> Iterator[tuple[np.ndarray, ...]]:
     """`size` transitions in blocks: (observation, action, reward, next observation, terminated)."""
-    block = 500 if "img" in kind else 10_000
+    block = 800 if "img" in kind else 10_000  # divides by 8 environments
     observation, action, reward = _data.observations(kind, block), _data.actions(kind, block), _data.rewards(block)
     ends = np.arange(block) % _data.EPISODE == _data.EPISODE - 1
     for _ in range(0, size, block):

@@ -80,7 +80,7 @@ class ReplayBuffer:
                 raise SettingError(f"{self._name}: next_of is {next_of!r}, and env_dict has next_{name} too; leave it out of env_dict")
         self._buffer = self._made()
         self._given = {**self._columns, **{f"next_{name}": self._columns[name] for name in self._next_of}}
-        self._episode_length = 0
+        self._episode_length = self._stored_ever = 0
         self._idle = _idle(1)
 
     def _made(self) -> Any:
@@ -108,15 +108,20 @@ class ReplayBuffer:
         Returns the index of the first record that was stored, None if the n-step windows are all still open. KeyError names a column that
         is missing; ShapeError, DTypeError.
         """
-        rows = self._rows(columns)
-        self._episode_length += len(next(iter(rows.values())))
-        return self._store(rows if self._n_step is None else self._n_step.add(rows))
+        rows, steps = self._rows(columns)
+        self._episode_length += steps
+        if self._n_step is None:
+            return self._store(rows, steps)
+        whole = self._n_step.add(rows)
+        return None if whole is None else self._store(whole, len(whole["done"]))
 
     def on_episode_end(self) -> None:
         """The episode is over, whether it terminated or was cut: n-step windows end here."""
         self._episode_length = 0
         if self._n_step is not None:
-            self._store(self._n_step.end())
+            rows = self._n_step.end()
+            if rows is not None:
+                self._store(rows, len(rows["done"]))
 
     def sample(self, batch_size: int) -> dict[str, np.ndarray]:
         """``batch_size`` transitions drawn uniformly, with replacement: a dict of arrays [B, ...]. ValueError if nothing is stored."""
@@ -129,6 +134,7 @@ class ReplayBuffer:
 
     def clear(self) -> None:
         self._buffer.clear()
+        self._stored_ever = -(-self._stored_ever // self._size) * self._size  # so that an index is never given twice
         self._episode_length = 0
         if self._n_step is not None:
             self._n_step.clear()
@@ -160,14 +166,17 @@ class ReplayBuffer:
             wanted = {**{k: self._given[k] for k in self._given}, **self._stored}
             if missing := sorted(wanted.keys() - set(saved.files)):
                 raise KeyError(f"load_transitions: file has no column {missing[0]!r}, expected {', '.join(wanted)}")
-            self._store({name: np.asarray(saved[name], column.dtype) for name, column in wanted.items()})
+            rows = {name: np.asarray(saved[name], column.dtype) for name, column in wanted.items()}
+            self._store(rows, len(next(iter(rows.values()))))
 
     def _newest(self) -> int:
-        return int(self._buffer.newest[0])
+        """The index of the newest record: where observations are not linked, every record takes the next one."""
+        return int(self._buffer.newest[0]) if self._next_of else self._stored_ever - 1
 
-    def _rows(self, columns: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _rows(self, columns: dict[str, Any]) -> tuple[dict[str, np.ndarray], int]:
+        """The columns as [T, ...] of the stored dtypes, and T."""
         rows: dict[str, np.ndarray] = {}
-        steps = None
+        steps, first = -1, ""
         for name, (shape, dtype) in self._given.items():
             try:
                 value = np.asarray(columns[name], dtype)
@@ -179,19 +188,16 @@ class ReplayBuffer:
                 rows[name] = value = value[None] if value.shape == shape else value.reshape((-1, *shape))
             except ValueError:
                 raise ShapeError(f"add: {name} has shape {list(value.shape)}, expected {_shape(shape)} or [T, ...] of it") from None
-            if steps is None:
+            if steps < 0:
                 steps, first = len(value), name
             elif len(value) != steps:
                 raise ShapeError(f"add: {name} has {len(value)} rows, {first} has {steps}")
         if len(columns) != len(rows):
             unknown = next(name for name in columns if name not in rows)
             raise SettingError(f"add: column {unknown!r} is not in env_dict, expected {', '.join(self._given)}")
-        return rows
+        return rows, steps
 
-    def _store(self, rows: dict[str, np.ndarray] | None) -> int | None:
-        if rows is None:
-            return None
-        steps = len(next(iter(rows.values())))
+    def _store(self, rows: dict[str, np.ndarray], steps: int) -> int:
         nothing, zero, false = self._idle if steps == 1 else _idle(steps)
         now: Any = nothing
         following: Any = nothing
@@ -199,6 +205,7 @@ class ReplayBuffer:
             now, following = {k: rows[k] for k in self._next_of}, {k: rows[f"next_{k}"] for k in self._next_of}
         put = self._buffer.add if steps == 1 else self._buffer.extend
         put(now, nothing, zero, following, false, false, **{key: rows[name] for name, key in self._keys})
+        self._stored_ever += steps
         return self._newest() - steps + 1
 
     def _dictionary(self, batch: Any) -> dict[str, np.ndarray]:
