@@ -66,6 +66,9 @@ void set_leaves(SumTreeCore& self, const Arg& index_arg, const Arg& value_arg, c
   simd::dispatch([&]() PYRL_INLINE_LAMBDA {
     for (double& value_of : leaves) value_of = leaf(value_of);
   });
+  for (std::size_t i = 0; i < leaves.size(); ++i)
+    PYRL_CHECK(leaves[i] <= replay::tree::most, ArgumentError, value_arg.function, ": the weight of element ", i, " is ", leaves[i], ", expected at most ",
+               replay::tree::most, ", so that the sum of all is finite");
   alone(self.lock, [&] {
     for (std::size_t i = 0; i < leaves.size(); ++i) self.tree.set(index[i], leaves[i]);
   });
@@ -79,7 +82,7 @@ py::object set(SumTreeCore& self, FastArgs args) {
 
 // (index, priority, alpha, epsilon): leaves (priority + epsilon)^alpha
 py::object set_priority(SumTreeCore& self, FastArgs args) {
-  const double alpha = number_in(args[2], 0, infinity), epsilon = number_in(args[3], replay::tree::least, replay::tree::most);
+  const double alpha = number_below(args[2], 0, infinity), epsilon = number_in(args[3], replay::tree::least, replay::tree::most);
   set_leaves(self, args[0], args[1], [=](double priority) { return replay::tree::leaf_of(priority, alpha, epsilon); });
   return py::none();
 }
@@ -98,7 +101,7 @@ py::object get(SumTreeCore& self, FastArgs args) {
 py::object importance(SumTreeCore& self, FastArgs args) {
   ArrayArg arg = read_array(args[0], args[0].function, args[0].name);
   const std::vector<std::int64_t> index = leaves_arg(self, arg);
-  const double beta = number_in(args[1], 0, infinity);
+  const double beta = number_below(args[1], 0, infinity);
   py::object found;
   const auto to = allocate<float, 1>(found, location_of(arg), {static_cast<std::int64_t>(index.size())});
   std::vector<double> leaves(index.size());
