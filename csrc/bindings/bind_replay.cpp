@@ -200,6 +200,11 @@ void clear(ReplayCore& self) {
   alone(self, [&] { self.store->clear(caller); });
 }
 
+void cut(ReplayCore& self) {
+  PYRL_CHECK(!self.location.device.is_cuda(), DeviceError, "cut: the records of this buffer are on ", self.location.device.text(), ", expected a buffer on the CPU");
+  alone(self, [&] { self.store->own_ring().cut(); });
+}
+
 void flush(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("flush");
   alone(self, [&] { self.store->flush(caller); });
@@ -246,6 +251,7 @@ PYRL_BINDINGS(replay, m) {
       .def_property_readonly("total_priority", &total_priority)
       .def_property_readonly("unused_updates", &unused_updates)
       .def("clear", &clear)
+      .def("cut", &cut)
       .def("flush", &flush)
       .def("delete", &delete_episodes, py::arg("index"))
       .def("drawable", &drawable, py::arg("index"))

@@ -288,6 +288,10 @@ class ReplayBuffer(Pickled):
         """Forget everything; old indices stay stale for ever."""
         self._core.clear()
 
+    def cut(self) -> None:
+        """The episodes that run end here, as by a manual reset: what is added next follows nothing. DeviceError on a GPU."""
+        self._core.cut()
+
     def flush(self) -> None:
         """Put what was added since the last draw onto the GPU, before all that comes on torch's current stream.
 

@@ -178,6 +178,39 @@ def test_next_of_stores_each_observation_once() -> None:
     np.testing.assert_array_equal(own.get_all_transitions()["next_obs"][:, 0], np.arange(21, 61))
 
 
+@pytest.mark.parametrize("padding", ["repeat", "zero"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_stack_compress_stores_each_frame_once(padding: str, count: int) -> None:
+    """Frames of two values only, so that an episode often starts with the frame that the last one ended with."""
+    rng = np.random.default_rng(count)
+    about = {"obs": {"shape": (8, 64, 3), "dtype": np.uint8}, "act": {}, "done": {}}
+    own, host = (m.ReplayBuffer(300, about, next_of="obs", stack_compress="obs") for m in (ours, theirs))
+    assert own._buffer.nbytes < 1.1 * 301 * 8 * 64
+    for length in rng.integers(1, 20, 20):
+        frames = rng.integers(1, 3, (length + 1, 1, 1, 1)).astype(np.uint8) * np.ones((1, 8, 64, 1), np.uint8)
+        first = frames[:1] if padding == "repeat" else np.zeros_like(frames[:1])
+        padded = np.concatenate((first, first, frames))
+        stacks = np.concatenate((padded[:-2], padded[1:-1], padded[2:]), -1)
+        for t in range(0, length, count):
+            rows = slice(t, min(t + count, length))
+            step = {
+                "obs": stacks[rows],
+                "next_obs": stacks[rows.start + 1 : rows.stop + 1],
+                "act": rng.random(rows.stop - t),
+                "done": np.zeros(rows.stop - t),
+            }
+            for buffer in (own, host):
+                buffer.add(**step)
+        for buffer in (own, host):
+            buffer.on_episode_end()
+    mine, other = own.get_all_transitions(), host.get_all_transitions()
+    for name in other:
+        np.testing.assert_array_equal(mine[name], other[name])
+    assert own.sample(5)["next_obs"].shape == (5, 8, 64, 3)
+    again = copy.deepcopy(own)
+    np.testing.assert_array_equal(again.get_all_transitions()["obs"], mine["obs"])
+
+
 def test_weights_are_cpprbs_for_given_priorities() -> None:
     rng = np.random.default_rng(0)
     options = {"alpha": 0.7, "eps": 0.01}
@@ -275,7 +308,15 @@ ROW = {"obs": np.zeros(2), "done": 0}
         (lambda: ours.ReplayBuffer(5, {"obs": {"dtype": object}}), SettingError, r"dtype object, expected .* numbers or bool"),
         (lambda: ours.ReplayBuffer(5, {"obs": {}}, next_of="state"), SettingError, r"next_of has 'state', which is no column .*: obs"),
         (lambda: ours.ReplayBuffer(5, {"obs": {}, "next_obs": {}}, next_of="obs"), SettingError, r"next_of is 'obs', .* has next_obs too"),
-        (lambda: ours.ReplayBuffer(5, {"obs": {}}, stack_compress="obs"), SettingError, r"stack_compress is 'obs'.*frame_stack=m"),
+        (
+            lambda: ours.ReplayBuffer(5, {"obs": {}}, stack_compress="obs"),
+            SettingError,
+            r"compress is \['obs'\], and next_of is \[\]",
+        ),
+        (lambda: ours.ReplayBuffer(5, {"obs": {}}, "obs", stack_compress="obs"), SettingError, r"columns with \[1\] frames in the last"),
+        (lambda: stacked([1, 1], [1, 3], [2, 4]), SettingError, r"add: next_obs is not obs moved on by a frame"),
+        (lambda: stacked([1, 2], [2, 3]), SettingError, r"obs starts an episode with a stack of other frames, expected its newest"),
+        (lambda: stacked([1, 1], [1, 3], None, [0, 2], [2, 2]), SettingError, r"expected its newest frame again before the first"),
         (lambda: ours.ReplayBuffer(5, {"obs": {}}, mmap_prefix="x"), SettingError, r"mmap_prefix is 'x', expected None"),
         (lambda: ours.ReplayBuffer(5, {"obs": {}}, Nstep=3), SettingError, r"Nstep is 3, expected a dict with size"),
         (lambda: ours.ReplayBuffer(5, {"obs": {}}, Nstep={"size": 3}), SettingError, r"env_dict has no column 'done'"),
@@ -303,6 +344,16 @@ ROW = {"obs": np.zeros(2), "done": 0}
 def test_mistakes(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def stacked(*stacks: Any) -> None:
+    """Adds steps from stack to stack; None ends an episode."""
+    buffer = ours.ReplayBuffer(9, {"obs": {"shape": (1, 2)}}, "obs", stack_compress="obs")
+    for now, following in zip(stacks, stacks[1:]):
+        if now is None:
+            buffer.on_episode_end()
+        elif following is not None:
+            buffer.add(obs=[now], next_obs=[following])
 
 
 def made() -> ours.PrioritizedReplayBuffer:

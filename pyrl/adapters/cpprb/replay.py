@@ -1,36 +1,20 @@
-"""cpprb's replay buffers (11.0) on pyrl's record stream: `from pyrl.adapters.cpprb import ReplayBuffer, PrioritizedReplayBuffer`.
-
-Constructors, methods and the dictionaries of a sample are cpprb's, and cpprb itself is not needed. docs/coming_from/cpprb.md says what
-differs; the main things:
-
-- ``indexes`` name records for ever (int64) and are not positions in the ring: a priority that comes after its record was overwritten is
-  dropped, as with cpprb's ``check_for_update=True``.
-- n-step: ``done`` is that of the whole window, and the last steps of an episode that `on_episode_end` cuts have the last observation as
-  their next one. The column ``discounts`` is gamma^k, k <= n the steps that were summed.
-- With ``next_of`` an episode's last observation takes a slot of its own: of one stream ``size`` transitions fit, one less for each end of
-  an episode among them.
-"""
+"""The buffers."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from pyrl import buffers
 from pyrl.adapters.columns import column_space
+from pyrl.adapters.cpprb.arguments import Column, columns_of, names_in, whole_number
+from pyrl.adapters.cpprb.windows import Frames, NStep
 from pyrl.buffers.layout import check_number
 from pyrl.errors import DTypeError, SettingError, SettingTypeError, ShapeError
-from pyrl.ops import n_step_return
 
 __all__ = ["PrioritizedReplayBuffer", "ReplayBuffer"]
-
-
-class _Column(NamedTuple):
-    shape: tuple[int, ...]  # of one row
-    dtype: np.dtype
 
 
 class ReplayBuffer:
@@ -40,7 +24,8 @@ class ReplayBuffer:
         size: transitions it holds, the oldest are overwritten; a float such as 1e6 is taken.
         env_dict: the columns, ``{"obs": {"shape": 3, "dtype": np.float32}}``; ``shape`` is 1 where it is left out: rows ``[1]``.
         next_of: columns whose next value ``next_<name>`` is stored once, as the value of the step after it.
-        stack_compress: refused; `pyrl.buffers.ReplayBuffer` has ``frame_stack``.
+        stack_compress: those of ``next_of`` again: stacks of frames in the last dimension, of which each frame is stored once. Stacks start
+            with repeats of an episode's first frame or with zeros, and move on by a frame a step.
         default_dtype: of columns without ``dtype``; float32.
         Nstep: ``{"size": n, "gamma": 0.99, "rew": name or names, "next": name or names}``; needs the column ``done``.
         mmap_prefix: refused.
@@ -61,19 +46,17 @@ class ReplayBuffer:
         Nstep: Mapping[str, Any] | None = None,
         mmap_prefix: str | None = None,
     ) -> None:
-        self._size = _whole(self._name, "size", size)
-        for name, value, instead in (
-            ("stack_compress", stack_compress, "pyrl.buffers.ReplayBuffer(frame_stack=m) stores each frame once"),
-            ("mmap_prefix", mmap_prefix, "state_dict() and pyrl.checkpoint write a buffer to disk"),
-        ):
-            if value is not None:
-                raise SettingError(f"{self._name}: {name} is {value!r}, expected None; {instead}")
-        self._columns = _columns(self._name, env_dict, default_dtype)
-        self._next_of = _names(self._name, "next_of", next_of, self._columns)
-        self._n_step = None if Nstep is None else _NStep(self._name, Nstep, self._columns, self._next_of)
+        self._size = whole_number(self._name, "size", size)
+        if mmap_prefix is not None:
+            raise SettingError(f"{self._name}: mmap_prefix is {mmap_prefix!r}, expected None: records are in memory")
+        self._columns = columns_of(self._name, env_dict, default_dtype)
+        self._next_of = names_in(self._name, "next_of", next_of, self._columns)
+        compressed = names_in(self._name, "stack_compress", stack_compress, self._columns)
+        self._frames = Frames(self._name, compressed, self._next_of, self._columns) if compressed else None
+        self._n_step = None if Nstep is None else NStep(self._name, Nstep, self._columns, self._next_of)
         self._stored = {k: c for k, c in self._columns.items() if k not in self._next_of}
         if self._n_step is not None:
-            self._stored["discounts"] = _Column((1,), np.dtype(np.float32))
+            self._stored["discounts"] = Column((1,), np.dtype(np.float32))
         self._keys = [(name, f"column {name}") for name in self._stored]  # apart from the names that the stream has itself
         for name in self._next_of:
             if f"next_{name}" in self._columns:
@@ -92,13 +75,17 @@ class ReplayBuffer:
         nothing = column_space((1,), np.uint8)
         if not self._next_of:
             return self._size, nothing, nothing
-        return self._size + 1, Dict({k: column_space(*self._columns[k]) for k in self._next_of}), nothing  # one for the newest next value
+        stored = {k: self._columns[k] if self._frames is None else self._frames.column(self._columns[k]) for k in self._next_of}
+        return self._size + 1, Dict({k: column_space(*column) for k, column in stored.items()}), nothing  # one for the newest next value
 
     def _options(self) -> dict[str, Any]:
         try:
             extra = {key: (self._stored[name].shape, self._stored[name].dtype) for name, key in self._keys}
             seed = int(np.random.randint(2**31))  # noqa: NPY002
-            return {"linked": bool(self._next_of), "extra": extra, "seed": seed}
+            stacking = (
+                {} if self._frames is None else {"frame_stack": self._frames.depth, "stack_padding": self._frames.padding or "repeat"}
+            )
+            return {"linked": bool(self._next_of), "extra": extra, "seed": seed, **stacking}
         except TypeError as error:
             raise SettingTypeError(f"{self._name}: env_dict is not understood: {error}") from None
 
@@ -111,13 +98,15 @@ class ReplayBuffer:
         rows, steps = self._rows(columns)
         self._episode_length += steps
         if self._n_step is None:
-            return self._store(rows, steps)
+            return self._store(rows, steps) if self._frames is None else self._store_frames(rows, steps)
         whole = self._n_step.add(rows)
         return None if whole is None else self._store(whole, len(whole["done"]))
 
     def on_episode_end(self) -> None:
         """The episode is over, whether it terminated or was cut: n-step windows end here."""
         self._episode_length = 0
+        if self._frames is not None:
+            self._frames.end()
         if self._n_step is not None:
             rows = self._n_step.end()
             if rows is not None:
@@ -136,6 +125,8 @@ class ReplayBuffer:
         self._buffer.clear()
         self._stored_ever = -(-self._stored_ever // self._size) * self._size  # so that an index is never given twice
         self._episode_length = 0
+        if self._frames is not None:
+            self._frames.end()
         if self._n_step is not None:
             self._n_step.clear()
 
@@ -187,7 +178,7 @@ class ReplayBuffer:
             try:
                 rows[name] = value = value[None] if value.shape == shape else value.reshape((-1, *shape))
             except ValueError:
-                raise ShapeError(f"add: {name} has shape {list(value.shape)}, expected {_shape(shape)} or [T, ...] of it") from None
+                raise ShapeError(f"add: {name} has shape {list(value.shape)}, expected {list(shape)} or [T, ...] of it") from None
             if steps < 0:
                 steps, first = len(value), name
             elif len(value) != steps:
@@ -208,10 +199,30 @@ class ReplayBuffer:
         self._stored_ever += steps
         return self._newest() - steps + 1
 
+    def _store_frames(self, rows: dict[str, np.ndarray], steps: int) -> int:
+        assert self._frames is not None
+        padding = self._frames.padding
+        runs = list(self._frames.streams(rows, steps))
+        if self._frames.padding != padding and self._frames.padding == "zero":
+            if len(self._buffer):
+                raise SettingError(
+                    "add: the first stacks that were added are all zeros, so that nobody knows how they are padded; clear() first"
+                )
+            self._buffer = self._made()
+        for begins, run in runs:
+            if begins:
+                self._buffer.cut()
+            newest = {
+                name: np.ascontiguousarray(rows[name][run, ..., -1]) for name in (*self._next_of, *(f"next_{k}" for k in self._next_of))
+            }
+            self._store({name: column[run] for name, column in rows.items()} | newest, run.stop - run.start)
+        return self._newest() - steps + 1
+
     def _dictionary(self, batch: Any) -> dict[str, np.ndarray]:
         found = dict(zip(self._stored, batch.extra.values()))
         for name in self._next_of:
-            found[name], found[f"next_{name}"] = batch.observation[name], batch.next_observation[name]
+            for key, column in ((name, batch.observation[name]), (f"next_{name}", batch.next_observation[name])):
+                found[key] = column if self._frames is None else np.moveaxis(column, 1, -1)
         return found
 
 
@@ -287,110 +298,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return float(leaves.max() ** (1 / self._alpha) - self._eps)
 
 
-class _NStep:
-    """Turns steps into n-step transitions; holds the last n - 1, whose windows are open."""
-
-    def __init__(self, caller: str, options: Mapping[str, Any], columns: Mapping[str, _Column], next_of: tuple[str, ...]) -> None:
-        if not isinstance(options, Mapping) or "size" not in options:
-            raise SettingTypeError(f"{caller}: Nstep is {options!r}, expected a dict with size, gamma, rew and next")
-        if unknown := sorted(options.keys() - {"size", "gamma", "rew", "next"}):
-            raise SettingError(f"{caller}: Nstep has an entry {unknown[0]!r}, expected size, gamma, rew and next")
-        if next_of:
-            what = f"{caller}: Nstep is given, and next_of is {list(next_of)}"
-            raise SettingError(f"{what}; an n-step transition's next value is n steps on: name a column next_... in Nstep['next'] instead")
-        if "done" not in columns:
-            raise SettingError(f"{caller}: Nstep is given, and env_dict has no column 'done', which ends the sums")
-        if "discounts" in columns:
-            raise SettingError(f"{caller}: env_dict has a column 'discounts', which Nstep adds")
-        self.size = _whole(f"{caller}: Nstep", "size", options["size"])
-        self.gamma = options.get("gamma", 0.99)
-        check_number(caller, "Nstep['gamma']", self.gamma)
-        if not 0 <= self.gamma <= 1:
-            raise SettingError(f"{caller}: Nstep['gamma'] is {self.gamma}, expected a number in [0, 1]")
-        self.rewards = _names(caller, "Nstep['rew']", options.get("rew"), columns)
-        self.next = _names(caller, "Nstep['next']", options.get("next"), columns)
-        self.clear()
-
-    def clear(self) -> None:
-        self._open: dict[str, np.ndarray] | None = None
-
-    def add(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-        # The caller may write to its arrays afterwards; concatenate copies.
-        rows = {k: np.concatenate((self._open[k], v)) if self._open is not None else v.copy() for k, v in rows.items()}
-        whole = max(len(rows["done"]) - self.size + 1, 0)
-        self._open = {k: v[whole:] for k, v in rows.items()}
-        return self._windows(rows, whole) if whole else None
-
-    def end(self) -> dict[str, np.ndarray] | None:
-        rows, self._open = self._open, None
-        return None if rows is None or not len(rows["done"]) else self._windows(rows, len(rows["done"]))
-
-    def _windows(self, rows: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-        """The first ``count`` rows with the sums and the ends of their windows."""
-        done: Any = rows["done"].reshape(len(rows["done"]), -1).any(1)
-        step = np.arange(len(done))
-        end = np.minimum.accumulate(np.where(done, step, len(done) - 1)[::-1])[::-1]  # of each step's episode, as far as it is known
-        last = np.minimum(step + self.size - 1, end)[:count]
-        found = {name: column[:count] for name, column in rows.items()}
-        for name in ("done", *self.next):
-            found[name] = rows[name][last]
-        for name in self.rewards:
-            found[name] = self._sums(rows[name], done)[:count]
-        found["discounts"] = (self.gamma ** (last - step[:count] + 1)).astype(np.float32)[:, None]
-        return found
-
-    def _sums(self, reward: np.ndarray, done: np.ndarray) -> np.ndarray:
-        flat = np.ascontiguousarray(reward.reshape(len(reward), -1), np.float32 if reward.dtype == np.float32 else np.float64)
-        ends = np.repeat(done[:, None], flat.shape[1], 1)
-        sums = n_step_return(flat, None, None, ends, np.zeros_like(ends), n=self.size, gamma=self.gamma)
-        return sums.reshape(reward.shape).astype(reward.dtype, copy=False)
-
-
-def _whole(caller: str, name: str, value: Any) -> int:
-    try:
-        whole = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
-    except TypeError:
-        raise SettingTypeError(f"{caller}: {name} is {value!r}, expected a whole number") from None
-    if whole < 1:
-        raise SettingError(f"{caller}: {name} is {value!r}, expected at least 1")
-    return whole
-
-
-def _columns(caller: str, env_dict: Any, default_dtype: Any) -> dict[str, _Column]:
-    if not isinstance(env_dict, Mapping) or not env_dict:
-        raise SettingTypeError(f"{caller}: env_dict is {env_dict!r}, expected columns by name, {{'obs': {{'shape': 3}}}}")
-    return dict(_each_column(caller, env_dict, np.float32 if default_dtype is None else default_dtype))
-
-
-def _each_column(caller: str, env_dict: Mapping[str, Any], default_dtype: Any) -> Iterator[tuple[str, _Column]]:
-    for name, about in env_dict.items():
-        where = f"{caller}: env_dict[{name!r}]"
-        if not isinstance(about, Mapping):
-            raise SettingTypeError(f"{where} is {about!r}, expected a dict with shape and dtype")
-        if unknown := sorted(about.keys() - {"shape", "dtype"}):
-            raise SettingError(f"{where} has an entry {unknown[0]!r}, expected shape and dtype")
-        try:
-            shape = tuple(operator.index(n) for n in np.atleast_1d(about.get("shape", 1)))
-            dtype = np.dtype(about.get("dtype", default_dtype))
-        except TypeError:
-            raise SettingTypeError(f"{where} is {about!r}, expected shape: whole numbers, dtype: what NumPy knows") from None
-        if dtype.kind not in "biuf" or dtype.itemsize > 8 or min(shape, default=1) < 1:
-            raise SettingError(f"{where} has shape {shape} and dtype {dtype}, expected extents of at least 1, and numbers or bool")
-        yield name, _Column(shape, dtype)
-
-
-def _names(caller: str, argument: str, given: Any, columns: Mapping[str, _Column]) -> tuple[str, ...]:
-    names = () if given is None else (given,) if isinstance(given, str) else tuple(given)
-    for name in names:
-        if name not in columns:
-            raise SettingError(f"{caller}: {argument} has {name!r}, which is no column of env_dict: {', '.join(columns)}")
-    return names
-
-
 def _idle(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the stream asks for and cpprb does not have: rows of a byte, rewards, flags."""
     return np.zeros((steps, 1), np.uint8), np.zeros(steps, np.float32), np.zeros(steps, np.bool_)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return str(list(shape))
