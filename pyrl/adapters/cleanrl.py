@@ -106,18 +106,29 @@ class ReplayBuffer:
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
         """Store one step of every environment: rows [N, ...].
 
-        ``next_obs`` is the final observation where an episode ended. ``infos`` is a list of dicts, one an environment, or the dict of
-        arrays of Gymnasium's vector environments; it is read only with ``handle_timeout_termination``, and only where ``done``.
+        ``next_obs`` is the final observation where an episode ended. ``infos`` is a list of dicts, one an environment, or a dict whose
+        ``TimeLimit.truncated`` is an array [N]; it is read only with ``handle_timeout_termination``, and only where ``done``.
         """
         terminated, truncated = np.asarray(done, bool).reshape(-1), self._never
         if self.handle_timeout_termination and terminated.any():
-            limits = infos.get(_TIME_LIMIT, self._never) if isinstance(infos, Mapping) else [i.get(_TIME_LIMIT, False) for i in infos]
-            truncated = terminated & self._flags("infos", limits)
+            truncated = terminated & self._flags("infos", self._time_limits(infos))
             terminated = terminated & ~truncated
         self.replay.add(
             self._shaped("obs", obs, self._rows), self._shaped("action", action, self._action_rows), np.asarray(reward).reshape(-1),
             self._shaped("next_obs", next_obs, self._rows), self._flags("done", terminated), truncated,
         )  # fmt: skip
+
+    @staticmethod
+    def _time_limits(infos: Any) -> Any:
+        if isinstance(infos, Mapping) and _TIME_LIMIT in infos:
+            return infos[_TIME_LIMIT]
+        if isinstance(infos, list | tuple) and all(isinstance(info, Mapping) for info in infos):
+            return [info.get(_TIME_LIMIT, False) for info in infos]
+        what = f"a dict without {_TIME_LIMIT!r}" if isinstance(infos, Mapping) else repr(infos)
+        raise DTypeError(
+            f"add: infos is {what}, expected a list of dicts, one an environment, for handle_timeout_termination; "
+            "where done is terminations already, make the buffer with handle_timeout_termination=False"
+        )
 
     def _flags(self, name: str, flags: Any) -> np.ndarray:
         flags = np.asarray(flags, bool)

@@ -144,6 +144,10 @@ def add(**changes: Any) -> None:
     one().add(**{**row, **changes})
 
 
+def ended(infos: Any) -> None:
+    ReplayBuffer(10, BOX, DISCRETE, "cpu").add(ZEROS[:1], ZEROS[:1], [0], [0.0], [True], infos)
+
+
 def advantages(**changes: Any) -> None:
     rows: dict[str, Any] = {"rewards": ZEROS, "values": ZEROS, "dones": ZEROS, "next_value": ZEROS[0], "next_done": ZEROS[0]}
     gae(**{**rows, "gamma": 0.9, "lam": 0.9, **changes})
@@ -163,6 +167,9 @@ def advantages(**changes: Any) -> None:
         (lambda: add(next_obs=np.zeros(3)), ShapeError, r"add: next_obs has shape \[3\], expected \[2, 3\]"),
         (lambda: add(action=[1]), ShapeError, r"add: action has shape \[1\], expected \[2, 1\]"),
         (lambda: add(done=[True]), ShapeError, r"add: done has 1 flags, .* n_envs is 2"),
+        (lambda: ended(None), DTypeError, r"add: infos is None, expected a list of dicts.*handle_timeout_termination=False"),
+        (lambda: ended({"final_info": None}), DTypeError, r"infos is a dict without 'TimeLimit.truncated'"),
+        (lambda: ended([{}, {}]), ShapeError, r"infos has 2 flags, expected one an environment: n_envs is 1"),
         (lambda: add(reward=[0.0, np.nan]), NonFiniteError, r"reward"),
         (lambda: add(reward=[0.0]), ShapeError, r"reward"),
         (lambda: one().sample(3), ValueError, r"sample: batch_size is 3, but only 0 transitions are stored"),
