@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import _data
+import adapter_rows
 import numpy as np
 import torch
 from _timing import keep_one
@@ -232,7 +233,14 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-HOSTS: dict[str, Callable[[], Iterator[Row]]] = {"stable-baselines3": sb3_rows}
+def others(host: str) -> Iterator[Row]:
+    yield from (Row(*row) for row in adapter_rows.HOSTS[host]())
+
+
+HOSTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "stable-baselines3": sb3_rows,
+    **{host: partial(others, host) for host in adapter_rows.HOSTS},
+}
 
 
 def cpu_time(call: Call, loops: int) -> float:
@@ -260,6 +268,13 @@ def measure(row: Row, rounds: int, seconds: float) -> tuple[float, float, float]
     times = [(cpu_time(host, host_loops) / host_loops, cpu_time(ours, our_loops) / our_loops) for _ in range(rounds)]
     host_time, our_time = (statistics.median(column) for column in zip(*times))
     return host_time, our_time, statistics.median(theirs / own for theirs, own in times)
+
+
+def version(host: str) -> str:
+    try:
+        return importlib.metadata.version(host)
+    except importlib.metadata.PackageNotFoundError:
+        return "(a checkout)"
 
 
 def machine() -> str:
@@ -296,7 +311,7 @@ def main() -> None:
         except ImportError as missing:
             print(f"\n{host}: not measured ({missing})")
             continue
-        print(f"\n{host} {importlib.metadata.version(host)}{'host us':>38}{'ours us':>11}{'times':>8}")
+        print(f"\n{host} {version(host)}{'host us':>38}{'ours us':>11}{'times':>8}")
         for row in rows:
             theirs, own, ratio = measure(row, rounds, seconds)
             print(

@@ -172,6 +172,23 @@ py::array_t<std::int64_t> episode_table(ReplayCore& self) {
   return table;
 }
 
+// int64 [N]: the newest transition of each environment, -1 where there is none.
+py::array_t<std::int64_t> newest(ReplayCore& self) {
+  const CudaStream caller = self.caller_stream("newest");
+  py::array_t<std::int64_t> index(self.ring().options().num_lanes);
+  std::int64_t* const to = index.mutable_data();
+  alone(self, [&] {
+    const RingView& view = self.store->metadata(caller).view();
+    for (std::int64_t lane = 0; lane < view.options.num_lanes; ++lane) {
+      const std::int64_t oldest = std::max(view.origins[lane], view.heads[lane] - view.lane_capacity);
+      std::int64_t position = view.heads[lane] - 1;
+      while (position >= oldest && (view.flags[view.slot(lane, position)] & flag::transition) == 0) --position;
+      to[lane] = position < oldest ? -1 : position * view.options.num_lanes + lane;
+    }
+  });
+  return index;
+}
+
 std::int64_t length(ReplayCore& self) {
   if (self.store->size_is_known()) return self.store->most_size();
   const CudaStream caller = self.caller_stream("len");
@@ -181,6 +198,11 @@ std::int64_t length(ReplayCore& self) {
 void clear(ReplayCore& self) {
   const CudaStream caller = self.caller_stream("clear");
   alone(self, [&] { self.store->clear(caller); });
+}
+
+void cut(ReplayCore& self) {
+  PYRL_CHECK(!self.location.device.is_cuda(), DeviceError, "cut: the records of this buffer are on ", self.location.device.text(), ", expected a buffer on the CPU");
+  alone(self, [&] { self.store->own_ring().cut(); });
 }
 
 void flush(ReplayCore& self) {
@@ -218,6 +240,7 @@ PYRL_BINDINGS(replay, m) {
            py::arg("prioritized"), py::arg("on_device"), py::arg("host_copy"))
       .def("move_to", &ReplayCore::move_to, py::arg("device"), py::arg("host_copy"))
       .def("__len__", &length)
+      .def_property_readonly("newest", &newest)
       .def_property_readonly("capacity", [](const ReplayCore& self) { return self.ring().num_slots(); })
       .def_property_readonly("nbytes", [](const ReplayCore& self) { return self.store->nbytes(); })
       .def_property_readonly("bytes_copied", [](const ReplayCore& self) { return self.store->bytes_copied(); })
@@ -228,6 +251,7 @@ PYRL_BINDINGS(replay, m) {
       .def_property_readonly("total_priority", &total_priority)
       .def_property_readonly("unused_updates", &unused_updates)
       .def("clear", &clear)
+      .def("cut", &cut)
       .def("flush", &flush)
       .def("delete", &delete_episodes, py::arg("index"))
       .def("drawable", &drawable, py::arg("index"))

@@ -211,6 +211,14 @@ void LaneRing::remove(const std::int64_t* slots, std::int64_t count) {
   size_.store(changes.size, std::memory_order_relaxed);
 }
 
+void LaneRing::cut() {
+  for (std::int64_t lane = 0; lane < options().num_lanes; ++lane) {
+    if (!pending_[lane]) continue;
+    flags_[view_.previous_slot(lane * lane_capacity() + newest_[lane])] |= flag::cut;
+    pending_[lane] = 0;
+  }
+}
+
 std::int64_t LaneRing::filled() const {
   std::int64_t most = 0;
   for (std::size_t lane = 0; lane < heads_.size(); ++lane) most = std::max(most, heads_[lane] - origins_[lane]);

@@ -75,6 +75,9 @@ class LaneRing {
   // The transitions in these slots cannot be drawn any more; a stream whose newest one is among them ends there. Whole episodes only.
   void remove(const std::int64_t* slots, std::int64_t count);
 
+  // The stream of every lane ends at its newest transition, as by a manual reset.
+  void cut();
+
   const StreamOptions& options() const { return view_.options; }
   const RecordLayout& layout() const { return layout_; }
   int num_observation_columns() const { return view_.num_observation_columns; }

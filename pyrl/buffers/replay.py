@@ -86,7 +86,7 @@ class ReplayBuffer(Pickled):
         self.num_envs, self.n_step, self.frame_stack = sizes["num_envs"], sizes["n_step"], sizes["frame_stack"]
         self.gamma, self.linked = gamma, linked
         self._torch = kind == "torch"
-        self._extra = tuple(extra or ())
+        self._extra = frozenset(extra or ())
         self._leaves = plan.observation
         self._nests = hasattr(observation_space, "spaces")  # observations are dicts or tuples, of a single array perhaps
         try:
@@ -259,6 +259,19 @@ class ReplayBuffer(Pickled):
         """bool [B]: whether these records can (still) be drawn."""
         return self._core.drawable(index)
 
+    @property
+    def newest(self) -> np.ndarray:
+        """int64 [N]: the index of each environment's newest transition, -1 where there is none."""
+        return self._core.newest
+
+    def indices(self) -> np.ndarray:
+        """int64 [len]: every record that can be drawn, those of an environment oldest first. Takes no draw."""
+        env, start, end = self._core.episodes()[:, :3].T
+        length = end - start
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        index = (np.repeat(start, length) + within) * self.num_envs + np.repeat(env, length)
+        return index[self._core.drawable(index)] if self.frame_stack > 1 else index
+
     def episodes(self) -> list[dict[str, Any]]:
         """The episodes in the buffer, oldest first in each environment.
 
@@ -279,6 +292,10 @@ class ReplayBuffer(Pickled):
     def clear(self) -> None:
         """Forget everything; old indices stay stale for ever."""
         self._core.clear()
+
+    def cut(self) -> None:
+        """The episodes that run end here, as by a manual reset: what is added next follows nothing. DeviceError on a GPU."""
+        self._core.cut()
 
     def flush(self) -> None:
         """Put what was added since the last draw onto the GPU, before all that comes on torch's current stream.
@@ -341,7 +358,7 @@ class ReplayBuffer(Pickled):
             observation, next_observation = self._flat(observation), self._flat(next_observation)
         if self._extra:
             extra = batch.extra
-            if extra.keys() != set(self._extra):
+            if extra.keys() != self._extra:
                 raise ValueError(f"ReplayBuffer: out has extra columns {sorted(extra)}, expected {sorted(self._extra)}")
         return (observation, batch.action, batch.reward, next_observation, batch.terminated, batch.discount, batch.index, extra)
 
@@ -354,7 +371,7 @@ class ReplayBuffer(Pickled):
         return nested_leaves(self.observation_space, iter((leaves,) if len(self._leaves) == 1 else leaves))
 
     def _columns(self, caller: str, extra: dict[str, Array]) -> dict[str, Array]:
-        if extra.keys() != set(self._extra):
+        if extra.keys() != self._extra:
             raise ValueError(f"{caller}: extra columns are {sorted(extra)}, expected {sorted(self._extra)}")
         return extra
 

@@ -30,12 +30,14 @@ from pyrl.ops.sampling import (
     take_rows,
     uniform_indices,
 )
+from pyrl.ops.sum_tree import SumTree
 
 __all__ = [
     "Layer",
     "Network",
     "RandomStream",
     "RunningMoments",
+    "SumTree",
     "adam",
     "copy_nontemporal",
     "cuda_built",

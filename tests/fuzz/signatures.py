@@ -252,6 +252,25 @@ def network(r: R, name: str) -> Case:
     return Case(values, lambda n, **given: getattr(n, name)(**given), lambda: ops.Network(layers, np.dtype(t).name), outs=set(outs))
 
 
+def sum_tree(r: R, name: str) -> Case:
+    weight, index = abs(floats(r, 20, dtype=np.float64)) + 0.1, r.integers(0, 20, 3)
+
+    def setup() -> Any:
+        made = ops.SumTree(20)
+        made.set(np.arange(20), weight)
+        return made
+
+    given: dict[str, Any] = {"index": index}
+    given |= {"set": {"weight": abs(floats(r, 3, dtype=real(r)))}, "importance": {"beta": 0.4}}.get(name, {})
+    if name == "set_priority":
+        given |= {"priority": abs(floats(r, 3, dtype=real(r))), "alpha": 0.6, "epsilon": 1e-6}
+    if name == "find":
+        given = {"value": r.random(3)}
+    if name == "draw":
+        return Case({"size": 3}, lambda t, size: t.draw(size, ops.RandomStream(3)), setup, lambda t: t.weights(), sizes={"size"})
+    return Case(given, lambda t, **values: getattr(t, name)(**values), setup, lambda t: t.weights())
+
+
 N = 2
 SPACE = Dict({"image": Box(0, 255, (2, 2), np.uint8), "flags": MultiBinary(3), "x": Box(-1, 1, (3,), np.float32)})
 
@@ -404,6 +423,8 @@ TABLE: dict[str, Callable[[R], Case]] = {
     **{f.__name__: f for f in (polyak, copy_nontemporal)},
     **{f"RunningMoments.{name}": (lambda r, name=name: moments(r, name)) for name in ("update", "normalize")},
     **{f"Network.{name}": (lambda r, name=name: network(r, name)) for name in ("forward", "infer", "backward")},
+    **{f"SumTree.{name}": (lambda r, name=name: sum_tree(r, name)) for name in ("set", "set_priority", "get", "importance", "find")},
+    "SumTree.draw": lambda r: sum_tree(r, "draw"),
     "Network": make_network,
     "RandomStream": make_stream,
     "ReplayBuffer": make_buffer,

@@ -85,31 +85,54 @@ double SumTree::root(Values Level::* values) {
   return (levels_.back().*values)[0];
 }
 
+void SumTree::descend(double* u, std::int64_t n, std::int64_t* node) const {
+  std::fill(node, node + n, 0);
+  for (std::size_t level = levels_.size() - 1; level-- > 0;) {
+    const double* const sums = levels_[level].sum.data();
+    for (std::int64_t i = 0; i < n; ++i) {
+      node[i] = node[i] * children + tree::descend(sums + node[i] * children, u[i]);
+      if (level > 0) {
+        const double* const next = levels_[level - 1].sum.data() + node[i] * children;
+        PYRL_PREFETCH_L2(next);
+        PYRL_PREFETCH_L2(next + children / 2);
+      }
+    }
+  }
+}
+
 void SumTree::draw(const RandomStream& stream, std::int64_t count, std::int64_t* leaves) {
-  // A group goes down together, level by level: while one draw waits for memory the others compute.
-  constexpr std::int64_t group = 16;
   const double total = this->total(), share = 1.0 / static_cast<double>(count);
   double u[group];
   for (std::int64_t first = 0; first < count; first += group) {
     const std::int64_t n = std::min(group, count - first);
     if (first % (1 << 14) == 0) check_interrupt();
-    std::int64_t* const node = leaves + first;
-    for (std::int64_t i = 0; i < n; ++i) {
-      u[i] = tree::stratum(stream, first + i, share, total);
-      node[i] = 0;
-    }
-    for (std::size_t level = levels_.size() - 1; level-- > 0;) {
-      const double* const sums = levels_[level].sum.data();
-      for (std::int64_t i = 0; i < n; ++i) {
-        node[i] = node[i] * children + tree::descend(sums + node[i] * children, u[i]);
-        if (level > 0) {
-          const double* const next = levels_[level - 1].sum.data() + node[i] * children;
-          PYRL_PREFETCH_L2(next);
-          PYRL_PREFETCH_L2(next + children / 2);
-        }
-      }
-    }
+    for (std::int64_t i = 0; i < n; ++i) u[i] = tree::stratum(stream, first + i, share, total);
+    descend(u, n, leaves + first);
   }
+}
+
+void SumTree::find(const double* u, std::int64_t count, std::int64_t* leaves) {
+  const double last = tree::next_below(total());
+  double below[group];
+  for (std::int64_t first = 0; first < count; first += group) {
+    const std::int64_t n = std::min(group, count - first);
+    if (first % (1 << 14) == 0) check_interrupt();
+    for (std::int64_t i = 0; i < n; ++i) below[i] = std::min(u[first + i], last);
+    descend(below, n, leaves + first);
+  }
+}
+
+double SumTree::sum(std::int64_t first, std::int64_t last) {
+  update();
+  double below = 0, above = 0;
+  for (const Level& level : levels_) {
+    for (; first < last && first % children != 0; ++first) below += level.sum[static_cast<std::size_t>(first)];
+    for (; first < last && last % children != 0; --last) above += level.sum[static_cast<std::size_t>(last - 1)];
+    if (first >= last) break;
+    first /= children;
+    last /= children;
+  }
+  return below + above;
 }
 
 }  // namespace pyrl::replay

@@ -36,6 +36,10 @@ class SumTree {
   // Of the leaves that are not zero; infinity if all are zero.
   double smallest() { return root(&Level::smallest); }
 
+  // Of the leaves first, ..., last - 1.
+  double sum(std::int64_t first, std::int64_t last);
+  // Of each u >= 0, below the total, the first leaf whose running sum exceeds it. total() must be positive.
+  void find(const double* u, std::int64_t count, std::int64_t* leaves);
   // Leaves for `count` stratified draws: u_i = (i + U_i) / count * total, U_i of 53 bits from words 0 and 1 of block (draw, i, 0).
   // total() must be positive.
   void draw(const RandomStream& stream, std::int64_t count, std::int64_t* leaves);
@@ -65,6 +69,9 @@ class SumTree {
   };
 
   double root(Values Level::* values);
+  // From the root down for `n` draws at once, up to `group`: while one waits for memory the others compute. `u` is used up.
+  static constexpr std::int64_t group = 16;
+  void descend(double* u, std::int64_t n, std::int64_t* leaves) const;
   void update();
   void note(std::size_t level, std::int64_t node);
   void compute(std::size_t level, std::int64_t node);

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 
+from pyrl.adapters.columns import column_space
 from pyrl.errors import SpaceError
-
-
-def column_space(shape: tuple[int, ...], dtype: Any) -> spaces.Box:
-    """A Box of this shape and dtype that holds anything; what is allowed in it is for the environment to say."""
-    dtype = np.dtype(dtype)
-    if dtype.kind == "f":
-        return spaces.Box(-np.inf, np.inf, shape, dtype.type)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        return spaces.Box(limits.min, limits.max, shape, dtype.type)
-    return spaces.Box(0, 1, shape, np.uint8)
 
 
 def observation_columns(space: spaces.Space, shape: Any) -> spaces.Space:

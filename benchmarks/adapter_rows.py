@@ -1,0 +1,353 @@
+"""Rows of bench_adapters.py for CleanRL, cpprb, TorchRL and Tianshou: (name, prepare, goal), prepare() -> (the host's call, ours).
+
+CleanRL is no package: put a checkout of it on PYTHONPATH. Tianshou has an environment of its own (tests/adapters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+import _data
+import numpy as np
+from _timing import keep_one
+
+Call = Callable[[], object]
+Rows = Iterator[tuple[str, Callable[[], tuple[Call, Call]], float]]
+KINDS, BATCHES = ("obs4", "obs17", "obs376", "img4x84x84"), (32, 256, 4096)
+ROLLOUTS = ((2048, 1), (128, 8), (128, 64))
+
+
+def blocks(kind: str, size: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """`size` transitions in blocks: (observation, action, reward, next observation, terminated)."""
+    block = 800 if "img" in kind else 10_000  # divides by 8 environments
+    observation, action, reward = _data.observations(kind, block), _data.actions(kind, block), _data.rewards(block)
+    ends = np.arange(block) % _data.EPISODE == _data.EPISODE - 1
+    for _ in range(0, size, block):
+        yield observation, action, reward, np.roll(observation, -1, axis=0), ends
+
+
+# -- cpprb ----------------------------------------------------------------------------------------------------------------
+
+
+@keep_one
+def cpprb_pair(kind: str, prioritized: bool = False, n_step: int = 1) -> list[Any]:
+    import cpprb as host
+
+    from pyrl.adapters import cpprb as ours
+
+    shape, dtype, actions, capacity = _data.KINDS[kind]
+    made = []
+    for module in (host, ours):
+        about = {
+            "obs": {"shape": shape, "dtype": np.dtype(dtype)},
+            "act": {"shape": actions or 1, "dtype": np.float32 if actions else np.int64},
+            "rew": {},
+            "next_obs": {"shape": shape, "dtype": np.dtype(dtype)},
+            "done": {"dtype": np.bool_},
+        }
+        options = {"Nstep": {"size": n_step, "gamma": 0.99, "rew": "rew", "next": "next_obs"}} if n_step > 1 else {}
+        buffer = (module.PrioritizedReplayBuffer if prioritized else module.ReplayBuffer)(capacity, about, **options)
+        for obs, act, rew, next_obs, done in blocks(kind, capacity):
+            buffer.add(obs=obs, act=act, rew=rew.copy(), next_obs=next_obs, done=done)  # the host sums into the caller's rewards
+        made.append(buffer)
+    return made
+
+
+def cpprb_adding(buffer: Any, kind: str) -> Call:
+    stream = cycle(_data.stream(kind, 1))
+
+    def call() -> None:
+        step = next(stream)
+        buffer.add(
+            obs=step.observation[0], act=step.action[0], rew=step.reward[0], next_obs=step.next_observation[0], done=step.terminated[0]
+        )
+        if step.terminated[0]:
+            buffer.on_episode_end()
+
+    return call
+
+
+def cpprb_add(kind: str, n_step: int = 1) -> tuple[Call, Call]:
+    host, ours = cpprb_pair(kind, n_step=n_step)
+    return cpprb_adding(host, kind), cpprb_adding(ours, kind)
+
+
+def cpprb_sample(kind: str, batch: int) -> tuple[Call, Call]:
+    host, ours = cpprb_pair(kind)
+    return partial(host.sample, batch), partial(ours.sample, batch)
+
+
+def cpprb_prioritized(kind: str, batch: int) -> tuple[Call, Call]:
+    def updating(buffer: Any) -> Call:
+        errors = cycle(_data.priorities(batch))
+        return lambda: buffer.update_priorities(buffer.sample(batch, beta=0.4)["indexes"], next(errors))
+
+    host, ours = cpprb_pair(kind, prioritized=True)
+    return updating(host), updating(ours)
+
+
+def cpprb_rows() -> Rows:
+    import cpprb  # noqa: F401
+
+    for kind in KINDS:
+        for batch in BATCHES:
+            yield f"sample {batch}, {kind}", partial(cpprb_sample, kind, batch), 3
+        yield f"add, {kind}", partial(cpprb_add, kind), 3
+    yield "add, 3-step, obs17", partial(cpprb_add, "obs17", 3), 3
+    for batch in BATCHES:
+        yield f"prioritized sample + update {batch}, obs17", partial(cpprb_prioritized, "obs17", batch), 3
+
+
+# -- CleanRL --------------------------------------------------------------------------------------------------------------
+
+
+@keep_one
+def cleanrl_pair(kind: str, num_envs: int = 1) -> list[Any]:
+    from cleanrl_utils.buffers import ReplayBuffer as Host
+
+    from pyrl.adapters.cleanrl import ReplayBuffer as Ours
+
+    capacity = _data.KINDS[kind].capacity
+    made = [buffer(capacity, *_data.spaces(kind), "cpu", num_envs, handle_timeout_termination=False) for buffer in (Host, Ours)]
+    host, ours = made
+    for count, (obs, act, rew, next_obs, done) in enumerate(blocks(kind, capacity)):
+        rows = slice(count * len(rew) // num_envs, (count + 1) * len(rew) // num_envs)
+        for own, column in (
+            (host.observations, obs),
+            (host.next_observations, next_obs),
+            (host.actions, act),
+            (host.rewards, rew),
+            (host.dones, done),
+        ):
+            own[rows] = column.reshape(own[rows].shape)
+        block = [
+            column.reshape(-1, num_envs, *column.shape[1:]) for column in (obs, act if act.ndim > 1 else act[:, None], rew, next_obs, done)
+        ]
+        ours.replay.extend(*block, np.zeros_like(block[-1]))
+    host.full = True
+    return made
+
+
+def cleanrl_add(kind: str, num_envs: int) -> tuple[Call, Call]:
+    def adding(buffer: Any) -> Call:
+        stream = cycle(_data.stream(kind, num_envs))
+
+        def call() -> None:
+            step = next(stream)
+            buffer.add(step.observation, step.next_observation, step.action, step.reward, step.terminated, {})
+
+        return call
+
+    host, ours = cleanrl_pair(kind, num_envs)
+    return adding(host), adding(ours)
+
+
+def cleanrl_sample(kind: str, batch: int) -> tuple[Call, Call]:
+    host, ours = cleanrl_pair(kind)
+    return partial(host.sample, batch), partial(ours.sample, batch)
+
+
+def cleanrl_gae(T: int, N: int) -> tuple[Call, Call]:
+    import torch
+
+    from pyrl.adapters.cleanrl import gae
+
+    rollout = _data.rollout(T, N)
+    rewards, values, dones = map(torch.from_numpy, (rollout.reward, rollout.value, rollout.terminated.astype(np.float32)))
+    next_value, next_done = torch.from_numpy(rollout.last_value)[None], torch.zeros(N)
+
+    def loop() -> object:
+        """What the scripts write out."""
+        advantages, carry = torch.zeros_like(rewards), 0
+        for t in reversed(range(T)):
+            alive = 1.0 - (next_done if t == T - 1 else dones[t + 1])
+            following = next_value if t == T - 1 else values[t + 1]
+            carry = rewards[t] + 0.99 * following * alive - values[t] + 0.99 * 0.95 * alive * carry
+            advantages[t] = carry
+        return advantages, advantages + values
+
+    return loop, partial(gae, rewards, values, dones, next_value, next_done, 0.99, 0.95)
+
+
+def cleanrl_rows() -> Rows:
+    for T, N in ROLLOUTS:
+        yield f"GAE {T} x {N}, the scripts' loop", partial(cleanrl_gae, T, N), 3
+    from importlib.util import find_spec
+
+    if find_spec("cleanrl_utils") is None:
+        print("\ncleanrl: of its buffer nothing is measured (no cleanrl_utils: put a checkout of vwxyzjn/cleanrl on PYTHONPATH)")
+        return
+    for kind in KINDS:
+        for batch in BATCHES:
+            yield f"sample {batch}, {kind}", partial(cleanrl_sample, kind, batch), 3
+        for num_envs in (1, 8):
+            yield f"add {num_envs} environments, {kind}", partial(cleanrl_add, kind, num_envs), 3
+
+
+# -- TorchRL --------------------------------------------------------------------------------------------------------------
+
+
+@keep_one
+def torchrl_pair(kind: str, prioritized: bool = False) -> list[Any]:
+    import torch
+    from tensordict import TensorDict
+    from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+    from torchrl.data.replay_buffers import samplers as host
+
+    from pyrl.adapters import torchrl as ours
+
+    capacity, made = _data.KINDS[kind].capacity, []
+    for module in (host, ours):
+        sampler = module.PrioritizedSampler(capacity, 0.6, 0.4) if prioritized else module.RandomSampler()
+        buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(capacity), sampler=sampler)
+        for columns in blocks(kind, capacity):
+            names = ("observation", "action", "reward", "next_observation", "terminated")
+            rows = TensorDict({name: torch.from_numpy(column) for name, column in zip(names, columns)}, [len(columns[2])])
+            buffer.extend(rows, update_priority=prioritized)
+        made.append(buffer)
+    return made
+
+
+def torchrl_sample(kind: str, batch: int) -> tuple[Call, Call]:
+    host, ours = torchrl_pair(kind)
+    return partial(host.sample, batch), partial(ours.sample, batch)
+
+
+def torchrl_prioritized(kind: str, batch: int, whole: bool) -> tuple[Call, Call]:
+    import torch
+
+    def updating(buffer: Any) -> Call:
+        errors = cycle([torch.from_numpy(each) for each in _data.priorities(batch)])
+        sampler, storage = buffer.sampler, buffer._storage
+        if whole:
+            return lambda: buffer.update_priority(buffer.sample(batch)["index"], next(errors))
+        return lambda: sampler.update_priority(sampler.sample(storage, batch)[0], next(errors), storage=storage)
+
+    host, ours = torchrl_pair(kind, prioritized=True)
+    return updating(host), updating(ours)
+
+
+def torchrl_returns(name: str, T: int, N: int) -> tuple[Call, Call]:
+    import torch
+    from torchrl.objectives.value import functional as host
+
+    from pyrl.adapters import torchrl as ours
+
+    r = _data.vtrace_rollout(T, N)
+    columns = (r.log_prob, r.behaviour_log_prob, r.value, r.next_value, r.reward, r.terminated, r.terminated)
+    tensors = [torch.from_numpy(np.ascontiguousarray(x.T)).unsqueeze(-1) for x in columns]  # [N, T, 1]
+    arguments = (0.99, *tensors) if name.startswith("vtrace") else (0.99, 0.95, *tensors[2:])
+    return partial(getattr(host, name), *arguments), partial(getattr(ours, name), *arguments)
+
+
+def torchrl_rows() -> Rows:
+    from torchrl.data.replay_buffers.samplers import prioritized
+
+    for T, N in ROLLOUTS:
+        yield f"GAE {T} x {N}", partial(torchrl_returns, "generalized_advantage_estimate", T, N), 3
+        yield f"V-trace {T} x {N}", partial(torchrl_returns, "vtrace_advantage_estimate", T, N), 3
+    for batch in BATCHES:
+        yield f"uniform sample {batch}, obs17 (the host's storage)", partial(torchrl_sample, "obs17", batch), 1
+    if prioritized.SumSegmentTreeFp32 is None:
+        print("\ntorchrl: priorities are not measured (its C++ extension does not load beside this torch)")
+        return
+    for batch in BATCHES:
+        yield f"prioritized indices + update {batch} of 10^6", partial(torchrl_prioritized, "obs17", batch, False), 3
+        yield f"prioritized sample + update {batch}, obs17", partial(torchrl_prioritized, "obs17", batch, True), 1
+
+
+# -- Tianshou -------------------------------------------------------------------------------------------------------------
+
+
+def tianshou_tree(batch: int) -> tuple[Call, Call]:
+    from tianshou.data import SegmentTree as Host
+
+    from pyrl.adapters.tianshou import SegmentTree as Ours
+
+    def using(tree: Any) -> Call:
+        tree[np.arange(1_000_000)] = np.random.default_rng(0).exponential(size=1_000_000)
+        errors, rng = cycle(_data.priorities(batch)), np.random.default_rng(0)
+
+        def call() -> None:
+            index = tree.get_prefix_sum_idx(rng.random(batch) * tree.reduce() * 0.999999)
+            tree[index] = next(errors)
+
+        return call
+
+    return using(Host(1_000_000)), using(Ours(1_000_000))
+
+
+@keep_one
+def tianshou_pair(kind: str) -> list[Any]:
+    from tianshou.data import Batch
+    from tianshou.data import PrioritizedReplayBuffer as Host
+
+    from pyrl.adapters.tianshou import PrioritizedReplayBuffer as Ours
+
+    capacity, made = _data.KINDS[kind].capacity, []
+    for module in (Host, Ours):
+        buffer, step = module(capacity, alpha=0.6, beta=0.4), _data.stream(kind, 1)[0]
+        buffer.add(
+            Batch(
+                obs=step.observation[0], act=step.action[0], rew=step.reward[0], obs_next=step.next_observation[0],
+                terminated=step.terminated[0], truncated=step.truncated[0],
+            )
+        )  # fmt: skip
+        rows = buffer._meta
+        rows.obs[:], rows.act[:], rows.rew[:] = _data.observations(kind, capacity), _data.actions(kind, capacity), _data.rewards(capacity)
+        rows.obs_next[:] = np.roll(rows.obs, -1, axis=0)
+        rows.terminated[:] = rows.done[:] = np.arange(capacity) % _data.EPISODE == _data.EPISODE - 1
+        buffer._size = capacity
+        buffer.update_weight(np.arange(capacity), np.random.default_rng(0).exponential(size=capacity))
+        made.append(buffer)
+    return made
+
+
+def tianshou_prioritized(kind: str, batch: int) -> tuple[Call, Call]:
+    def updating(buffer: Any) -> Call:
+        errors = cycle(_data.priorities(batch))
+        return lambda: buffer.update_weight(buffer.sample(batch)[1], next(errors))
+
+    host, ours = tianshou_pair(kind)
+    return updating(host), updating(ours)
+
+
+def tianshou_gae(T: int) -> tuple[Call, Call]:
+    from tianshou.algorithm.algorithm_base import _gae as host
+
+    from pyrl.adapters.tianshou import gae as ours
+
+    r = _data.rollout(T, 1)
+    call = (r.value[:, 0].copy(), r.next_value[:, 0].copy(), r.reward[:, 0].astype(np.float64), r.terminated[:, 0].copy(), 0.99, 0.95)
+    return partial(host, *call), partial(ours, *call)
+
+
+def tianshou_nstep(batch: int) -> tuple[Call, Call]:
+    from tianshou.algorithm.algorithm_base import _nstep_return as host
+
+    from pyrl.adapters.tianshou import nstep_return as ours
+
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 999_000, batch)
+    reward, ends = rng.normal(size=1_000_000), np.arange(1_000_000) % _data.EPISODE == 0
+    call = (reward, ends, rng.normal(size=(batch, 1)).astype(np.float32), np.stack([first + i for i in range(3)]), 0.99, 3)
+    return partial(host, *call), partial(ours, *call)
+
+
+def tianshou_rows() -> Rows:
+    import tianshou  # noqa: F401
+
+    for batch in BATCHES:
+        yield f"SegmentTree draw + update {batch} of 10^6", partial(tianshou_tree, batch), 3
+    for batch in BATCHES:
+        yield f"prioritized sample + update {batch}, obs17", partial(tianshou_prioritized, "obs17", batch), 1
+    for T in (2048, 16384):
+        yield f"_gae {T}", partial(tianshou_gae, T), 3
+    for batch in (256, 4096):
+        yield f"_nstep_return {batch}, 3 steps", partial(tianshou_nstep, batch), 3
+
+
+HOSTS = {"cpprb": cpprb_rows, "cleanrl": cleanrl_rows, "torchrl": torchrl_rows, "tianshou": tianshou_rows}
