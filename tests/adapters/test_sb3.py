@@ -11,28 +11,20 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_settings import off_policy, small
 
 stable_baselines3 = pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed (pyrl[sb3])")
 
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3  # noqa: E402
 from stable_baselines3.common import buffers as host  # noqa: E402
 from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize  # noqa: E402
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
 
 from pyrl.adapters import sb3  # noqa: E402
 from pyrl.errors import CheckpointError, DTypeError, NonFiniteError, ShapeError, SpaceError  # noqa: E402
 
 BOX, DISCRETE = spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Discrete(4)
 DICT = spaces.Dict({"a": BOX, "b": spaces.Discrete(7), "c": spaces.MultiBinary(5)})
-
-
-def small(net_arch: tuple[int, ...] = (8,), **options: Any) -> dict[str, Any]:
-    """Settings of any algorithm; the host writes into `policy_kwargs`."""
-    return {"policy_kwargs": {"net_arch": list(net_arch), **options}, "device": "cpu", "seed": 0}
-
-
-def off_policy(net_arch: tuple[int, ...] = (8,)) -> dict[str, Any]:
-    return {**small(net_arch), "buffer_size": 500, "learning_starts": 30, "batch_size": 16}
 
 
 def steps(space: spaces.Space, action_space: spaces.Space, count: int, num_envs: int, seed: int = 0) -> list[tuple[Any, ...]]:
@@ -142,69 +134,6 @@ def test_without_timeouts_every_end_is_an_end() -> None:
         done = np.array([step[4] for step in stream])
         assert cut.any()
         np.testing.assert_array_equal(ended, done & ~cut if handled else done)
-
-
-class Frames(gym.Env):
-    """Pictures whose pixels count the steps; an episode lasts seven."""
-
-    observation_space, action_space = spaces.Box(0, 255, (1, 6, 6), np.uint8), spaces.Discrete(2)
-    count = 0
-
-    def picture(self) -> np.ndarray:
-        self.count += 1
-        return np.full((1, 6, 6), self.count % 251, np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        self.t = 0
-        return self.picture(), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.t += 1
-        return self.picture(), 1.0, self.t == 7, False, {}
-
-
-def test_stacked_frames_are_stored_once_and_come_back() -> None:
-    env = VecFrameStack(make_vec_env(Frames, 2), 4, channels_order="first")
-    options = {"device": "cpu", "n_envs": 2}
-    whole = sb3.ReplayBuffer(100, env.observation_space, env.action_space, **options)
-    frames = sb3.ReplayBuffer(100, env.observation_space, env.action_space, **options, frame_stack=4)
-    obs = env.reset()
-    for _ in range(40):
-        new_obs, reward, done, infos = env.step(np.zeros(2, np.int64))
-        next_obs = new_obs.copy()
-        for i in np.flatnonzero(done):
-            next_obs[i] = infos[i]["terminal_observation"]
-        for buffer in (whole, frames):
-            buffer.add(obs, next_obs, np.zeros(2, np.int64), reward, done, infos)
-        obs = new_obs
-    index = whole.replay.draw(64)
-    for want, have in zip(whole._get_samples(index), frames._get_samples(index)):
-        assert (want is None) == (have is None)
-        if want is not None:
-            torch.testing.assert_close(have, want)
-    assert frames.nbytes < 0.5 * whole.nbytes
-
-
-def test_a_stack_that_is_none_is_refused() -> None:
-    space = spaces.Box(0, 255, (4, 6, 6), np.uint8)
-    stack, zeros = np.full((1, 4, 6, 6), 3, np.uint8), np.zeros((1, 3, 6, 6), np.uint8)
-    rest = np.zeros(1, np.int64), np.ones(1, np.float32), np.zeros(1, bool), [{}]
-    buffer = sb3.ReplayBuffer(100, space, DISCRETE, "cpu", frame_stack=4)
-    with pytest.raises(ValueError, match=r"stack_padding is 'zero', but obs has not zeros"):
-        buffer.add(stack, stack, *rest)
-    begin = np.concatenate([zeros, stack[:, :1]], 1)
-    with pytest.raises(ValueError, match=r"frame_stack is 4, but next_obs is not obs moved on by a frame"):
-        buffer.add(begin, stack, *rest)
-    sb3.ReplayBuffer(100, space, DISCRETE, "cpu", frame_stack=4, stack_padding="repeat").add(stack, stack, *rest)
-
-
-ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(18)
-
-
-def test_a_million_atari_transitions_fit() -> None:
-    assert sb3.ReplayBuffer.forecast(1_000_000, *ATARI, frame_stack=4) <= 7.3e9
-    small = sb3.ReplayBuffer(1000, *ATARI, "cpu", frame_stack=4)
-    assert small.nbytes == sb3.ReplayBuffer.forecast(1000, *ATARI, frame_stack=4)
 
 
 # -- the host's algorithms --------------------------------------------------------------------------------------------------------
@@ -328,91 +257,6 @@ def test_the_value_of_a_rollout_bootstraps_a_limit_once() -> None:
         values[limited] = model.policy.predict_values(torch.ones(1, 1)).item()
     assert abs(values[True] - 5) < 0.3
     assert abs(values[False] - 2.8) < 0.5
-
-
-# -- prioritized replay -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["DQN", "DDPG", "TD3", "SAC"])
-@pytest.mark.parametrize("alpha", [0.0, 0.6])
-def test_prioritized_algorithms(name: str, alpha: float) -> None:
-    """With alpha = 0 all weights are 1. Priorities are |TD error|, recomputed here from the networks before the update."""
-    env = "CartPole-v1" if name == "DQN" else "Pendulum-v1"
-    model: Any = getattr(sb3, f"Prioritized{name}")(
-        "MlpPolicy", env, replay_buffer_kwargs={"alpha": alpha, "beta_final": 0.9}, **off_policy()
-    )
-    model.learn(60)
-    assert len(model.critic._forward_hooks if name != "DQN" else model.q_net._forward_hooks) == 0
-    buffer, before, seen = model.replay_buffer, deepcopy(model.policy), {}
-    draw, update = buffer.replay.sample, buffer.replay.update_priorities
-    buffer.replay.sample = lambda *args: seen.setdefault("batch", draw(*args))
-    buffer.replay.update_priorities = lambda index, priority: (seen.update(priority=priority, index=index), update(index, priority))
-    torch.manual_seed(3)
-    model._update_learning_rate = lambda optimizers: None
-    model.train(1, 16)
-    batch, priority = seen["batch"], torch.as_tensor(seen["priority"])
-    np.testing.assert_array_equal(seen["index"], batch.index)
-    if alpha == 0:
-        np.testing.assert_array_equal(batch.weight, 1)
-    torch.manual_seed(3)
-    np.testing.assert_allclose(priority, expected_error(name, model, before, batch), rtol=1e-3, atol=1e-4)
-
-
-def expected_error(name: str, model: Any, policy: Any, batch: Any) -> torch.Tensor:
-    obs, next_obs, action, reward = map(torch.from_numpy, (batch.observation, batch.next_observation, batch.action, batch.reward))
-    reward, alive = reward[:, None], torch.from_numpy(~batch.terminated)[:, None]
-    with torch.no_grad():
-        if name == "DQN":
-            target = reward + 0.99 * alive * policy.q_net_target(next_obs).max(1, keepdim=True)[0]
-            return (policy.q_net(obs).gather(1, action.view(-1, 1)) - target).abs()[:, 0]
-        if name == "SAC":
-            policy.actor.action_log_prob(obs)  # takes its noise first
-            log_alpha = seen_entropy(model, policy, obs)
-            next_action, log_prob = policy.actor.action_log_prob(next_obs)
-            bonus = -log_alpha * log_prob[:, None]
-        else:
-            noise = action.clone().normal_(0, model.target_policy_noise).clamp(-model.target_noise_clip, model.target_noise_clip)
-            next_action, bonus = (policy.actor_target(next_obs) + noise).clamp(-1, 1), 0
-        value = torch.cat(policy.critic_target(next_obs, next_action), 1).min(1, keepdim=True)[0] + bonus
-        errors = [q - (reward + 0.99 * alive * value) for q in policy.critic(obs, action)]
-        return torch.cat(errors, 1).abs().mean(1)
-
-
-def seen_entropy(model: Any, policy: Any, obs: torch.Tensor) -> float:
-    """The host's coefficient before the update: its Adam moves the logarithm by at most the learning rate."""
-    return float(torch.exp(model.log_ent_coef.detach()))
-
-
-def test_importance_weights_scale_gradients() -> None:
-    """A batch drawn with weights w moves DQN as the loss mean(w * huber) does."""
-    model = sb3.PrioritizedDQN("MlpPolicy", "CartPole-v1", replay_buffer_kwargs={"beta": 1.0}, **off_policy())
-    model.learn(60)
-    buffer, network = model.replay_buffer, deepcopy(model.q_net)
-    buffer.update_priorities(buffer.replay.draw(40), np.random.default_rng(0).exponential(size=40))
-    samples = deepcopy(buffer).sample(16)
-    assert samples.weights.min() < 0.9
-    with torch.no_grad():
-        target = samples.rewards + 0.99 * (1 - samples.dones) * model.q_net_target(samples.next_observations).max(1, keepdim=True)[0]
-    loss = torch.nn.functional.smooth_l1_loss(network(samples.observations).gather(1, samples.actions), target, reduction="none")
-    (samples.weights.view(-1, 1) * loss).mean().backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), model.max_grad_norm)
-    model.train(1, 16)
-    for own, wanted in zip(model.q_net.parameters(), network.parameters()):
-        torch.testing.assert_close(own.grad, wanted.grad)
-
-
-def test_beta_rises_over_the_run() -> None:
-    model = sb3.PrioritizedDQN("MlpPolicy", "CartPole-v1", replay_buffer_kwargs={"beta": 0.4, "beta_final": 0.8}, **off_policy())
-    model.learn(100)
-    assert model.replay_buffer.replay.beta == pytest.approx(0.8)
-
-
-def test_an_algorithm_without_priorities_is_told_so() -> None:
-    model = DQN("MlpPolicy", "CartPole-v1", replay_buffer_class=sb3.PrioritizedReplayBuffer, **off_policy())
-    with pytest.raises(RuntimeError, match="use PrioritizedDQN"):
-        model.learn(100)
-    with pytest.raises(TypeError, match="replay_buffer_class is ReplayBuffer, expected a PrioritizedReplayBuffer"):
-        sb3.PrioritizedDQN("MlpPolicy", "CartPole-v1", replay_buffer_class=sb3.ReplayBuffer)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------------

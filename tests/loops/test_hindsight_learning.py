@@ -65,7 +65,7 @@ def test_sac_solves_bits_with_hindsight_and_not_without() -> None:
     assert solved("sac", env, 4000, gamma=0.95) <= 0.3
 
 
-@pytest.mark.parametrize("algo", ["dqn", "ddpg", "td3", "sac"])
+@pytest.mark.parametrize("algo", ["dqn", "ddpg", "td3", "sac", "svg"])
 @pytest.mark.parametrize("engine", ["native", "torch"])
 def test_every_algorithm_with_everything(algo: str, engine: str) -> None:
     env = functools.partial(Bits, 4, algo != "dqn")
