@@ -105,9 +105,12 @@ def train(algo: str, backend: str, **options: Any) -> Work:
     stepper = pyrl.envs.make(env, 8, seed=0, backend=backend)
     agent = pyrl.make_agent(algo, stepper.single_observation_space, stepper.single_action_space, num_envs=8, seed=0, **options)
 
+    records = iter(pyrl.iterate(agent, stepper, 100_000_000))
+
     def work() -> None:
-        for _ in pyrl.iterate(agent, stepper, 1024):
-            pass
+        goal = agent.env_steps + 1024
+        while agent.env_steps < goal:
+            next(records)
 
     return work
 

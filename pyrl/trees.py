@@ -62,6 +62,8 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 def first_leaf(tree: Any) -> Any:
     """The first array of an observation; all share their leading dimensions."""
+    if type(tree) is np.ndarray:  # first, as in `map_tree`
+        return tree
     while isinstance(tree, (Mapping, tuple)):
         tree = next(iter(tree.values())) if isinstance(tree, Mapping) else tree[0]
     return tree

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyrl
-from pyrl.agents.random import uniform_actions
+from pyrl.agents.random import UniformActions
 from pyrl.errors import EnvError, NonFiniteError
 from pyrl.nets.distributions import distribution_for
 from pyrl.nets.normalizer import Normalizer
@@ -117,7 +117,7 @@ UNIFORM = {
 def test_random_integers_are_uniform(kind: str) -> None:
     space, ranges = UNIFORM[kind]
     count = 20_000
-    drawn = uniform_actions(space, count, RandomStream(0, "test")).reshape(count, -1)
+    drawn = UniformActions(space)(count, RandomStream(0, "test")).reshape(count, -1)
     for column, values in zip(drawn.T, ranges, strict=True):
         found = [int((column == value).sum()) for value in values]
         assert sum(found) == count
@@ -129,7 +129,7 @@ def test_random_integers_are_uniform(kind: str) -> None:
 def test_random_integers_of_the_whole_dtype(dtype: str) -> None:
     """By quarters and by the last three bits."""
     limits = np.iinfo(dtype)
-    drawn = uniform_actions(spaces.Box(limits.min, limits.max, (4,), np.dtype(dtype).type), 4000, RandomStream(0, "test"))
+    drawn = UniformActions(spaces.Box(limits.min, limits.max, (4,), np.dtype(dtype).type))(4000, RandomStream(0, "test"))
     assert drawn.dtype == dtype
     quarter = (drawn.astype(object) - limits.min) // 2**62
     for values, count in ((quarter.astype(int).ravel(), 4), ((drawn % 8).astype(int).ravel(), 8)):
@@ -148,7 +148,7 @@ def test_random_integers_of_the_whole_dtype(dtype: str) -> None:
     ],
 )
 def test_random_numbers_lie_in_their_box(space: spaces.Box, low: float, high: float) -> None:
-    drawn = uniform_actions(space, 1000, RandomStream(0, "test"))
+    drawn = UniformActions(space)(1000, RandomStream(0, "test"))
     assert drawn.dtype == space.dtype
     assert all(space.contains(x) for x in map(np.asarray, drawn))
     middle = float(drawn.min()) / 2 + float(drawn.max()) / 2

@@ -31,7 +31,7 @@ class ArenaViews {
     for (const Size& size : sizes_)
       if (PyDict_GET_SIZE(size.dict.ptr()) != size.size) return false;
     for (const Entry& entry : entries_) {
-      PyObject* found = PyDict_GetItem(entry.dict.ptr(), entry.name.ptr());
+      PyObject* found = PyDict_GetItemWithError(entry.dict.ptr(), entry.name.ptr());
       if (found != (entry.object.is_none() ? nullptr : entry.object.ptr())) return false;
     }
     return true;
@@ -44,7 +44,7 @@ class ArenaViews {
     const auto* arena = static_cast<const char*>(cpu_address(values));
     if (arena == nullptr) return elsewhere(look_at_array(values, "intact", "values"));
     for (const View& view : views_) {
-      PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
+      PyObject* parameter = PyDict_GetItemWithError(view.parameters.ptr(), view.name.ptr());
       if (parameter == nullptr || parameter == Py_None || cpu_address(parameter) != arena + view.offset) return false;
     }
     return true;

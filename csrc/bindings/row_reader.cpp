@@ -35,8 +35,9 @@ const void* convert(const ArrayArg& arg, RowScratch& scratch, const Convert& con
 // Any byte but 0 is true; what is stored is 0 or 1.
 const void* zeros_and_ones(const ArrayArg& arg, RowScratch& scratch) {
   const auto* bytes = static_cast<const std::uint8_t*>(arg.data);
+  const std::int64_t size = arg.size();
   std::uint8_t any = 0;
-  for (std::int64_t i = 0; i < arg.size(); ++i) any |= bytes[i];
+  for (std::int64_t i = 0; i < size; ++i) any |= bytes[i];
   if (any <= 1) return arg.data;
   return convert<std::uint8_t, bool>(arg, scratch, [](std::uint8_t value) { return value != 0; });
 }

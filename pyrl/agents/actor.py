@@ -65,7 +65,8 @@ class Actor(ABC):
 
     def encoded(self, observation: Observation, native: Native) -> np.ndarray:
         """Normalised observations [N, ...] as native kernels take them, [N, D]."""
-        return self.network.encoder.array(observation, native.dtype)
+        assert native.encoder is not None
+        return native.encoder.array(observation, native.dtype)
 
     def weights(self) -> Weights:
         """A copy of the weights."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrl import ops
 from pyrl.agents.actor import START, Actor
 from pyrl.agents.base import tensors
-from pyrl.agents.random import uniform_actions
+from pyrl.agents.random import UniformActions
 from pyrl.engine.native import Native
 from pyrl.nets.noise import standard_normal
 from pyrl.schedules import value_at
@@ -29,6 +29,7 @@ class ContinuousActor(Actor):
     def __init__(self, agent: ContinuousAgent) -> None:
         super().__init__(agent, agent.trainables["actor"])
         self.scale, self.noise, self.random_steps = agent.scale, agent.noise, agent.random_steps
+        self.uniform = UniformActions(agent.action_space)
 
     @abstractmethod
     def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
@@ -40,7 +41,7 @@ class ContinuousActor(Actor):
 
     def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
         if not deterministic and progress.env_steps < self.random_steps:
-            return Choice(uniform_actions(self.action_space, len(first_leaf(given.observation)), self.random))
+            return Choice(self.uniform(len(first_leaf(given.observation)), self.random))
         observation = self.normalizer.observation(given.observation)
         native = self.native_form()
         if native is not None:

@@ -120,17 +120,17 @@ class OffPolicyAgent(Agent):
     def prepare(self, batch: Batch, native: bool) -> Batch:
         """What an update reads of a batch: observation, action, reward, next_observation, discount, weight and next_action_mask. NumPy
         arrays with encoded observations if ``native``, else tensors, wherever they are."""
-        observation, next_observation = (self.normalizer.observation(o) for o in (batch.observation, batch.next_observation))
-        action, reward, discount, weight = (
-            self.learned_action(batch.action), self.normalizer.reward(batch.reward), batch.discount, batch.weight
-        )  # fmt: skip
+        normalizer = self.normalizer  # without generators and loops: they would take as long as what they do
+        observation, next_observation = normalizer.observation(batch.observation), normalizer.observation(batch.next_observation)
+        action, reward = self.learned_action(batch.action), normalizer.reward(batch.reward)
+        discount, weight = batch.discount, batch.weight
         if native:
-            acting = self.trainables[self.acts_with]
-            network: Any = acting.network
-            encoder, dtype = network.encoder, acting.native.dtype
-            observation, next_observation = (encoder.array(o, dtype) for o in (observation, next_observation))
+            acting = self.native[self.acts_with]
+            encoder, dtype = acting.encoder, acting.dtype
+            assert encoder is not None
+            observation, next_observation = encoder.array(observation, dtype), encoder.array(next_observation, dtype)
             action = action.astype(dtype if self.actions.is_box else np.int64, copy=False)
-            reward, discount = (x.astype(dtype, copy=False) for x in (reward, discount))
+            reward, discount = reward.astype(dtype, copy=False), discount.astype(dtype, copy=False)
             weight = None if weight is None else weight.astype(dtype, copy=False)
         else:
             observation, next_observation = tensors(observation), tensors(next_observation)

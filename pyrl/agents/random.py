@@ -15,7 +15,7 @@ from pyrl.agents.storage import RolloutSpec
 from pyrl.errors import SettingError
 from pyrl.ops import RandomStream, sample_multi_categorical, uniform_indices
 from pyrl.own import name_of
-from pyrl.spaces import choices
+from pyrl.spaces import all_finite, choices
 from pyrl.trees import first_leaf
 from pyrl.types import Choice, Learned, PolicyInput, Rollout
 
@@ -39,6 +39,7 @@ class Random(Agent):
         if brings_own(config):
             raise SettingError(f"random: features_extractor is {name_of(config.features_extractor)}, expected a name: it has no network")
         super().__init__(observation_space, action_space, config, seed, num_envs)
+        self.uniform = UniformActions(action_space)
 
     def storage(self) -> RolloutSpec:
         return RolloutSpec(n_steps=self.config.n_steps)
@@ -48,7 +49,7 @@ class Random(Agent):
             logits, nvec = np.zeros(given.action_mask.shape, np.float32), choices(self.action_space)
             action = sample_multi_categorical(logits, nvec, self.random, mask=given.action_mask)[0]
             return Choice(action if isinstance(self.action_space, spaces.MultiDiscrete) else action[:, 0])
-        return Choice(uniform_actions(self.action_space, len(first_leaf(given.observation)), self.random))
+        return Choice(self.uniform(len(first_leaf(given.observation)), self.random))
 
     def learn(self, data: Rollout) -> Learned:
         return Learned({})
@@ -58,22 +59,32 @@ _GRID = 1 << 24  # Box actions are on a grid of 2^-24, as float32 uniforms are
 _MOST = (1 << 63) - 1  # choices of one draw
 
 
-def uniform_actions(space: Any, count: int, random: RandomStream) -> np.ndarray:
-    """``count`` uniform actions of ``space``, in the agent's units (`pyrl.spaces.actions`), those of a Box in the Box."""
-    if isinstance(space, spaces.Discrete):
-        return uniform_indices(count, int(space.n), random)
-    if not isinstance(space, spaces.Box):
-        return np.stack([uniform_indices(count, n, random) for n in choices(space)], axis=1)
-    if space.dtype.kind != "f":
-        return _uniform_integers(space, count, random)
-    low = np.where(np.isfinite(space.low), space.low, np.where(space.high > -1.0, -1.0, space.high - 1.0))
-    high = np.where(np.isfinite(space.high), space.high, np.where(space.low < 1.0, 1.0, space.low + 1.0))
-    unit = uniform_indices(count * low.size, _GRID, random).reshape(count, *space.shape) / _GRID
-    with np.errstate(over="ignore", invalid="ignore"):
-        drawn = low + unit * (high - low)
-    if not np.isfinite(drawn).all():  # the Box is wider than the largest number
-        drawn = low.astype(np.float64) * (1.0 - unit) + high.astype(np.float64) * unit
-    return drawn.astype(space.dtype)
+class UniformActions:
+    """Draws uniform actions of ``space``, in the agent's units (`pyrl.spaces.actions`), those of a Box in the Box."""
+
+    def __init__(self, space: Any) -> None:
+        self.space = space
+        if isinstance(space, spaces.Box) and space.dtype.kind == "f":
+            self._low = np.where(np.isfinite(space.low), space.low, np.where(space.high > -1.0, -1.0, space.high - 1.0))
+            self._high = np.where(np.isfinite(space.high), space.high, np.where(space.low < 1.0, 1.0, space.low + 1.0))
+            with np.errstate(over="ignore"):
+                self._width = self._high - self._low  # infinite if the Box is wider than the largest number
+
+    def __call__(self, count: int, random: RandomStream) -> np.ndarray:
+        """``count`` of them."""
+        space = self.space
+        if isinstance(space, spaces.Discrete):
+            return uniform_indices(count, int(space.n), random)
+        if not isinstance(space, spaces.Box):
+            return np.stack([uniform_indices(count, n, random) for n in choices(space)], axis=1)
+        if space.dtype.kind != "f":
+            return _uniform_integers(space, count, random)
+        unit = uniform_indices(count * self._low.size, _GRID, random).reshape(count, *space.shape) / _GRID
+        if all_finite(self._width):
+            drawn = self._low + unit * self._width
+        else:
+            drawn = self._low.astype(np.float64) * (1.0 - unit) + self._high.astype(np.float64) * unit
+        return drawn.astype(space.dtype)
 
 
 def _uniform_integers(space: spaces.Box, count: int, random: RandomStream) -> np.ndarray:

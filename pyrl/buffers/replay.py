@@ -347,7 +347,7 @@ class ReplayBuffer(Pickled):
         observation, action, reward, next_observation, terminated, discount, index, extra = fields
         if self._nests:
             observation, next_observation = self._nested(observation), self._nested(next_observation)
-        return Batch(observation, action, reward, next_observation, terminated, discount, index, weight=weight, extra=extra or {})
+        return Batch(observation, action, reward, next_observation, terminated, discount, index, weight, extra or {})
 
     def _fields(self, batch: Batch) -> tuple[Any, ...]:
         """The reverse of `_batch`."""

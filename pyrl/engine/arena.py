@@ -239,8 +239,9 @@ class Arena:
         modules = [module for root in self.modules for module in root.modules()]
         watched = ("_modules", "_parameters", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         sizes = [(getattr(module, name), len(getattr(module, name))) for module in modules for name in watched]
+        sizes += [(vars(module), len(vars(module))) for module in modules]  # a forward of the instance is one more
         entries = [(module._modules, name, child) for module in modules for name, child in module._modules.items()]
-        entries += [(vars(module), "forward", vars(module).get("forward")) for module in modules]
+        entries += [(vars(module), "forward", vars(module)["forward"]) for module in modules if "forward" in vars(module)]
         entries += [(vars(self._owner), name, vars(self._owner)[name]) for name in self._attributes]
         return sizes, entries
 

@@ -73,6 +73,7 @@ class Native:
     def _build(self) -> None:
         self._version = self.arena.version
         values = self.arena.values
+        self.encoder: Encoder | None = getattr(self.network, "encoder", None)  # here, as torch's modules take long to find an attribute
         self.dtype = np.float64 if values.dtype == torch.float64 else np.float32
         parts = parts_of(self.network)
         networks = [native_network(self.arena, part) for part in parts or ()]
