@@ -24,7 +24,7 @@ from pyrl.errors import SpaceError
 from pyrl.types import PolicyInput
 
 COMPOSED = int(os.environ.get("PYRL_WALK", "45"))
-AGENTS = [name for name in available_agents() if name in ("a2c", "a3c", "ddpg", "dqn", "ppo", "random", "sac", "svg", "td3")]
+AGENTS = [name for name in available_agents() if name in ("a2c", "a3c", "ddpg", "dqn", "impala", "ppo", "random", "sac", "svg", "td3")]
 INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = [np.dtype(f"float{bits}") for bits in (16, 32, 64)]
 TEXT, GRAPH = spaces.Text(3), spaces.Graph(spaces.Box(0, 1, (2,)), None)
@@ -64,7 +64,7 @@ WIDE_BOXES = {
 }
 EVERY_ACTION = {**DISCRETE, **SEVERAL, **INTEGER_BOXES, **BOUNDED_BOXES, **WIDE_BOXES}
 ACTIONS = {
-    **dict.fromkeys(("a2c", "a3c", "ppo", "random"), EVERY_ACTION),
+    **dict.fromkeys(("a2c", "a3c", "impala", "ppo", "random"), EVERY_ACTION),
     "dqn": DISCRETE,
     **dict.fromkeys(("ddpg", "sac", "svg", "td3"), BOUNDED_BOXES),
 }
@@ -124,6 +124,7 @@ OFF_POLICY: dict[str, Any] = {"learning_starts": 6, "batch_size": 4, "net_arch":
 SHORT: dict[str, dict[str, Any]] = {
     "a2c": ON_POLICY,
     "a3c": ON_POLICY,
+    "impala": ON_POLICY,
     "ppo": {**ON_POLICY, "batch_size": 5, "n_epochs": 2},
     "random": {"n_steps": 4},
     "dqn": {**OFF_POLICY, "train_freq": 1},

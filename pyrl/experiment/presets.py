@@ -38,6 +38,7 @@ _DEFAULTS: dict[str, Preset] = {
     "sac": Preset(config={"learning_starts": 1_000}),
     "svg": Preset(config={"buffer_size": 100_000}),
     "a3c": Preset(total_steps=500_000, num_envs=2),
+    "impala": Preset(num_envs=8),
     "random": Preset(total_steps=10_000),
 }
 
@@ -72,6 +73,10 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         config={"n_steps": 16, "n_epochs": 4, "gae_lambda": 0.98, **_NORMALIZE},
     ),
     ("a2c", "CartPole-v1"): Preset(total_steps=500_000, num_envs=8),
+    # Our own.
+    ("impala", "CartPole-v1"): Preset(
+        total_steps=300_000, num_envs=8, config={"use_rms_prop": False, "learning_rate": "linear_2e-3", "ent_coef": 0.001}
+    ),
     ("a2c", "FrozenLake-v1"): Preset(total_steps=500_000, num_envs=8, config={"learning_rate": 3e-3, "ent_coef": 0.01}),
     # Our own; judged against the exact optimum 0.744 of the slippery map.
     ("ppo", "FrozenLake-v1"): Preset(

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-DISCRETE = ("ppo", "a2c", "a3c", "dqn")
+DISCRETE = ("ppo", "a2c", "a3c", "impala", "dqn")
 CONTINUOUS = ("ddpg", "td3", "sac", "svg")
 AGENTS = DISCRETE + CONTINUOUS
 OBSERVATION = spaces.Dict({"kind": spaces.Discrete(4, start=3), "pair": spaces.MultiDiscrete([2, 3]), "place": spaces.Box(-1, 1, (3,))})

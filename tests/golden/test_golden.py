@@ -28,7 +28,7 @@ def expected(name: str) -> dict[str, Any]:
 def test_every_agent_has_a_golden_run() -> None:
     written = {json.loads((HERE / name / "config.json").read_text())["algo"] for name in NAMES}
     assert set(NAMES) == set(RUNS)
-    assert {"random", "ppo", "a2c", "a3c", "dqn", "ddpg", "td3", "sac", "svg"} <= written
+    assert {"random", "ppo", "a2c", "a3c", "impala", "dqn", "ddpg", "td3", "sac", "svg"} <= written
 
 
 @pytest.mark.parametrize("name", NAMES)
