@@ -46,6 +46,7 @@ class IMPALAConfig(A2CConfig):
 class IMPALA(A2C):
     """Discrete, multi-discrete, multi-binary and continuous actions."""
 
+    corrects_lag = True
     Config = IMPALAConfig
     config: IMPALAConfig
 

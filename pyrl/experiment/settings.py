@@ -75,6 +75,7 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
         "env_timeout": ENV_TIMEOUT,
         "eval_every": None, "eval_episodes": int(arguments["eval_episodes"]), "stop_at_return": None,
         "stop_window": int(arguments["stop_window"]), "save_every_episodes": None,
+        "workers": None, "worker_engine": "local", "max_policy_lag": int(arguments["max_policy_lag"]),
         **{name: value for name, value in told.items() if name not in (*_PER_CALL, "algo", "env", "agent", "run_dir", *limits)},
         **limits, "config": config,
     }  # fmt: skip
