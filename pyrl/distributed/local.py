@@ -118,8 +118,8 @@ class LocalEngine:
         """The next chunks, one for every worker but whoever made them, and what to call when their arrays have been read; None where the
         run was ``stopped``. EnvError where collectors fail again and again."""
         began = time.monotonic()
-        self._look()
-        while True:
+        while not stopped():
+            self._look()
             self.queue.drop_old(self.learner.lag)
             if len(self.queue) >= self.workers:
                 if self.begun is None:  # processes take seconds to start, which would hide how fast they are
@@ -127,10 +127,8 @@ class LocalEngine:
                 else:
                     self.waited += time.monotonic() - began
                 return self.queue.take(self.workers)
-            if stopped():
-                return None
             wait([member.filled for member in self.members], TICK)
-            self._look()
+        return None
 
     def publish(self) -> None:
         self.weights.write(self.learner.weights())

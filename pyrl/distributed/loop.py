@@ -42,12 +42,18 @@ class DistributedLoop(Loop):
             self.engine = LocalEngine(self.learner, environments, spec, workers, mask_size, lag)
 
     def __iter__(self) -> Iterator[Metrics]:
+        failed = True
         try:
             yield from super().__iter__()
+            failed = False
+        except GeneratorExit:
+            failed = False
+            raise
         finally:
             if isinstance(self.engine, LocalEngine):
                 self.engine.stop()
-        self.engine.accounts.check()
+            if not failed:  # else its error says more
+                self.engine.accounts.check()
 
     def close(self) -> None:
         """No environment and no process is left."""

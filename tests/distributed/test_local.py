@@ -55,13 +55,15 @@ def children_of(pid: int) -> list[int]:
 def test_collectors_are_killed_again_and_again(accounts: list[Any]) -> None:
     """At random moments, at the start too: the run goes on, and ends with as many collectors as it had."""
     random, rows = np.random.default_rng(0), list[Any]()
-    due, killed_at = [0.0], [0]
+    due, killed_at, killed = [0.0], [0], [""]
 
     def watch(metrics: Any) -> None:
         rows.append(dict(metrics))
         children = multiprocessing.active_children()
         if time.monotonic() > due[0] and len(children) == 2 and metrics["time/restarts"] < 4:
-            os.kill(children[int(random.integers(2))].pid, signal.SIGKILL)
+            victim = min(children, key=lambda child: (child.name[-1] == killed[-1], child.name))  # in turn: three in a row end the run
+            os.kill(victim.pid, signal.SIGKILL)
+            killed.append(victim.name[-1])
             killed_at[0] = metrics["time/env_steps"]
             due[0] = time.monotonic() + random.random() * 2
         if metrics["time/restarts"] >= 4 and metrics["time/env_steps"] > killed_at[0] + 5000:  # both collectors are at work again
