@@ -38,8 +38,8 @@ class TrainOptions:
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
     threads: Count | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
     workers: NumEnvs | None = None  # that collect for the learner, num_envs / workers environments each; None: this process does it all
-    worker_engine: Literal["local", "sync"] = "local"  # of workers: processes; or all in this one, the same run for any number of them
-    max_policy_lag: Count = 20  # of workers: chunks by weights of more updates ago are discarded
+    worker_engine: Literal["local", "sync"] | None = None  # of workers: processes (None), or all in this one, the same run for any number
+    max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing

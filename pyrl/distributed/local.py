@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.multiprocessing
@@ -89,7 +89,8 @@ class LocalEngine:
         self.timeout: float | None = environments.options.get("env_timeout")
         self.accounts = Accounts()
         self.members: list[Member] = []
-        self.waited, self.begun = 0.0, cast(float | None, None)  # seconds for chunks, since the first ones came
+        self.waited = 0.0  # seconds for chunks, since the first ones came
+        self.begun: float | None = None
         self._early = 0  # steps collected before that
 
     @property

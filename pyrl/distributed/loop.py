@@ -124,5 +124,10 @@ def iterate_with_workers(
         raise SettingError("train: workers needs environments of its own, expected env as an id or a callable, got a vector environment")
     said = {name: value for name, value in limits.items() if value is not None}
     environments = Environments(env, options)
-    engine, lag = told["worker_engine"], told["max_policy_lag"]
-    return DistributedLoop(agent, stepper, Limits(**said, first_step=agent.env_steps), environments, told["workers"], engine, lag)
+    engine: WorkerEngine = told["worker_engine"] or "local"
+    lag = told["max_policy_lag"]
+    if engine == "sync" and lag is not None:
+        raise SettingError(f"train: max_policy_lag is {lag}, but nothing lags behind with worker_engine='sync'; leave it out")
+    return DistributedLoop(
+        agent, stepper, Limits(**said, first_step=agent.env_steps), environments, told["workers"], engine, lag or MAX_POLICY_LAG
+    )

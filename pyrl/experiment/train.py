@@ -20,7 +20,7 @@ from pyrl.agents.checkpoints import restore_agent
 from pyrl.agents.checks import Count, Elsewhere, Goal, Limit, NumEnvs, Positive, Seed, Unsaid, checks_arguments
 from pyrl.agents.options import AgentOptions
 from pyrl.agents.registry import check_algorithm, config_to_json, make_agent
-from pyrl.distributed.loop import MAX_POLICY_LAG, WorkerEngine, iterate_with_workers
+from pyrl.distributed.loop import WorkerEngine, iterate_with_workers
 from pyrl.engine.threads import use_threads
 from pyrl.envs import Backend, EnvSource, make
 from pyrl.envs.make import ENV_TIMEOUT
@@ -37,7 +37,6 @@ from pyrl.own import named
 from pyrl.types import Metrics
 
 SEED, TEN, TIMEOUT = Unsaid(0), Unsaid(10), Unsaid(ENV_TIMEOUT)
-LAG = Unsaid(MAX_POLICY_LAG)
 
 
 @dataclasses.dataclass(repr=False)
@@ -84,7 +83,7 @@ def train(
     threads: Count | None = None,
     workers: NumEnvs | None = None,
     worker_engine: WorkerEngine | None = None,
-    max_policy_lag: Count = LAG,
+    max_policy_lag: Count | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -111,7 +110,7 @@ def train(
     workers: that collect for the learner, num_envs / workers environments each (docs/scale.md); None: this process does it all.
     worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
         that lag. "sync": all in this process, the same run for any number of workers; for ppo and a2c too.
-    max_policy_lag: chunks by weights of more updates ago are discarded.
+    max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is

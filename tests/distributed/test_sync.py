@@ -79,6 +79,9 @@ def test_episodes_are_those_of_every_environment() -> None:
         ("impala", {"workers": 3, "num_envs": 4}, "workers is 3, expected a divisor of num_envs = 4"),
         ("impala", {"normalize_observation": True}, "normalize_observation is True, but workers share weights"),
         ("impala", {"max_policy_lag": 0}, "max_policy_lag is 0, expected an integer of at least 1"),
+        ("impala", {"max_policy_lag": 3}, "max_policy_lag is 3, but nothing lags behind with worker_engine='sync'"),
+        ("impala", {"max_policy_lag": 3, "workers": None, "worker_engine": None}, "max_policy_lag is 3, but there are no workers"),
+        ("impala", {"workers": None}, "worker_engine is 'sync', but there are no workers"),
         ("impala", {"workers": 0}, "workers is 0, expected an integer in"),
     ],
 )
