@@ -28,7 +28,7 @@ from pyrl.distributed.chunks import Accounts, Chunk
 from pyrl.distributed.collector import Collector, collector_seed, collector_stream
 from pyrl.distributed.learner import Learner, RolloutQueue
 from pyrl.distributed.shared import ChunkLayout, SharedWeights
-from pyrl.distributed.supervisor import STEPPING, WAITING, Failure, Supervisor, Vitals
+from pyrl.distributed.supervisor import STEPPING, WAITING, Failure, Supervisor, Vital, Vitals
 from pyrl.distributed.sync import Environments
 from pyrl.envs.guard import described
 from pyrl.envs.processes import enter_worker, exit_in_words
@@ -266,27 +266,20 @@ def _work(task: Task, shared: Shared, free: Connection, filled: Connection) -> N
 
 
 def _collect(task: Task, shared: Shared, free: Connection, filled: Connection) -> None:
-    index, vitals = task.index, shared.vitals
-
-    def before() -> None:
-        vitals.at(index, STEPPING)
-
-    def after(steps: int) -> None:
-        vitals.collected[index] += steps
-        vitals.at(index, WAITING)
+    index, vital, stop = task.index, Vital(shared.vitals, task.index), shared.stop.numpy()
 
     def stopped() -> bool:
-        return bool(shared.stop)
+        return bool(stop)
 
     seed = collector_seed(task.seed, index, task.incarnation, task.env_steps)
     with task.environments.make(task.num_envs, seed) as stepper:
         stepper.first_index = index * task.num_envs
         stepper.reset(seed=seed)
-        vitals.at(index, WAITING)
+        vital.at(WAITING)
         random = collector_stream(task.seed, index, task.incarnation, task.env_steps)
         actor: Actor = pickle.loads(task.actor)
         actor.version = -1
-        collector = Collector(actor, stepper, task.spec, random, index, task.incarnation, before, after)
+        collector = Collector(actor, stepper, task.spec, random, index, task.incarnation, lambda: vital.at(STEPPING), vital.made)
         slots = shared.slots.numpy()
         while not stopped():
             if not free.poll(TICK):

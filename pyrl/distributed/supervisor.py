@@ -28,9 +28,22 @@ class Vitals:
     def shared(cls, collectors: int) -> Vitals:
         return cls(*(torch.zeros(collectors, dtype=torch.int64).share_memory_() for _ in range(3)))
 
-    def at(self, index: int, phase: int) -> None:
-        self.phase[index] = phase
-        self.beats[index] += 1
+
+class Vital:
+    """A collector's side: its own elements, as NumPy arrays, which are written at every step in a tenth of a tensor's time."""
+
+    def __init__(self, vitals: Vitals, index: int) -> None:
+        self._phase, self._beats, self._collected = (
+            tensor.numpy()[index : index + 1] for tensor in (vitals.phase, vitals.beats, vitals.collected)
+        )
+
+    def at(self, phase: int) -> None:
+        self._phase[0] = phase
+        self._beats[0] += 1
+
+    def made(self, steps: int) -> None:
+        self._collected[0] += steps
+        self.at(WAITING)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pyrl.agents.storage import RolloutSpec
 from pyrl.distributed.chunks import Accounts, Chunk, joined
 from pyrl.distributed.learner import RolloutQueue
 from pyrl.distributed.shared import ChunkLayout, SharedWeights
-from pyrl.distributed.supervisor import STEPPING, WAITING, Failure, Supervisor, Vitals
+from pyrl.distributed.supervisor import STEPPING, WAITING, Failure, Supervisor, Vital, Vitals
 from pyrl.errors import AccountingError, EnvError
 from pyrl.loops.supervision import DEATHS, ENOUGH, START_SECONDS
 from pyrl.types import Episode, Rollout, map_observation
@@ -158,18 +158,18 @@ def test_the_supervisor_knows_a_hang_and_a_crash_loop(monkeypatch: pytest.Monkey
     assert supervisor.late(0) is None
     now[0] += START_SECONDS + 5.1
     assert supervisor.late(0) == "start did not return within 5 s (env_timeout)"
-    vitals.at(1, STEPPING)
+    Vital(vitals, 1).at(STEPPING)
     assert supervisor.late(1) is None
     now[0] += 4.9
     assert supervisor.late(1) is None
     now[0] += 0.2
     assert supervisor.late(1) == "step did not return within 5 s (env_timeout)"
-    vitals.at(1, WAITING)
+    Vital(vitals, 1).at(WAITING)
     assert supervisor.late(1) is None
     now[0] += 1e6
     assert supervisor.late(1) is None  # the learner takes what it takes
     for failure in range(20):  # each got somewhere
-        vitals.collected[1] += ENOUGH
+        Vital(vitals, 1).made(ENOUGH)
         supervisor.failed(1, Failure(f"failure {failure}"))
         supervisor.begin(1)
     assert supervisor.restarts == 20
