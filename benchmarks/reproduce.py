@@ -59,6 +59,8 @@ TABLE = [
     Entry("a2c", "CartPole-v1", 490, 475, {"total_steps": 500_000}),
     Entry("dqn", "CartPole-v1", 475, 475, {"total_steps": 50_000}),
     Entry("a3c", "CartPole-v1", 475, 475),
+    Entry("impala", "CartPole-v1", 475, 475),
+    Entry("impala", "CartPole-v1", 475, 475, {"workers": 2}, suffix="-workers"),
     Entry("sac", "Pendulum-v1", -165, -200, {"total_steps": 20_000}),
     Entry("td3", "Pendulum-v1", -165, -200, {"total_steps": 20_000}),
     Entry("ddpg", "Pendulum-v1", -200, -200, {"total_steps": 5_000}, suffix="-5k"),

@@ -56,6 +56,10 @@ class UnsavedError(OSError):
     run: Any = None
 
 
+class AccountingError(RuntimeError):
+    """Steps that collectors made were lost on the way to the learner, or came twice: a defect of pyrl."""
+
+
 class NonFiniteError(ValueError):
     """A NaN or an infinity where a number was expected."""
 

@@ -27,7 +27,8 @@ ALLOWED = {
     "agents": {"ops", "nets", "engine", "checkpoint"},
     "deploy": {"agents", "engine", "nets"},
     "loops": {"agents", "envs", "buffers", "ops"},
-    "experiment": {"loops", "agents", "engine", "envs", "checkpoint"},
+    "distributed": {"loops", "agents", "envs", "buffers", "ops"},
+    "experiment": {"distributed", "loops", "agents", "engine", "envs", "checkpoint"},
     "cli": {"experiment", "deploy", "loops", "agents", "envs", "checkpoint", "ops", "__init__"},
 }
 CPP_ALLOWED = {

@@ -62,7 +62,7 @@ WIDE_BOXES = {
 }
 EVERY_ACTION = {**DISCRETE, **SEVERAL, **INTEGER_BOXES, **BOUNDED_BOXES, **WIDE_BOXES}
 ACTIONS = {
-    **dict.fromkeys(("a2c", "a3c", "ppo", "random"), EVERY_ACTION),
+    **dict.fromkeys(("a2c", "a3c", "impala", "ppo", "random"), EVERY_ACTION),
     "dqn": DISCRETE,
     **dict.fromkeys(CONTINUOUS, BOUNDED_BOXES),
 }
@@ -122,6 +122,7 @@ OFF_POLICY: dict[str, Any] = {"learning_starts": 6, "batch_size": 4, "net_arch":
 SHORT: dict[str, dict[str, Any]] = {
     "a2c": ON_POLICY,
     "a3c": ON_POLICY,
+    "impala": ON_POLICY,
     "ppo": {**ON_POLICY, "batch_size": 5, "n_epochs": 2},
     "random": {"n_steps": 4},
     "dqn": {**OFF_POLICY, "train_freq": 1},

@@ -13,6 +13,7 @@ from pyrl.engine.native import Native
 from pyrl.engine.standard import in_standard_state
 from pyrl.engine.trainable import Trainable
 from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.ops.environments import NativePolicy
 from pyrl.types import Choice, Observation, PolicyInput, Progress
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class Actor(ABC):
     @abstractmethod
     def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
         """What `Agent.choose` returns at this ``progress`` of the training, which schedules of exploration read."""
+
+    def native_policy(self) -> NativePolicy | None:
+        """What acts as `choose` does without Python, where there is such a thing."""
+        return None
 
     def native_form(self) -> Native | None:
         """The network as native kernels take it, None where torch is to compute it; NetworkError where its modules were replaced."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
@@ -108,6 +109,13 @@ class ActorCriticActor(Actor):
         action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
         return Choice(action.numpy(), None, {"log_prob": log_prob.numpy()})
 
+    def native_policy(self) -> NativePolicy | None:
+        native, kind = self.native_form(), type(self.network.distribution)
+        if native is None or native.dtype is not np.float32 or kind not in (Categorical, DiagonalGaussian) or self.normalizer.active:
+            return None
+        log_std = self.network.log_std.detach() if kind is DiagonalGaussian else None
+        return NativePolicy(native.networks[0], native.parameters, log_std, self.random)
+
 
 class ActorCriticAgent(Agent):
     """Actions of every space; actor, critic and log_std in one arena."""
@@ -156,14 +164,8 @@ class ActorCriticAgent(Agent):
 
     def native_policy(self) -> NativePolicy | None:
         """What acts as `choose` does, bit for bit, in one kernel with native environments; None where nothing does."""
-        native, kind = self.native["network"], type(self.distribution)
         own = type(self).choose is Agent.choose and "choose" not in vars(self) and type(self.acting) is ActorCriticActor
-        if not (own and kind in (Categorical, DiagonalGaussian) and not self.normalizer.active and self.updater.engine == "native"):
-            return None
-        if not native.sync() or native.dtype is not np.float32:
-            return None
-        log_std = self.network.log_std.detach() if kind is DiagonalGaussian else None
-        return NativePolicy(native.networks[0], native.parameters, log_std, self.random)
+        return self.acting.native_policy() if own and self.updater.engine == "native" else None
 
     def native_distribution(self) -> dict[str, Any]:
         """What `pyrl.ops.policy_loss` must know of the action distribution."""
@@ -193,10 +195,6 @@ class ActorCriticAgent(Agent):
             final = self.encoder.array(final, self.native["network"].dtype) if native else final
             final_value[rollout.final_step, rollout.final_env] = self._values(final, native)
         reward = np.asarray(self.normalizer.reward(rollout.reward), value.dtype)
-        advantage, return_ = ops.gae(
-            reward, value, None, rollout.terminated, rollout.truncated,
-            gamma=self.config.gamma, gae_lambda=self.config.gae_lambda, final_value=final_value, valid=rollout.valid,
-        )  # fmt: skip
         rows = T * N
         action = rollout.action.reshape(rows, *rollout.action.shape[2:])
         continuous = not self.distribution.nvec
@@ -204,17 +202,32 @@ class ActorCriticAgent(Agent):
         log_prob = rollout.extra["log_prob"].reshape(rows).astype(value.dtype, copy=False)
         observation = map_observation(lambda x: x[:rows], flat)
         mask = None if rollout.action_mask is None else rollout.action_mask.reshape(rows, -1)
-        samples = Samples(observation, action, log_prob, value[:T].reshape(rows), advantage.reshape(rows), return_.reshape(rows), mask)
+        samples = Samples(observation, action, log_prob, value[:T].reshape(rows), None, None, mask)
+        targets = self.targets(rollout, samples, reward, value, final_value, native)
+        samples.advantage, samples.return_ = (target.reshape(rows) for target in targets)
         explained = explained_variance(samples.return_, samples.value, rollout.valid)
         (samples,) = self.updater.to_device(samples)
         return samples, None if rollout.valid.all() else np.flatnonzero(rollout.valid), explained
+
+    def targets(
+        self, rollout: Rollout, samples: Samples, reward: Array, value: Array, final_value: Array, native: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(advantage, return_) [T, N] of a rollout whose steps are ``samples``, as yet without them. ``reward`` and ``final_value`` [T, N],
+        ``value`` [T+1, N]: as `pyrl.ops.returns` takes them."""
+        return ops.gae(
+            reward, value, None, rollout.terminated, rollout.truncated,
+            gamma=self.config.gamma, gae_lambda=self.config.gae_lambda, final_value=final_value, valid=rollout.valid,
+        )  # fmt: skip
 
     def _values(self, observation: Observation, native: bool) -> np.ndarray:
         """V [M] of observations [M, ...], encoded ones if ``native``."""
         if native:
             form = self.native["network"]
             return form.networks[1].infer(form.parameters, observation)[:, 0]
-        # In pieces: what convolutions of a whole rollout keep would not fit into memory.
+        return self.in_pieces(self.network.value, observation).numpy()
+
+    def in_pieces(self, function: Callable[[Any], Tensor], observation: Observation) -> Tensor:
+        """``function`` of observations [M, ...], on the CPU: what convolutions of a whole rollout keep would not fit into memory."""
         starts = range(0, len(first_leaf(observation)), _VALUES_AT_ONCE)
         pieces = (map_observation(lambda x, at=at: x[at : at + _VALUES_AT_ONCE], observation) for at in starts)
-        return np.concatenate([self.network.value(tensors(piece, self.device)).cpu().numpy() for piece in pieces])
+        return torch.cat([function(tensors(piece, self.device)).cpu() for piece in pieces])

@@ -120,6 +120,7 @@ class Agent(ABC):
     name: ClassVar[str]
     loop: ClassVar[LoopKind]
     honours_masks: ClassVar[bool] = False  # whether `choose` and `learn` leave out actions that a mask forbids
+    corrects_lag: ClassVar[bool] = False  # whether `learn` corrects for rollouts of older weights, which workers make (`pyrl.distributed`)
     Config: ClassVar[type[AgentConfig]]
     described: ClassVar[str] = "an agent (of pyrl.make_agent, pyrl.load, or a run's .agent)"  # what functions expect, in their messages
 

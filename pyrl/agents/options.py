@@ -49,6 +49,8 @@ class AgentOptions(TypedDict, total=False):
     log_std_init: float
     use_rms_prop: bool
     rms_prop_eps: float
+    rho_bar: float
+    c_bar: float
     n_epochs: int
     clip_range: Schedule
     clip_range_vf: float | None

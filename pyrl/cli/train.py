@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TYPE_CHECKING
 
 from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
 from pyrl.agents.registry import check_algorithm
@@ -37,6 +37,9 @@ class TrainOptions:
     stop_window: Count = 10  # episodes of that mean
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
     threads: Count | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
+    workers: NumEnvs | None = None  # that collect for the learner, num_envs / workers environments each; None: this process does it all
+    worker_engine: Literal["local", "sync"] | None = None  # of workers: processes (None), or all in this one, the same run for any number
+    max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing

@@ -40,6 +40,7 @@ _DEFAULTS: dict[str, Preset] = {
     "crossq": Preset(config={"learning_starts": 1_000}),
     "svg": Preset(config={"buffer_size": 100_000}),
     "a3c": Preset(total_steps=500_000, num_envs=2),
+    "impala": Preset(num_envs=8),
     "random": Preset(total_steps=10_000),
 }
 
@@ -74,6 +75,14 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         config={"n_steps": 16, "n_epochs": 4, "gae_lambda": 0.98, **_NORMALIZE},
     ),
     ("a2c", "CartPole-v1"): Preset(total_steps=500_000, num_envs=8),
+    # Our own. At a learning rate of 1e-3, Adam, gamma 0.99 and lambda 1, four seeds of twelve ended below 200.
+    ("impala", "CartPole-v1"): Preset(
+        total_steps=400_000,
+        num_envs=8,
+        config={
+            "n_steps": 16, "learning_rate": "linear_2e-3", "gamma": 0.98, "gae_lambda": 0.9, "ent_coef": 0.0, "max_grad_norm": 0.5,
+        },
+    ),
     ("a2c", "FrozenLake-v1"): Preset(total_steps=500_000, num_envs=8, config={"learning_rate": 3e-3, "ent_coef": 0.01}),
     # Our own; judged against the exact optimum 0.744 of the slippery map.
     ("ppo", "FrozenLake-v1"): Preset(

@@ -20,6 +20,7 @@ from pyrl.agents.checkpoints import restore_agent
 from pyrl.agents.checks import Count, Elsewhere, Goal, Limit, NumEnvs, Positive, Seed, Unsaid, checks_arguments
 from pyrl.agents.options import AgentOptions
 from pyrl.agents.registry import check_algorithm, config_to_json, make_agent
+from pyrl.distributed.loop import WorkerEngine, iterate_with_workers
 from pyrl.engine.threads import use_threads
 from pyrl.envs import EnvSource, make
 from pyrl.envs.make import ENV_TIMEOUT
@@ -80,6 +81,9 @@ def train(
     on_metrics: Callable[[Metrics], bool | None] | None = None,
     curve: bool | Callable[[Path], object] = True,
     threads: Count | None = None,
+    workers: NumEnvs | None = None,
+    worker_engine: WorkerEngine | None = None,
+    max_policy_lag: Count | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -103,6 +107,10 @@ def train(
     curve: draw curve.png in the run's folder at the end (False: `pyrl plot` does it later); a function of the folder draws in its place.
     threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
+    workers: that collect for the learner, num_envs / workers environments each (docs/scale.md); None: this process does it all.
+    worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
+        that lag. "sync": all in this process, the same run for any number of workers; for ppo and a2c too.
+    max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is
@@ -119,12 +127,22 @@ def train(
     run: Run | None = None
     recorded: Mapping[str, Any] | None = None  # of a run that is resumed
     try:
-        with make(env, settings["num_envs"], seed=settings["seed"], **options) as stepper, ExitStack() as held:
+        with (
+            make(env, 1 if settings.get("workers") else settings["num_envs"], seed=settings["seed"], **options) as stepper,
+            ExitStack() as held,
+        ):
+            num_envs = settings["num_envs"] if settings.get("workers") else stepper.num_envs
             if agent is None:
                 spaces = stepper.single_observation_space, stepper.single_action_space
-                agent = make_agent(settings["algo"], *spaces, seed=settings["seed"], num_envs=stepper.num_envs, **settings["config"])
+                agent = make_agent(settings["algo"], *spaces, seed=settings["seed"], num_envs=num_envs, **settings["config"])
             held.enter_context(use_threads(agent.threads if threads is None else threads))
-            loop = iterate(agent, stepper, **{k: settings[k] for k in ("total_steps", "total_episodes", "stop_at_return", "stop_window")})
+            limits = {k: settings[k] for k in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
+            loop: Loop
+            if settings.get("workers"):
+                loop = iterate_with_workers(agent, env, stepper, settings, limits, options)
+                held.callback(loop.close)
+            else:
+                loop = iterate(agent, stepper, **limits)
             settings["env_kwargs"] = saved_kwargs
             score: Callable[[], Evaluation] | None = None
             if settings["eval_every"]:
@@ -134,7 +152,7 @@ def train(
                 recorded = _restore(folder, agent, loop)
                 _note(folder, settings, agent.env_steps, changes)
             elif run_dir is not False:
-                settings |= {"config": config_to_json(agent.config), "num_envs": stepper.num_envs, "engine": agent.engine}
+                settings |= {"config": config_to_json(agent.config), "num_envs": num_envs, "engine": agent.engine}
                 path = None if run_dir in (None, True) else Path(str(run_dir))
                 folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], settings, path=path)
             run = _run(loop, folder, settings, score, on_metrics, recorded, curve, signals)

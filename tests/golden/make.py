@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {  # name: algorithm, en
     "ppo_mixed": ("ppo", "Mixed", 2, {**PPO, "normalize_observation": True}),
     "a2c": ("a2c", "CartPole-v1", 2, ON_POLICY),
     "a2c_adam": ("a2c", "Pendulum-v1", 1, {**ON_POLICY, "use_rms_prop": False, "net_arch": ()}),
+    "impala": ("impala", "CartPole-v1", 2, ON_POLICY),
     "a3c": ("a3c", "CartPole-v1", 1, ON_POLICY),
     "dqn": ("dqn", "CartPole-v1", 1, {**OFF_POLICY, "target_update_interval": 20}),
     "dqn_prioritized": (

@@ -1,0 +1,1 @@
+"""Collecting by several workers: the roles, as plain classes, and the engines that run them (docs/scale.md)."""

@@ -1,0 +1,82 @@
+"""The role that steps environments: an actor, a stepper, and the chunks they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pyrl.agents.actor import Actor
+from pyrl.agents.storage import RolloutSpec
+from pyrl.buffers import RolloutBuffer
+from pyrl.distributed.chunks import Chunk
+from pyrl.envs import Stepper
+from pyrl.envs.native_stepper import NativeStepper
+from pyrl.errors import SettingError
+from pyrl.ops.random import RandomStream
+from pyrl.seeding import stream_seed
+from pyrl.types import Episode, PolicyInput
+
+
+def collector_stream(seed: int, collector: int, incarnation: int, env_steps: int) -> RandomStream:
+    """What a collector draws its actions by. ``env_steps``: of the agent when the collectors began."""
+    return RandomStream(seed, "collector", collector, incarnation, env_steps)
+
+
+def collector_seed(seed: int, collector: int, incarnation: int, env_steps: int) -> int:
+    """Of a collector's environments: each incarnation sees episodes of its own, and so does a resumed run."""
+    return stream_seed(seed, "collector's environments", collector, incarnation, env_steps)
+
+
+class Collector:
+    """Acts by ``actor``, whose weights others may replace between chunks, and by a random stream of its own.
+
+    ``before`` is called before each step and ``after`` after it with the steps that it made: so somebody outside can see where it is.
+    """
+
+    def __init__(
+        self, actor: Actor, stepper: Stepper, spec: RolloutSpec, random: RandomStream, index: int = 0, incarnation: int = 0,
+        before: Callable[[], None] = lambda: None, after: Callable[[int], None] = lambda steps: None,
+    ) -> None:  # fmt: skip
+        self.actor, self.stepper, self.random, self.index, self.incarnation = actor, stepper, random, index, incarnation
+        self.sequence = self.collected = 0  # chunks and environment steps made
+        self.before, self.after = before, after
+        self.buffer = RolloutBuffer(
+            spec.n_steps, stepper.num_envs, stepper.single_observation_space, stepper.single_action_space, extra=spec.extra
+        )
+
+    def collect(self, stopped: Callable[[], bool] = lambda: False) -> Chunk | None:
+        """The next chunk, whose arrays are valid until the next call; None where it was ``stopped`` before it was whole."""
+        version, episodes = self.actor.version, list[Episode]()
+        while not self.buffer.full:
+            if stopped():
+                return None
+            self.before()
+            made, ended = self._step()
+            self.collected += made
+            self.after(made)
+            first = self.stepper.first_index
+            episodes += [Episode(e.episode_return, e.length, first + e.env_index, e.success) for e in ended]
+        rollout = self.buffer.take(self.stepper.observation, self.stepper.first)
+        chunk = Chunk(rollout, episodes, self.index, self.incarnation, self.sequence, version)
+        self.sequence += 1
+        return chunk
+
+    def _step(self) -> tuple[int, list[Episode]]:
+        """(environment steps made, episodes that ended in them); as many at once as native environments can."""
+        actor, stepper, buffer = self.actor, self.stepper, self.buffer
+        actor.random = self.random
+        policy = actor.native_policy() if isinstance(stepper, NativeStepper) else None
+        if policy is not None and isinstance(stepper, NativeStepper):
+            rows = stepper.rollout(policy, buffer.num_steps - len(buffer), stop_at_end=False)
+            buffer.extend(
+                rows.observation, rows.action, rows.reward, rows.next_observation, rows.terminated, rows.truncated, rows.first,
+                {"log_prob": rows.log_prob},
+            )  # fmt: skip
+            return rows.reward.size, rows.episodes
+        choice = actor.choose(PolicyInput(stepper.observation, stepper.first, stepper.action_mask))
+        if choice.state is not None:
+            raise SettingError(f"{actor.name}: workers is set, but the agent has a memory, which collectors do not keep; leave it out")
+        step = stepper.step(choice.action)
+        buffer.add(step, choice.stored)
+        return int(np.count_nonzero(step.valid)), step.episodes

@@ -1,0 +1,85 @@
+"""The role that learns, and the queue that it learns from."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pyrl.agents.actor import Weights
+from pyrl.agents.base import Agent
+from pyrl.distributed.chunks import Accounts, Chunk
+
+
+class Learner:
+    """Learns from chunks in the order in which it gets them. Its version counts the updates that it was told of: what its weights are
+    published under."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.version = 0
+
+    def weights(self) -> Weights:
+        """What collectors are to act by."""
+        return Weights(self.version, self.agent.weights().values)
+
+    def lag(self, chunk: Chunk) -> int:
+        """Updates since the weights that ``chunk`` was made by."""
+        return self.version - chunk.version
+
+
+class RolloutQueue:
+    """First in, first out: each chunk is consumed once, or discarded once for a reason that the accounts name.
+
+    max_policy_lag: a chunk by weights of more updates ago is discarded when its turn comes.
+    """
+
+    def __init__(self, accounts: Accounts, max_policy_lag: int) -> None:
+        self.accounts, self.max_policy_lag = accounts, max_policy_lag
+        self._waiting: deque[tuple[Chunk, Callable[[], None]]] = deque()
+        self._expected: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, chunk: Chunk, release: Callable[[], None] = lambda: None) -> None:
+        """``release`` is called when the chunk's arrays are not needed any more. ValueError for a chunk that came before, or whose
+        predecessor never came."""
+        name = chunk.collector, chunk.incarnation
+        if chunk.sequence != self._expected.get(name, 0):
+            raise ValueError(f"RolloutQueue: chunk {chunk.sequence} of collector {name} came, expected {self._expected.get(name, 0)}")
+        self._expected[name] = chunk.sequence + 1
+        self.accounts.waiting += chunk.steps
+        self._waiting.append((chunk, release))
+
+    def drop_old(self, lag: Callable[[Chunk], int]) -> None:
+        """Discard what is over the cap."""
+        kept = deque[tuple[Chunk, Callable[[], None]]]()
+        for chunk, release in self._waiting:
+            if lag(chunk) > self.max_policy_lag:
+                self._leave(chunk, release, "over max_policy_lag")
+            else:
+                kept.append((chunk, release))
+        self._waiting = kept
+
+    def take(self, count: int) -> tuple[list[Chunk], Callable[[], None]]:
+        """The oldest ``count`` chunks, and what to call when their arrays have been read."""
+        taken = [self._waiting.popleft() for _ in range(count)]
+        for chunk, _ in taken:
+            self.accounts.waiting -= chunk.steps
+            self.accounts.consumed += chunk.steps
+
+        def release() -> None:
+            for _, each in taken:
+                each()
+
+        return [chunk for chunk, _ in taken], release
+
+    def clear(self, reason: str) -> None:
+        """Discard everything that waits."""
+        while self._waiting:
+            self._leave(*self._waiting.popleft(), reason)
+
+    def _leave(self, chunk: Chunk, release: Callable[[], None], reason: str) -> None:
+        self.accounts.waiting -= chunk.steps
+        self.accounts.discard(reason, chunk.steps)
+        release()

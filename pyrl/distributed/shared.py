@@ -1,0 +1,149 @@
+"""What processes share without a lock: weights, and slots for chunks.
+
+The memory is torch's shared memory, which has no name: nothing is left of it when the last process that maps it is gone, however it
+went. Who may touch a slot is said over pipes: the parent sends a slot's number to a collector, which fills it and sends the number back.
+At each moment a slot belongs to one side alone, and a side that dies holds nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrl.agents.actor import Weights
+from pyrl.agents.storage import RolloutSpec
+from pyrl.buffers import RolloutBuffer
+from pyrl.buffers.replay import flat_leaves, nested_leaves
+from pyrl.distributed.chunks import Chunk
+from pyrl.trees import zeros_for
+from pyrl.types import Episode, Rollout
+
+_ALIGNMENT = 64
+_TRIES = 100  # to read weights that are being replaced; then the old ones serve for another chunk
+_COLUMNS = ("action", "reward", "terminated", "truncated", "valid", "first")
+_NUMBERS = ("incarnation", "sequence", "version", "finals", "episodes", "masked")
+
+
+class SharedWeights:
+    """The latest weights: written by the learner, read by anybody. Two places, used in turn, each with a checksum: what was read while it
+    was written is seen by that, on every processor."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = torch.zeros((2, max(1, values.nbytes)), dtype=torch.uint8).share_memory_()
+        self._about = torch.full((3,), -1, dtype=torch.int64).share_memory_()  # version; checksums
+        self._dtype = values.dtype
+
+    def write(self, weights: Weights) -> None:
+        place, data = weights.version % 2, np.ascontiguousarray(weights.values).view(np.uint8)
+        self._about[1 + place] = -1
+        self._values.numpy()[place, : data.size] = data
+        self._about[1 + place] = self._checksum(data, weights.version)
+        self._about[0] = weights.version
+
+    def read(self, known: int) -> Weights | None:
+        """The weights, unless their version is ``known`` or they change all the time."""
+        for _ in range(_TRIES):
+            version = int(self._about[0])
+            if version in (known, -1):
+                return None
+            data = self._values.numpy()[version % 2].copy()
+            if int(self._about[1 + version % 2]) == self._checksum(data, version):
+                return Weights(version, data.view(self._dtype))
+        return None
+
+    @staticmethod
+    def _checksum(data: np.ndarray, version: int) -> int:
+        return zlib.crc32(data.data, version & 0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class ChunkLayout:
+    """Where the columns of a chunk [T, N] lie in a slot."""
+
+    observation_space: Any
+    columns: dict[str, tuple[int, tuple[int, ...], Any]]  # name: (offset, shape, dtype)
+    extra: tuple[str, ...]
+    size: int  # bytes
+
+    @classmethod
+    def of(cls, spec: RolloutSpec, num_envs: int, observation_space: Any, action_space: Any, mask_size: int) -> ChunkLayout:
+        """``mask_size``: M of the environments' action masks; 0: they give none."""
+        T, N = spec.n_steps, num_envs
+        empty = RolloutBuffer(T, N, observation_space, action_space, extra=spec.extra).take(zeros_for(observation_space, N))
+        arrays: dict[str, tuple[tuple[int, ...], Any]] = {"numbers": ((len(_NUMBERS),), np.int64)}
+        for i, leaf in enumerate(flat_leaves(observation_space, empty.observation)):
+            arrays[f"observation.{i}"] = (T + 1, N, *leaf.shape[2:]), leaf.dtype
+            arrays[f"final_observation.{i}"] = (T * N, *leaf.shape[2:]), leaf.dtype
+        arrays["action"] = (T, N, *empty.action.shape[2:]), empty.action.dtype
+        arrays["reward"] = (T, N), np.float32
+        arrays |= {name: ((T, N), np.bool_) for name in ("terminated", "truncated", "valid")}
+        arrays["first"] = (T + 1, N), np.bool_
+        arrays |= {name: ((T * N,), np.int64) for name in ("final_step", "final_env")}
+        arrays |= {f"extra.{name}": ((T, N, *shape), np.dtype(dtype)) for name, (shape, dtype) in spec.extra.items()}
+        arrays["action_mask"] = (T, N, mask_size), np.bool_
+        arrays["episodes"] = (T * N, 4), np.float64  # return, length, environment, success (-1: unknown)
+        columns, at = {}, 0
+        for name, (shape, dtype) in arrays.items():
+            columns[name] = at, shape, dtype
+            at += -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
+        return cls(observation_space, columns, tuple(spec.extra), at)
+
+    def slots(self, count: int) -> Tensor:
+        return torch.zeros((count, self.size), dtype=torch.uint8).share_memory_()
+
+    def views(self, slot: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns in the bytes of a slot."""
+        return {
+            name: slot[at : at + int(np.prod(shape)) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+            for name, (at, shape, dtype) in self.columns.items()
+        }
+
+    def write(self, slot: np.ndarray, chunk: Chunk) -> None:
+        views, rollout = self.views(slot), chunk.rollout
+        finals = len(rollout.final_step)
+        mask, room = rollout.action_mask, views["action_mask"]
+        if mask is not None and mask.shape != room.shape:
+            raise ValueError(f"ChunkLayout: action_mask has shape {list(mask.shape)}, expected {list(room.shape)}")
+        for i, leaf in enumerate(flat_leaves(self.observation_space, rollout.observation)):
+            views[f"observation.{i}"][:] = leaf
+        for i, leaf in enumerate(flat_leaves(self.observation_space, rollout.final_observation)):
+            views[f"final_observation.{i}"][:finals] = leaf
+        for name in _COLUMNS:
+            views[name][:] = getattr(rollout, name)
+        views["final_step"][:finals], views["final_env"][:finals] = rollout.final_step, rollout.final_env
+        for name in self.extra:
+            views[f"extra.{name}"][:] = rollout.extra[name]
+        if mask is not None:
+            room[:] = mask
+        for row, e in zip(views["episodes"], chunk.episodes):
+            row[:] = e.episode_return, e.length, e.env_index, -1.0 if e.success is None else float(e.success)
+        views["numbers"][:] = chunk.incarnation, chunk.sequence, chunk.version, finals, len(chunk.episodes), mask is not None
+
+    def read(self, slot: np.ndarray, collector: int) -> Chunk:
+        """A chunk whose arrays are those of the slot."""
+        views = self.views(slot)
+        numbers = dict(zip(_NUMBERS, views["numbers"].tolist()))
+        finals, leaves = numbers["finals"], sum(name.startswith("observation.") for name in self.columns)
+
+        def observation(name: str, count: int | None = None) -> Any:
+            return nested_leaves(self.observation_space, iter([views[f"{name}.{i}"][:count] for i in range(leaves)]))
+
+        rollout = Rollout(
+            observation=observation("observation"),
+            final_observation=observation("final_observation", finals),
+            final_step=views["final_step"][:finals],
+            final_env=views["final_env"][:finals],
+            extra={name: views[f"extra.{name}"] for name in self.extra},
+            action_mask=views["action_mask"] if numbers["masked"] else None,
+            **{name: views[name] for name in _COLUMNS},
+        )
+        episodes = [
+            Episode(r, int(length), int(env), None if success < 0 else bool(success))
+            for r, length, env, success in views["episodes"][: numbers["episodes"]].tolist()
+        ]
+        return Chunk(rollout, episodes, collector, numbers["incarnation"], numbers["sequence"], numbers["version"])
