@@ -52,7 +52,7 @@ class Draft:
         body = text[1:].encode("utf-8", "surrogatepass")
         (folder / MANIFEST).write_bytes((SEAL % hashlib.sha256(body).hexdigest()).encode() + body)
         for change in self.after:
-            with suppress(FileNotFoundError):  # another mutation has taken the file away
+            with suppress(OSError):  # another mutation has taken the file away, or made something else of it
                 change(folder)
 
 
