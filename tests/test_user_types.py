@@ -71,7 +71,7 @@ import pyrl
 pyrl.train("ppo", "CartPole-v1", lerning_rate=1e-3)  # call-arg
 pyrl.train("ppo", "CartPole-v1", n_epochs="4")  # arg-type
 pyrl.train("ppo", "CartPole-v1", activation="sigmoid")  # arg-type
-pyrl.train("ppo", "CartPole-v1", backend="threads")  # arg-type
+pyrl.train("ppo", "CartPole-v1", backend=3)  # arg-type
 pyrl.train("ppo", 3)  # arg-type
 pyrl.train("ppo")  # call-arg
 pyrl.train("ppo", "CartPole-v1", on_metrics=len)  # arg-type

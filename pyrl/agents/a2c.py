@@ -31,15 +31,21 @@ from pyrl.types import Learned, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class A2CConfig(ActorCriticConfig):
-    """Defaults as in Stable-Baselines3."""
+class AdvantageConfig(ActorCriticConfig):
+    """What `AdvantageAgent` reads."""
 
-    learning_rate: Rate = 7e-4  # "linear_7e-4" falls to zero over the run
-    n_steps: Count = 5  # T, steps of each environment between two updates
     gae_lambda: Fraction = 1.0  # 1: n-step returns
     normalize_advantage: bool = False
     use_rms_prop: bool = True  # RMSprop in TensorFlow's form, alpha 0.99; False: Adam; optimizer takes its place
     rms_prop_eps: Positive = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class A2CConfig(AdvantageConfig):
+    """Defaults as in Stable-Baselines3."""
+
+    learning_rate: Rate = 7e-4  # "linear_7e-4" falls to zero over the run
+    n_steps: Count = 5  # T, steps of each environment between two updates
 
 
 def policy_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -53,7 +59,7 @@ def value_loss(value: Tensor, return_: Tensor) -> Tensor:
 
 
 class AdvantageAgent(ActorCriticAgent):
-    """What the synchronous form and the asynchronous one (`pyrl.agents.a3c`) share: the gradient of a whole rollout."""
+    """What the synchronous form, the asynchronous one (`pyrl.agents.a3c`) and IMPALA share: the gradient of a whole rollout."""
 
     def usual_optimizer(self) -> tuple[str, dict[str, Any]]:
         if self.config.optimizer == "rmsprop" or (self.config.optimizer is None and self.config.use_rms_prop):

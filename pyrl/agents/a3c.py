@@ -20,9 +20,8 @@ import torch
 from gymnasium import spaces
 
 from pyrl import ops
-from pyrl.agents.a2c import AdvantageAgent
-from pyrl.agents.actor_critic import ActorCriticConfig
-from pyrl.agents.checks import Count, Fraction, Positive, Rate, Weight
+from pyrl.agents.a2c import AdvantageAgent, AdvantageConfig
+from pyrl.agents.checks import Count, Positive, Rate, Weight
 from pyrl.agents.registry import register
 from pyrl.agents.sharing import SharedWeights
 from pyrl.engine.native import optimizer_step
@@ -32,17 +31,14 @@ from pyrl.own import name_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class A3CConfig(ActorCriticConfig):
+class A3CConfig(AdvantageConfig):
     """Rates as in system S1 (docs/results.md)."""
 
     learning_rate: Rate = 5e-4  # of the shared optimiser
     n_steps: Count = 20  # of a worker between two updates; fewer at an episode's end
-    gae_lambda: Fraction = 1.0  # 1: n-step returns
-    normalize_advantage: bool = False
     ent_coef: Weight = 0.01  # c_2
     max_grad_norm: Positive | None = 40.0
     use_rms_prop: bool = False  # RMSprop in TensorFlow's form, alpha 0.99; False: Adam; with shared statistics
-    rms_prop_eps: Positive = 1e-5
 
 
 @register("a3c")

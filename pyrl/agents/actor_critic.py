@@ -67,7 +67,7 @@ class Samples(Record):
         columns = self.action, self.log_prob, self.value, self.advantage, self.return_, *masks
         here = self.advantage
         if isinstance(here, Tensor) and not (here.is_cpu or (here.is_cuda and ops.cuda_built())):
-            return map_tree(lambda x: x[index], self)
+            return map_tree(lambda x: None if x is None else x[index], self)
         if isinstance(self.observation, dict | tuple):
             return Samples(map_tree(lambda x: ops.take_rows((x,), index)[0], self.observation), *ops.take_rows(columns, index))
         return Samples(*ops.take_rows((self.observation, *columns), index))

@@ -125,7 +125,11 @@ class CrossQ(EntropyAgent):
         """The critics' step, then, every policy_delay-th time, the actor's and the temperature's."""
         alpha = self.temperature.alpha
         report = {**self.critic_step(batch, next_xi, alpha), "train/temperature": alpha.squeeze()}
-        return {**report, **self.policy_steps(batch, xi, alpha)} if moves_policy else report
+        if moves_policy:
+            report |= self.actor_step(batch, xi, alpha)
+            if self.learns_temperature:
+                self.temperature_step(report["train/entropy"])
+        return report
 
     def critic_loss(self, batch: Batch, xi: Tensor, alpha: Tensor) -> tuple[Tensor, LossReport]:
         """E[(Q_i(o, a) - y)^2] / 2 of a batch [B, ...] with noise xi [B, A] for a', summed over i; it, and the mean of Q."""

@@ -25,7 +25,7 @@ from pyrl.agents.off_policy import ContinuousAgent, ContinuousConfig
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.distributions import LOG_SQRT_2PI
 from pyrl.schedules import value_at
-from pyrl.types import Array, Batch, Learned
+from pyrl.types import Batch, Learned
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -88,11 +88,10 @@ class Temperature(nn.Module):
 
 
 class EntropyAgent(ContinuousAgent):
-    """The policy and its temperature. A subclass makes ``actor``, ``critic`` and their steps, and reports ``train/entropy`` [] of pi from
-    ``actor_step(batch, xi, alpha)``."""
+    """The policy and its temperature. A subclass makes ``actor``, ``critic`` and their steps, reports ``train/entropy`` [] of pi from its
+    actor's step, and makes ``temperature_step`` of it if ``learns_temperature``."""
 
     Acting = SquashedGaussianActor
-    actor_step: Step
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
@@ -111,13 +110,6 @@ class EntropyAgent(ContinuousAgent):
     def update_data(self, batch: Batch) -> tuple[Any, ...]:
         """Noise [B, A] of the next actions and of the actions."""
         return self.noise_like(batch.action), self.noise_like(batch.action)
-
-    def policy_steps(self, batch: Batch, xi: Array, alpha: Tensor) -> LossReport:
-        """The actor's step with noise xi [B, A], and the temperature's."""
-        report = self.actor_step(batch, xi, alpha)
-        if self.learns_temperature:
-            self.temperature_step(report["train/entropy"])
-        return report
 
     def temperature_loss(self, entropy: Tensor) -> tuple[Tensor, LossReport]:
         """Eq. 18 for the entropy [] of pi."""

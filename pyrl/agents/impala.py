@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from pyrl import ops
-from pyrl.agents.a2c import A2C, A2CConfig
+from pyrl.agents.a2c import AdvantageAgent, AdvantageConfig
 from pyrl.agents.actor_critic import Samples
 from pyrl.agents.checks import Count, Positive, Rate, Weight
 from pyrl.agents.registry import register
@@ -31,7 +31,7 @@ from pyrl.types import Array, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IMPALAConfig(A2CConfig):
+class IMPALAConfig(AdvantageConfig):
     """Rates as in the paper's appendix D, but for the loss, which is a mean here and a sum there."""
 
     learning_rate: Rate = 6e-4  # "linear_6e-4" falls to zero over the run
@@ -43,7 +43,7 @@ class IMPALAConfig(A2CConfig):
 
 
 @register("impala")
-class IMPALA(A2C):
+class IMPALA(AdvantageAgent):
     """Discrete, multi-discrete, multi-binary and continuous actions."""
 
     corrects_lag = True

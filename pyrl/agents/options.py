@@ -80,6 +80,8 @@ class AgentOptions(TypedDict, total=False):
     priority_alpha: float
     priority_beta: float
     priority_beta_final: float
+    her: Literal["none", "future", "final", "episode"]
+    n_sampled_goal: float
     loss: Literal["huber", "mse"]
     # sac, svg, td3, tqc, crossq
     target_entropy: float | str

@@ -63,7 +63,9 @@ class SAC(EntropyAgent):
     def update(self, batch: Batch, next_xi: Array, xi: Array) -> LossReport:  # type: ignore[override]
         """The critics' step, the actor's, the temperature's, and the average."""
         alpha = self.temperature.alpha
-        report = {**self.critic_step(batch, next_xi, alpha), **self.policy_steps(batch, xi, alpha), "train/temperature": alpha.squeeze()}
+        report = {**self.critic_step(batch, next_xi, alpha), **self.actor_step(batch, xi, alpha), "train/temperature": alpha.squeeze()}
+        if self.learns_temperature:
+            self.temperature_step(report["train/entropy"])
         self.critic_step.trainable.average(self.config.tau)
         return report
 

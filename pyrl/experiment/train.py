@@ -22,7 +22,7 @@ from pyrl.agents.options import AgentOptions
 from pyrl.agents.registry import check_algorithm, config_to_json, make_agent
 from pyrl.distributed.loop import WorkerEngine, iterate_with_workers
 from pyrl.engine.threads import use_threads
-from pyrl.envs import EnvSource, make
+from pyrl.envs import EnvSource, Stepper, make
 from pyrl.envs.make import ENV_TIMEOUT
 from pyrl.errors import CheckpointError, NonFiniteError, SettingError
 from pyrl.experiment.metrics import read_csv
@@ -119,43 +119,30 @@ def train(
     arguments = dict(locals())
     check_algorithm(algo, env)
     settings, folder, changes = told_settings(arguments, inspect.signature(train).parameters)
-    if settings.get("eval_every") and isinstance(env, VectorEnv):
-        raise SettingError("train: eval_every needs environments of its own, expected env as an id or a callable, got a vector environment")
-    saved_kwargs = None if run_dir is False else to_json(dict(settings["env_kwargs"] or {}), "env_kwargs")
-    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings.get(k)}
-    options["env_timeout"] = settings.get("env_timeout", ENV_TIMEOUT)
+    options = _env_options(settings)
+    settings["env_kwargs"] = None if run_dir is False else to_json(dict(settings["env_kwargs"] or {}), "env_kwargs")
     run: Run | None = None
     recorded: Mapping[str, Any] | None = None  # of a run that is resumed
     try:
-        with (
-            make(env, 1 if settings.get("workers") else settings["num_envs"], seed=settings["seed"], **options) as stepper,
-            ExitStack() as held,
-        ):
+        here = 1 if settings.get("workers") else settings["num_envs"]  # workers have the environments
+        with make(env, here, seed=settings["seed"], **options) as stepper, ExitStack() as held:
             num_envs = settings["num_envs"] if settings.get("workers") else stepper.num_envs
             if agent is None:
                 spaces = stepper.single_observation_space, stepper.single_action_space
                 agent = make_agent(settings["algo"], *spaces, seed=settings["seed"], num_envs=num_envs, **settings["config"])
             held.enter_context(use_threads(agent.threads if threads is None else threads))
-            limits = {k: settings[k] for k in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
-            loop: Loop
-            if settings.get("workers"):
-                loop = iterate_with_workers(agent, env, stepper, settings, limits, options)
-                held.callback(loop.close)
-            else:
-                loop = iterate(agent, stepper, **limits)
-            settings["env_kwargs"] = saved_kwargs
-            score: Callable[[], Evaluation] | None = None
-            if settings["eval_every"]:
-                score = lambda: evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)  # noqa: E731
+            loop = _loop(agent, env, stepper, settings, options, held)
+
+            def score() -> Evaluation:
+                return evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
+
             signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
             if folder is not None:
-                recorded = _restore(folder, agent, loop)
-                _note(folder, settings, agent.env_steps, changes)
+                recorded = _resume(folder, agent, loop, settings, changes)
             elif run_dir is not False:
                 settings |= {"config": config_to_json(agent.config), "num_envs": num_envs, "engine": agent.engine}
-                path = None if run_dir in (None, True) else Path(str(run_dir))
-                folder = RunFolder.create(settings["algo"], settings["env"], settings["seed"], settings, path=path)
-            run = _run(loop, folder, settings, score, on_metrics, recorded, curve, signals)
+                folder = _new_folder(settings, run_dir)
+            run = _run(loop, folder, settings, score if settings["eval_every"] else None, on_metrics, recorded, curve, signals)
     except Exception:
         if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
             raise
@@ -163,13 +150,37 @@ def train(
     return run
 
 
-def _note(folder: RunFolder, settings: dict[str, Any], env_steps: int, changes: Mapping[str, Any]) -> None:
-    """Write into config.json that the run is resumed, and what its settings are from here on."""
+def _loop(agent: Agent, env: Any, stepper: Stepper, settings: Mapping[str, Any], options: Mapping[str, Any], held: ExitStack) -> Loop:
+    """What trains; ``held`` ends its workers, if it has some."""
+    if settings["eval_every"] and isinstance(env, VectorEnv):
+        raise SettingError("train: eval_every needs environments of its own, expected env as an id or a callable, got a vector environment")
+    limits = {k: settings[k] for k in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
+    if not settings.get("workers"):
+        return iterate(agent, stepper, **limits)
+    loop = iterate_with_workers(agent, env, stepper, settings, limits, options)
+    held.callback(loop.close)
+    return loop
+
+
+def _env_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    options = {k: settings[k] for k in ("backend", "env_kwargs", "max_episode_steps") if settings.get(k)}
+    return {**options, "env_timeout": settings.get("env_timeout", ENV_TIMEOUT)}
+
+
+def _new_folder(settings: Mapping[str, Any], run_dir: bool | str | Path | None) -> RunFolder:
+    path = None if run_dir in (None, True) else Path(str(run_dir))
+    return RunFolder.create(settings["algo"], settings["env"], settings["seed"], settings, path=path)
+
+
+def _resume(folder: RunFolder, agent: Agent, loop: Loop, settings: dict[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `_restore` returns; config.json says from here on that the run was resumed, and with which settings."""
+    recorded = _restore(folder, agent, loop)
     if changes:
-        settings["resumed"] = [*settings.get("resumed", []), {"env_steps": env_steps, "changes": changes}]
+        settings["resumed"] = [*settings.get("resumed", []), {"env_steps": agent.env_steps, "changes": changes}]
     folder.config = {k: v for k, v in settings.items() if k not in ("ending", "error", "save_failure")}
     folder.config["config"] = named(settings.get("config", {}))
     folder.write_config()
+    return recorded
 
 
 def _run(
