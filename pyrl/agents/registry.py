@@ -81,10 +81,14 @@ FOREIGN = {
 AgentType = TypeVar("AgentType", bound="type[Agent]")
 
 
+def own_agents() -> set[str]:
+    """Names of the agents of this package."""
+    return {m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])} - SHARED
+
+
 def available_agents() -> list[str]:
     """Names of the agents of this package, of installed extensions, and of this process. Imports nothing heavy."""
-    own = {m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])} - SHARED
-    return sorted(own | set(registered) | {e.name for e in entry_points(group="pyrl.agents")})
+    return sorted(own_agents() | set(registered) | {e.name for e in entry_points(group="pyrl.agents")})
 
 
 def check_algorithm(name: str, env: object = None) -> None:
@@ -97,9 +101,13 @@ def check_algorithm(name: str, env: object = None) -> None:
 
 
 def register(name: str) -> Callable[[AgentType], AgentType]:
-    """Class decorator: ``@register("ppo")``."""
+    """Class decorator: ``@register("ppo")``. SettingError for the name of one of pyrl's own agents."""
 
     def keep(cls: AgentType) -> AgentType:
+        if name in own_agents() and cls.__module__ != f"{__package__}.{name}":
+            raise SettingError(
+                f"register: {name!r} is an agent of pyrl's own, expected another name for {cls.__module__}.{cls.__qualname__}"
+            )
         cls.name = name
         registered[name] = cls
         return cls

@@ -170,9 +170,16 @@ class LocalEngine:
             if alive and late is None:
                 continue
             self._end(index, member)
-            failure = member.failure or Failure(self._where(index, late or f"its process {exit_in_words(member.process.exitcode)}"))
+            failure = member.failure or Failure(self._where(index, late or self._death(member)))
             self.supervisor.failed(index, failure)
             self.members[index] = self._start(index)
+
+    @staticmethod
+    def _death(member: Member) -> str:
+        words = f"its process {exit_in_words(member.process.exitcode)}"
+        if member.process.exitcode != 1 or member.received:
+            return words
+        return f"{words} before its first step; workers import the program, which must start them under if __name__ == '__main__': only"
 
     def _start(self, index: int) -> Member:
         agent, incarnation = self.learner.agent, self.supervisor.begin(index)

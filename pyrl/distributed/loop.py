@@ -101,7 +101,7 @@ def _checked(agent: Agent, workers: int, engine: str) -> RolloutSpec:
     """What ``agent`` stores; SettingError where workers cannot collect it."""
     spec, config = agent.storage(), agent.config
     if agent.loop != "on_policy" or not isinstance(spec, RolloutSpec) or not agent.trainables:
-        raise SettingError(f"train: workers is {workers}, but {agent.name} does not learn from rollouts; leave it out, or take impala")
+        raise SettingError(f"train: workers is {workers}, but they collect for agents that learn as impala does, and {agent.name} does not")
     if engine == "local" and not agent.corrects_lag:
         what = f"train: workers is {workers}, but {agent.name} does not correct for weights that lag behind"
         raise SettingError(f"{what}; take worker_engine='sync', or impala")

@@ -69,9 +69,13 @@ BACKENDS: dict[str, Backend] = {}  # by name, filled by `backend`
 
 
 def backend(name: str, package: str | None = None) -> Callable[[BuildStepper], BuildStepper]:
-    """Decorator: the function builds the steppers of ``backend=name``."""
+    """Decorator: the function builds the steppers of ``backend=name``. ValueError for the name of one of pyrl's own."""
 
     def keep(build: BuildStepper) -> BuildStepper:
+        if name in BACKENDS and BACKENDS[name].build.__module__ == __name__ != build.__module__:
+            raise ValueError(
+                f"backend: {name!r} is a backend of pyrl's own, expected another name for {build.__module__}.{build.__qualname__}"
+            )
         BACKENDS[name] = Backend(build, package)
         return build
 

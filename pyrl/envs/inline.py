@@ -175,7 +175,7 @@ class LeanStepper(Stepper):
                 success = success_in(info)
             except EnvError as error:
                 raise self._error(i, str(error)) from error
-            if self._masks is None and MASK_KEY in info:
+            if self._late_masks and MASK_KEY in info:
                 late_mask_is_ignored(self.name)
             episodes.append(self._finish(i, self._book.clock, success))
             self._reset_one(i, after)

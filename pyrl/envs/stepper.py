@@ -71,6 +71,7 @@ class Stepper(ABC):
         self.action_mask: Array | None = None
         self.closed = False
         self._masks: MaskReader | None = None  # None: the environments give no masks
+        self._late_masks = True  # masks that come now would be the first ones
         self._nowhere = np.zeros(num_envs, bool)
         self._nowhere.flags.writeable = False
         self._border = ActionBorder(action_space, num_envs)
@@ -232,13 +233,17 @@ class Stepper(ABC):
     def _look_for_masks(self, given: Sequence[Any] | None) -> None:
         """Whether the environments give masks, by those of their reset."""
         self._masks = self.action_mask = None
-        if given is not None and any(mask is not None for mask in given):
-            reader = MaskReader(self.single_action_space)
-            try:
-                self.action_mask = reader.rows(given)
-                self._masks = reader
-            except ValueError as error:
-                mask_is_ignored(self.name, str(error))
+        self._late_masks = given is None or all(mask is None for mask in given)
+        if given is None or self._late_masks:
+            return
+        reader = MaskReader(self.single_action_space)
+        if not reader.sizes:
+            mask_is_ignored(self.name, "masks of Box and MultiBinary actions are not known")
+            return
+        try:
+            self.action_mask, self._masks = reader.rows(given), reader
+        except ValueError as error:
+            raise self._whole(f"reset: {error}") from error
 
     def _mask_rows(self, given: Sequence[Any]) -> Array | None:
         """bool [N, M] of the masks that came with a step, where the environments give any."""

@@ -120,7 +120,7 @@ class VectorStepper(Stepper):
         episodes: list[Episode] = []
         after = following
         if ended:
-            if self._masks is None and MASK_KEY in {**infos, **(infos.get("final_info") or {})}:
+            if self._late_masks and MASK_KEY in {**infos, **(infos.get("final_info") or {})}:
                 late_mask_is_ignored(self.name)
             if self.autoreset is not AutoresetMode.NEXT_STEP:
                 current = (current + 1) % 3

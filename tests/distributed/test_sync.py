@@ -73,8 +73,8 @@ def test_episodes_are_those_of_every_environment() -> None:
 @pytest.mark.parametrize(
     ("algo", "options", "words"),
     [
-        ("dqn", {}, "dqn does not learn from rollouts"),
-        ("random", {}, "random does not learn from rollouts"),
+        ("dqn", {}, "and dqn does not"),
+        ("random", {}, "and random does not"),
         ("ppo", {"worker_engine": "local"}, "ppo does not correct for weights that lag behind"),
         ("impala", {"workers": 3, "num_envs": 4}, "workers is 3, expected a divisor of num_envs = 4"),
         ("impala", {"normalize_observation": True}, "normalize_observation is True, but workers share weights"),

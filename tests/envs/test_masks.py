@@ -81,9 +81,15 @@ def test_masks_follow_the_observations(kind: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["lean", "sync", "SAME_STEP"])
-def test_late_and_unreadable_masks_are_said_to_be_ignored_once(backend: str, recwarn: pytest.WarningsRecorder) -> None:
-    notices._said.clear()
-    for options, why in (({"late": True}, "with steps and not with resets"), ({"bad": "reset"}, "expected 3 numbers, each 0 or 1")):
+def test_late_masks_and_those_of_boxes_are_said_to_be_ignored_once(
+    backend: str, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for options, sizes, why in (
+        ({"late": True}, [3], "with steps and not with resets"),
+        ({}, [], "masks of Box and MultiBinary actions are not known"),
+    ):
+        notices._said.clear()
+        monkeypatch.setattr(MaskReader, "__init__", lambda self, space, sizes=sizes: setattr(self, "sizes", sizes))
         recwarn.clear()
         for _ in range(2):
             env, made = source("discrete", backend, **options)
@@ -95,6 +101,13 @@ def test_late_and_unreadable_masks_are_said_to_be_ignored_once(backend: str, rec
         assert len(said) == 1
         assert "info['action_mask'] is ignored" in said[0]
         assert why in said[0]
+
+
+@pytest.mark.parametrize("backend", ["lean", "sync", "SAME_STEP"])
+def test_a_mask_of_a_reset_that_is_none_is_an_error(backend: str) -> None:
+    env, made = source("discrete", backend, bad="reset")
+    with make(env, **made) as stepper, pytest.raises(pyrl.errors.EnvError, match=r"reset: info\['action_mask'\] is .*, expected 3 numbers"):
+        stepper.reset()
 
 
 def test_a_mask_that_breaks_later_is_an_error() -> None:

@@ -37,7 +37,9 @@ def each_column(caller: str, env_dict: Mapping[str, Any], default_dtype: Any) ->
         where = f"{caller}: env_dict[{name!r}]"
         if not isinstance(about, Mapping):
             raise SettingTypeError(f"{where} is {about!r}, expected a dict with shape and dtype")
-        if unknown := sorted(about.keys() - {"shape", "dtype"}):
+        if unknown := sorted(
+            about.keys() - {"shape", "dtype", "add_shape"}
+        ):  # the last is what cpprb writes into the dict that it is given
             raise SettingError(f"{where} has an entry {unknown[0]!r}, expected shape and dtype")
         try:
             shape = tuple(operator.index(n) for n in np.atleast_1d(about.get("shape", 1)))

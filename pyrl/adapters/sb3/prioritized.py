@@ -103,6 +103,10 @@ class Prioritized:
                 f"{type(self).__name__}: replay_buffer_class is {given}, expected a PrioritizedReplayBuffer of pyrl.adapters.sb3"
             )
         super()._setup_model()  # type: ignore[misc]
+        returns = self.replay_buffer.gamma
+        if returns is not None and returns != self.gamma:  # type: ignore[attr-defined]
+            own = f"gamma is {self.gamma}"  # type: ignore[attr-defined]
+            raise ValueError(f"{type(self).__name__}: {own}, but replay_buffer_kwargs sum returns with gamma {returns}, expected the same")
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         buffer = self.replay_buffer
