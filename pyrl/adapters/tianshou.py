@@ -22,7 +22,7 @@ __all__ = ["PrioritizedReplayBuffer", "PrioritizedVectorReplayBuffer", "SegmentT
 
 
 class SegmentTree:
-    """The host's SegmentTree: ``size`` weights (float64, not negative), their sums, and where a running sum lies.
+    """The host's SegmentTree: ``size`` weights (float64, not negative), their sums, and where a running sum falls.
 
     An index is an integer or an int64 array of any shape. Errors name the argument: ValueError, DTypeError, ShapeError.
     """

@@ -40,7 +40,7 @@ class EntropyConfig(ContinuousConfig):
 
 
 def is_learned(ent_coef: Any) -> bool:
-    """Whether alpha is learned, not told."""
+    """Whether alpha is learned, not given."""
     return isinstance(ent_coef, str) and ent_coef.startswith("auto")
 
 

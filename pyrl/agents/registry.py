@@ -67,7 +67,7 @@ FOREIGN = {
     **dict.fromkeys(("optimize_memory_usage", "replay_buffer_class", "replay_buffer_kwargs"), "nothing: frames are stored once as it is"),
     **dict.fromkeys(("action_noise", "exploration_noise", "act_noise"), "noise_type, noise_std"),
     **dict.fromkeys(("verbose", "progress_bar", "log_interval"), "on_metrics: pyrl.train prints nothing, pyrl train shows a bar"),
-    **dict.fromkeys(("tensorboard_log", "log_dir", "logdir", "save_path", "save_dir"), "run_dir: TensorBoard's files lie there too"),
+    **dict.fromkeys(("tensorboard_log", "log_dir", "logdir", "save_path", "save_dir"), "run_dir: TensorBoard's files are there too"),
     **dict.fromkeys(("callback", "callbacks"), "on_metrics, or the body of a for over pyrl.iterate"),
     **dict.fromkeys(("eval_freq", "eval_interval", "evaluation_interval"), "eval_every"),
     **dict.fromkeys(("n_eval_episodes", "num_eval_episodes"), "eval_episodes"),

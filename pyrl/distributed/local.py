@@ -264,7 +264,7 @@ def _work(task: Task, shared: Shared, free: Connection, filled: Connection) -> N
     try:
         _collect(task, shared, free, filled)
     except (BrokenPipeError, ConnectionResetError, EOFError):
-        pass  # nobody listens any more
+        pass  # the parent is gone
     except BaseException as error:
         text = str(error) if isinstance(error, EnvError) else described(error)
         failure = Failure(f"{text}\n{traceback.format_exc()}", getattr(error, "index", None), getattr(error, "seed", None))

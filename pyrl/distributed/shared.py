@@ -63,7 +63,7 @@ class SharedWeights:
 
 @dataclass(frozen=True)
 class ChunkLayout:
-    """Where the columns of a chunk [T, N] lie in a slot."""
+    """Where the columns of a chunk [T, N] are in a slot."""
 
     observation_space: Any
     columns: dict[str, tuple[int, tuple[int, ...], Any]]  # name: (offset, shape, dtype)

@@ -91,7 +91,7 @@ class HerReplayBuffer(DictReplayBuffer, host.HerReplayBuffer):  # type: ignore[m
         return batch.reward if self.n_steps > 1 else super()._normalized_return(batch, env)
 
     def truncate_last_trajectory(self) -> None:
-        """The episodes that run end here, and values go on beyond them, when the next observation does not follow: by themselves."""
+        """The episodes that run end here, and values continue beyond them, when the next observation does not follow: by themselves."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()  # without env

@@ -63,7 +63,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return buffers.PrioritizedReplayBuffer(*args, **options, **self._priorities)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> PrioritizedSamples:  # type: ignore[override]
-        """Draw by priority. RuntimeError where whoever trains never updates priorities: the draws would stay as good as uniform, and their
+        """Draw by priority. RuntimeError where the caller never updates priorities: the draws would stay as good as uniform, and their
         weights unused."""
         if self._unanswered == 2:
             raise RuntimeError(

@@ -251,7 +251,7 @@ def _reshaped(rows: Any, shape: tuple[int, ...]) -> Any:
 class _Ends:
     """Stands for the host's array of flags, into which `learn` writes the end of a stream that it breaks off (with
     ``optimize_memory_usage``). Ours sees that by itself: the next observation does not follow the last. It is a cut there, and
-    values go on beyond it."""
+    values continue beyond it."""
 
     def __setitem__(self, position: Any, ended: Any) -> None:
         pass
