@@ -61,6 +61,8 @@ def value_loss(value: Tensor, return_: Tensor) -> Tensor:
 class AdvantageAgent(ActorCriticAgent):
     """What the synchronous form, the asynchronous one (`pyrl.agents.a3c`) and IMPALA share: the gradient of a whole rollout."""
 
+    honours_masks = True
+
     def usual_optimizer(self) -> tuple[str, dict[str, Any]]:
         if self.config.optimizer == "rmsprop" or (self.config.optimizer is None and self.config.use_rms_prop):
             return "rmsprop", {"alpha": 0.99, "eps": self.config.rms_prop_eps}

@@ -121,7 +121,6 @@ class ActorCriticAgent(Agent):
     """Actions of every space; actor, critic and log_std in one arena."""
 
     loop: ClassVar[LoopKind] = "on_policy"
-    honours_masks = True
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         check_spaces(self.name, action_space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box))

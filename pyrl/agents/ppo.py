@@ -68,6 +68,7 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
 class PPO(ActorCriticAgent):
     """Discrete, multi-discrete, multi-binary and continuous actions."""
 
+    honours_masks = True
     Config = PPOConfig
     config: PPOConfig
 
