@@ -137,21 +137,13 @@ std::vector<Column> ReplayCore::stored_columns() const {
   return stored;
 }
 
-std::vector<DType> ReplayCore::stored_dtypes() const {
-  std::vector<DType> dtypes{DType::Float32};
-  for (int copies = ring().options().linked ? 1 : 2; copies > 0; --copies)
-    for (const Leaf& leaf : observation_) dtypes.push_back(leaf.dtype);
-  for (const Leaf& leaf : columns_) dtypes.push_back(leaf.dtype);
-  return dtypes;
-}
-
-std::vector<std::string> ReplayCore::stored_names() const {
-  std::vector<std::string> names{"reward"};
-  for (const Leaf& leaf : observation_) names.push_back(leaf.name);
+std::vector<Leaf> ReplayCore::stored_leaves() const {
+  std::vector<Leaf> leaves{{"reward", DType::Float32, {}}};
+  leaves.insert(leaves.end(), observation_.begin(), observation_.end());
   if (!ring().options().linked)
-    for (const Leaf& leaf : observation_) names.push_back("next_" + leaf.name);
-  for (const Leaf& leaf : columns_) names.push_back(leaf.name);
-  return names;
+    for (const Leaf& leaf : observation_) leaves.push_back({"next_" + leaf.name, leaf.dtype, leaf.shape});
+  leaves.insert(leaves.end(), columns_.begin(), columns_.end());
+  return leaves;
 }
 
 Workspace::Workspace(const ReplayCore& self, std::int64_t bytes) {

@@ -45,10 +45,9 @@ class ReplayCore {
 
   const std::vector<Leaf>& observation() const { return observation_; }
   const std::vector<Leaf>& columns() const { return columns_; }
-  // What a checkpoint holds of each slot, and under which names: the reward first.
+  // What a checkpoint holds of each slot, the reward first; the leaves are those of the columns.
   std::vector<replay::Column> stored_columns() const;
-  std::vector<std::string> stored_names() const;
-  std::vector<DType> stored_dtypes() const;
+  std::vector<Leaf> stored_leaves() const;
 
   std::unique_ptr<replay::Store> store;
   Location location{Kind::NumPy};                      // of records, batches and rows on a device

@@ -47,21 +47,19 @@ struct NamedColumn {
 };
 
 NamedColumn named_column(const ReplayCore& self, const std::string& name) {
-  const std::vector<std::string> names = self.stored_names();
   const std::vector<Column> columns = self.stored_columns();
-  std::vector<Leaf> leaves{{"reward", DType::Float32, {}}};
+  const std::vector<Leaf> leaves = self.stored_leaves();
   const bool linked = self.ring().options().linked;
-  for (int times = linked ? 1 : 2; times > 0; --times) leaves.insert(leaves.end(), self.observation().begin(), self.observation().end());
-  leaves.insert(leaves.end(), self.columns().begin(), self.columns().end());
   for (const bool of_next : {false, true}) {
     if (of_next && (!linked || !name.starts_with("next_observation"))) break;
-    const auto found = std::find(names.begin(), names.end(), of_next ? name.substr(5) : name);
-    if (found == names.end()) continue;
-    const auto i = static_cast<std::size_t>(found - names.begin());
+    const std::string wanted = of_next ? name.substr(5) : name;
+    const auto found = std::find_if(leaves.begin(), leaves.end(), [&](const Leaf& leaf) { return leaf.name == wanted; });
+    if (found == leaves.end()) continue;
+    const auto i = static_cast<std::size_t>(found - leaves.begin());
     return {columns[i], leaves[i], of_next};
   }
   std::string known;
-  for (const std::string& each : names) known += (known.empty() ? "" : ", ") + each;
+  for (const Leaf& leaf : leaves) known += (known.empty() ? "" : ", ") + leaf.name;
   throw ArgumentError(concat("column: name is '", name, "', expected one of ", known, " or the next_ of an observation"));
 }
 

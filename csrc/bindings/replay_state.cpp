@@ -36,7 +36,7 @@ RandomStream random_of(const py::object& saved) {
 }
 
 // Refuses what no `add` would have stored.
-void check_rows(const ReplayCore& self, const RingState& state, const std::vector<Column>& columns, const std::vector<std::string>& names,
+void check_rows(const ReplayCore& self, const RingState& state, const std::vector<Column>& columns, const std::vector<Leaf>& leaves,
                 const std::vector<const std::uint8_t*>& rows) {
   const std::int64_t slots = self.ring().options().num_lanes * state.used;
   for (std::int64_t slot = 0; slot < slots; ++slot) {
@@ -45,10 +45,9 @@ void check_rows(const ReplayCore& self, const RingState& state, const std::vecto
     const bool is_transition = (state.flags[static_cast<std::size_t>(slot)] & flag::transition) != 0;
     PYRL_CHECK(!is_transition || std::isfinite(reward), NonFiniteError, "load_state_dict: a reward is NaN or infinite");
   }
-  const std::vector<DType> dtypes = self.stored_dtypes();
   for (std::size_t c = 0; c < columns.size(); ++c)
-    PYRL_CHECK(dtypes[c] != DType::Bool || std::all_of(rows[c], rows[c] + slots * columns[c].row_bytes, [](std::uint8_t byte) { return byte <= 1; }),
-               ArgumentError, "load_state_dict: column.", names[c], " holds bytes other than 0 and 1");
+    PYRL_CHECK(leaves[c].dtype != DType::Bool || std::all_of(rows[c], rows[c] + slots * columns[c].row_bytes, [](std::uint8_t byte) { return byte <= 1; }),
+               ArgumentError, "load_state_dict: column.", leaves[c].name, " holds bytes other than 0 and 1");
 }
 
 }  // namespace
@@ -71,7 +70,7 @@ py::dict replay_state(ReplayCore& self) {
     });
   }
   const LaneRing& ring = fetched ? *fetched : store.ring();
-  const auto names = self.stored_names();
+  const auto stored = self.stored_leaves();
   const auto columns = self.stored_columns();
   const std::int64_t lanes = ring.options().num_lanes;
   for (;;) {
@@ -101,7 +100,7 @@ py::dict replay_state(ReplayCore& self) {
     result["heads"] = copy(saved.heads);
     result["pending"] = copy(saved.pending);
     result["flags"] = copy(saved.flags).reshape({lanes, used});
-    for (std::size_t c = 0; c < columns.size(); ++c) result[py::str("column." + names[c])] = rows[c];
+    for (std::size_t c = 0; c < columns.size(); ++c) result[py::str("column." + stored[c].name)] = rows[c];
     if (is_prioritized) result["priorities"] = leaves;
     result["random"] = py::make_tuple(stream.key, std::uint64_t{0}, stream.draw);
     return result;
@@ -115,7 +114,7 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   const bool is_prioritized = store.is_prioritized();
   const auto taken = store.transfer_ring();
   LaneRing& ring = taken ? *taken : store.own_ring();
-  const auto names = self.stored_names();
+  const auto stored = self.stored_leaves();
   const auto columns = self.stored_columns();
   const std::int64_t lanes = ring.options().num_lanes;
   const auto item = [&](const std::string& name) {
@@ -139,8 +138,8 @@ void set_replay_state(ReplayCore& self, const py::dict& saved) {
   state = ring.completed(std::move(state));
   std::vector<const std::uint8_t*> from;
   for (std::size_t c = 0; c < columns.size(); ++c)
-    from.push_back(read("column." + names[c]).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
-  check_rows(self, state, columns, names, from);
+    from.push_back(read("column." + stored[c].name).as<const std::uint8_t, 3>({lanes, state.used, columns[c].row_bytes}, "[N, written slots, bytes]").data);
+  check_rows(self, state, columns, stored, from);
   std::vector<double> leaves;  // of all slots
   if (is_prioritized) {
     const auto given = read("priorities").as<const double, 2>({lanes, state.used}, "[N, written slots]");

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from pyrl import buffers, ops
-from pyrl.adapters.columns import column_space
+from pyrl.adapters.columns import column_space, count
 from pyrl.errors import DTypeError, ShapeError, SpaceError
 from pyrl.types import Array
 
@@ -70,8 +69,8 @@ class ReplayBuffer:
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
     ) -> None:
-        self.n_envs = self._whole("n_envs", n_envs, 1)
-        size = self._whole("buffer_size", buffer_size, 2 * self.n_envs)
+        self.n_envs = count(type(self).__name__, "n_envs", n_envs)
+        size = count(type(self).__name__, "buffer_size", buffer_size, 2 * self.n_envs)
         self.observation_space, self.action_space = observation_space, action_space
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.optimize_memory_usage, self.handle_timeout_termination = optimize_memory_usage, handle_timeout_termination
@@ -86,15 +85,6 @@ class ReplayBuffer:
 
     def _made(self, *arguments: Any, **options: Any) -> Any:
         return buffers.ReplayBuffer(*arguments, **options)
-
-    def _whole(self, name: str, value: Any, least: int) -> int:
-        try:
-            whole = operator.index(value)
-        except TypeError:
-            raise DTypeError(f"{type(self).__name__}: {name} is {value!r}, expected an integer") from None
-        if whole < least:
-            raise ValueError(f"{type(self).__name__}: {name} is {value}, expected at least {least}")
-        return whole
 
     def _column(self, name: str, space: Any, dtype: Any = None) -> Any:
         shape, given = getattr(space, "shape", None), getattr(space, "dtype", None)

@@ -11,6 +11,7 @@ from stable_baselines3 import her as host
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from pyrl import buffers
+from pyrl.adapters.columns import count
 from pyrl.adapters.sb3.replay import DictReplayBuffer
 
 
@@ -48,7 +49,7 @@ class HerReplayBuffer(DictReplayBuffer, host.HerReplayBuffer):  # type: ignore[m
         except KeyError:
             known = ", ".join(each.name.lower() for each in host.GoalSelectionStrategy)
             raise ValueError(f"{self._name}: goal_selection_strategy is {goal_selection_strategy!r}, expected one of {known}") from None
-        self.n_sampled_goal, self.env = self._count("n_sampled_goal", n_sampled_goal, least=0), env
+        self.n_sampled_goal, self.env = count(self._name, "n_sampled_goal", n_sampled_goal, least=0), env
         self.hindsight = self._make_hindsight()
         self.hindsight.check(self.replay)
         self._infos: list[Any] = [None] * self.buffer_size  # of the last vector steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from typing import Any, Literal
 
@@ -14,8 +13,8 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pyrl import buffers
+from pyrl.adapters.columns import count
 from pyrl.adapters.sb3.spaces import check_spaces, column_space, frame_space, observation_columns
-from pyrl.errors import DTypeError
 from pyrl.types import Array, Batch, map_observation
 
 _HOST_NAMES = {"next_observation": "next_obs", "observation": "obs", "terminated": "done"}  # of what `add` is given
@@ -55,7 +54,7 @@ class ReplayBuffer(host.ReplayBuffer):
     ) -> None:
         check_spaces(observation_space, action_space)
         counts = {"buffer_size": buffer_size, "n_envs": n_envs, "n_steps": n_steps, "frame_stack": frame_stack}
-        buffer_size, n_envs, n_steps, frame_stack = (self._count(name, value) for name, value in counts.items())
+        buffer_size, n_envs, n_steps, frame_stack = (count(self._name, name, value) for name, value in counts.items())
         if n_steps > 1 and gamma is None:
             raise ValueError(
                 f"{self._name}: n_steps is {n_steps} and gamma is missing: give replay_buffer_kwargs the algorithm's gamma too"
@@ -91,15 +90,6 @@ class ReplayBuffer(host.ReplayBuffer):
     @property
     def _name(self) -> str:
         return type(self).__name__
-
-    def _count(self, name: str, value: Any, least: int = 1) -> int:
-        try:
-            count = operator.index(value)
-        except TypeError:
-            raise DTypeError(f"{self._name}: {name} is {value!r}, expected an integer") from None
-        if count < least:
-            raise ValueError(f"{self._name}: {name} is {value!r}, expected at least {least}")
-        return count
 
     @classmethod
     def _action_column(cls, space: spaces.Space) -> spaces.Box:
