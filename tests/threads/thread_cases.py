@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pyrl import ops
-from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
+from pyrl.buffers import Hindsight, PrioritizedReplayBuffer, ReplayBuffer
 
 Case = Callable[[int], Callable[[], object]]
 CASES: dict[str, Case] = {}
@@ -220,6 +220,34 @@ def replay_state(scale):
     def call():
         buffer.add(*row)
         buffer.load_state_dict(buffer.state_dict())
+
+    return call
+
+
+@case
+def hindsight(scale):
+    goal = spaces.Box(-1, 1, (2,))
+    space = spaces.Dict({name: goal for name in ("observation", "achieved_goal", "desired_goal")})
+    buffer, relabels = ReplayBuffer(64 * scale, space, spaces.Discrete(3)), Hindsight(lambda achieved, desired, info: achieved[..., 0])
+    rows = floats(32 * scale, 1, 2)
+    observation, flag = dict.fromkeys(space.spaces, rows), flags(32 * scale, 1)
+    buffer.extend(observation, np.zeros((32 * scale, 1), np.int64), floats(32 * scale, 1), observation, flag, flag)
+
+    def call():
+        batch = buffer.sample(16 * min(scale, 20))
+        return relabels.relabel(buffer, batch)
+
+    return call
+
+
+@case
+def sum_tree(scale):
+    tree, random = ops.SumTree(64 * scale), ops.RandomStream(0)
+    index, weight = np.arange(64 * scale), np.abs(floats(64 * scale)) + 1e-3
+
+    def call():
+        tree.set_priority(index, weight, alpha=0.6)
+        return tree.importance(tree.draw(16 * scale, random), 0.4)
 
     return call
 
