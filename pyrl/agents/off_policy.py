@@ -34,7 +34,7 @@ from pyrl.agents.storage import HindsightSpec, PrioritySpec, ReplaySpec
 from pyrl.engine.native import Native
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
-from pyrl.errors import DeviceError
+from pyrl.errors import DeviceError, SettingError
 from pyrl.nets.actor_critic_continuous import ActionScale, Actor, Critics, GaussianActor
 from pyrl.nets.mlp import Activation, mlp
 from pyrl.nets.noise import DeviceNoise, NoiseType, exploration_noise, standard_normal
@@ -67,6 +67,9 @@ class OffPolicyConfig(LearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "batch_size", 1, self.buffer_size)
+        if self.her == "none" and self.n_sampled_goal != type(self).n_sampled_goal:
+            what = f"{type(self).__name__}: n_sampled_goal is {self.n_sampled_goal:g}"
+            raise SettingError(f"{what}, but her is 'none', which samples no goals, expected her to be future, final or episode")
 
 
 class OffPolicyAgent(Agent):

@@ -24,6 +24,11 @@ def mask_is_ignored(name: str, why: str) -> None:
     say_once(f"{name}: info[{MASK_KEY!r}] is ignored, and any action may be chosen: {why}")
 
 
+def mask_of_resets_only(name: str) -> None:
+    """Where environments give a mask when they are reset, and none later."""
+    say_once(f"{name}: info[{MASK_KEY!r}] comes with resets and not with steps, so it holds for the first action of an episode only")
+
+
 def late_mask_is_ignored(name: str) -> None:
     """Where environments give no mask when they are reset, and one later."""
     mask_is_ignored(name, "it comes with steps and not with resets, where it is looked for")

@@ -27,7 +27,7 @@ from gymnasium import Space
 from gymnasium.vector import AutoresetMode
 
 from pyrl.envs.actions import ActionBorder
-from pyrl.envs.notices import mask_is_ignored
+from pyrl.envs.notices import mask_is_ignored, mask_of_resets_only
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import success_rule
 from pyrl.errors import CheckpointError, EnvError
@@ -72,6 +72,7 @@ class Stepper(ABC):
         self.closed = False
         self._masks: MaskReader | None = None  # None: the environments give no masks
         self._late_masks = True  # masks that come now would be the first ones
+        self._missing = False  # at the last step: all masks
         self._nowhere = np.zeros(num_envs, bool)
         self._nowhere.flags.writeable = False
         self._border = ActionBorder(action_space, num_envs)
@@ -249,6 +250,10 @@ class Stepper(ABC):
         """bool [N, M] of the masks that came with a step, where the environments give any."""
         if self._masks is None:
             return None
+        missing = all(mask is None for mask in given)
+        if missing and self._missing:  # after one step it may be that an episode was over
+            mask_of_resets_only(self.name)
+        self._missing = missing
         try:
             return self._masks.rows(given)
         except ValueError as error:

@@ -97,3 +97,13 @@ def test_an_algorithm_without_priorities_is_told_so() -> None:
         model.learn(100)
     with pytest.raises(TypeError, match="replay_buffer_class is ReplayBuffer, expected a PrioritizedReplayBuffer"):
         sb3.PrioritizedDQN("MlpPolicy", "CartPole-v1", replay_buffer_class=sb3.ReplayBuffer)
+
+
+def test_returns_summed_with_another_gamma_than_the_algorithms_are_refused() -> None:
+    def made(gamma: float) -> Any:
+        kwargs = {"n_steps": 3, "gamma": gamma}
+        return sb3.PrioritizedDQN("MlpPolicy", "CartPole-v1", gamma=0.5, replay_buffer_kwargs=kwargs, **off_policy())
+
+    with pytest.raises(ValueError, match=r"PrioritizedDQN: gamma is 0\.5, but replay_buffer_kwargs sum returns with gamma 0\.99"):
+        made(0.99)
+    assert made(0.5).replay_buffer.gamma == 0.5

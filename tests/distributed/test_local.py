@@ -33,6 +33,15 @@ def nothing_is_left() -> Iterator[None]:
     assert shared_memory() <= before
 
 
+def test_a_program_without_a_main_guard_is_told_of_it(tmp_path: Path) -> None:
+    """Processes import the program that starts them; this one would start workers in each."""
+    program = tmp_path / "unguarded.py"
+    program.write_text("import pyrl\npyrl.train('impala', 'CartPole-v1', total_steps=400, workers=2, num_envs=2, run_dir=False)\n")
+    ended = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert "before its first step; workers import the program, which must start them under if __name__ == '__main__'" in ended.stderr
+
+
 def shared_memory() -> set[str]:
     """Without semaphores of multiprocessing, which workers have none of and other tests beside this one have."""
     return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}

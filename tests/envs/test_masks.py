@@ -30,9 +30,9 @@ class Masked(gymnasium.Env):
 
     observation_space = spaces.Box(0, 1000, (1,), np.int64)
 
-    def __init__(self, kind: str, late: bool = False, bad: str | None = None) -> None:
+    def __init__(self, kind: str, late: bool = False, bad: str | None = None, until: int = 3) -> None:
         self.action_space = SPACES[kind]
-        self.kind, self.late, self.bad = kind, late, bad
+        self.kind, self.late, self.bad, self.until = kind, late, bad, until
         self.episode, self.t = -1, 0
 
     def shown(self, at: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -41,7 +41,7 @@ class Masked(gymnasium.Env):
             return np.array([shown]), {"action_mask": np.ones(9)}
         masks = tuple(allowed(self.kind, shown))
         mask = masks if self.kind == "multi" and self.episode % 2 == 0 else np.concatenate(masks)
-        return np.array([shown]), {} if self.late and at == "reset" else {"action_mask": mask}
+        return np.array([shown]), {} if (self.late and at == "reset") or self.t > self.until else {"action_mask": mask}
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
@@ -101,6 +101,21 @@ def test_late_masks_and_those_of_boxes_are_said_to_be_ignored_once(
         assert len(said) == 1
         assert "info['action_mask'] is ignored" in said[0]
         assert why in said[0]
+
+
+@pytest.mark.parametrize("backend", ["lean", "sync", "SAME_STEP", "NEXT_STEP"])
+@pytest.mark.parametrize("only_resets", [True, False])
+def test_masks_of_resets_alone_are_told_of_once(only_resets: bool, backend: str, recwarn: pytest.WarningsRecorder) -> None:
+    """Masks that are missing where an episode is over are not."""
+    notices._said.clear()
+    env, made = source("discrete", backend, until=0 if only_resets else 2)
+    with make(env, **made) as stepper:
+        stepper.reset()
+        for _ in range(12):
+            stepper.step(np.zeros(2, np.int64))
+    said = [str(w.message) for w in recwarn if "action_mask" in str(w.message)]
+    assert len(said) == only_resets
+    assert all("comes with resets and not with steps" in text for text in said)
 
 
 @pytest.mark.parametrize("backend", ["lean", "sync", "SAME_STEP"])

@@ -93,6 +93,12 @@ class NoGoals(Bits):
         self.observation_space: Any = spaces.Discrete(8)
 
 
+class Masks(Bits):
+    def reset(self, **options: Any) -> Any:
+        observation, info = super().reset(**options)
+        return observation, {**info, "action_mask": np.ones(self.action_space.n, np.int8)}
+
+
 def test_what_hindsight_cannot_do_is_said() -> None:
     agent = pyrl.make_agent("dqn", Bits().observation_space, Bits().action_space, her="future", **SETTINGS)
     with pytest.raises(EnvError, match=r"her.* needs rewards for other goals, expected compute_reward"):
@@ -100,5 +106,9 @@ def test_what_hindsight_cannot_do_is_said() -> None:
     plain = pyrl.make_agent("dqn", spaces.Discrete(8), Bits().action_space, her="future", **SETTINGS)
     with pytest.raises(SpaceError, match=r"observation_space is Discrete\(8\), expected a Dict with achieved_goal and desired_goal"):
         pyrl.iterate(plain, NoGoals, total_steps=10)
+    with pytest.raises(SettingError, match="n_sampled_goal is 7, but her is 'none'"):
+        pyrl.make_agent("dqn", Bits().observation_space, Bits().action_space, n_sampled_goal=7)
+    with pytest.raises(SettingError, match="her is given, but Masks gives action masks"):
+        list(pyrl.iterate(agent, Masks, total_steps=10))
     with pytest.raises(SettingError, match="her is 'past'"):
         pyrl.make_agent("dqn", Bits().observation_space, Bits().action_space, her="past")
