@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
 from pyrl.agents.registry import check_algorithm
 from pyrl.cli.flags import check_by_id, check_names, import_from_here, known_algorithms, plain_flags, says, split_env_kwargs
-from pyrl.cli.own import objects_of, require_told, with_objects
+from pyrl.cli.own import objects_of, require_given, with_objects
 from pyrl.errors import UnknownNameError
 from pyrl.own import BROUGHT
 
@@ -147,7 +147,7 @@ def _resume(arguments: list[str]) -> int:
         if value != _before(run.config, name) and not options.quiet:
             _print_dim(f"{name} {value}, was {_before(run.config, name)}")
     told |= objects_of(options, "train")
-    require_told(run, told, "train --resume")
+    require_given(run, told, "train --resume")
     return _train_watched(run.config["algo"], run.config["env"], options.quiet, resume=run.path, **told)
 
 

@@ -190,7 +190,7 @@ class Loop(ABC):
         if type(seconds) not in (float, int) or not 0 <= seconds < math.inf:
             raise CheckpointError(f"loop/seconds is {seconds!r}, expected a time")
         if not isinstance(window, list) or len(window) > WINDOW or not all(map(_is_episode, window)):
-            raise CheckpointError(f"loop/window is no list of at most {WINDOW} episodes (return, length, environment, success)")
+            raise CheckpointError(f"loop/window is not a list of at most {WINDOW} episodes (return, length, environment, success)")
         if stepper is not None and not isinstance(stepper, Mapping):
             raise CheckpointError(f"loop/stepper is a {type(stepper).__name__}, expected the state of environments")
         if stepper is not None:

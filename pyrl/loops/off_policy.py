@@ -156,7 +156,7 @@ class OffPolicyLoop(Loop):
         buffer, masks = rest.pop("buffer", None), rest.pop("masks", False)
         stored = rest.pop("stored", self.agent.env_steps)  # older versions did not keep it
         if not isinstance(buffer, Mapping):
-            raise CheckpointError("loop/buffer is missing: the state is no off-policy loop's")
+            raise CheckpointError("loop/buffer is missing: the state is not an off-policy loop's")
         if type(stored) is not int or not 0 <= stored <= MOST:
             raise CheckpointError(f"loop/stored is {stored!r}, expected a count")
         if type(masks) is not bool or (masks and not self.agent.honours_masks):
