@@ -225,7 +225,7 @@ RESUMED = "cannot go with --resume: a resumed run keeps its settings"
         ("train ppo CartPole-v1 --gamma 1.5", "gamma is 1.5, expected a value in [0, 1]"),
         ("train ppo CartPole-v1 --gamma much", "much"),
         ("train ppo CartPole-v1 --loss l2", "huber"),
-        ("train ppo CartPole-v1 --total-steps many", "'many' is not a whole number, such as 100000 or 1e5"),
+        ("train ppo CartPole-v1 --total-steps many", "'many' is not a whole number, like 100000 or 1e5"),
         ("train ppo CartPole-v1 --total-steps 1.5", "'1.5' is not a whole number"),
         ("train ppo CartPole-v1 --seed inf", "'inf' is not a whole number"),
         ("train ppo CartPole-v1 --env-kwargs.a", "--env-kwargs.NAME VALUE"),
