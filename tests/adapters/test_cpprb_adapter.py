@@ -321,7 +321,7 @@ ROW = {"obs": np.zeros(2), "done": 0}
         (lambda: ours.ReplayBuffer(5, {"obs": {}}, Nstep=3), SettingError, r"Nstep is 3, expected a dict with size"),
         (lambda: ours.ReplayBuffer(5, {"obs": {}}, Nstep={"size": 3}), SettingError, r"env_dict has no column 'done'"),
         (lambda: ours.ReplayBuffer(5, COLUMNS, Nstep={**NSTEP, "gamma": 2}), SettingError, r"Nstep\['gamma'\] is 2, expected .* \[0, 1\]"),
-        (lambda: ours.ReplayBuffer(5, COLUMNS, Nstep={**NSTEP, "rew": "r"}), SettingError, r"Nstep\['rew'\] has 'r', which is not a column"),
+        (lambda: ours.ReplayBuffer(5, COLUMNS, Nstep={**NSTEP, "rew": "r"}), SettingError, r"Nstep\['rew'\] has 'r', which is not"),
         (
             lambda: ours.ReplayBuffer(5, {"obs": {}, "done": {}}, "obs", Nstep=NSTEP),
             SettingError,
