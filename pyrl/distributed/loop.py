@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from gymnasium.vector import VectorEnv
 
 from pyrl.agents.base import Agent
-from pyrl.agents.storage import RolloutSpec
+from pyrl.agents.checks import MOST
+from pyrl.agents.storage import ReplaySpec, RolloutSpec
 from pyrl.distributed.chunks import joined
+from pyrl.distributed.engine_loop import Engine, EngineLoop
 from pyrl.distributed.learner import Learner
 from pyrl.distributed.local import LocalEngine
+from pyrl.distributed.replay import ReplayLoop, shard_specs
 from pyrl.distributed.sync import Environments, SyncEngine
+from pyrl.distributed.transitions import TransitionSpec
 from pyrl.envs import EnvSource, Stepper
 from pyrl.errors import SettingError
-from pyrl.loops.base import Limits, Loop
+from pyrl.loops.base import Limits
 from pyrl.spaces.masks import MaskReader
-from pyrl.types import Metrics, Progress
+from pyrl.types import Progress
 
 WorkerEngine: TypeAlias = Literal["local", "sync"]
 MAX_POLICY_LAG = 20  # updates
 
 
-class DistributedLoop(Loop):
+class DistributedLoop(EngineLoop):
     """One round = one chunk of every worker (``local``) or of every environment (``sync``), and one call of ``agent.learn`` on all of
     them side by side, [n_steps, num_envs], as in the ordinary loop. ``stepper`` is an example of the environments, which is not stepped."""
 
@@ -33,38 +37,13 @@ class DistributedLoop(Loop):
         super().__init__(agent, stepper, limits)
         spec = _checked(agent, workers, engine)
         self.learner = Learner(agent)
-        self.engine: SyncEngine | LocalEngine
+        self.engine: Engine
         if engine == "sync":
             self.engine = SyncEngine(self.learner, environments, spec, workers)
         else:
             stepper.reset(seed=0)
             mask_size = 0 if stepper.action_mask is None else sum(MaskReader(agent.action_space).sizes)
             self.engine = LocalEngine(self.learner, environments, spec, workers, mask_size, lag)
-
-    def __iter__(self) -> Iterator[Metrics]:
-        failed = True
-        try:
-            yield from super().__iter__()
-            failed = False
-        except GeneratorExit:
-            failed = False
-            raise
-        finally:
-            if isinstance(self.engine, LocalEngine):
-                self.engine.stop()
-            if not failed:  # else its error says more
-                self.engine.accounts.check()
-
-    def close(self) -> None:
-        """No environment and no process is left."""
-        self.engine.stop()
-
-    @property
-    def can_continue(self) -> bool:
-        return self.engine.running
-
-    def reset(self) -> None:
-        self.engine.start(self.agent.env_steps)
 
     def round(self) -> dict[str, float]:
         taken = self.engine.take(lambda: self.stopped)
@@ -86,48 +65,67 @@ class DistributedLoop(Loop):
         self.engine.publish()
         return {**losses, **told}
 
-    def _episodes_under_way(self) -> dict[str, Any]:
-        return {"collectors": self.engine.state_dict()} if isinstance(self.engine, SyncEngine) and self.engine.running else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        rest = dict(state)
-        collectors = rest.pop("collectors", None)
-        super().load_state_dict(rest)
-        if collectors is not None and isinstance(self.engine, SyncEngine):
-            self.engine.load_state_dict(collectors, self.agent.env_steps)
-
 
 def _checked(agent: Agent, workers: int, engine: str) -> RolloutSpec:
     """What ``agent`` stores; SettingError where workers cannot collect it."""
-    spec, config = agent.storage(), agent.config
+    spec = agent.storage()
     if agent.loop != "on_policy" or not isinstance(spec, RolloutSpec) or not agent.trainables:
-        raise SettingError(f"train: workers is {workers}, but they collect for agents that learn as impala does, and {agent.name} does not")
+        what = f"train: workers is {workers}, but they collect for agents that learn as impala or dqn do, and {agent.name} does not"
+        raise SettingError(what)
     if engine == "local" and not agent.corrects_lag:
         what = f"train: workers is {workers}, but {agent.name} does not correct for weights that lag behind"
         raise SettingError(f"{what}; take worker_engine='sync', or impala")
+    _check_shared(agent, workers)
+    return spec
+
+
+def _check_shared(agent: Agent, workers: int) -> None:
+    """SettingError for what no workers can do."""
     if agent.num_envs % workers:
         raise SettingError(f"train: workers is {workers}, expected a divisor of num_envs = {agent.num_envs}: all collect as many")
     for name in ("normalize_observation", "normalize_reward"):
-        if getattr(config, name):
+        if getattr(agent.config, name):
             raise SettingError(f"train: {name} is True, but workers share weights, not statistics; leave it or workers out")
     if any(True for trainable in agent.trainables.values() for _ in trainable.network.buffers()):
         raise SettingError(f"train: workers is {workers}, but the network has buffers (batch norm), which do not travel; leave it out")
-    return spec
 
 
 def iterate_with_workers(
     agent: Agent, env: EnvSource, stepper: Stepper, told: Mapping[str, Any], limits: Mapping[str, Any], options: Mapping[str, Any]
-) -> DistributedLoop:
-    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine and max_policy_lag; ``limits``: of `pyrl.iterate`; ``options``: of
-    `pyrl.envs.make`."""
+) -> EngineLoop:
+    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag, replay_shards and samples_per_insert;
+    ``limits``: of `pyrl.iterate`; ``options``: of `pyrl.envs.make`."""
     if isinstance(env, VectorEnv):
         raise SettingError("train: workers needs environments of its own, expected env as an id or a callable, got a vector environment")
-    said = {name: value for name, value in limits.items() if value is not None}
-    environments = Environments(env, options)
+    bounds = Limits(**{name: value for name, value in limits.items() if value is not None}, first_step=agent.env_steps)
+    environments, workers = Environments(env, options), told["workers"]
     engine: WorkerEngine = told["worker_engine"] or "local"
     lag = told["max_policy_lag"]
+    if isinstance(agent.storage(), ReplaySpec) and agent.trainables:
+        return _with_replay(agent, stepper, bounds, environments, told, engine)
+    for name in ("replay_shards", "samples_per_insert"):
+        if told.get(name) is not None:
+            raise SettingError(f"train: {name} is {told[name]!r}, but {agent.name} learns from no replay; leave it out")
     if engine == "sync" and lag is not None:
         raise SettingError(f"train: max_policy_lag is {lag}, but nothing lags behind with worker_engine='sync'; leave it out")
-    return DistributedLoop(
-        agent, stepper, Limits(**said, first_step=agent.env_steps), environments, told["workers"], engine, lag or MAX_POLICY_LAG
-    )
+    return DistributedLoop(agent, stepper, bounds, environments, workers, engine, lag or MAX_POLICY_LAG)
+
+
+def _with_replay(
+    agent: Agent, stepper: Stepper, limits: Limits, environments: Environments, told: Mapping[str, Any], engine: WorkerEngine
+) -> ReplayLoop:
+    workers, spec = told["workers"], agent.storage()
+    assert isinstance(spec, ReplaySpec)
+    if told["max_policy_lag"] is not None:
+        what = f"train: max_policy_lag is {told['max_policy_lag']}, but {agent.name} learns from a replay, where experience gets old anyway"
+        raise SettingError(f"{what}; leave it out")
+    _check_shared(agent, workers)
+    stepper.reset(seed=0)
+    shards = shard_specs(agent, stepper, workers, told, engine == "sync")
+
+    def make_engine(learner: Learner, collected: TransitionSpec) -> Engine:
+        if engine == "sync":
+            return SyncEngine(learner, environments, collected, workers)
+        return LocalEngine(learner, environments, collected, workers, 0, MOST)
+
+    return ReplayLoop(agent, stepper, limits, spec, shards, make_engine)
