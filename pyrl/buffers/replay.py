@@ -202,7 +202,7 @@ class ReplayBuffer(Pickled):
         self._core.extend(observation, action, reward, next_observation, terminated, truncated, valid, columns, None, 0)
 
     def extend_some(self, first_env: int, /, observation: Observation, *rows: Array, **extra: Array) -> np.ndarray:
-        """`extend` with the steps of some environments, n neighbours from ``first_env`` on: ``rows`` are its further arguments, and all lead
+        """`extend` with the steps of some environments, n neighbours from ``first_env`` on: ``rows`` are its further arguments, all lead
         with [T, n]. Returns the indices of the new transitions, int64 [T, n], -1 where ``valid`` is False. Errors as there, and DeviceError
         on a GPU."""
         action, reward, next_observation, terminated, truncated, valid = rows

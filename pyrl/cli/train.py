@@ -42,6 +42,7 @@ class TrainOptions:
     max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
     replay_shards: Count | None = None  # of workers that fill a replay (dqn, ddpg, td3, sac): its parts; None: one
     samples_per_insert: Positive | None = None  # the same: transitions drawn for each that is stored; None: as without workers
+    learners: Count | None = None  # that share the updates of impala and a2c (docs/scale.md); None: one
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing
@@ -175,12 +176,13 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
     from pyrl.cli.play import missing_to_draw
     from pyrl.cli.progress import Bar, tell
     from pyrl.cli.report import print_report
+    from pyrl.distributed.group import torchrun_rank
     from pyrl.experiment.drawing import Drawing
     from pyrl.experiment.runs import RunFolder, shown
     from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
 
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet or torchrun_rank() > 0)
     curve = keywords.pop("curve", True)
     ends = RunFolder.open(keywords["resume"]).config | keywords if "resume" in keywords else keywords
     try:
@@ -199,7 +201,8 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
         folder = shlex.quote(shown(stop.folder))
         tell(f"stopped after {stop.run.agent.env_steps:,} steps; resume with\n  pyrl train --resume {folder}")
         return 128 + stop.signal
-    assert run.dir is not None
+    if run.dir is None:  # of a run that another rank of torchrun has
+        return 0
     folder = shlex.quote(shown(run.dir))
     print_report(console, RunFolder.open(run.dir), run.new_steps, run.seconds)
     remedy = missing_to_draw(env)

@@ -15,6 +15,7 @@ class Engine(Protocol):
     """How collectors run, and how chunks and weights travel."""
 
     accounts: Accounts
+    in_step: bool  # whether the arrays of chunks are in use until the next weights are published
     exact: bool  # whether collectors rest between two rounds, with a state from which they go on as if they had never stopped
 
     @property
@@ -26,7 +27,7 @@ class Engine(Protocol):
     def take(self, stopped: Callable[[], bool]) -> tuple[list[Chunk], Callable[[], None]] | None:
         """As many chunks as an update of on-policy agents needs, and what to call when their arrays have been read; None if ``stopped``."""
 
-    def ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
+    def take_ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
         """All chunks that are there; if ``wait``, at least one, unless ``stopped``."""
 
     def make_shard(self, spec: ShardSpec) -> ReplayShard:

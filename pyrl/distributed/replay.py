@@ -24,9 +24,9 @@ from pyrl.distributed.learner import Learner
 from pyrl.distributed.shard import ReplayShard, ShardLost, ShardSpec
 from pyrl.distributed.transitions import Transitions, TransitionSpec
 from pyrl.envs import Stepper
-from pyrl.errors import AccountingError, CheckpointError, SettingError
+from pyrl.errors import AccountingError, CheckpointError
 from pyrl.loops.base import Limits
-from pyrl.loops.off_policy import stored_space, window_options, without_masks
+from pyrl.loops.off_policy import without_masks
 from pyrl.types import Progress
 
 CHUNK = 16  # steps of each environment that a collector sends at a time
@@ -42,8 +42,10 @@ class ReplayLoop(EngineLoop):
     steps alternated one by one.
     """
 
-    def __init__(self, agent: Agent, stepper: Stepper, limits: Limits, spec: ReplaySpec, shards: list[ShardSpec], make_engine: Any) -> None:
-        """``make_engine`` of the learner and the `TransitionSpec` gives the engine."""
+    def __init__(
+        self, agent: Agent, stepper: Stepper, limits: Limits, spec: ReplaySpec, shards: list[ShardSpec],
+        make_engine: Callable[[Learner, TransitionSpec], Engine],
+    ) -> None:  # fmt: skip
         super().__init__(agent, stepper, limits)
         self.spec, self.specs = spec, shards
         self.masks = agent.honours_masks and stepper.action_mask is not None
@@ -53,7 +55,7 @@ class ReplayLoop(EngineLoop):
             window=shards[0].window, prioritized=spec.prioritized is not None, rungs=ladder(agent.num_envs, len(shards)), extra=spec.extra,
         )  # fmt: skip
         self.learner = Learner(agent)
-        self.engine: Engine = make_engine(self.learner, collected)
+        self.engine = make_engine(self.learner, collected)
         self.shards: list[ReplayShard] = [self.engine.make_shard(each) for each in shards]
         self.inserted = [0] * len(shards)  # transitions that each has said to have stored, those of its snapshot included
         self.stored = self.lost = 0  # transitions stored by all, in all runs; of these, those that were lost with a shard
@@ -68,7 +70,7 @@ class ReplayLoop(EngineLoop):
         super().reset()
 
     def round(self) -> dict[str, float]:
-        chunks, release = self.engine.ready(lambda: self.stopped, not any(map(self._can_sample, range(len(self.shards)))))
+        chunks, release = self.engine.take_ready(lambda: self.stopped, not any(map(self._can_sample, range(len(self.shards)))))
         told = self._lag(chunks)
         losses: dict[str, float] = {}
         for chunk in chunks:
@@ -246,42 +248,3 @@ def parts(chunk: Chunk, envs: int) -> Iterator[tuple[int, Transitions, int]]:
     for k in range(first // envs, (first + count - 1) // envs + 1):
         begin, end = max(first, k * envs), min(first + count, (k + 1) * envs)
         yield k, steps.of(begin - first, end - first), begin - k * envs
-
-
-def shard_specs(agent: Agent, stepper: Stepper, workers: int, told: Mapping[str, Any], one_by_one: bool) -> list[ShardSpec]:
-    """What each shard is; SettingError for what workers and shards cannot do. ``told``: replay_shards and samples_per_insert of
-    `pyrl.train`; ``one_by_one``: each environment has a collector of its own."""
-    spec, shards = agent.storage(), told["replay_shards"] or 1
-    assert isinstance(spec, ReplaySpec)
-    _check(agent, spec, shards)
-    envs = agent.num_envs // shards
-    a_chunk = CHUNK * (1 if one_by_one else min(envs, agent.num_envs // workers))
-    updates = spec.gradient_steps / spec.train_freq if spec.gradient_steps >= 0 else 1
-    masks = agent.honours_masks and stepper.action_mask is not None
-    return [
-        ShardSpec(
-            replay=spec, index=index, shards=shards, envs=envs, space=stored_space(agent, stepper, masks),
-            action_space=agent.actions.stored, window=window_options(spec, stepper), seed=agent.seed,
-            samples_per_insert=told["samples_per_insert"] or updates * spec.batch_size, insert_size=a_chunk, batches=BATCHES,
-        )
-        for index in range(shards)
-    ]  # fmt: skip
-
-
-def _check(agent: Agent, spec: ReplaySpec, shards: int) -> None:
-    if agent.num_envs % shards:
-        raise SettingError(f"train: replay_shards is {shards}, expected a divisor of num_envs = {agent.num_envs}: all have as many")
-    refused = [
-        ("her", spec.hindsight is not None, "goals are not relabelled in shards"),
-        ("buffer_device", spec.device != "cpu", "shards are in host memory"),
-        ("gradient_steps", spec.gradient_steps == 0, "without updates nothing is drawn"),
-    ]
-    for name, given, reason in refused:
-        if given:
-            raise SettingError(f"train: workers is set and {name} is {getattr(agent.config, name)!r}, but {reason}; leave one of them out")
-    least = max(spec.batch_size, CHUNK * (agent.num_envs // shards), -(-spec.learning_begins // shards))
-    if spec.capacity // shards < least:
-        raise SettingError(
-            f"train: buffer_size is {spec.capacity}, {spec.capacity // shards} a shard, expected at least {least} a shard: a batch, a chunk of "
-            "its environments, and what is stored before the first update"
-        )

@@ -87,6 +87,7 @@ def train(
     max_policy_lag: Count | None = None,
     replay_shards: Count | None = None,
     samples_per_insert: Positive | None = None,
+    learners: Count | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -112,12 +113,14 @@ def train(
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
     workers: that collect for the learner, num_envs / workers environments each (docs/scale.md); None: this process does it all.
     worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
-        that lag. "sync": all in this process, the same run for any number of workers; for ppo and a2c too.
+        that lag, and waits for all of them for ppo and a2c. "sync": all in this process, the same run for any number of workers.
     max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
     replay_shards: of agents with a replay and workers: its parts, num_envs / replay_shards environments each; None: one. A num_envs that is
         not given is the preset's, rounded up to a multiple of workers and of replay_shards.
     samples_per_insert: transitions drawn for each that is stored; None: as with one environment and no workers, by batch_size,
         train_freq and gradient_steps.
+    learners: of impala and a2c, that share each update's environments and sum their gradients (docs/scale.md): this process and others
+        that it starts, or those of torchrun. None: one.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is
@@ -144,6 +147,8 @@ def train(
                 return evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
 
             signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
+            if loop.follows:
+                folder, run_dir = None, False
             if folder is not None:
                 recorded = _resume(folder, agent, loop, settings, changes)
             elif run_dir is not False:

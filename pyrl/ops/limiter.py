@@ -42,7 +42,7 @@ class RateLimiter:
         return LimiterCore.least_buffer(samples_per_insert, insert_size, sample_size)
 
     def begin_insert(self, count: int, timeout: float = 0.0) -> bool:
-        """Whether ``count`` transitions may be stored, after a wait of at most ``timeout`` seconds; if so they are reserved until `end_insert`.
+        """Whether ``count`` transitions may be stored, after a wait of at most ``timeout`` seconds: then they are reserved.
 
         ValueError for more than ``insert_size``."""
         return self._wait(self._core.begin_insert, count, timeout)
