@@ -138,7 +138,8 @@ class ReplayLoop(EngineLoop):
         if batches is None:
             return {}
         if self._since is None:
-            self._since, self.clock = (time.monotonic(), *self._counts()), max(self.clock, float(now.env_steps))
+            self._since = (time.monotonic(), *self._counts())
+        self.clock = self.clock or float(now.env_steps)  # it begins with the updates
         a_step = self.spec.batch_size / self.specs[k].samples_per_insert  # environment steps that an update stands for
         losses: dict[str, float] = {}
         index, priority = list[np.ndarray](), list[np.ndarray]()
