@@ -54,8 +54,8 @@ TORCH = "-torch"
 SMALL = {"learning_rate": 1e-3, "learning_starts": 1_000, "batch_size": 64}
 SMALL_NETWORKS: dict[str, Any] = {"sac": [64, 64], "tqc": [64, 64], "crossq": {"actor": [64, 64], "critic": [256, 256]}}
 
-# Distributed replay with the ingredients of Horgan et al. 2018, for an hour less of one core than the preset takes: an update of 128 for every
-# second step.
+# Distributed replay with the ingredients of Horgan et al. 2018, and fewer updates than the preset makes: 128 transitions for every second
+# step.
 APEX: dict[str, Any] = {
     "workers": 2, "replay_shards": 2, "num_envs": 8, "samples_per_insert": 64, "total_steps": 150_000,
     "learning_rate": "linear_1e-3", "batch_size": 128, "buffer_size": 200_000, "learning_starts": 2_000, "n_step": 3, "double": True,

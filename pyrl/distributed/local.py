@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyrl.distributed.pool import TICK, Incoming, Member, Pool, Task, collecting, failure_of
 from pyrl.distributed.shared import SharedWeights
-from pyrl.distributed.supervisor import Failure, Vital, Vitals
+from pyrl.distributed.supervisor import Vital, Vitals
 from pyrl.envs.processes import enter_worker, exit_in_words
 
 
@@ -39,15 +39,16 @@ class Process(Member):
     """A collector's process, as the parent sees it."""
 
     process: Any
-    free: Connection  # the parent sends numbers of slots that may be filled
-    filled: Connection  # the collector sends numbers of slots that are, and a `Failure`
+    free: Connection  # the parent sends numbers of slots that may be filled, a byte each
+    filled: Connection  # the collector sends numbers of slots that are, and the pickle of a `Failure`
 
 
 class LocalEngine(Pool[Process]):
     """See the module."""
 
     def _open(self) -> None:
-        self.slots = [self.layout.slots(self.ahead) for _ in range(self.workers)]
+        self.memory = [self.layout.slots(self.ahead) for _ in range(self.workers)]
+        self.slots = [memory.numpy() for memory in self.memory]
         self.held: list[set[int]] = [set() for _ in range(self.workers)]  # slots that wait to be read
         self.stop_flag = torch.zeros((), dtype=torch.bool).share_memory_()
         self.weights = SharedWeights(self.learner.weights().values)
@@ -58,14 +59,14 @@ class LocalEngine(Pool[Process]):
     def _begin(self, index: int, task: bytes, begun_at: int) -> Process:
         context = torch.multiprocessing.get_context("spawn")
         (slots_there, free), (filled, slots_back) = context.Pipe(duplex=False), context.Pipe(duplex=False)
-        shared = Shared(self.weights, self.slots[index], self.vitals, self.stop_flag)
+        shared = Shared(self.weights, self.memory[index], self.vitals, self.stop_flag)
         name = f"{self.learner.agent.name}-collector-{index}"
         process = context.Process(target=_work, args=(task, os.getpid(), shared, slots_there, slots_back), daemon=False, name=name)
         process.start()
         slots_there.close()
         slots_back.close()
         for slot in set(range(self.ahead)) - self.held[index]:
-            free.send(slot)
+            free.send_bytes(bytes([slot]))
         return Process(process, free, filled, begun_at=begun_at)
 
     def _alive(self, member: Process) -> bool:
@@ -78,21 +79,24 @@ class LocalEngine(Pool[Process]):
         return f"{words} before its first step; workers import the program, which must start them under if __name__ == '__main__': only"
 
     def _incoming(self, index: int, member: Process) -> Incoming:
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while member.filled.poll():
-                told = member.filled.recv()
-                if isinstance(told, Failure):
-                    member.failure = told
+                told = member.filled.recv_bytes()
+                if len(told) > 1:
+                    member.failure = pickle.loads(told)
                     continue
-                self.held[index].add(told)
-                yield self.layout.read(self.slots[index][told].numpy(), index), partial(self._release, index, told)
+                (slot,) = told
+                self.held[index].add(slot)
+                yield self.layout.read(self.slots[index][slot], index), partial(self._release, index, slot)
+        except (EOFError, OSError):
+            self.look_at = 0.0  # it is gone
 
     def _release(self, index: int, slot: int) -> None:
         """Give a slot back to who is collector ``index`` now."""
         self.held[index].discard(slot)
         if index < len(self.members):
             with contextlib.suppress(OSError):  # it died: who takes its place gets all slots
-                self.members[index].free.send(slot)
+                self.members[index].free.send_bytes(bytes([slot]))
 
     def _wait(self, seconds: float) -> None:
         wait([member.filled for member in self.members], seconds)
@@ -120,7 +124,7 @@ def _work(payload: bytes, parent: int, shared: Shared, free: Connection, filled:
         pass  # the parent is gone
     except BaseException as error:
         with contextlib.suppress(OSError):
-            filled.send(failure_of(error))
+            filled.send_bytes(pickle.dumps(failure_of(error)))
 
 
 def _collect(task: Task, shared: Shared, free: Connection, filled: Connection) -> None:
@@ -133,11 +137,11 @@ def _collect(task: Task, shared: Shared, free: Connection, filled: Connection) -
         while not stopped():
             if not free.poll(TICK):
                 continue
-            slot = free.recv()
+            (slot,) = free.recv_bytes()
             if (weights := shared.weights.read(collector.actor.version)) is not None:
                 collector.actor.load_weights(weights)
             chunk = collector.collect(stopped)
             if chunk is None:
                 break
             task.layout.write(slots[slot], chunk)
-            filled.send(slot)
+            filled.send_bytes(bytes([slot]))

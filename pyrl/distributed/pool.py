@@ -88,6 +88,7 @@ class Pool(ABC, Generic[M]):
         self.begun: float | None = None
         self._early = (0, 0, 0)  # what `_done` was then
         self.chunks = 0  # that came
+        self.look_at = 0.0  # when somebody may have died; an engine that knows it sets the time to 0
 
     @property
     def running(self) -> bool:
@@ -113,7 +114,10 @@ class Pool(ABC, Generic[M]):
         EnvError where collectors fail again and again."""
         began = time.monotonic()
         while not stopped():
-            self._look()
+            for index, member in enumerate(self.members):
+                self._receive(index, member)
+            if time.monotonic() >= self.look_at:
+                self._look()
             self.queue.drop_old(self.learner.lag)
             if len(self.queue) >= self.workers:
                 self._came(began)
@@ -176,7 +180,7 @@ class Pool(ABC, Generic[M]):
 
     def _done(self) -> tuple[int, int, int]:
         """(steps collected, updates, chunks) so far."""
-        return int(self.vitals.collected.sum()), self.learner.version, self.chunks
+        return self.supervisor.collected(), self.learner.version, self.chunks
 
     def stop(self) -> None:
         """No collector is left, and every step is accounted for."""
@@ -191,10 +195,11 @@ class Pool(ABC, Generic[M]):
                 time.sleep(0.02)
             self._end(index, member)
         self.queue.clear("left over at the end")
-        self.accounts.collected = int(self.vitals.collected.sum())
+        self.accounts.collected = self.supervisor.collected()
 
     def _look(self) -> None:
-        """Receive what is there, and replace who died or hangs."""
+        """Replace who died or hangs."""
+        self.look_at = time.monotonic() + TICK
         for index, member in enumerate(self.members):
             alive = self._alive(member)  # asked first, so that what it sent before it died is read
             self._receive(index, member)
@@ -208,7 +213,7 @@ class Pool(ABC, Generic[M]):
 
     def _start(self, index: int) -> M:
         agent, incarnation = self.learner.agent, self.supervisor.begin(index)
-        num_envs, begun_at = agent.num_envs // self.workers, int(self.vitals.collected[index])
+        num_envs, begun_at = agent.num_envs // self.workers, self.supervisor.collected(index)
         try:
             actor = pickle.dumps(agent.acting)
             task = Task(
@@ -237,7 +242,7 @@ class Pool(ABC, Generic[M]):
         self._kill(member)
         self._receive(index, member)
         self._close(member)
-        self.accounts.discard("unfinished", int(self.vitals.collected[index]) - member.begun_at - member.received)
+        self.accounts.discard("unfinished", self.supervisor.collected(index) - member.begun_at - member.received)
 
     def _where(self, index: int, what: str) -> str:
         agent = self.learner.agent

@@ -10,14 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from test_roles import chunk, same_rollouts
 
 import pyrl
 from pyrl.distributed.chunks import joined, split
-from pyrl.distributed.group import CHECK, LearnerGroup
+from pyrl.distributed.group import LearnerGroup
 from pyrl.errors import LearnerError, SettingError
 
 SMALL: dict[str, Any] = {"num_envs": 4, "n_steps": 8, "net_arch": (8,), "backend": "native", "curve": False, "run_dir": False, "seed": 3}
@@ -35,13 +34,11 @@ def test_shares_of_a_rollout_are_what_joined_makes_one_of() -> None:
 @pytest.mark.parametrize("engine", ["native", "torch"])
 def test_two_learners_make_the_run_of_one(algo: str, engine: str) -> None:
     """The sum of their gradients is that of the whole rollout, but for the order of additions."""
-    one, two = (pyrl.train(algo, "CartPole-v1", learners=learners, engine=engine, **SYNC) for learners in (1, 2))
-    assert one.agent.updates == two.agent.updates == 120 > CHECK  # compared twice
+    one, two = (pyrl.train(algo, "CartPole-v1", learners=learners, engine=engine, **{**SYNC, "total_steps": 32 * 5}) for learners in (1, 2))
+    assert one.agent.updates == two.agent.updates == 5
     assert not multiprocessing.active_children()
-    early = [(a, b) for a, b in zip(one.metrics, two.metrics)][:3]
-    assert all(a["train/learning_rate"] == b["train/learning_rate"] for a, b in early)
-    np.testing.assert_allclose(two.agent.arena.values.numpy(), one.agent.arena.values.numpy(), atol=2e-3)
-    assert not torch.equal(one.agent.arena.values, pyrl.train(algo, "CartPole-v1", engine=engine, **{**SYNC, "seed": 4}).agent.arena.values)
+    moved = one.agent.arena.values - pyrl.train(algo, "CartPole-v1", engine=engine, **{**SYNC, "total_steps": 1}).agent.arena.values
+    torch.testing.assert_close(two.agent.arena.values, one.agent.arena.values, rtol=0, atol=1e-3 * float(moved.abs().max()))
 
 
 def test_a_learner_that_dies_is_replaced() -> None:
@@ -85,7 +82,7 @@ def test_weights_that_differ_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("algo", "options", "words"),
     [
-        ("ppo", {}, "learners is 2, but they sum one gradient of a whole rollout, as of impala and a2c, not of ppo"),
+        ("ppo", {"batch_size": 16}, "learners is 2, but they sum one gradient of a whole rollout, as of impala and a2c, not of ppo"),
         ("impala", {"normalize_advantage": True}, "learners is 2, but normalize_advantage needs the whole rollout"),
         ("impala", {"learners": 3}, "learners is 3, expected a divisor of num_envs = 4"),
         ("impala", {"optimizer": "sgd"}, "learners is 2, but their optimiser is Adam or RMSprop, not"),

@@ -155,7 +155,12 @@ def test_every_shard_has_careful_and_bold_environments() -> None:
 def test_the_ladder_is_that_of_the_paper() -> None:
     """Horgan et al. 2018, appendix D: epsilon_i = 0.4^(1 + 7 i / (N - 1)); actions are random as often."""
     agent = pyrl.make_agent(
-        "dqn", spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(1000), num_envs=3, exploration_initial_eps=0.4, exploration_final_eps=0.4
+        "dqn",
+        spaces.Box(-1, 1, (2,), np.float32),
+        spaces.Discrete(1000),
+        num_envs=3,
+        exploration_initial_eps=0.4,
+        exploration_final_eps=0.4,
     )
     actor, given = agent.acting, PolicyInput(np.zeros((3, 2), np.float32), np.zeros(3, bool))
     actor.explore_by(agent.random, None, np.array([0.0, 0.5, 1.0]))
@@ -193,7 +198,7 @@ def test_a_shard_stores_draws_and_says_no() -> None:
         stored += 1
     inserted = sum(steps.steps for steps in given[:stored])
     assert shard.counts == (inserted, 0)
-    assert 32 <= inserted  # 64 of two shards, and the buffer of the limiter
+    assert inserted >= 32  # 64 of two shards, and the buffer of the limiter
     batches = shard.sample(beta=1.0)
     assert batches is not None
     assert [batch.reward.shape for batch in batches] == [(8,)] * 4
@@ -290,10 +295,10 @@ def test_any_number_of_workers_is_the_same_run(case: str, books: list[ReplayLoop
 @pytest.mark.parametrize("case", ["dqn", "ddpg"])
 def test_a_run_that_was_stopped_goes_on_as_if_it_never_was(case: str, tmp_path: Path) -> None:
     algo, env, _ = CASES[case]
-    env = "CartPole-v1" if case == "dqn" else env  # its state can be had
-    whole = pyrl.train(algo, env, **{**SMALL, **CASES[case][2], "run_dir": False, "total_steps": 960})
+    env = "CartPole-v1" if case == "dqn" else env
+    options = {**SMALL, **CASES[case][2], "total_steps": 960, "backend": "native"}  # whose state can be had
+    whole = pyrl.train(algo, env, run_dir=False, **options)
     stops, folder = sorted(np.random.default_rng(7).choice(np.arange(192, 900, 64), 3, replace=False).tolist()), tmp_path / "run"
-    options = {**SMALL, **CASES[case][2], "total_steps": 960}
     pyrl.train(algo, env, run_dir=folder, on_metrics=lambda m: m["time/env_steps"] >= stops[0], **options)
     assert {path.name for path in (folder / "checkpoints/last").iterdir()} >= {"replay-0.safetensors", "replay-1.safetensors"}
     for stop in [*stops[1:], 10**9]:
