@@ -54,6 +54,15 @@ TORCH = "-torch"
 SMALL = {"learning_rate": 1e-3, "learning_starts": 1_000, "batch_size": 64}
 SMALL_NETWORKS: dict[str, Any] = {"sac": [64, 64], "tqc": [64, 64], "crossq": {"actor": [64, 64], "critic": [256, 256]}}
 
+# Distributed replay with the ingredients of Horgan et al. 2018, and fewer updates than the preset makes: 128 transitions for every second
+# step.
+APEX: dict[str, Any] = {
+    "workers": 2, "replay_shards": 2, "num_envs": 8, "samples_per_insert": 64, "total_steps": 150_000,
+    "learning_rate": "linear_1e-3", "batch_size": 128, "buffer_size": 200_000, "learning_starts": 2_000, "n_step": 3, "double": True,
+    "prioritized": True, "exploration_decay": None, "exploration_fraction": 0.1, "exploration_final_eps": 0.4, "loss": "huber",
+    "max_grad_norm": 10.0, "net_arch": [128, 128],
+}  # fmt: skip
+
 TABLE = [
     Entry("ppo", "CartPole-v1", 490, 475, {"total_steps": 100_000}),
     Entry("a2c", "CartPole-v1", 490, 475, {"total_steps": 500_000}),
@@ -72,6 +81,7 @@ TABLE = [
     Entry("dqn", "FrozenLake8x8-v1", 0.84, None, success=True),
     Entry("ppo", "FrozenLake-v1", 0.725, None, success=True),
     Entry("dqn", "LunarLander-v3", 200, 200),
+    Entry("dqn", "LunarLander-v3", 200, 200, APEX, suffix="-shards"),
     Entry("sac", "LunarLanderContinuous-v3", 250, 200),
     # The other engine on the same task: its interval must meet that of the row without the suffix.
     Entry("ppo", "CartPole-v1", 490, 475, {"total_steps": 100_000, "engine": "torch"}, suffix=TORCH),

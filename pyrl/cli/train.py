@@ -40,6 +40,8 @@ class TrainOptions:
     workers: NumEnvs | None = None  # that collect for the learner, num_envs / workers environments each; None: this process does it all
     worker_engine: Literal["local", "sync"] | None = None  # of workers: processes (None), or all in this one, the same run for any number
     max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
+    replay_shards: Count | None = None  # of workers that fill a replay (dqn, ddpg, td3, sac): its parts; None: one
+    samples_per_insert: Positive | None = None  # the same: transitions drawn for each that is stored; None: as without workers
     learners: Count | None = None  # that share the updates of impala and a2c (docs/scale.md); None: one
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
@@ -127,7 +129,10 @@ def _parse_train_flags(algo: str, env: str | None, flags: list[str]) -> tuple[Tr
         "--env-kwargs.NAME VALUE goes to the environment."
     )
     options: Any = parse(both, plain_flags(flags, general, config), f"train {algo} {env or 'ENV'}", about)
-    return options.training, getattr(options, algo)
+    training = options.training
+    if training.workers and "--num-envs" not in told:  # the preset's, rounded up to what workers and shards can share out
+        training = dataclasses.replace(training, num_envs=None)
+    return training, getattr(options, algo)
 
 
 def _resume(arguments: list[str]) -> int:

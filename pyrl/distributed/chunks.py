@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyrl.errors import AccountingError
 from pyrl.types import Episode, Record, Rollout, map_observation
 
+if TYPE_CHECKING:
+    from pyrl.distributed.transitions import Transitions
+
 
 @dataclass(slots=True, repr=False)
 class Chunk(Record):
     """T steps of a collector's environments, by one version of the weights."""
 
-    rollout: Rollout  # [T, N]
+    rollout: Rollout | Transitions  # [T, N], by what the agent stores
     episodes: list[Episode]  # that ended in it
     collector: int
     incarnation: int  # how many processes were this collector before
@@ -28,6 +31,17 @@ class Chunk(Record):
     def steps(self) -> int:
         """Environment steps in it."""
         return int(np.count_nonzero(self.rollout.valid))
+
+
+def write_episodes(rows: np.ndarray, episodes: Sequence[Episode]) -> None:
+    """Into float64 [count, 4]: return, length, environment, success (-1: unknown)."""
+    for row, e in zip(rows, episodes):
+        row[:] = e.episode_return, e.length, e.env_index, -1.0 if e.success is None else float(e.success)
+
+
+def read_episodes(rows: np.ndarray, count: int) -> list[Episode]:
+    """What `write_episodes` wrote."""
+    return [Episode(r, int(length), int(env), None if success < 0 else bool(success)) for r, length, env, success in rows[:count].tolist()]
 
 
 @dataclass
@@ -56,7 +70,7 @@ class Accounts:
 
 def joined(chunks: Sequence[Chunk]) -> Rollout:
     """The rollouts of chunks of the same T side by side: environments of the first chunk first. Arrays of its own."""
-    rollouts = [chunk.rollout for chunk in chunks]
+    rollouts = [chunk.rollout for chunk in chunks if isinstance(chunk.rollout, Rollout)]
     first_env = np.cumsum([0, *(r.reward.shape[1] for r in rollouts)])
 
     def beside(name: str) -> np.ndarray:

@@ -141,7 +141,9 @@ def follow(agent: Agent, exchange: Exchange, layout: ChunkLayout) -> None:
     while (order := Order.received(exchange)).goes_on:
         exchange.receive(slot)
         agent.progress = Progress(order.env_steps, order.share)
-        learn_together(agent, exchange, layout.read(slot.numpy(), exchange.rank).rollout, order)
+        rollout = layout.read(slot.numpy(), exchange.rank).rollout
+        assert isinstance(rollout, Rollout)
+        learn_together(agent, exchange, rollout, order)
 
 
 @dataclass

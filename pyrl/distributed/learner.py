@@ -26,7 +26,7 @@ class Learner:
 
     def weights(self) -> Weights:
         """What collectors are to act by."""
-        return Weights(self.version, self.agent.weights().values)
+        return self.agent.weights()._replace(version=self.version)
 
     def lag(self, chunk: Chunk) -> int:
         """Updates since the weights that ``chunk`` was made by."""

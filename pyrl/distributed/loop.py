@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from gymnasium.vector import VectorEnv
 
 from pyrl.agents.a2c import AdvantageAgent
 from pyrl.agents.base import Agent
-from pyrl.agents.storage import RolloutSpec
+from pyrl.agents.storage import ReplaySpec, RolloutSpec
 from pyrl.distributed.chunks import joined
+from pyrl.distributed.engine_loop import Engine, EngineLoop
 from pyrl.distributed.group import LearnerGroup, OwnGroup, TorchrunGroup, follow, torchrun_exchange, torchrun_rank, torchrun_ranks
 from pyrl.distributed.learner import Learner
 from pyrl.distributed.local import LocalEngine
+from pyrl.distributed.replay_setup import replay_loop
 from pyrl.distributed.shared import ChunkLayout
 from pyrl.distributed.sync import Environments, SyncEngine
+from pyrl.distributed.transitions import TransitionSpec
 from pyrl.engine.optimizers import is_known
 from pyrl.envs import EnvSource, Stepper
 from pyrl.errors import SettingError
@@ -28,49 +31,22 @@ WorkerEngine: TypeAlias = Literal["local", "sync"]
 MAX_POLICY_LAG = 20  # updates
 
 
-class DistributedLoop(Loop):
+class DistributedLoop(EngineLoop):
     """One round = one chunk of every worker (``local``) or of every environment (``sync``), and one call of ``agent.learn`` on all of
     them side by side, [n_steps, num_envs], as in the ordinary loop. ``stepper`` is an example of the environments, which is not stepped."""
 
     def __init__(
-        self, agent: Agent, stepper: Stepper, limits: Limits, environments: Environments, workers: int, engine: WorkerEngine, lag: int,
-        learners: int = 1,
-    ) -> None:  # fmt: skip
+        self, agent: Agent, stepper: Stepper, limits: Limits, workers: int, make_engine: Callable[..., Engine], lag: int, learners: int = 1
+    ) -> None:
         super().__init__(agent, stepper, limits)
         spec = _checked(agent, workers)
         self.learner = Learner(agent, _group(agent, stepper, spec, learners))
-        self.engine: SyncEngine | LocalEngine
-        if engine == "sync":
-            self.engine = SyncEngine(self.learner, environments, spec, workers)
-        else:
-            self.engine = LocalEngine(self.learner, environments, spec, workers, _mask_size(stepper), lag)
-
-    def __iter__(self) -> Iterator[Metrics]:
-        failed = True
-        try:
-            yield from super().__iter__()
-            failed = False
-        except GeneratorExit:
-            failed = False
-            raise
-        finally:
-            if isinstance(self.engine, LocalEngine):
-                self.engine.stop()
-            if not failed:  # else its error says more
-                self.engine.accounts.check()
+        self.engine = make_engine(self.learner, spec, _mask_size(stepper), lag)
 
     def close(self) -> None:
-        """No environment and no process is left."""
-        self.engine.stop()
+        super().close()
         if self.learner.group is not None:
             self.learner.group.stop()
-
-    @property
-    def can_continue(self) -> bool:
-        return self.engine.running
-
-    def reset(self) -> None:
-        self.engine.start(self.agent.env_steps)
 
     def update(self, data: Any) -> Learned:
         return self.learner.learn(data)
@@ -99,16 +75,6 @@ class DistributedLoop(Loop):
         if self.engine.in_step:
             release()
         return {**losses, **told}
-
-    def _episodes_under_way(self) -> dict[str, Any]:
-        return {"collectors": self.engine.state_dict()} if isinstance(self.engine, SyncEngine) and self.engine.running else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        rest = dict(state)
-        collectors = rest.pop("collectors", None)
-        super().load_state_dict(rest)
-        if collectors is not None and isinstance(self.engine, SyncEngine):
-            self.engine.load_state_dict(collectors, self.agent.env_steps)
 
 
 class FollowingLoop(Loop):
@@ -177,36 +143,61 @@ def _group(agent: Agent, stepper: Stepper, spec: RolloutSpec, learners: int) -> 
 
 def _checked(agent: Agent, workers: int) -> RolloutSpec:
     """What ``agent`` stores; SettingError where workers cannot collect it."""
-    spec, config = agent.storage(), agent.config
+    spec = agent.storage()
     if agent.loop != "on_policy" or not isinstance(spec, RolloutSpec) or not agent.trainables:
-        raise SettingError(f"train: workers is {workers}, but they collect for agents that learn as impala does, and {agent.name} does not")
+        what = f"train: workers is {workers}, but they collect for agents that learn as impala or dqn do, and {agent.name} does not"
+        raise SettingError(what)
+    _check_shared(agent, workers)
+    return spec
+
+
+def _check_shared(agent: Agent, workers: int) -> None:
+    """SettingError for what no workers can do."""
     if agent.num_envs % workers:
         raise SettingError(f"train: workers is {workers}, expected a divisor of num_envs = {agent.num_envs}: all collect as many")
     for name in ("normalize_observation", "normalize_reward"):
-        if getattr(config, name):
+        if getattr(agent.config, name):
             raise SettingError(f"train: {name} is True, but workers share weights, not statistics; leave it or workers out")
     if any(True for trainable in agent.trainables.values() for _ in trainable.network.buffers()):
         raise SettingError(f"train: workers is {workers}, but the network has buffers (batch norm), which do not travel; leave it out")
-    return spec
 
 
 def iterate_with_workers(
     agent: Agent, env: EnvSource, stepper: Stepper, told: Mapping[str, Any], limits: Mapping[str, Any], options: Mapping[str, Any]
-) -> DistributedLoop | FollowingLoop:
-    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag and learners; ``limits``: of `pyrl.iterate`;
-    ``options``: of `pyrl.envs.make`."""
+) -> EngineLoop | FollowingLoop:
+    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag, learners, replay_shards and samples_per_insert;
+    ``limits``: of `pyrl.iterate`; ``options``: of `pyrl.envs.make`."""
     if isinstance(env, VectorEnv):
         raise SettingError("train: workers needs environments of its own, expected env as an id or a callable, got a vector environment")
-    said = {name: value for name, value in limits.items() if value is not None}
-    environments = Environments(env, options)
+    bounds = Limits(**{name: value for name, value in limits.items() if value is not None}, first_step=agent.env_steps)
+    environments, workers = Environments(env, options), told["workers"]
     engine: WorkerEngine = told["worker_engine"] or "local"
     lag = told["max_policy_lag"]
+    learners = told.get("learners") or 1
+
+    def make_engine(*roles: Any) -> Engine:
+        return _engine(engine, environments, workers, *roles)
+
+    if isinstance(agent.storage(), ReplaySpec) and agent.trainables:
+        _check_shared(agent, workers)
+        return replay_loop(agent, stepper, bounds, told, engine == "sync", make_engine)
+    for name in ("replay_shards", "samples_per_insert"):
+        if told.get(name) is not None:
+            raise SettingError(f"train: {name} is {told[name]!r}, but {agent.name} learns from no replay; leave it out")
     in_step = engine == "sync" or not agent.corrects_lag
     if in_step and lag is not None:
         who = "with worker_engine='sync'" if engine == "sync" else f"where {agent.name} waits for every collector"
         raise SettingError(f"train: max_policy_lag is {lag}, but nothing lags behind {who}; leave it out")
-    learners, workers = told.get("learners") or 1, told["workers"]
-    lasting = Limits(**said, first_step=agent.env_steps)
     if learners > 1 and torchrun_rank() > 0:
-        return FollowingLoop(agent, stepper, lasting, _checked(agent, workers), learners)
-    return DistributedLoop(agent, stepper, lasting, environments, workers, engine, 0 if in_step else lag or MAX_POLICY_LAG, learners)
+        return FollowingLoop(agent, stepper, bounds, _checked(agent, workers), learners)
+    return DistributedLoop(agent, stepper, bounds, workers, make_engine, 0 if in_step else lag or MAX_POLICY_LAG, learners)
+
+
+def _engine(
+    name: WorkerEngine, environments: Environments, workers: int, learner: Learner, spec: RolloutSpec | TransitionSpec, mask_size: int,
+    lag: int,
+) -> Engine:  # fmt: skip
+    """What runs the collectors. ``lag``: in updates, as of `Pool`."""
+    if name == "sync":
+        return SyncEngine(learner, environments, spec, workers)
+    return LocalEngine(learner, environments, spec, workers, mask_size, lag)

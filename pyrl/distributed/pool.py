@@ -21,9 +21,11 @@ from pyrl.agents.storage import RolloutSpec
 from pyrl.distributed.chunks import Accounts, Chunk
 from pyrl.distributed.collector import Collector, InStep, collector_seed
 from pyrl.distributed.learner import Learner, RolloutQueue
-from pyrl.distributed.shared import ChunkLayout
+from pyrl.distributed.shard import ReplayShard, ShardSpec
+from pyrl.distributed.shared import ChunkLayout, Slots
 from pyrl.distributed.supervisor import STEPPING, WAITING, Failure, Supervisor, Vital, Vitals
 from pyrl.distributed.sync import Environments, make_collector
+from pyrl.distributed.transitions import TransitionSpec
 from pyrl.envs.guard import described
 from pyrl.errors import EnvError
 
@@ -39,8 +41,8 @@ class Task:
     """What a collector must know."""
 
     actor: bytes  # its pickle: as an object, its tensors would travel in shared memory of their own
-    spec: RolloutSpec
-    layout: ChunkLayout
+    spec: RolloutSpec | TransitionSpec
+    layout: Slots
     environments: Environments
     num_envs: int  # of this collector
     in_step: bool
@@ -70,9 +72,12 @@ class Pool(ABC, Generic[M]):
     of them, and the run is the one of `SyncEngine`, bit for bit, as long as nobody dies.
     """
 
+    exact = False
+
     def __init__(
-        self, learner: Learner, environments: Environments, spec: RolloutSpec, workers: int, mask_size: int, max_policy_lag: int
-    ) -> None:
+        self, learner: Learner, environments: Environments, spec: RolloutSpec | TransitionSpec, workers: int, mask_size: int,
+        max_policy_lag: int,
+    ) -> None:  # fmt: skip
         self.learner, self.environments, self.spec, self.workers = learner, environments, spec, workers
         self.mask_size, self.max_policy_lag, self.in_step = mask_size, max_policy_lag, max_policy_lag == 0
         self.ahead = 1 if self.in_step else SLOTS  # chunks of a collector that may be under way
@@ -91,11 +96,9 @@ class Pool(ABC, Generic[M]):
 
     def start(self, env_steps: int) -> None:
         """New collectors, and new episodes everywhere."""
-        agent = self.learner.agent
         self.accounts, self.env_steps = Accounts(), env_steps
         self.queue = RolloutQueue(self.accounts, self.max_policy_lag)
-        spaces = agent.observation_space, agent.action_space
-        self.layout = ChunkLayout.of(self.spec, agent.num_envs // self.workers, *spaces, self.mask_size)
+        self.layout = self._layout()
         self.vitals = Vitals.shared(self.workers)
         self.supervisor = Supervisor(self.vitals, self.timeout)
         self.waited, self.begun, self.chunks = 0.0, None, 0
@@ -117,14 +120,48 @@ class Pool(ABC, Generic[M]):
                 self._look()
             self.queue.drop_old(self.learner.lag)
             if len(self.queue) >= self.workers:
-                if self.begun is None:  # processes take seconds to start, which would hide how fast they are
-                    self.begun, self._early = time.monotonic(), self._done()
-                else:
-                    self.waited += time.monotonic() - began
+                self._came(began)
                 chunks, release = self.queue.take(self.workers)
                 return sorted(chunks, key=lambda chunk: chunk.collector), release
             self._wait(TICK)
         return None
+
+    def take_ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
+        """All chunks that are there, in order of arrival, and what to call when their arrays have been read; if ``wait``, at least one,
+        unless ``stopped``. EnvError as of `take`."""
+        began = time.monotonic()
+        self._look()
+        while wait and not len(self.queue) and not stopped():
+            self._wait(TICK)
+            self._look()
+        if len(self.queue):
+            self._came(began)
+        return self.queue.take(len(self.queue))
+
+    def make_shard(self, spec: ShardSpec) -> ReplayShard:
+        """In the learner's process: chunks go into it from where they are."""
+        return ReplayShard(spec)
+
+    def _came(self, began: float) -> None:
+        """Chunks came; since ``began`` they were waited for."""
+        if self.begun is None:  # processes take seconds to start, which would hide how fast they are
+            self.begun, self._early = time.monotonic(), self._done()
+        else:
+            self.waited += time.monotonic() - began
+
+    def _layout(self) -> Slots:
+        agent = self.learner.agent
+        num_envs = agent.num_envs // self.workers
+        if isinstance(self.spec, TransitionSpec):
+            return self.spec.layout(num_envs)
+        return ChunkLayout.of(self.spec, num_envs, agent.observation_space, agent.action_space, self.mask_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a run that is resumed begins new episodes."""
+        return {}
+
+    def load_state_dict(self, states: Any, env_steps: int) -> None:
+        """See `state_dict`."""
 
     def metrics(self) -> dict[str, float]:
         told: dict[str, float] = {

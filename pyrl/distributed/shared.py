@@ -7,22 +7,25 @@ At each moment a slot belongs to one side alone, and a side that dies holds noth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from pyrl.agents.actor import Weights
 from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers import RolloutBuffer
 from pyrl.buffers.replay import flat_leaves, nested_leaves
-from pyrl.distributed.chunks import Chunk
+from pyrl.distributed.chunks import Chunk, read_episodes, write_episodes
 from pyrl.trees import zeros_for
-from pyrl.types import Episode, Rollout
+from pyrl.types import Progress, Rollout
 
 _ALIGNMENT = 64
+_MOMENT = 3  # words before the weights: environment steps, share of the run, updates
 _TRIES = 100  # to read weights that are being replaced; then the old ones serve for another chunk
 _COLUMNS = ("action", "reward", "terminated", "truncated", "valid", "first")
 _NUMBERS = ("incarnation", "sequence", "version", "finals", "episodes", "masked")
@@ -33,7 +36,7 @@ class SharedWeights:
     was written is seen by that, on every processor."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self._values = torch.zeros((2, -(-values.nbytes // 8)), dtype=torch.int64).share_memory_()
+        self._values = torch.zeros((2, _MOMENT - (-values.nbytes // 8)), dtype=torch.int64).share_memory_()
         self._about = torch.full((3,), -1, dtype=torch.int64).share_memory_()  # version; checksums
         self._dtype, self._size = values.dtype, values.size
         self._open()
@@ -51,9 +54,11 @@ class SharedWeights:
 
     def write(self, weights: Weights) -> None:
         place = weights.version % 2
+        words = self._words[place]
         self._numbers[1 + place] = -1
-        self._words[place].view(self._dtype)[: self._size] = weights.values
-        self._numbers[1 + place] = self._checksum(self._words[place], weights.version)
+        words[:_MOMENT].view(np.float64)[:] = *weights.progress, weights.updates
+        words[_MOMENT:].view(self._dtype)[: self._size] = weights.values
+        self._numbers[1 + place] = self._checksum(words, weights.version)
         self._numbers[0] = weights.version
 
     def read(self, known: int) -> Weights | None:
@@ -64,7 +69,9 @@ class SharedWeights:
                 return None
             words = self._words[version % 2].copy()
             if self._numbers[1 + version % 2] == self._checksum(words, version):
-                return Weights(version, words.view(self._dtype)[: self._size])
+                env_steps, share, updates = words[:_MOMENT].view(np.float64).tolist()
+                values = words[_MOMENT:].view(self._dtype)[: self._size]
+                return Weights(version, values, Progress(int(env_steps), share), int(updates))
         return None
 
     @staticmethod
@@ -75,13 +82,42 @@ class SharedWeights:
 
 
 @dataclass(frozen=True)
-class ChunkLayout:
-    """Where the columns of a chunk [T, N] are in a slot."""
+class Slots:
+    """Places for chunks, each of some columns at multiples of 64 bytes."""
 
     observation_space: Any
     columns: dict[str, tuple[slice, tuple[int, ...], Any]]  # name: (bytes, shape, dtype)
     extra: tuple[str, ...]
     size: int  # bytes
+
+    @classmethod
+    def packed(cls, observation_space: Any, arrays: Mapping[str, tuple[tuple[int, ...], Any]], extra: tuple[str, ...]) -> Self:
+        """``arrays``: shape and dtype of the columns."""
+        columns, at = {}, 0
+        for name, (shape, dtype) in arrays.items():
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            columns[name] = slice(at, at + size), shape, np.dtype(dtype)
+            at += -(-size // _ALIGNMENT) * _ALIGNMENT
+        return cls(observation_space, columns, extra, at)
+
+    def slots(self, count: int) -> Tensor:
+        return torch.zeros((count, self.size), dtype=torch.uint8).share_memory_()
+
+    def views(self, slot: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns in the bytes of a slot."""
+        return {name: slot[place].view(dtype).reshape(shape) for name, (place, shape, dtype) in self.columns.items()}
+
+    def write(self, slot: np.ndarray, chunk: Chunk) -> None:
+        raise NotImplementedError
+
+    def read(self, slot: np.ndarray, collector: int) -> Chunk:
+        """A chunk whose arrays are those of the slot."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ChunkLayout(Slots):
+    """Where the columns of a rollout [T, N] are in a slot."""
 
     @classmethod
     def of(cls, spec: RolloutSpec, num_envs: int, observation_space: Any, action_space: Any, mask_size: int) -> ChunkLayout:
@@ -99,23 +135,12 @@ class ChunkLayout:
         arrays |= {name: ((T * N,), np.int64) for name in ("final_step", "final_env")}
         arrays |= {f"extra.{name}": ((T, N, *shape), np.dtype(dtype)) for name, (shape, dtype) in spec.extra.items()}
         arrays["action_mask"] = (T, N, mask_size), np.bool_
-        arrays["episodes"] = (T * N, 4), np.float64  # return, length, environment, success (-1: unknown)
-        columns, at = {}, 0
-        for name, (shape, dtype) in arrays.items():
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            columns[name] = slice(at, at + size), shape, np.dtype(dtype)
-            at += -(-size // _ALIGNMENT) * _ALIGNMENT
-        return cls(observation_space, columns, tuple(spec.extra), at)
-
-    def slots(self, count: int) -> Tensor:
-        return torch.zeros((count, self.size), dtype=torch.uint8).share_memory_()
-
-    def views(self, slot: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns in the bytes of a slot."""
-        return {name: slot[place].view(dtype).reshape(shape) for name, (place, shape, dtype) in self.columns.items()}
+        arrays["episodes"] = (T * N, 4), np.float64
+        return cls.packed(observation_space, arrays, tuple(spec.extra))
 
     def write(self, slot: np.ndarray, chunk: Chunk) -> None:
         views, rollout = self.views(slot), chunk.rollout
+        assert isinstance(rollout, Rollout)
         finals = len(rollout.final_step)
         mask, room = rollout.action_mask, views["action_mask"]
         if mask is not None and mask.shape != room.shape:
@@ -131,8 +156,7 @@ class ChunkLayout:
             views[f"extra.{name}"][:] = rollout.extra[name]
         if mask is not None:
             room[:] = mask
-        for row, e in zip(views["episodes"], chunk.episodes):
-            row[:] = e.episode_return, e.length, e.env_index, -1.0 if e.success is None else float(e.success)
+        write_episodes(views["episodes"], chunk.episodes)
         views["numbers"][:] = chunk.incarnation, chunk.sequence, chunk.version, finals, len(chunk.episodes), mask is not None
 
     def read(self, slot: np.ndarray, collector: int) -> Chunk:
@@ -153,8 +177,5 @@ class ChunkLayout:
             action_mask=views["action_mask"] if numbers["masked"] else None,
             **{name: views[name] for name in _COLUMNS},
         )
-        episodes = [
-            Episode(r, int(length), int(env), None if success < 0 else bool(success))
-            for r, length, env, success in views["episodes"][: numbers["episodes"]].tolist()
-        ]
+        episodes = read_episodes(views["episodes"], numbers["episodes"])
         return Chunk(rollout, episodes, collector, numbers["incarnation"], numbers["sequence"], numbers["version"])

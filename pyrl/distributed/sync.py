@@ -12,6 +12,8 @@ from pyrl.agents.storage import RolloutSpec
 from pyrl.distributed.chunks import Accounts, Chunk
 from pyrl.distributed.collector import Collector, collector_seed, collector_stream
 from pyrl.distributed.learner import Learner, RolloutQueue
+from pyrl.distributed.shard import ReplayShard, ShardSpec
+from pyrl.distributed.transitions import TransitionSpec
 from pyrl.envs import EnvSource, Stepper, make
 from pyrl.errors import CheckpointError, EnvError
 
@@ -28,8 +30,8 @@ class Environments:
 
 
 def make_collector(
-    actor: Actor, environments: Environments, spec: RolloutSpec, num_envs: int, index: int, seed: int, env_steps: int, incarnation: int = 0,
-    *watch: Any,
+    actor: Actor, environments: Environments, spec: RolloutSpec | TransitionSpec, num_envs: int, index: int, seed: int, env_steps: int,
+    incarnation: int = 0, *watch: Any,
 ) -> Collector:  # fmt: skip
     """The collector ``index`` of ``num_envs`` environments, whose episodes and actions depend on that, ``seed`` (of the run) and
     ``env_steps`` only, and not on who else ``actor`` acts for. ``watch``: before and after of `Collector`."""
@@ -42,9 +44,9 @@ class SyncEngine:
     """Each environment has a collector of its own, with its own random stream; the workers are actors that share them out. A round is one
     chunk of every collector by the latest weights, in the order of the collectors: so nothing depends on who carries which."""
 
-    in_step = True
+    exact = in_step = True
 
-    def __init__(self, learner: Learner, environments: Environments, spec: RolloutSpec, workers: int) -> None:
+    def __init__(self, learner: Learner, environments: Environments, spec: RolloutSpec | TransitionSpec, workers: int) -> None:
         self.learner, self.environments, self.spec, self.workers = learner, environments, spec, workers
         self.accounts = Accounts()
         self.queue = RolloutQueue(self.accounts, 0)
@@ -69,7 +71,7 @@ class SyncEngine:
                 self.collectors.append(collector)
                 state = {} if states is None else states[str(index)]
                 if states is not None:
-                    collector.random.state = state["random"]
+                    collector.state = state["random"]
                 if "stepper" in state:
                     collector.stepper.load_state_dict(state["stepper"])
                 else:
@@ -89,12 +91,19 @@ class SyncEngine:
             self.queue.put(chunk)
         return self.queue.take(len(self.collectors))
 
+    def take_ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
+        """A round of `take`; nothing, unless ``wait``."""
+        return (self.take(stopped) if wait else None) or ([], lambda: None)
+
+    def make_shard(self, spec: ShardSpec) -> ReplayShard:
+        return ReplayShard(spec)
+
     def publish(self) -> None:
         """The next round reads the weights itself."""
 
     def state_dict(self) -> dict[str, Any]:
         """Of every collector: its random stream and, where it can be had, the state of its environment."""
-        states: dict[str, Any] = {str(c.index): {"random": list(c.random.state)} for c in self.collectors}
+        states: dict[str, Any] = {str(c.index): {"random": list(c.state)} for c in self.collectors}
         try:
             steppers = [c.stepper.state_dict() for c in self.collectors]
         except EnvError:
