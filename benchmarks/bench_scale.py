@@ -1,21 +1,32 @@
 """What workers in processes reach (docs/scale.md), beside bare processes that do nothing but step, copy and receive.
 
-- collection: two collectors under supervision, whose chunks are received and given back; nobody learns. "bare" are two processes that step
-  the same environments by fixed actions, copy what they saw into shared memory and say so: no policy, no records, no supervision.
-- weights: a version from the learner to two collectors that wait for one. "bare" copies the same bytes twice.
-- learning: one update after the other of a network large enough that two collectors of native environments keep up. "learner alone" has the
+- collection: two collectors under supervision, whose chunks are received and given back; nobody learns. The floor is two processes that
+  step the same environments by fixed actions, copy what they saw into shared memory and say so: no policy, no records, no supervision.
+- weights: a version from the learner to two collectors that wait for one. The floor copies the same bytes twice.
+- learning: one update after the other of a network large enough that two collectors of native environments keep up. The floor has the
   same chunks at once, and no collectors: what is missing to its speed is waiting, and the core that three processes share.
+- group: one update of a rollout [64, 64] by one learner and by two (`pyrl.distributed.group`). By the processors' time both count together:
+  two pay where they take less than twice the time of one.
 - training: whole runs of two workers, and of one process, CartPole-v1 by the ordinary (lean) and by native environments.
 
 All processes may use all cores, whatever ``--threads`` says. Those of a contender are stopped (SIGSTOP) while others are timed.
+
+    python benchmarks/run.py scale                            as every other subject: by the clock
+    python benchmarks/bench_scale.py [REGEX] [--rounds 3]     by the processors' time: for a machine that others use too
+
+The second counts the CPU seconds of all processes of a contender; units / (CPU seconds / 2) is what two cores reach that do nothing else,
+where the work is spread evenly.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import multiprocessing
 import os
+import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,16 +43,23 @@ IMPALA = dict(n_steps=64, net_arch=(64, 64), learning_rate=1e-3)
 CASES = [
     Case(
         f"collect {ENV}, 2 x {ENVS} envs by the NumPy entry point", "scale.collect",
-        {"backend": "vector", "env_steps": 400_000}, 400_000, "env steps", ("pyrl local <= 2857143 us",), once=True,  # 140,000 steps/s
+        {"backend": "vector", "env_steps": 100_000}, 100_000, "env steps", ("pyrl local <= 714286 us",), once=True,  # 140,000 steps/s
     ),
-    Case(f"collect {ENV}, 2 x {ENVS} native envs", "scale.collect", {"backend": "native", "env_steps": 1_600_000}, 1_600_000, "env steps", once=True),
+    Case(
+        f"collect {ENV}, 2 x {ENVS} native envs", "scale.collect",
+        {"backend": "native", "env_steps": 400_000}, 400_000, "env steps", once=True,
+    ),
     Case("4 MiB of weights to 2 collectors", "scale.weights", {}, 1, "versions", ("pyrl local <= 5000 us",)),
     Case(
-        f"learn with impala, {LARGE[0]}x{LARGE[1]}, collectors keep up", "scale.learn", {"env_steps": 160_000}, 160_000, "env steps",
-        ("pyrl local 0.95x learner alone",), once=True,
+        f"learn with impala, {LARGE[0]}x{LARGE[1]}, collectors keep up", "scale.learn", {"env_steps": 40_000}, 40_000, "env steps",
+        ("pyrl local 0.95x floor learner alone",), once=True,
     ),
     *(
-        Case(f"train {ENV}, 16 {backend} envs", "scale.train", {"backend": backend, "env_steps": 60_000}, 60_000, "env steps", once=True)
+        Case(f"update {width}x{width}", "scale.group", {"width": width, "updates": 10}, 10, "updates", once=True)
+        for width in (64, 256, 512)
+    ),
+    *(
+        Case(f"train {ENV}, 16 {backend} envs", "scale.train", {"backend": backend, "env_steps": 20_000}, 20_000, "env steps", once=True)
         for backend in ("lean", "native")
     ),
 ]  # fmt: skip
@@ -66,7 +84,16 @@ class Processes:
             finally:
                 self._signal(signal.SIGSTOP)
 
+        timed.cpu_seconds = self.cpu_seconds  # type: ignore[attr-defined]
         return timed
+
+    def cpu_seconds(self) -> float:
+        """Of this process and of those, so far."""
+        ticks = 0
+        for child in self._ours:
+            with open(f"/proc/{child.pid}/stat") as stat:
+                ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+        return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
     def __del__(self) -> None:
         self._signal(signal.SIGKILL)
@@ -135,7 +162,7 @@ def bare_collector(memory: Any, free: Connection, filled: Connection) -> None:
         filled.send(None)
 
 
-@contender("scale.collect", "bare processes")
+@contender("scale.collect", "floor bare processes")
 def bare_collect(backend: str, env_steps: int) -> Callable[[], None]:
     if backend != "vector":
         raise Unsupported("native environments step in one kernel with the policy")
@@ -195,7 +222,7 @@ def told_and_answered(target: Any, shared: Any, write: Callable[[], None]) -> Ca
         for _, answers in pipes:
             answers.recv()
 
-    return call
+    return processes.during(call)
 
 
 @contender("scale.weights", "pyrl local")
@@ -208,7 +235,7 @@ def weights() -> Callable[[], None]:
     return told_and_answered(reader, shared, lambda: shared.write(Weights(next(version), values)))
 
 
-@contender("scale.weights", "bare processes")
+@contender("scale.weights", "floor bare processes")
 def bare_weights() -> Callable[[], None]:
     import torch
 
@@ -239,7 +266,7 @@ def learn(env_steps: int) -> Callable[[], None]:
     return processes.during(until(lambda: engine.accounts.consumed, step, env_steps))
 
 
-@contender("scale.learn", "learner alone")
+@contender("scale.learn", "floor learner alone")
 def learn_alone(env_steps: int) -> Callable[[], None]:
     from pyrl.distributed.chunks import joined
 
@@ -259,14 +286,49 @@ def learn_alone(env_steps: int) -> Callable[[], None]:
     return until(lambda: learned[0], step, env_steps)
 
 
+# -- group -------------------------------------------------------------------------------------------------------------
+
+
+def register_group(learners: int) -> None:
+    @contender("scale.group", f"pyrl {learners} learner{'s' if learners > 1 else ''}")
+    def group(width: int, updates: int) -> Callable[[], None]:
+        from pyrl.distributed.group import OwnGroup
+        from pyrl.distributed.shared import ChunkLayout
+        from pyrl.types import Rollout
+
+        processes, (agent, _) = Processes(), agent_and_engine("native", net_arch=(width, width))
+        random, shape = np.random.default_rng(0), (64, 64)
+        rollout = Rollout(
+            random.normal(size=(65, 64, 4)).astype(np.float32), random.integers(0, 2, shape), np.ones(shape, np.float32),
+            *(np.zeros(shape, bool) for _ in range(2)), np.ones(shape, bool), np.zeros((65, 64), bool), np.zeros(0, np.int64),
+            np.zeros(0, np.int64), np.zeros((0, 4), np.float32), {"log_prob": np.full(shape, np.log(0.5), np.float32)},
+        )  # fmt: skip
+        learn = agent.learn
+        if learners > 1:
+            layout = ChunkLayout.of(agent.storage(), 64 // learners, agent.observation_space, agent.action_space, 0)
+            learn = OwnGroup(agent, layout, learners).learn
+            learn(rollout)
+        processes.started()
+
+        def call() -> None:
+            for _ in range(updates):
+                learn(rollout)
+
+        return processes.during(call)
+
+
+for _learners in (1, 2):
+    register_group(_learners)
+
+
 # -- training ----------------------------------------------------------------------------------------------------------
 
 TRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {  # algorithm, workers, config
-    "impala 2 workers": ("impala", 2, IMPALA),
-    "impala one process": ("impala", 0, IMPALA),
-    "ppo 2 workers": ("ppo", 2, {"n_steps": 64, "batch_size": 256, "n_epochs": 4}),
-    "ppo one process": ("ppo", 0, {"n_steps": 64, "batch_size": 256, "n_epochs": 4}),
-    "a3c 2 workers": ("a3c", 2, {"n_steps": 64}),
+    "pyrl impala 2 workers": ("impala", 2, IMPALA),
+    "pyrl impala one process": ("impala", 0, IMPALA),
+    "pyrl ppo 2 workers": ("ppo", 2, {"n_steps": 64, "batch_size": 256, "n_epochs": 4}),
+    "pyrl ppo one process": ("ppo", 0, {"n_steps": 64, "batch_size": 256, "n_epochs": 4}),
+    "pyrl a3c 2 workers": ("a3c", 2, {"n_steps": 64}),
 }
 
 
@@ -298,3 +360,40 @@ def register(name: str) -> None:
 
 for _name in TRAINED:
     register(_name)
+
+
+def main() -> None:
+    from _timing import _makers
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("only", nargs="?", default="", help="cases whose name matches this regular expression")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for case in CASES:
+        if not re.search(options.only, case.name):
+            continue
+        calls = dict[str, Callable[[], None]]()
+        for name, make in _makers[case.op].items():
+            try:
+                calls[name] = make(**case.params)
+                calls[name]()
+            except Unsupported as reason:
+                print(f"{case.name}: {name}: {reason}")
+        rates = {name: list[float]() for name in calls}
+        repeat = 1 if case.once else 100
+        for _ in range(options.rounds):
+            for name, call in calls.items():
+                seconds = getattr(call, "cpu_seconds", time.process_time)
+                before = seconds()
+                for _ in range(repeat):
+                    call()
+                rates[name].append(2 * repeat * case.units / max(seconds() - before, 1e-3))
+        for name, measured in rates.items():
+            print(f"{case.name}: {name}: {np.median(measured):,.0f} {case.unit} in a second of two cores", flush=True)
+        calls.clear()
+
+
+if __name__ == "__main__":
+    import bench_scale  # what processes import by name
+
+    bench_scale.main()
