@@ -3,7 +3,8 @@
 - inserts: one process fills slots of shared memory with chunks of 8,192 transitions (17 numbers an observation) and says so over a pipe,
   as the collectors of the engine ``local`` do, but without environments; the learner's process reads each where it is and stores it, with
   its initial priorities. "bare" has the same processes, copies each slot once and stores nothing.
-- draws: 16 batches of 256 and their priorities written back, by one shard of a million slots; "buffer" is the same without shard and limiter.
+- draws: 16 batches of 256 and their priorities written back, by one shard of a million slots; "buffer" is the same without shard and
+  limiter.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ SMALL_NETWORKS: dict[str, Any] = {"sac": [64, 64], "tqc": [64, 64], "crossq": {"
 # Distributed replay with the ingredients of Horgan et al. 2018, and fewer updates than the preset makes: 128 transitions for every second
 # step.
 APEX: dict[str, Any] = {
-    "workers": 2, "replay_shards": 2, "num_envs": 8, "samples_per_insert": 64, "total_steps": 150_000,
+    "workers": 2, "replay_shards": 2, "num_envs": 8, "samples_per_insert": 64, "total_steps": 120_000,
     "learning_rate": "linear_1e-3", "batch_size": 128, "buffer_size": 200_000, "learning_starts": 2_000, "n_step": 3, "double": True,
     "prioritized": True, "exploration_decay": None, "exploration_fraction": 0.1, "exploration_final_eps": 0.4, "loss": "huber",
     "max_grad_norm": 10.0, "net_arch": [128, 128],

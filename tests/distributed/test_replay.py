@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +384,35 @@ def test_a_state_of_other_shards_is_refused(tmp_path: Path) -> None:
     pyrl.checkpoint.save(last, tree, about)
     with pytest.raises(CheckpointError, match="loop/buffer is not of 2 shards"):
         pyrl.train("dqn", TwoStates, resume=tmp_path / "run", total_steps=1000)
+
+
+@pytest.mark.timeout(300)
+def test_in_processes_collectors_are_killed_and_the_books_agree(books: list[ReplayLoop], tmp_path: Path) -> None:
+    """Two of them, at work; the run goes on, is saved, and goes on from there with what the shards hold."""
+    rows, killed, options = list[Any](), list[str](), {**SMALL, "worker_engine": "local", "backend": "native"}
+
+    def watch(metrics: Any) -> bool:
+        rows.append(dict(metrics))
+        children = {child.name: child for child in multiprocessing.active_children() if "collector" in child.name}
+        if metrics["time/env_steps"] > 400 and len(killed) == metrics["time/restarts"] < 2:
+            name = sorted(children)[len(killed) % len(children)]
+            os.kill(children[name].pid or 0, signal.SIGKILL)
+            killed.append(name)
+        return bool(metrics["time/restarts"] >= 2 and metrics["time/updates"] > 100)
+
+    run = pyrl.train("dqn", "CartPole-v1", **{**options, "total_steps": 10**7, "run_dir": tmp_path / "run", "on_metrics": watch})
+    (loop,) = books
+    assert not multiprocessing.active_children()
+    accounts = loop.engine.accounts
+    assert accounts.consumed == loop.stored == run.agent.env_steps == sum(shard.counts[0] for shard in loop.shards)
+    assert accounts.collected == accounts.consumed + sum(accounts.discarded.values())
+    assert accounts.waiting == 0
+    assert rows[-1]["train/policy_lag"] > 0
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    assert {e.env_index for m in run.metrics for e in m.episodes} == {0, 1, 2, 3}
+    more = pyrl.train("dqn", "CartPole-v1", resume=tmp_path / "run", total_steps=run.agent.env_steps + 300, curve=False)
+    assert more.agent.env_steps >= run.agent.env_steps + 300
+    assert books[1].stored == more.agent.env_steps == sum(shard.counts[0] for shard in books[1].shards)
 
 
 @pytest.mark.parametrize(
