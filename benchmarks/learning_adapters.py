@@ -18,11 +18,11 @@ POINTS = 5  # at which curves are compared, evenly spaced
 
 
 class Task(NamedTuple):
-    """``make(ours, seed)`` gives a model of the host; a curve is the mean return of the last 20 training episodes."""
+    """``curve(ours, seed)`` trains and gives the mean return of the last 20 training episodes, `POINTS` times."""
 
     name: str
     steps: int
-    make: Callable[[bool, int], Any]
+    curve: Callable[[bool, int], list[float]]
 
 
 def sb3_tasks() -> list[Task]:
@@ -58,31 +58,85 @@ def sb3_tasks() -> list[Task]:
             "MultiInputPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, target_update_interval=500, **deepcopy(her)
         )
 
+    def task(name: str, steps: int, make: Callable[[bool, int], Any]) -> Task:
+        return Task(name, steps, lambda own, seed: sb3_curve(make(own, seed), steps))
+
     return [
-        Task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
-        Task("TD3 Pendulum-v1", 6_000, plain("TD3", "Pendulum-v1", {**continuous, **noise})),
-        Task("SAC Pendulum-v1", 5_000, plain("SAC", "Pendulum-v1", continuous)),
-        Task("DQN HER BitFlipping(10)", 10_000, hindsight),
+        task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
+        task("TD3 Pendulum-v1", 6_000, plain("TD3", "Pendulum-v1", {**continuous, **noise})),
+        task("SAC Pendulum-v1", 5_000, plain("SAC", "Pendulum-v1", continuous)),
+        task("DQN HER BitFlipping(10)", 10_000, hindsight),
     ]
 
 
-def curve(task: Task, own: bool, seed: int) -> list[float]:
+def sb3_curve(model: Any, steps: int) -> list[float]:
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Record(BaseCallback):
         def _on_step(self) -> bool:
-            if self.num_timesteps % (task.steps // POINTS) == 0:
+            if self.num_timesteps % (steps // POINTS) == 0:
                 returns.append(float(np.mean([episode["r"] for episode in list(self.model.ep_info_buffer)[-20:]])))
             return True
 
     returns: list[float] = []
-    model = task.make(own, seed)
-    model.learn(task.steps, callback=Record())
+    model.learn(steps, callback=Record())
     return returns
 
 
+def rllib_tasks() -> list[Task]:
+    import ray  # noqa: F401
+
+    steps = 8_000
+    return [Task("RLlib DQN CartPole-v1", steps, lambda own, seed: rllib_curve(own, seed, steps))]
+
+
+def rllib_curve(own: bool, seed: int, steps: int) -> list[float]:
+    """Prioritized replay, 64 of them learned from four times in 16 steps, all in this process."""
+    from ray.rllib.algorithms.dqn import DQNConfig
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+    from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+    name = "PrioritizedEpisodeReplayBuffer"
+    config = (
+        DQNConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=1, rollout_fragment_length=16)
+        .learners(num_learners=0)
+        .training(
+            lr=1e-3, train_batch_size_per_learner=64, training_intensity=16, n_step=3, double_q=True, dueling=True, gamma=0.99,
+            target_network_update_freq=250, num_steps_sampled_before_learning_starts=500, epsilon=[(0, 1.0), (3000, 0.04)],
+            replay_buffer_config={"type": f"pyrl.adapters.rllib.{name}" if own else name, "capacity": 50_000, "alpha": 0.6, "beta": 0.4},
+        )
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="relu"))
+        .reporting(metrics_num_episodes_for_smoothing=20, min_sample_timesteps_per_iteration=steps // POINTS, min_time_s_per_iteration=0)
+        .debugging(seed=seed, log_level="ERROR")
+    )  # fmt: skip
+    algorithm = config.build_algo()
+    returns: list[float] = []
+    for _ in range(POINTS):
+        result = algorithm.train()[ENV_RUNNER_RESULTS]
+        assert abs(result[NUM_ENV_STEPS_SAMPLED_LIFETIME] - (len(returns) + 1) * steps // POINTS) < 100
+        returns.append(float(result["episode_return_mean"]))
+    algorithm.stop()
+    return returns
+
+
+HOSTS = (sb3_tasks, rllib_tasks)
+
+
+def tasks() -> list[Task]:
+    """Of the hosts that are installed here."""
+    found: list[Task] = []
+    for host in HOSTS:
+        try:
+            found += host()
+        except ImportError as missing:
+            print(f"{host.__name__}: not measured ({missing})")
+    return found
+
+
 def compare(only: str, seeds: int) -> None:
-    for task in sb3_tasks():
+    for task in tasks():
         if not re.search(only, task.name):
             continue
         curves: dict[bool, list[list[float]]] = {False: [], True: []}
@@ -90,7 +144,7 @@ def compare(only: str, seeds: int) -> None:
         for seed in range(seeds):
             for own in (False, True):
                 start = time.process_time()
-                curves[own].append(curve(task, own, seed))
+                curves[own].append(task.curve(own, seed))
                 seconds[own] += (time.process_time() - start) / seeds
                 print(
                     f"  {task.name}, {'ours' if own else 'host'}, seed {seed}: {[round(value, 1) for value in curves[own][-1]]}", flush=True
