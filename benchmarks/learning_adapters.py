@@ -1,6 +1,6 @@
 """Learning curves of a host with its own buffer and with ours: the same seeds, settings and environments, one table a task.
 
-python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5]
+python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5] [--hosts stable-baselines3,ray]
 """
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy  # of settings, which the host writes into
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import rllib_rows
 
 POINTS = 5  # at which curves are compared, evenly spaced
 
 
 class Task(NamedTuple):
-    """``curve(ours, seed)`` trains and gives the mean return of the last 20 training episodes, `POINTS` times."""
+    """``curve(ours, seed)`` gives the mean return of the last 20 training episodes after each fifth of the steps."""
 
     name: str
     steps: int
@@ -86,57 +88,22 @@ def sb3_curve(model: Any, steps: int) -> list[float]:
 def rllib_tasks() -> list[Task]:
     import ray  # noqa: F401
 
-    steps = 8_000
-    return [Task("RLlib DQN CartPole-v1", steps, lambda own, seed: rllib_curve(own, seed, steps))]
+    return [Task("RLlib DQN CartPole-v1", 8_000, partial(rllib_rows.learning_curve, 8_000, POINTS))]
 
 
-def rllib_curve(own: bool, seed: int, steps: int) -> list[float]:
-    """Prioritized replay, 64 of them learned from four times in 16 steps, all in this process."""
-    from ray.rllib.algorithms.dqn import DQNConfig
-    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-    from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
-
-    name = "PrioritizedEpisodeReplayBuffer"
-    config = (
-        DQNConfig()
-        .environment("CartPole-v1")
-        .env_runners(num_env_runners=0, num_envs_per_env_runner=1, rollout_fragment_length=16)
-        .learners(num_learners=0)
-        .training(
-            lr=1e-3, train_batch_size_per_learner=64, training_intensity=16, n_step=3, double_q=True, dueling=True, gamma=0.99,
-            target_network_update_freq=250, num_steps_sampled_before_learning_starts=500, epsilon=[(0, 1.0), (3000, 0.04)],
-            replay_buffer_config={"type": f"pyrl.adapters.rllib.{name}" if own else name, "capacity": 50_000, "alpha": 0.6, "beta": 0.4},
-        )
-        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="relu"))
-        .reporting(metrics_num_episodes_for_smoothing=20, min_sample_timesteps_per_iteration=steps // POINTS, min_time_s_per_iteration=0)
-        .debugging(seed=seed, log_level="ERROR")
-    )  # fmt: skip
-    algorithm = config.build_algo()
-    returns: list[float] = []
-    for _ in range(POINTS):
-        result = algorithm.train()[ENV_RUNNER_RESULTS]
-        assert abs(result[NUM_ENV_STEPS_SAMPLED_LIFETIME] - (len(returns) + 1) * steps // POINTS) < 100
-        returns.append(float(result["episode_return_mean"]))
-    algorithm.stop()
-    return returns
+TASKS: dict[str, Callable[[], list[Task]]] = {"stable-baselines3": sb3_tasks, "ray": rllib_tasks}
 
 
-HOSTS = (sb3_tasks, rllib_tasks)
-
-
-def tasks() -> list[Task]:
-    """Of the hosts that are installed here."""
-    found: list[Task] = []
-    for host in HOSTS:
+def tasks_of(hosts: Iterable[str]) -> Iterator[Task]:
+    for host in hosts:
         try:
-            found += host()
+            yield from TASKS[host]() if host in TASKS else ()
         except ImportError as missing:
-            print(f"{host.__name__}: not measured ({missing})")
-    return found
+            print(f"{host}: not measured ({missing})")
 
 
-def compare(only: str, seeds: int) -> None:
-    for task in tasks():
+def compare(only: str, seeds: int, hosts: Iterable[str]) -> None:
+    for task in tasks_of(hosts):
         if not re.search(only, task.name):
             continue
         curves: dict[bool, list[list[float]]] = {False: [], True: []}

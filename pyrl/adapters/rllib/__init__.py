@@ -1,6 +1,6 @@
 """Episode buffers and advantages for RLlib's new API stack (``pip install pyrl[rllib]``): docs/coming_from/rllib.md.
 
-config.training(replay_buffer_config={"type": "pyrl.adapters.rllib.PrioritizedEpisodeReplayBuffer", "capacity": 10**6, "alpha": 0.6, "beta": 0.4})
+config.training(replay_buffer_config={"type": "pyrl.adapters.rllib.PrioritizedEpisodeReplayBuffer", "capacity": 10**6, "beta": 0.4})
 config.learners(learner_class=PPOTorchLearner)
 """
 

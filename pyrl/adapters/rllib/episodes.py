@@ -37,7 +37,8 @@ def steps_of(episode: Any, with_infos: bool) -> Steps:
     observation, action = _stacked(episode.get_observations()), _stacked(episode.get_actions())
     if not isinstance(action, np.ndarray):
         raise SpaceError(f"add: episodes have actions of the structure {type(action).__name__}, expected one array a step")
-    reward = np.asarray(episode.get_rewards(), np.float64).astype(np.float32)
+    with np.errstate(over="ignore"):
+        reward = np.asarray(episode.get_rewards(), np.float64).astype(np.float32)
     if reward.shape != (len(episode),):
         raise ShapeError(f"add: episode {episode.id_}: rewards have shape {list(reward.shape)}, expected [{len(episode)}]")
     if not np.isfinite(reward).all():

@@ -36,8 +36,9 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, host.PrioritizedEpisod
         """``weight``: the priority of all these steps; by default a new one gets the largest in the buffer."""
         if weight is not None and (not isinstance(weight, Real) or not 0 <= float(weight) <= 1e150):
             raise ValueError(f"add: weight is {weight!r}, expected a number from 0 to 1e150")
-        self._weight = None if weight is None else float(weight)
-        super().add(episodes)
+        index = self._store_all(episodes)
+        if weight is not None and len(index):
+            self.replay.update_priorities(index, np.full(len(index), float(weight)))
 
     def sample(self, num_items: int | None = None, *, sample_episodes: bool | None = True, **options: Any) -> Any:
         """As `EpisodeReplayBuffer.sample`, by priority; ``beta``, in [0, 1], is the exponent of ``weights``."""
@@ -58,7 +59,9 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, host.PrioritizedEpisod
             raise ValueError("update_priorities: no sample waits for priorities")
         given = np.asarray(priorities, np.float64)
         if given.shape != self._drawn.shape:
-            raise ShapeError(f"update_priorities: priorities have shape {list(given.shape)}, expected [{len(self._drawn)}], the last sample's")
+            raise ShapeError(
+                f"update_priorities: priorities have shape {list(given.shape)}, expected [{len(self._drawn)}], the last sample's"
+            )
         self.replay.update_priorities(self._drawn, given)
         self._drawn = None
 

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections import Counter
-from dataclasses import replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from gymnasium import spaces
 from ray.rllib.core import DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.replay_buffers import episode_replay_buffer as host
 
 from pyrl import buffers
 from pyrl.adapters.columns import count
-from pyrl.adapters.rllib.episodes import Steps, Writer, each, fitted, space_of, steps_of
+from pyrl.adapters.rllib.episodes import each, steps_of
 from pyrl.adapters.rllib.frames import Frames
-from pyrl.adapters.rllib.table import Episode, Table
+from pyrl.adapters.rllib.store import COLUMNS, EpisodeStore, slots_of
+from pyrl.adapters.rllib.table import Episode
 from pyrl.errors import DTypeError, SettingError
 from pyrl.types import Batch, map_observation
 
-_EXTRA: dict[str, Any] = {"episode": ((), "int64"), "t": ((), "int64"), "time_limit": ((), "bool")}
+_IN_SLOTS = (
+    "capacity",
+    "batch_size_B",
+    "batch_length_T",
+    "sampled_timesteps",
+    "_num_timesteps_added",
+)  # of the host's class; it has others
 _ONE = buffers.Window(n_step=1)
-
-
-def slots_of(capacity: int, num_envs: int) -> int:
-    """Slots for ``capacity`` steps, and for the last observation of each episode: one for 64 steps, and at least 64."""
-    return num_envs * math.ceil((capacity + max(64, capacity // 64)) / num_envs + 2)
 
 
 class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
     """``replay_buffer_config={"type": "pyrl.adapters.rllib.EpisodeReplayBuffer", ...}`` of DQN: uniform draws of transitions.
 
-    Each observation is stored once, in memory of fixed size that is reserved at the first `add`; whole episodes are evicted, oldest first, in
-    time that does not grow with the capacity. Of an episode longer than the capacity the newest steps are kept.
+    Each observation is stored once, in memory of fixed size that is reserved at the first `add`. Whole episodes are evicted, oldest first,
+    in time that does not grow with the capacity. Of an episode longer than the capacity the newest steps are kept.
 
     ``replay_buffer_config``:
         capacity: steps. A slot in 64 is reserved for the last observations of episodes; where these are shorter, fewer steps fit.
@@ -85,18 +82,21 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
         self._seed = int(np.random.randint(2**31)) if seed is None else seed  # noqa: NPY002 (the host seeds NumPy's global stream)
         self.metrics = MetricsLogger(root=False)
         self._metrics_num_episodes_for_smoothing = metrics_num_episodes_for_smoothing
-        self._added: Counter[str] = Counter()  # since the metrics were asked for
-        self._sampled: Counter[str] = Counter()
-        self.sampled_timesteps = self._num_timesteps_added = self._num_episodes_evicted = 0
-        self.replay: Any = None
-        self._warned, self._random = False, np.random.default_rng(self._seed)
+        self._sampled: Counter[str] = Counter()  # since the metrics were asked for
+        self.sampled_timesteps = self._num_timesteps_added = 0
+        self._store: EpisodeStore | None = None  # made for the episodes of the first `add`
+        self._random = np.random.default_rng(self._seed)  # of the lengths of returns
+
+    @property
+    def replay(self) -> Any:
+        return None if self._store is None else self._store.replay
 
     @property
     def _name(self) -> str:
         return type(self).__name__
 
     def _make_replay(self, *arguments: Any, **options: Any) -> Any:
-        return buffers.ReplayBuffer(*arguments, **options)
+        return buffers.ReplayBuffer(*arguments, seed=self._seed, **options)
 
     # -- adding ---------------------------------------------------------------------------------------------------------------------
 
@@ -105,191 +105,23 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
 
         Raises DTypeError, ShapeError, SpaceError, NonFiniteError or ValueError, naming the episode; then nothing is stored.
         """
-        for steps in self._checked(episodes):
-            self._grow(steps)
-        self._flush()
+        self._store_all(episodes)
 
-    def _checked(self, episodes: Any) -> list[Steps]:
-        """All of it looked at, before any is stored."""
+    def _store_all(self, episodes: Any) -> np.ndarray:
+        """`add`; the indices of these steps."""
         listed = episodes if isinstance(episodes, list | tuple) else [episodes]
         found = [steps for steps in (steps_of(episode, self._with_infos) for episode in listed) if len(steps)]
         if not found:
-            return []
-        if self.replay is None:
-            self._open(found)
-        fitting, following = [], dict[str, tuple[int, bool]]()
-        for steps in found:
-            source = steps.source
-            if (known := self._table.by_id.get(source.id_)) is not None:
-                following.setdefault(source.id_, (known.t, known.ended))
-            t, ended = following.get(source.id_, (source.t_started, False))
-            if ended or t != source.t_started:
-                state = "has ended" if ended else f"goes on at step {t}"
-                raise ValueError(f"add: episode {source.id_} {state}, and a piece of it that starts at {source.t_started} came")
-            following[source.id_] = t + len(steps), source.is_done
-            if self._frames.count > 1 and known is None and t:
-                raise ValueError(f"add: episode {source.id_} starts at step {t}, and with frame_stack its beginning must be stored")
-            observation = fitted(source, "observations", steps.observation, self._observed)
-            frames = self._frames.newest(source.id_, observation, t == 0)
-            fitting.append(replace(steps, observation=frames, action=fitted(source, "actions", steps.action, self.replay.action_space)))
-        return fitting
-
-    def _open(self, found: list[Steps]) -> None:
-        """The store, made for episodes like these."""
-        source = found[-1].source
-        observed, action = space_of("observations", found[0].observation), space_of("actions", found[0].action)
-        running = {steps.source.id_ for steps in found} - {steps.source.id_ for steps in found if steps.source.is_done}
-        num_envs = self._num_envs or min(max(len(running), 1), max(self.capacity // 2, 1))
-        extra: dict[str, Any] = dict(_EXTRA)
-        self._outputs = {}
-        if self._with_outputs:
-            for key, rows in source.extra_model_outputs.items():
-                column = space_of(f"extra_model_outputs[{key!r}]", np.asarray(source.get_extra_model_outputs(key)))
-                self._outputs[key] = f"output {key!r}"
-                extra[f"output {key!r}"] = (column.shape, column.dtype.name)
-        self.replay = self._make_replay(
-            slots_of(self.capacity, num_envs), self._frames.space(observed), action, num_envs=num_envs, extra=extra, seed=self._seed,
-            gamma=1.0, frame_stack=self._frames.count, stack_padding=self._frames.padding,
-        )  # fmt: skip
-        self._observed, self._table = observed, Table(num_envs)
-        self._writer = Writer(source.observation_space, source.action_space)
-        self._infos: list[Any] = [None] * self.replay.capacity if self._with_infos else []
-        self._round: dict[int, tuple[Steps, Episode, bool]] = {}  # by lane: what the next block stores
-
-    def _grow(self, steps: Steps) -> None:
-        """Put a piece into the next block, in the lane of its episode."""
-        source, table = steps.source, self._table
-        episode = table.by_id.get(source.id_)
-        if episode is None:
-            episode = table.open(source.id_, source.agent_id, source.module_id, source.t_started)
-            self._added["episodes"] += 1
-        elif episode.lane is None:
-            self._warn_of_cuts()
-        elif episode.lane in self._round:
-            self._flush()
-        begins = episode.lane is None
-        if begins and not table.place(episode, set(self._round)):
-            self._flush()
-            table.place(episode, set())
-        assert episode.lane is not None
-        self._round[episode.lane] = steps, episode, begins
-        episode.t += len(steps)
-
-    def _warn_of_cuts(self) -> None:
-        grow = f"{self._name}: num_envs is {self.replay.num_envs}, and more episodes grow at once"
-        remedy = 'give replay_buffer_config "num_envs", as many as environments run'
-        if self._frames.count > 1:
-            raise SettingError(f"{grow}: their frames cannot be stacked again; {remedy}")
-        if not self._warned:
-            self._warned = True
-            what = "they are cut, n-step returns end there, and each piece takes a slot more"
-            warnings.warn(f"{grow}: {what}; {remedy}", stacklevel=4)
-
-    def _flush(self) -> None:
-        """Store the block, after what it takes the place of is evicted."""
-        if not self._round:
-            return
-        parts, self._round = self._round, {}
-        self._make_room(parts)
-        for at, (steps, _, begins) in parts.items():
-            if begins:
-                self._part(at, steps)
-        self._store({at: steps for at, (steps, _, _) in parts.items()}, [episode for _, episode, _ in parts.values()])
-        newest = self.replay.newest
-        self._table.clock += 1
-        for at, (steps, episode, begins) in parts.items():
-            lane = self._table.lanes[at]
-            lane.used, lane.touched = int(newest[at]) // self.replay.num_envs, self._table.clock
-            if begins:
-                lane.starts.append((episode, lane.used - len(steps) + 1))
-                episode.newest.append(0)
-            episode.newest[-1] = int(newest[at])
-            if self._with_infos:
-                slots = (np.arange(1 - len(steps), 1) * self.replay.num_envs + newest[at]) % self.replay.capacity
-                for slot, pair in zip(slots.tolist(), pairwise(steps.infos)):
-                    self._infos[slot] = pair
-            if steps.source.is_done:
-                episode.ended, episode.lane, lane.running = True, None, None
-            self._added["steps"] += len(steps)
-            self._num_timesteps_added += len(steps)
-
-    def _part(self, at: int, steps: Steps) -> None:
-        """The store links what is added to an observation that it equals bit for bit. Where an episode begins with the very observation
-        that another one, which has not ended, has come to, the two are parted here."""
-        before = self._table.lanes[at].cut
-        self._table.lanes[at].cut = None
-        if before is None or before.serial not in self._table.by_serial:
-            return
-        last = self.replay.get(np.array(before.newest[-1:]), window=buffers.Window(1, 1)).next_observation
-        same: list[bool] = []
-        map_observation(lambda row, rows: same.append(np.array_equal(row[0], rows[0])), last, steps.observation)
-        if not all(same):
-            return
-        if self.replay.num_envs == 1:
-            self.replay.cut()
-        else:  # a cut would end those of the other lanes too
-            self._evict(before)
-
-    def _store(self, pieces: dict[int, Steps], episodes: list[Episode]) -> None:
-        """These pieces side by side, one a lane, in one block [T, N]."""
-        N, T = self.replay.num_envs, max(map(len, pieces.values()))
-
-        def block(*columns: np.ndarray) -> np.ndarray:
-            if N == 1:
-                return columns[0][:, None]
-            rows = np.zeros((T, N, *columns[0].shape[1:]), columns[0].dtype)
-            for lane, column in zip(pieces, columns):
-                rows[: len(column), lane] = column
-            return rows
-
-        def last(steps: Steps, value: bool) -> np.ndarray:
-            flags = np.zeros(len(steps), bool)
-            flags[-1] = value
-            return flags
-
-        given = list(pieces.values())
-        truncated = block(*(last(steps, steps.source.is_truncated) for steps in given))
-        extra = {
-            "episode": block(*(np.full(len(steps), episode.serial) for steps, episode in zip(given, episodes))),
-            "t": block(*(np.arange(steps.source.t_started, steps.source.t_started + len(steps)) for steps in given)),
-            "time_limit": truncated,
-            **{
-                name: block(*(np.asarray(steps.source.get_extra_model_outputs(key)) for steps in given))
-                for key, name in self._outputs.items()
-            },
-        }
-        observations = [steps.observation for steps in given]
-        self.replay.extend(
-            map_observation(lambda *columns: block(*(column[:-1] for column in columns)), *observations),
-            block(*(steps.action for steps in given)),
-            block(*(steps.reward for steps in given)),
-            map_observation(lambda *columns: block(*(column[1:] for column in columns)), *observations),
-            block(*(last(steps, steps.source.is_terminated) for steps in given)),
-            truncated,
-            None if N == 1 else block(*(np.ones(len(steps), bool) for steps in given)),
-            **extra,
-        )
-
-    def _make_room(self, parts: dict[int, tuple[Steps, Episode, bool]]) -> None:
-        growing = [episode for _, episode, _ in parts.values()]
-        coming = sum(len(steps) for steps, _, _ in parts.values())
-        while len(self.replay) + coming > self.capacity:
-            oldest = next((episode for episode in self._table.by_serial.values() if episode not in growing), None)
-            if oldest is None:
-                break
-            self._evict(oldest)
-        slots = self.replay.capacity // self.replay.num_envs
-        for at, (steps, _, _) in parts.items():
-            overwritten = self._table.lanes[at].used + len(steps) + 3 - slots  # a tail and the newest observation among them
-            while (found := self._table.oldest_in(at)) is not None and found[1] < overwritten and found[0] not in growing:
-                self._evict(found[0])
-
-    def _evict(self, episode: Episode) -> None:
-        index = np.array(episode.newest)
-        self._added["steps evicted"] += self.replay.delete(index[self.replay.is_drawable(index)])
-        self._added["episodes evicted"] += 1
-        self._num_episodes_evicted += 1
-        self._table.forget(episode)
+            return np.zeros(0, np.int64)
+        store = self._store
+        if store is None:
+            store = EpisodeStore(
+                self.capacity, self._num_envs, found, self._frames, self._with_infos, self._with_outputs, self._make_replay
+            )
+        index = store.add(found)
+        self._store = store
+        self._num_timesteps_added += len(index)
+        return index
 
     # -- drawing --------------------------------------------------------------------------------------------------------------------
 
@@ -340,8 +172,10 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
             ("extra_model_outputs", include_extra_model_outputs, self._with_outputs),
         ):
             if asked_for and not kept:
-                raise SettingError(f'sample: include_{name} is True, and they are not stored; give replay_buffer_config "store_{name}": True')
-        if self.replay is None:
+                raise SettingError(
+                    f'sample: include_{name} is True, and they are not stored; give replay_buffer_config "store_{name}": True'
+                )
+        if not len(self):
             raise ValueError("sample: nothing is stored")
         steps = self._lengths(n_step, size)
         if not 0 <= gamma <= 1:
@@ -353,37 +187,41 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
         """The length of each return: one number, or int64 [B]."""
         if not isinstance(n_step, tuple | list):
             return 1 if n_step is None else count("sample", "n_step", n_step)
-        if len(n_step) != 2 or not 1 <= count("sample", "n_step", n_step[0]) < count("sample", "n_step", n_step[1]):
+        lengths = [count("sample", "n_step", length) for length in n_step]
+        if len(lengths) != 2 or lengths[0] >= lengths[1]:
             raise ValueError(f"sample: n_step is {n_step!r}, expected a number, or (low, high) with 1 <= low < high")
-        return self._random.integers(*n_step, size)
+        return self._random.integers(lengths[0], lengths[1], size)
 
     def _draw(self, size: int, beta: Any) -> tuple[Batch, Any]:
         """Transitions of one step, and their weights."""
         return self.replay.sample(size), np.ones(size, np.float32)
 
     def _write(self, first: Batch, weight: Any, lengths: Any, gamma: float, outputs: bool) -> list[Any]:
+        """Drawn transitions of one step as the host's episodes, with returns of these lengths."""
+        store: Any = self._store
         last, reward, n_step = first, first.reward, np.ones(len(first.index), np.int64)
         if not np.isscalar(lengths) or lengths != 1:
             last, reward, n_step = self._returns(first, lengths, gamma)
         serial = first.extra["episode"]
-        sources = [self._table.by_serial[number] for number in serial.tolist()]
         infos: Any = [None] * len(serial)
         if self._with_infos:
             ends = zip((first.index % self.replay.capacity).tolist(), (last.index % self.replay.capacity).tolist())
-            infos = [[self._infos[start][0], self._infos[end][1]] for start, end in ends]
-        kept = {key: first.extra[name] for key, name in self._outputs.items()} if outputs else {}
-        self._sampled.update(
-            {
-                "calls": 1, "steps": len(serial), "n_steps": int(n_step.sum()),
-                "episodes": len(np.unique(serial)), "distinct": len(np.unique(first.index)),
-            }
-        )  # fmt: skip
+            infos = [[store.infos[start][0], store.infos[end][1]] for start, end in ends]
+        kept = {key: first.extra[name] for key, name in store.outputs.items()} if outputs else {}
+        found = {
+            "steps": len(serial),
+            "n_steps": int(n_step.sum()),
+            "episodes": len(np.unique(serial)),
+            "distinct": len(np.unique(first.index)),
+        }
+        self._sampled.update(found)
         self.sampled_timesteps += len(serial)
-        return self._writer.write(
+        return store.writer.write(
             observation=map_observation(self._frames.stacked, first.observation), action=first.action, reward=reward,
             next_observation=map_observation(self._frames.stacked, last.next_observation), terminated=last.terminated,
-            truncated=last.extra["time_limit"], n_step=n_step.tolist(), weight=weight, t=first.extra["t"].tolist(), source=sources,
-            infos=infos, outputs=[dict(zip(kept, row)) for row in zip(*map(each, kept.values()))] if kept else [None] * len(serial),
+            truncated=last.extra["time_limit"], n_step=n_step.tolist(), weight=weight, t=first.extra["t"].tolist(),
+            source=[store.table.by_serial[number] for number in serial.tolist()], infos=infos,
+            outputs=[dict(zip(kept, row)) for row in zip(*map(each, kept.values()))] if kept else [None] * len(serial),
         )  # fmt: skip
 
     def _returns(self, first: Batch, lengths: Any, gamma: float) -> tuple[Batch, np.ndarray, np.ndarray]:
@@ -402,45 +240,45 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
     @property
     def episodes(self) -> list[Episode]:
         """Those that are stored, oldest first: their ``id_``."""
-        return [] if self.replay is None else list(self._table.by_serial.values())
+        return [] if self._store is None else list(self._store.table.by_serial.values())
 
     def get_num_episodes(self, module_id: Any = None) -> int:
-        return 0 if self.replay is None else len(self._table)
+        return 0 if self._store is None else len(self._store.table)
+
+    def get_num_episodes_evicted(self, module_id: Any = None) -> int:
+        return 0 if self._store is None else self._store.evicted
 
     def get_num_timesteps(self, module_id: Any = None) -> int:
-        return 0 if self.replay is None else len(self.replay)
+        return 0 if self._store is None else len(self._store.replay)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the store; 0 before the first `add`. Infos come on top, if they are stored."""
-        return 0 if self.replay is None else self.replay.nbytes
+        return 0 if self._store is None else self._store.replay.nbytes
 
     @classmethod
     def forecast(cls, capacity: int, observation_space: Any, action_space: Any, num_envs: int = 1, frame_stack: int = 1) -> int:
         """What ``nbytes`` will be, before anything is allocated; without extra model outputs."""
         frame = Frames(frame_stack, "repeat").space(observation_space)
         return cls._replay_class.forecast(
-            slots_of(capacity, num_envs), frame, action_space, num_envs, frame_stack=frame_stack, extra=_EXTRA
+            slots_of(capacity, num_envs), frame, action_space, num_envs, frame_stack=frame_stack, extra=COLUMNS
         )
 
     def get_metrics(self) -> Any:
         """The host's metrics of what was added and sampled since the last call."""
-        if self._added:
-            self._log_added()
+        if self._store is not None and self._store.counts:
+            self._log_added(self._store.counts)
+            self._store.counts.clear()
         if self._sampled:
             self._log_sampled()
-        self._added.clear()
-        self._sampled.clear()
+            self._sampled.clear()
         return self.metrics.reduce()
 
-    def _log_added(self) -> None:
-        steps, evicted = self._added["steps"], self._added["steps evicted"]
-        episodes, gone = self._added["episodes"], self._added["episodes evicted"]
-        numbers = {"episodes_added": episodes, "steps_added": steps, "episodes_evicted": gone, "steps_evicted": evicted}
-        self._update_add_metrics(
-            num_episodes_added=episodes, num_env_steps_added=steps, num_episodes_evicted=gone, num_env_steps_evicted=evicted,
-            **by_agent_and_module({f"num_{name}": number for name, number in numbers.items()}),
-        )  # fmt: skip
+    def _log_added(self, seen: Counter[str]) -> None:
+        names = ("episodes added", "steps added", "episodes evicted", "steps evicted")
+        numbers = {f"num_{name.replace(' ', '_')}": seen[name] for name in names}
+        whole = {name.replace("steps", "env_steps"): number for name, number in numbers.items()}
+        self._update_add_metrics(**whole, **by_agent_and_module(numbers))
 
     def _log_sampled(self) -> None:
         seen = self._sampled
@@ -453,6 +291,30 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
             num_env_steps_sampled=seen["steps"], num_episodes_per_sample=seen["episodes"], num_env_steps_per_sample=seen["distinct"],
             sampled_n_step=n_step, num_resamples=0, **by_agent_and_module(numbers),
         )  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **{name: getattr(self, name) for name in _IN_SLOTS}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def get_state(self) -> dict[str, Any]:
+        """Arrays and plain objects of the host's and of Python; restoring gives the same contents and the same next draws."""
+        state = {"capacity": self.capacity, "sampled_timesteps": self.sampled_timesteps, "_num_timesteps_added": self._num_timesteps_added}
+        return {**state, "random": self._random.bit_generator.state, "store": None if self._store is None else self._store.get_state()}
+
+    def set_state(self, state: Any) -> None:
+        """Of a buffer of the same options. ValueError or DTypeError, and nothing is changed, if it is of another."""
+        if not isinstance(state, dict) or "store" not in state:
+            raise DTypeError("set_state: state is not what get_state of this buffer gives; that of the host's buffers does not load here")
+        if state["capacity"] != self.capacity:
+            raise ValueError(f"set_state: the state is of a buffer with capacity {state['capacity']}, this one has {self.capacity}")
+        store = (
+            None if state["store"] is None else EpisodeStore.from_state(state["store"], self._frames, self._with_infos, self._make_replay)
+        )
+        self._store, self.sampled_timesteps, self._num_timesteps_added = store, state["sampled_timesteps"], state["_num_timesteps_added"]
+        self._random.bit_generator.state = state["random"]
 
 
 def by_agent_and_module(numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -32,7 +32,9 @@ class Lane:
     cut: Episode | None = None  # that the running one took the lane from, before it had ended
     used: int = -1  # the position of its newest step
     touched: int = 0  # when a step was added last
-    starts: deque[tuple[Episode, int]] = field(default_factory=deque)  # episodes in it, oldest first, with the position of their first step here
+    starts: deque[tuple[Episode, int]] = field(
+        default_factory=deque
+    )  # episodes in it, oldest first, with the position of their first step here
 
 
 class Table:
