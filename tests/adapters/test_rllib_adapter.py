@@ -290,6 +290,19 @@ def test_metrics_are_the_hosts() -> None:
     assert found[0]["num_env_steps_evicted"] == found[1]["num_env_steps_evicted"] > 0
 
 
+@pytest.mark.parametrize("made", BUFFERS)
+def test_draws_follow_the_seed(made: Any) -> None:
+    def drawn(**options: Any) -> list[int]:
+        return [e.t_started for e in filled(made, **options).sample(64, n_step=1, sample_episodes=True)]
+
+    assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
+    np.random.seed(3)  # noqa: NPY002
+    first, second = drawn(), drawn()
+    assert first != second
+    np.random.seed(3)  # noqa: NPY002
+    assert drawn() == first
+
+
 def test_priorities_decide_what_is_drawn() -> None:
     buffer = rllib.PrioritizedEpisodeReplayBuffer(100, alpha=0.5, seed=0)
     buffer.add(plain(np.arange(11.0)[:, None], "e"), weight=4.0)
@@ -360,7 +373,7 @@ PRIORITIZED = rllib.PrioritizedEpisodeReplayBuffer
         (lambda: PRIORITIZED(10, beta="x"), DTypeError, "beta is 'x', expected a number"),
         (lambda: filled().add(MultiAgentEpisode()), DTypeError, "episodes has a MultiAgentEpisode, expected SingleAgentEpisode"),
         (lambda: filled().add({"obs": EPISODE}), DTypeError, "episodes has a dict"),
-        (lambda: filled().add(plain(np.zeros((3, 3), np.float32), "w")), ShapeError, r"episode w: observations have shape \[3\] a step, exp"),
+        (lambda: filled().add(plain(np.zeros((3, 3), np.float32), "w")), ShapeError, r"observations have shape \[3\] a step, expected \[2\]"),
         (lambda: filled().add(plain([{"a": 1}, {"a": 1}], "w")), ShapeError, "episode w: observations have shape dict"),
         (lambda: filled().add(plain(EPISODE.astype(complex), "w")), DTypeError, "observations have dtype complex128, expected float32"),
         (lambda: filled().add(with_reward(np.nan)), NonFiniteError, "episode w: reward 1 is nan"),

@@ -29,8 +29,8 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, host.PrioritizedEpisod
         if options.get("beta") is not None:
             _share(self._name, "beta", options["beta"])
 
-    def _make_replay(self, *arguments: Any, **options: Any) -> Any:
-        return buffers.PrioritizedReplayBuffer(*arguments, **options, alpha=self._alpha, epsilon=1e-12, weights_over="buffer")
+    def _make(self, **options: Any) -> Any:
+        return super()._make(**options, alpha=self._alpha, epsilon=1e-12, weights_over="buffer")  # the host's
 
     def add(self, episodes: Any, weight: float | None = None) -> None:
         """``weight``: the priority of all these steps; by default a new one gets the largest in the buffer."""

@@ -95,8 +95,8 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
     def _name(self) -> str:
         return type(self).__name__
 
-    def _make_replay(self, *arguments: Any, **options: Any) -> Any:
-        return buffers.ReplayBuffer(*arguments, seed=self._seed, **options)
+    def _make(self, **options: Any) -> Any:
+        return self._replay_class(**options, seed=self._seed)
 
     # -- adding ---------------------------------------------------------------------------------------------------------------------
 
@@ -115,9 +115,7 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
             return np.zeros(0, np.int64)
         store = self._store
         if store is None:
-            store = EpisodeStore(
-                self.capacity, self._num_envs, found, self._frames, self._with_infos, self._with_outputs, self._make_replay
-            )
+            store = EpisodeStore(self.capacity, self._num_envs, found, self._frames, self._with_infos, self._with_outputs, self._make)
         index = store.add(found)
         self._store = store
         self._num_timesteps_added += len(index)
@@ -310,9 +308,7 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
             raise DTypeError("set_state: state is not what get_state of this buffer gives; that of the host's buffers does not load here")
         if state["capacity"] != self.capacity:
             raise ValueError(f"set_state: the state is of a buffer with capacity {state['capacity']}, this one has {self.capacity}")
-        store = (
-            None if state["store"] is None else EpisodeStore.from_state(state["store"], self._frames, self._with_infos, self._make_replay)
-        )
+        store = None if state["store"] is None else EpisodeStore.from_state(state["store"], self._frames, self._with_infos, self._make)
         self._store, self.sampled_timesteps, self._num_timesteps_added = store, state["sampled_timesteps"], state["_num_timesteps_added"]
         self._random.bit_generator.state = state["random"]
 

@@ -64,8 +64,9 @@ class EpisodeStore:
         self.capacity, self.frames, self.with_infos = capacity, frames, with_infos
         self.observed = space_of("observations", found[0].observation)
         self.replay = make(
-            slots_of(capacity, num_envs), frames.space(self.observed), space_of("actions", found[0].action), num_envs=num_envs,
-            extra=extra, gamma=1.0, frame_stack=frames.count, stack_padding=frames.padding,
+            capacity=slots_of(capacity, num_envs), observation_space=frames.space(self.observed),
+            action_space=space_of("actions", found[0].action), num_envs=num_envs, extra=extra, gamma=1.0, frame_stack=frames.count,
+            stack_padding=frames.padding,
         )  # fmt: skip
         self.table, self.writer = Table(num_envs), Writer(source.observation_space, source.action_space)
         self.infos: list[Any] = [None] * self.replay.capacity if with_infos else []  # (of a step, after it) by slot
