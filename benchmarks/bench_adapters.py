@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import _data
 import adapter_rows
 import numpy as np
+import rllib_rows
 import torch
 from _timing import keep_one
 from learning_adapters import compare
@@ -233,13 +234,19 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+MEMORY = {"stable-baselines3": partial(sb3_memory, 1_000_000), "ray": partial(rllib_rows.memory, 1_000_000, 100_000)}
+
+
 def others(host: str) -> Iterator[Row]:
-    yield from (Row(*row) for row in adapter_rows.HOSTS[host]())
+    yield from (Row(*row) for row in OTHERS[host]())
+
+
+OTHERS = {**adapter_rows.HOSTS, "ray": rllib_rows.rllib_rows}
 
 
 HOSTS: dict[str, Callable[[], Iterator[Row]]] = {
     "stable-baselines3": sb3_rows,
-    **{host: partial(others, host) for host in adapter_rows.HOSTS},
+    **{host: partial(others, host) for host in OTHERS},
 }
 
 
@@ -297,11 +304,16 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     if options.memory:
-        print(f"{machine()}\n{sb3_memory(1_000_000)}")
+        print(machine())
+        for host in options.hosts.split(","):
+            try:
+                print(f"{host}: {MEMORY[host]()}" if host in MEMORY else f"{host}: not measured")
+            except ImportError as missing:
+                print(f"{host}: not measured ({missing})")
         return
     if options.learning:
         print(machine())
-        compare(options.only, options.seeds)
+        compare(options.only, options.seeds, options.hosts.split(","))
         return
     rounds, seconds = (3, 0.05) if options.quick else (7, 0.2)
     print(f"{machine()}; CPU time, one thread, {rounds} rounds in turns")

@@ -1,6 +1,6 @@
 """Learning curves of a host with its own buffer and with ours: the same seeds, settings and environments, one table a task.
 
-python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5]
+python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5] [--hosts stable-baselines3,ray]
 """
 
 from __future__ import annotations
@@ -8,21 +8,23 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy  # of settings, which the host writes into
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import rllib_rows
 
 POINTS = 5  # at which curves are compared, evenly spaced
 
 
 class Task(NamedTuple):
-    """``make(ours, seed)`` gives a model of the host; a curve is the mean return of the last 20 training episodes."""
+    """``curve(ours, seed)`` gives the mean return of the last 20 training episodes after each fifth of the steps."""
 
     name: str
     steps: int
-    make: Callable[[bool, int], Any]
+    curve: Callable[[bool, int], list[float]]
 
 
 def sb3_tasks() -> list[Task]:
@@ -58,31 +60,50 @@ def sb3_tasks() -> list[Task]:
             "MultiInputPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, target_update_interval=500, **deepcopy(her)
         )
 
+    def task(name: str, steps: int, make: Callable[[bool, int], Any]) -> Task:
+        return Task(name, steps, lambda own, seed: sb3_curve(make(own, seed), steps))
+
     return [
-        Task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
-        Task("TD3 Pendulum-v1", 6_000, plain("TD3", "Pendulum-v1", {**continuous, **noise})),
-        Task("SAC Pendulum-v1", 5_000, plain("SAC", "Pendulum-v1", continuous)),
-        Task("DQN HER BitFlipping(10)", 10_000, hindsight),
+        task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
+        task("TD3 Pendulum-v1", 6_000, plain("TD3", "Pendulum-v1", {**continuous, **noise})),
+        task("SAC Pendulum-v1", 5_000, plain("SAC", "Pendulum-v1", continuous)),
+        task("DQN HER BitFlipping(10)", 10_000, hindsight),
     ]
 
 
-def curve(task: Task, own: bool, seed: int) -> list[float]:
+def sb3_curve(model: Any, steps: int) -> list[float]:
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Record(BaseCallback):
         def _on_step(self) -> bool:
-            if self.num_timesteps % (task.steps // POINTS) == 0:
+            if self.num_timesteps % (steps // POINTS) == 0:
                 returns.append(float(np.mean([episode["r"] for episode in list(self.model.ep_info_buffer)[-20:]])))
             return True
 
     returns: list[float] = []
-    model = task.make(own, seed)
-    model.learn(task.steps, callback=Record())
+    model.learn(steps, callback=Record())
     return returns
 
 
-def compare(only: str, seeds: int) -> None:
-    for task in sb3_tasks():
+def rllib_tasks() -> list[Task]:
+    import ray  # noqa: F401
+
+    return [Task("RLlib DQN CartPole-v1", 8_000, partial(rllib_rows.learning_curve, 8_000, POINTS))]
+
+
+TASKS: dict[str, Callable[[], list[Task]]] = {"stable-baselines3": sb3_tasks, "ray": rllib_tasks}
+
+
+def tasks_of(hosts: Iterable[str]) -> Iterator[Task]:
+    for host in hosts:
+        try:
+            yield from TASKS[host]() if host in TASKS else ()
+        except ImportError as missing:
+            print(f"{host}: not measured ({missing})")
+
+
+def compare(only: str, seeds: int, hosts: Iterable[str]) -> None:
+    for task in tasks_of(hosts):
         if not re.search(only, task.name):
             continue
         curves: dict[bool, list[list[float]]] = {False: [], True: []}
@@ -90,7 +111,7 @@ def compare(only: str, seeds: int) -> None:
         for seed in range(seeds):
             for own in (False, True):
                 start = time.process_time()
-                curves[own].append(curve(task, own, seed))
+                curves[own].append(task.curve(own, seed))
                 seconds[own] += (time.process_time() - start) / seeds
                 print(
                     f"  {task.name}, {'ours' if own else 'host'}, seed {seed}: {[round(value, 1) for value in curves[own][-1]]}", flush=True
