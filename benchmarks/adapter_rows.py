@@ -281,29 +281,56 @@ def tianshou_tree(batch: int) -> tuple[Call, Call]:
 
 
 @keep_one
-def tianshou_pair(kind: str) -> list[Any]:
-    from tianshou.data import Batch
-    from tianshou.data import PrioritizedReplayBuffer as Host
+def tianshou_pair(name: str, kind: str, num_envs: int = 1) -> list[Any]:
+    """Full buffers with the same columns."""
+    import tianshou.data as host
 
-    from pyrl.adapters.tianshou import PrioritizedReplayBuffer as Ours
+    from pyrl.adapters import tianshou as ours
 
     capacity, made = _data.KINDS[kind].capacity, []
-    for module in (Host, Ours):
-        buffer, step = module(capacity, alpha=0.6, beta=0.4), _data.stream(kind, 1)[0]
-        buffer.add(
-            Batch(
-                obs=step.observation[0], act=step.action[0], rew=step.reward[0], obs_next=step.next_observation[0],
-                terminated=step.terminated[0], truncated=step.truncated[0],
-            )
-        )  # fmt: skip
+    options = {"alpha": 0.6, "beta": 0.4} if "Prioritized" in name else {}
+    for module in (host, ours):
+        buffer = getattr(module, name)(capacity, *((num_envs,) if "Vector" in name else ()), **options)
+        tianshou_adding(buffer, kind, num_envs)()
         rows = buffer._meta
         rows.obs[:], rows.act[:], rows.rew[:] = _data.observations(kind, capacity), _data.actions(kind, capacity), _data.rewards(capacity)
         rows.obs_next[:] = np.roll(rows.obs, -1, axis=0)
         rows.terminated[:] = rows.done[:] = np.arange(capacity) % _data.EPISODE == _data.EPISODE - 1
-        buffer._size = capacity
-        buffer.update_weight(np.arange(capacity), np.random.default_rng(0).exponential(size=capacity))
+        for each in getattr(buffer, "buffers", [buffer]):
+            each._size = each.maxsize
+        if "Vector" in name:
+            buffer._lengths[:] = capacity // num_envs
+        if options:
+            buffer.update_weight(np.arange(capacity), np.random.default_rng(0).exponential(size=capacity))
         made.append(buffer)
     return made
+
+
+def tianshou_adding(buffer: Any, kind: str, num_envs: int) -> Call:
+    """A step of a collector: a batch of rows for the subbuffers."""
+    from tianshou.data import Batch
+
+    ids = np.arange(num_envs)
+    steps = cycle(
+        [
+            Batch(
+                obs=step.observation, act=step.action, rew=step.reward.astype(float), obs_next=step.next_observation,
+                terminated=step.terminated, truncated=step.truncated, info=Batch(env_id=ids),
+            )
+            for step in _data.stream(kind, num_envs)
+        ]
+    )  # fmt: skip
+    return lambda: buffer.add(next(steps), buffer_ids=ids)
+
+
+def tianshou_add(name: str, kind: str, num_envs: int) -> tuple[Call, Call]:
+    host, ours = tianshou_pair(name, kind, num_envs)
+    return tianshou_adding(host, kind, num_envs), tianshou_adding(ours, kind, num_envs)
+
+
+def tianshou_sample(name: str, kind: str, batch: int, num_envs: int) -> tuple[Call, Call]:
+    host, ours = tianshou_pair(name, kind, num_envs)
+    return partial(host.sample, batch), partial(ours.sample, batch)
 
 
 def tianshou_prioritized(kind: str, batch: int) -> tuple[Call, Call]:
@@ -311,7 +338,7 @@ def tianshou_prioritized(kind: str, batch: int) -> tuple[Call, Call]:
         errors = cycle(_data.priorities(batch))
         return lambda: buffer.update_weight(buffer.sample(batch)[1], next(errors))
 
-    host, ours = tianshou_pair(kind)
+    host, ours = tianshou_pair("PrioritizedReplayBuffer", kind)
     return updating(host), updating(ours)
 
 
@@ -342,8 +369,15 @@ def tianshou_rows() -> Rows:
 
     for batch in BATCHES:
         yield f"SegmentTree draw + update {batch} of 10^6", partial(tianshou_tree, batch), 3
+    for kind in KINDS:
+        for batch in BATCHES:
+            yield f"sample {batch}, {kind}", partial(tianshou_sample, "ReplayBuffer", kind, batch, 1), 3
+        yield f"add, {kind}", partial(tianshou_add, "ReplayBuffer", kind, 1), 3
     for batch in BATCHES:
-        yield f"prioritized sample + update {batch}, obs17", partial(tianshou_prioritized, "obs17", batch), 1
+        yield f"sample {batch} of 8 subbuffers, obs17", partial(tianshou_sample, "VectorReplayBuffer", "obs17", batch, 8), 3
+    yield "add 8 environments, obs17", partial(tianshou_add, "VectorReplayBuffer", "obs17", 8), 3
+    for batch in BATCHES:
+        yield f"prioritized sample + update {batch}, obs17", partial(tianshou_prioritized, "obs17", batch), 3
     for T in (2048, 16384):
         yield f"_gae {T}", partial(tianshou_gae, T), 3
     for batch in (256, 4096):

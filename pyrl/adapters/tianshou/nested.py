@@ -11,45 +11,39 @@ from tianshou.data import Batch
 from pyrl.errors import ShapeError
 
 
-def fits(columns: dict[str, Any], given: dict[str, Any]) -> bool:
-    """Whether every column has its rows in ``given``, and nothing else is there."""
+def is_batch(value: Any) -> bool:
+    """`isinstance` of a Batch, which is a protocol, costs more than storing a row."""
+    kind = type(value)
+    return kind is Batch or (kind is not np.ndarray and isinstance(value, Batch))
+
+
+def matched(columns: dict[str, Any], given: dict[str, Any], rows: tuple[int, ...], path: str = "") -> list[tuple[Any, Any]] | None:
+    """Each column with what is to be written into it, of shape [*rows, ...]; None where names differ, ShapeError where shapes do."""
     if columns.keys() != given.keys():
-        return False
+        return None
+    pairs = []
     for name, column in columns.items():
         value = given[name]
-        if isinstance(column, Batch):
-            entries = value.__dict__ if isinstance(value, Batch) else value
-            if not isinstance(entries, dict) or not fits(column.__dict__, entries):
-                return False
-        elif isinstance(value, Batch | dict):
-            return False
-    return True
-
-
-def check(columns: dict[str, Any], given: dict[str, Any], rows: tuple[int, ...], path: str = "") -> None:
-    for name, column in columns.items():
-        value = given[name]
-        if isinstance(column, Batch):
-            check(column.__dict__, value.__dict__ if isinstance(value, Batch) else value, rows, f"{path}{name}.")
+        if is_batch(column):
+            entries = value.__dict__ if is_batch(value) else value
+            inner = matched(column.__dict__, entries, rows, f"{path}{name}.") if isinstance(entries, dict) else None
+            if inner is None:
+                return None
+            pairs += inner
             continue
+        if is_batch(value) or isinstance(value, dict):
+            return None
         shape = value.shape if hasattr(value, "shape") else np.shape(value)
         expected = (*rows, *column.shape[1:])
         if shape != expected and getattr(column, "dtype", None) != object:
             raise ShapeError(f"add: {path}{name} has shape {list(shape)}, expected {list(expected)}")
-
-
-def write(columns: dict[str, Any], given: dict[str, Any], position: Any) -> None:
-    for name, column in columns.items():
-        value = given[name]
-        if isinstance(column, Batch):
-            write(column.__dict__, value.__dict__ if isinstance(value, Batch) else value, position)
-        else:
-            column[position] = value
+        pairs.append((column, value))
+    return pairs
 
 
 def leaves(columns: dict[str, Any]) -> Iterator[Any]:
     for column in columns.values():
-        if isinstance(column, Batch):
+        if is_batch(column):
             yield from leaves(column.__dict__)
         else:
             yield column
@@ -59,5 +53,5 @@ def nested(columns: dict[str, Any], rows: Iterator[Any]) -> Any:
     batch = Batch()
     found = batch.__dict__
     for name, column in columns.items():
-        found[name] = nested(column.__dict__, rows) if isinstance(column, Batch) else next(rows)
+        found[name] = nested(column.__dict__, rows) if is_batch(column) else next(rows)
     return batch

@@ -40,6 +40,10 @@ class _Prioritized:
         tree = self.weight  # type: ignore[attr-defined]
         return tree.get_prefix_sum_idx(np.random.rand(size) * tree.reduce())  # noqa: NPY002
 
+    def get_weight(self, index: Any) -> Any:
+        """Importance weights, not yet divided by the largest; positions below 0 count from the end."""
+        return super().get_weight(np.asarray(index)[()] % self.maxsize)  # type: ignore[misc]
+
     def update_weight(self, index: Any, new_weight: Any) -> None:
         """New priorities [B], of either sign as |td_error|, at positions [B]. ShapeError or NonFiniteError, and nothing is changed."""
         weight = np.asarray(new_weight.detach().cpu() if hasattr(new_weight, "detach") else new_weight)

@@ -11,7 +11,7 @@ from tianshou.data import Batch
 from pyrl import ops
 from pyrl.adapters.columns import count
 from pyrl.adapters.tianshou.following import Following, row
-from pyrl.adapters.tianshou.nested import check, fits, leaves, nested, write
+from pyrl.adapters.tianshou.nested import is_batch, leaves, matched, nested
 from pyrl.errors import DTypeError, ShapeError
 
 _SAMPLED = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next", "info", "policy")  # what every sample has
@@ -43,11 +43,13 @@ class Columns:
         """
         given, ids = self._given(batch, buffer_ids)
         following = given.pop("obs_next", None) if self._ignoring else None
-        if fits(self._meta.__dict__, given):
-            check(self._meta.__dict__, given, () if ids is None else (len(ids),))
+        pairs = matched(self._meta.__dict__, given, () if ids is None else (len(ids),))
+        if pairs is not None:
             before = self.last_index[0:1].copy() if ids is None else self.last_index[ids]
             found = self._advance(given["rew"], given["done"], ids)
-            write(self._meta.__dict__, given, found[0][0] if ids is None else found[0])
+            position = found[0][0] if ids is None else found[0]
+            for column, value in pairs:
+                column[position] = value
         else:  # the first rows, or further columns
             found = super().add(batch, buffer_ids)  # type: ignore[misc]
             before = found[0]
@@ -72,7 +74,7 @@ class Columns:
 
     def _given(self, batch: Any, buffer_ids: Any) -> tuple[dict[str, Any], Any]:
         """The columns as they are to be stored, and the subbuffers; None of a single buffer whose rows have no leading dimension."""
-        if not isinstance(batch, Batch):
+        if not is_batch(batch):
             raise DTypeError(f"add: batch is a {type(batch).__name__}, expected a tianshou.data.Batch")
         given = dict(batch.__dict__)
         if missing := [name for name in _REQUIRED if name not in given]:
@@ -110,23 +112,22 @@ class Columns:
         return ids
 
     def _advance(self, reward: Any, done: Any, ids: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Counts of positions and episodes, by the host's own; the result of `add`."""
+        """The result of `add`, and the counts behind it."""
+        if ids is None:
+            reward, done = [reward], [done]
+        elif type(reward) is np.ndarray and reward.ndim == 1:
+            reward = reward.tolist()
         if not isinstance(self, host.ReplayBufferManager):
-            if ids is not None:
-                reward, done = reward[0], done[0]
-            position, total, length, start = self._update_state_pre_add(reward, done)
-            return np.array([position]), np.array([total]), np.array([length]), np.array([start])
-        offsets, lengths, last, subbuffers = self._offset.tolist(), self._lengths, self.last_index, self.buffers
-        found = []
-        for row, number in enumerate(ids.tolist()):
-            subbuffer, offset = subbuffers[number], offsets[number]
-            position, total, length, start = subbuffer._update_state_pre_add(reward[row], done[row])
-            last[number] = position + offset
-            lengths[number] = subbuffer._size
-            found.append((position + offset, total, length, start + offset))
-        columns = zip(*found) if found else ((),) * 4
-        position, total, length, start = map(np.array, columns)
-        return position, total, length, start
+            found = [advanced(self.__dict__, reward[0], bool(done[0]))]
+        else:
+            found, offsets, subbuffers = [], self._offset.tolist(), self.buffers
+            for row, number in enumerate(ids.tolist()):
+                state, offset = subbuffers[number].__dict__, offsets[number]
+                position, total, length, start = advanced(state, reward[row], bool(done[row]))
+                found.append((position + offset, total, length, start + offset))
+                self.last_index[number], self._lengths[number] = position + offset, state["_size"]
+        positions, totals, lengths, starts = zip(*found) if found else ((),) * 4
+        return np.array(positions, np.int64), np.array(totals), np.array(lengths, np.int64), np.array(starts, np.int64)
 
     # -- reading ----------------------------------------------------------------------------------------------------------
 
@@ -249,3 +250,17 @@ def subbuffers(caller: str, made: Any, total_size: Any, buffer_num: Any, options
     number = count(caller, "buffer_num", buffer_num)
     size = -(-count(caller, "total_size", total_size, number) // number)
     return [made(size, **options) for _ in range(number)]
+
+
+def advanced(state: dict[str, Any], reward: Any, done: bool) -> tuple[int, Any, int, int]:
+    """The attributes of a single buffer after a step: its position, and of an episode that ends here return and length, and its start."""
+    position = state["_insertion_idx"]
+    state["last_index"][0] = position
+    following = state["_insertion_idx"] = (position + 1) % state["maxsize"]
+    state["_size"] = min(state["_size"] + 1, state["maxsize"])
+    total, length, start = state["_ep_return"] + reward, state["_ep_len"] + 1, state["_ep_start_idx"]
+    if done:
+        state["_ep_return"], state["_ep_len"], state["_ep_start_idx"] = 0.0, 0, following
+        return position, total, length, start
+    state["_ep_return"], state["_ep_len"] = total, length
+    return position, np.zeros_like(total) if isinstance(total, np.ndarray) else 0.0, 0, start

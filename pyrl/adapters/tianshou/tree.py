@@ -13,7 +13,7 @@ from pyrl.errors import DTypeError
 class SegmentTree:
     """The host's SegmentTree: ``size`` weights (float64, not negative), their sums, and where a running sum falls.
 
-    An index is an integer or an int64 array of any shape. Errors name the argument: ValueError, DTypeError, ShapeError.
+    An index is an integer or an int64 array of any shape. Errors name the argument: IndexError, ValueError, DTypeError, ShapeError.
     """
 
     def __init__(self, size: int) -> None:
@@ -24,13 +24,13 @@ class SegmentTree:
 
     def __getitem__(self, index: Any) -> Any:
         """The weight, or an array of weights."""
-        at = _index(index)
+        at = self._index(index)
         found = self._tree.get(at.ravel()).reshape(at.shape)
         return found.item() if np.ndim(index) == 0 else found
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Of an element that comes twice the last counts."""
-        at, weight = _index(index).ravel(), np.asarray(value, np.float64).ravel()
+        at, weight = self._index(index).ravel(), np.asarray(value, np.float64).ravel()
         if weight.size == 1 < at.size:
             weight = np.full(at.size, weight[0])
         self._tree.set(at, weight)
@@ -47,9 +47,11 @@ class SegmentTree:
         found = self._tree.find(values.ravel()).reshape(values.shape)
         return found.item() if values.ndim == 0 else found
 
-
-def _index(index: Any) -> np.ndarray:
-    at = np.asarray(index)
-    if at.dtype.kind not in "iu":
-        raise DTypeError(f"SegmentTree: index is {index!r}, expected an integer or an array of integers")
-    return at.astype(np.int64, copy=False)
+    def _index(self, index: Any) -> np.ndarray:
+        at = np.asarray(index)
+        if at.dtype.kind not in "iu":
+            raise DTypeError(f"SegmentTree: index is {index!r}, expected an integer or an array of integers")
+        if at.size and not (at.min() >= 0 and at.max() < len(self._tree)):
+            wrong = at[(at < 0) | (at >= len(self._tree))].flat[0]
+            raise IndexError(f"SegmentTree: index is {wrong}, expected 0 to {len(self._tree) - 1}")
+        return at.astype(np.int64, copy=False)
