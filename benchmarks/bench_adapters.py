@@ -301,7 +301,7 @@ def main() -> None:
         return
     if options.learning:
         print(machine())
-        compare(options.only, options.seeds)
+        compare(options.only, options.seeds, options.hosts.split(","))
         return
     rounds, seconds = (3, 0.05) if options.quick else (7, 0.2)
     print(f"{machine()}; CPU time, one thread, {rounds} rounds in turns")

@@ -1,6 +1,6 @@
 """Learning curves of a host with its own buffer and with ours: the same seeds, settings and environments, one table a task.
 
-python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5]
+python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5] [--hosts stable-baselines3,tianshou]
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy  # of settings, which the host writes into
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +19,11 @@ POINTS = 5  # at which curves are compared, evenly spaced
 
 
 class Task(NamedTuple):
-    """``make(ours, seed)`` gives a model of the host; a curve is the mean return of the last 20 training episodes."""
+    """``curve(ours, seed)`` gives the mean return of the last 20 training episodes after each fifth of the steps."""
 
     name: str
     steps: int
-    make: Callable[[bool, int], Any]
+    curve: Callable[[bool, int], list[float]]
 
 
 def sb3_tasks() -> list[Task]:
@@ -58,31 +59,118 @@ def sb3_tasks() -> list[Task]:
             "MultiInputPolicy", env, seed=seed, device="cpu", replay_buffer_class=buffer, target_update_interval=500, **deepcopy(her)
         )
 
+    def task(name: str, steps: int, make: Callable[[bool, int], Any]) -> Task:
+        return Task(name, steps, lambda own, seed: sb3_curve(make(own, seed), steps))
+
     return [
-        Task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
-        Task("TD3 Pendulum-v1", 6_000, plain("TD3", "Pendulum-v1", {**continuous, **noise})),
-        Task("SAC Pendulum-v1", 5_000, plain("SAC", "Pendulum-v1", continuous)),
-        Task("DQN HER BitFlipping(10)", 10_000, hindsight),
+        task("DQN CartPole-v1", 30_000, plain("DQN", "CartPole-v1", dqn)),
+        task("TD3 Pendulum-v1", 6_000, plain("TD3", "Pendulum-v1", {**continuous, **noise})),
+        task("SAC Pendulum-v1", 5_000, plain("SAC", "Pendulum-v1", continuous)),
+        task("DQN HER BitFlipping(10)", 10_000, hindsight),
     ]
 
 
-def curve(task: Task, own: bool, seed: int) -> list[float]:
+def sb3_curve(model: Any, steps: int) -> list[float]:
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Record(BaseCallback):
         def _on_step(self) -> bool:
-            if self.num_timesteps % (task.steps // POINTS) == 0:
+            if self.num_timesteps % (steps // POINTS) == 0:
                 returns.append(float(np.mean([episode["r"] for episode in list(self.model.ep_info_buffer)[-20:]])))
             return True
 
     returns: list[float] = []
-    model = task.make(own, seed)
-    model.learn(task.steps, callback=Record())
+    model.learn(steps, callback=Record())
     return returns
 
 
-def compare(only: str, seeds: int) -> None:
-    for task in sb3_tasks():
+def tianshou_tasks() -> list[Task]:
+    import tianshou  # noqa: F401
+
+    return [Task(f"Tianshou {name} CartPole-v1", 10_000, partial(tianshou_curve, name, 10_000)) for name in ("DQN", "prioritized DQN")]
+
+
+def tianshou_curve(name: str, steps: int, own: bool, seed: int) -> list[float]:
+    """3-step returns, ten environments, the settings of Tianshou's own test of its DQN with a smaller network."""
+    import gymnasium as gym
+    import torch
+    from tianshou import data as host
+    from tianshou.algorithm import DQN, algorithm_base
+    from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
+    from tianshou.algorithm.optim import AdamOptimizerFactory
+    from tianshou.env import DummyVectorEnv
+    from tianshou.trainer import OffPolicyTrainerParams
+    from tianshou.utils.net.common import Net
+
+    from pyrl.adapters import tianshou as ours
+
+    class Recorded(gym.Wrapper):
+        total = 0.0
+
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            self.total += float(result[1])
+            if result[2] or result[3]:
+                episodes.append(self.total)
+                self.total = 0.0
+            return result
+
+    episodes: list[float] = []
+    returns: list[float] = []
+    theirs = algorithm_base._gae, algorithm_base._nstep_return
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    envs = DummyVectorEnv([lambda: Recorded(gym.make("CartPole-v1")) for _ in range(10)])
+    envs.seed(seed)
+    space = envs.observation_space[0]
+    policy = DiscreteQLearningPolicy(
+        model=Net(state_shape=space.shape, action_shape=2, hidden_sizes=[64, 64]), action_space=envs.action_space[0],
+        observation_space=space, eps_training=0.1,
+    )  # fmt: skip
+    algorithm = DQN(policy=policy, optim=AdamOptimizerFactory(lr=1e-3), gamma=0.9, n_step_return_horizon=3, target_update_freq=320)
+    made: Any = ours if own else host
+    prioritized = name.startswith("prioritized")
+    buffer = (
+        made.PrioritizedVectorReplayBuffer(20_000, buffer_num=10, alpha=0.6, beta=0.4)
+        if prioritized
+        else made.VectorReplayBuffer(20_000, 10)
+    )
+    collector = host.Collector(algorithm, envs, buffer, exploration_noise=True)
+    collector.reset()
+    collector.collect(n_step=640)
+
+    def record(epoch: int, env_step: int) -> None:
+        if env_step >= (len(returns) + 1) * (steps // POINTS):
+            returns.append(float(np.mean(episodes[-20:])))
+
+    try:
+        if own:
+            ours.install()
+        algorithm.run_training(
+            OffPolicyTrainerParams(
+                training_collector=collector, test_collector=None, max_epochs=1, epoch_num_steps=steps + 10,
+                collection_step_num_env_steps=10, test_step_num_episodes=1, batch_size=64, update_step_num_gradient_steps_per_sample=0.1, training_fn=record,
+                show_progress=False, test_in_training=False,
+            )
+        )  # fmt: skip
+    finally:
+        algorithm_base._gae, algorithm_base._nstep_return = theirs
+    return returns
+
+
+TASKS: dict[str, Callable[[], list[Task]]] = {"stable-baselines3": sb3_tasks, "tianshou": tianshou_tasks}
+
+
+def tasks_of(hosts: Iterable[str]) -> Iterator[Task]:
+    for host in hosts:
+        try:
+            yield from TASKS[host]() if host in TASKS else ()
+        except ImportError as missing:
+            print(f"{host}: not measured ({missing})")
+
+
+def compare(only: str, seeds: int, hosts: Iterable[str]) -> None:
+    for task in tasks_of(hosts):
         if not re.search(only, task.name):
             continue
         curves: dict[bool, list[list[float]]] = {False: [], True: []}
@@ -90,7 +178,7 @@ def compare(only: str, seeds: int) -> None:
         for seed in range(seeds):
             for own in (False, True):
                 start = time.process_time()
-                curves[own].append(curve(task, own, seed))
+                curves[own].append(task.curve(own, seed))
                 seconds[own] += (time.process_time() - start) / seeds
                 print(
                     f"  {task.name}, {'ours' if own else 'host'}, seed {seed}: {[round(value, 1) for value in curves[own][-1]]}", flush=True

@@ -31,7 +31,8 @@ def cleanrl() -> dict[str, Any]:
     return {
         "args": SimpleNamespace(gamma=0.99, gae_lambda=0.95, buffer_size=1000, batch_size=4), "torch": torch, "device": "cpu",
         "envs": SimpleNamespace(single_observation_space=spaces.Box(-1, 1, (3,)), single_action_space=spaces.Discrete(2)),
-        "agent": SimpleNamespace(get_value=lambda obs: torch.ones(1, envs)), "next_obs": torch.zeros(envs, 3), "next_done": torch.zeros(envs),
+        "agent": SimpleNamespace(get_value=lambda obs: torch.ones(1, envs)), "next_obs": torch.zeros(envs, 3),
+        "next_done": torch.zeros(envs),
         "rewards": torch.ones(steps, envs), "values": torch.zeros(steps, envs), "dones": torch.zeros(steps, envs),
         "obs": np.zeros((1, 3), np.float32), "real_next_obs": np.ones((1, 3), np.float32), "actions": np.zeros(1, np.int64),
         "terminations": np.zeros(1, bool), "infos": {}, "td_target": one[0].expand(4), "old_val": 1 + one[0].expand(4),
@@ -44,7 +45,16 @@ def torchrl() -> dict[str, Any]:
 
     one = torch.ones(4, 10, 1)
     step = TensorDict({"observation": torch.zeros(32, 3), "next": {"observation": torch.ones(32, 3)}}, [32])
-    return {"gamma": 0.99, "lmbda": 0.95, "value": one, "next_value": one, "reward": one, "done": one < 0, "terminated": one < 0, "data": step}
+    return {
+        "gamma": 0.99,
+        "lmbda": 0.95,
+        "value": one,
+        "next_value": one,
+        "reward": one,
+        "done": one < 0,
+        "terminated": one < 0,
+        "data": step,
+    }
 
 
 def tianshou() -> dict[str, Any]:
@@ -64,7 +74,9 @@ def minari() -> dict[str, Any]:
         observations=np.zeros((4, 2), np.float32), actions=np.zeros(3, np.int64), rewards=[1.0] * 3, terminations=[False, False, True],
         truncations=[False] * 3,
     )  # fmt: skip
-    made = minari.create_dataset_from_buffers("own/own-v0", [episode], observation_space=spaces.Box(-1, 1, (2,)), action_space=spaces.Discrete(2))
+    made = minari.create_dataset_from_buffers(
+        "own/own-v0", [episode], observation_space=spaces.Box(-1, 1, (2,)), action_space=spaces.Discrete(2)
+    )
     return {"load_dataset": lambda *_, **__: made}
 
 

@@ -184,7 +184,7 @@ def test_ignored_next_observations_are_those_that_were_added() -> None:
     assert host[:].obs_next[:, 0].tolist() == [1, 2, 2, 11, 20, 20]
     assert own[:].obs_next[:, 0].tolist() == [1, 2, 3, 11, 12, 21]
     assert own[2].obs_next.tolist() == [3]
-    assert "obs_next" not in own._meta.keys()
+    assert "obs_next" not in own._meta
     stacked, _ = last_observations(stack_num=2)
     assert stacked[:].obs_next[..., 0].tolist() == [[0, 1], [1, 2], [2, 3], [10, 11], [11, 12], [20, 21]]
     for again in (copy.deepcopy(own), pickle.loads(pickle.dumps(own))):

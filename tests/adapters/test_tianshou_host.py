@@ -21,8 +21,8 @@ LEFT_OUT = {
     "test_cachedbuffer": _CACHED,
     "test_multibuf_stack": _CACHED,
     "test_herreplaybuffer": "of HERReplayBuffer, which is the host's own",
-    "test_segtree": "wants a value that is exactly a running sum to find the element that ends there, which may have no weight; ours is the "
-    "next one that has. The rest of it is test_the_tree_is_the_hosts",
+    "test_segtree": "wants a value that is exactly a running sum to find the element that ends there, which may have no weight; "
+    "ours is the next one that has. The rest of it is test_the_tree_is_the_hosts",
 }
 CHECKOUT = os.environ.get("PYRL_TIANSHOU_CHECKOUT", "")
 FILE = Path(CHECKOUT) / "test" / "base" / "test_buffer.py"

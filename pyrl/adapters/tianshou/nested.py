@@ -35,7 +35,7 @@ def matched(columns: dict[str, Any], given: dict[str, Any], rows: tuple[int, ...
             return None
         shape = value.shape if hasattr(value, "shape") else np.shape(value)
         expected = (*rows, *column.shape[1:])
-        if shape != expected and getattr(column, "dtype", None) != object:
+        if shape != expected and getattr(getattr(column, "dtype", None), "kind", "") != "O":
             raise ShapeError(f"add: {path}{name} has shape {list(shape)}, expected {list(expected)}")
         pairs.append((column, value))
     return pairs

@@ -16,6 +16,11 @@ from pyrl.errors import DTypeError, NonFiniteError, SettingError, ShapeError
 class _Prioritized:
     """Weights on `SegmentTree`; the same seed of NumPy's global stream draws the same positions as the host's."""
 
+    maxsize: int  # and other attributes of the host
+    weight: Any
+    init_weight: Any
+    _weight_norm: bool
+
     @staticmethod
     def _check_options(caller: str, alpha: Any, beta: Any) -> None:
         for name, value, least in (("alpha", alpha, "a positive number"), ("beta", beta, "a number of at least 0")):
@@ -58,9 +63,7 @@ class _Prioritized:
 class PrioritizedReplayBuffer(_Prioritized, Columns, host.PrioritizedReplayBuffer):  # type: ignore[misc]
     """The host's PrioritizedReplayBuffer, by its arguments."""
 
-    def __init__(
-        self, size: int, alpha: float, beta: float, weight_norm: bool = True, *, random_seed: int = 42, **options: Any
-    ) -> None:
+    def __init__(self, size: int, alpha: float, beta: float, weight_norm: bool = True, *, random_seed: int = 42, **options: Any) -> None:
         name = type(self).__name__
         self._check_options(name, alpha, beta)
         host.PrioritizedReplayBuffer.__init__(

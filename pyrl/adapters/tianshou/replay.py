@@ -26,6 +26,24 @@ class Columns:
     subbuffer, and of a stream that was broken off. So an ``obs_next`` is what was added, where the host repeats ``obs``.
     """
 
+    maxsize: int  # and other attributes of the host
+    options: dict[str, Any]
+    stack_num: int
+    buffers: Any
+    buffer_num: int
+    last_index: Any
+    _meta: Any
+    _indices: Any
+    _size: int
+    _lengths: Any
+    _offset: Any
+    _extend_offset: Any
+    _save_obs_next: bool
+    _save_only_last_obs: bool
+    _sample_avail: bool
+    _reserved_keys: Any
+    __len__: Any
+
     def _start(self, seed: int) -> None:
         self._stream = ops.RandomStream(seed, "tianshou")
         self._following = Following(self.maxsize)
@@ -88,7 +106,9 @@ class Columns:
                 given = {name: given[name] for name in given if name in self._reserved_keys}  # as the host
             for name in ("rew", "terminated", "truncated"):
                 if np.shape(given[name])[:1] != (len(ids),):
-                    raise ShapeError(f"add: {name} has shape {list(np.shape(given[name]))}, expected [{len(ids)}], a row for each of buffer_ids")
+                    raise ShapeError(
+                        f"add: {name} has shape {list(np.shape(given[name]))}, expected [{len(ids)}], a row for each of buffer_ids"
+                    )
         if self._save_only_last_obs:
             newest = (-1,) if ids is None else (slice(None), -1)
             for name in {"obs", "obs_next"} & given.keys():
@@ -105,7 +125,7 @@ class Columns:
         ids = np.asarray(buffer_ids)
         if ids.dtype.kind not in "iu" or ids.ndim != 1:
             raise DTypeError(f"add: buffer_ids is {buffer_ids!r}, expected a list of integers")
-        if len(ids) and not (0 <= ids.min() and ids.max() < self.buffer_num):
+        if len(ids) and not (ids.min() >= 0 and ids.max() < self.buffer_num):
             raise ValueError(f"add: buffer_ids is {ids.tolist()}, expected 0 to {self.buffer_num - 1}")
         if len(set(ids.tolist())) != len(ids):
             raise ValueError(f"add: buffer_ids is {ids.tolist()}, expected each subbuffer once")

@@ -16,8 +16,8 @@ _COLUMNS = "following_{}.npy"
 
 
 class Following:
-    """Of ``size`` positions in a ring. ``row[p]`` is the position that holds p's next observation, or ``size + r`` where it is row r of those
-    that are kept by themselves, or -1 where nothing was written.
+    """Of ``size`` positions in a ring. ``row[p]`` is the position that holds p's next observation, ``size + r`` where it is row r
+    of those that are kept by themselves, -1 where nothing was written.
 
     ``stored`` are the columns [size, ...] whose rows are the observations; all columns are followed together.
     """
@@ -47,7 +47,7 @@ class Following:
         return np.flatnonzero(np.append(len(positions) > 0, positions[1:] != (positions[:-1] + 1) % self.size))
 
     def write(self, positions: np.ndarray, here: list[np.ndarray], after: list[np.ndarray], old: list[np.ndarray] | None) -> None:
-        """Positions [K] have observations ``here`` now, and ``after`` follows them, [K, ...] each; ``old``: what `first_rows` said before."""
+        """Positions [K] have observations ``here`` now, and ``after`` follows them, [K, ...] each; ``old``: `first_rows` of before."""
         starts = self._starts(positions)
         for run, (start, end) in enumerate(zip(starts.tolist(), [*starts[1:].tolist(), len(positions)])):
             before, first = int(positions[start] - 1) % self.size, int(positions[start])
@@ -108,21 +108,33 @@ class Following:
     def state_dict(self) -> dict[str, Any]:
         import torch
 
-        numbers = {"keys": [list(key) for key in self.keys], "shapes": [list(s) for s in self.shapes], "dtypes": self.dtypes, "free": [*self.free]}
+        numbers = {
+            "keys": [list(key) for key in self.keys],
+            "shapes": [list(s) for s in self.shapes],
+            "dtypes": self.dtypes,
+            "free": [*self.free],
+        }
         return {**numbers, "row": torch.from_numpy(self.row.copy()), "kept": [torch.from_numpy(x.copy()) for x in self.kept]}
 
     @classmethod
-    def of_state(cls, size: int, state: dict[str, Any]) -> Following:
-        row = np.array(state["row"], np.int64)
+    def of_state(cls, size: int, state: dict[str, Any] | None) -> Following | None:
+        """None of None: nothing was shared."""
+        if state is None:
+            return None
+        row = np.asarray(state["row"], np.int64).copy()
         if row.shape != (size,):
             raise ShapeError(f"RecordStorage: the state is of {len(row)} elements, expected max_size, {size}")
         made = cls(size, [tuple(key) for key in state["keys"]], [tuple(shape) for shape in state["shapes"]], list(state["dtypes"]))
-        made.row, made.kept, made.free = row, [np.array(x) for x in state["kept"]], list(state["free"])
+        made.row, made.kept, made.free = row, [np.asarray(x).copy() for x in state["kept"]], list(state["free"])
         return made
 
-    def save(self, path: Any) -> None:
+    @staticmethod
+    def save(following: Following | None, path: Any) -> None:
         folder = Path(path)
-        state = self.state_dict()
+        if following is None:
+            (folder / "following.json").unlink(missing_ok=True)  # of an earlier save
+            return
+        state = following.state_dict()
         for number, column in enumerate((state.pop("row"), *state.pop("kept"))):
             np.save(folder / _COLUMNS.format(number), column.numpy())
         (folder / "following.json").write_text(json.dumps(state))

@@ -31,11 +31,12 @@ class RecordStorage(LazyTensorStorage):
 
     Args:
         max_size: elements.
-        shared: keys that are kept once, of any depth, such as ``["observation", ("agents", "observation")]``; by default all keys that "next"
-            has with the shape and dtype that they have beside it, but done, terminated, truncated and reward.
+        shared: keys that are kept once, of any depth, such as ``["observation", ("agents", "observation")]``; by default all that "next"
+            has too, of the same shape and dtype, but done, terminated, truncated and reward.
         device: the CPU.
 
-    Data without "next" are kept as the host keeps them. Reads are copies: writing into one does not change the storage.
+    Data without "next", with other things than tensors, and elements that are sequences are kept as the host keeps them. Reads are copies:
+    writing into one does not change the storage.
     """
 
     def __init__(self, max_size: int, *, shared: Any = None, device: torch.device | str = "cpu") -> None:
@@ -50,18 +51,23 @@ class RecordStorage(LazyTensorStorage):
     # -- writing ----------------------------------------------------------------------------------------------------------
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
-        """Elements at positions ``cursor``: one, or [K, ...] at K of them. ShapeError or DTypeError name the key; then nothing is stored."""
+        """Elements at positions ``cursor``, one or [K]. ShapeError or DTypeError name the key; then nothing is stored."""
         if isinstance(data, list) and data and all(isinstance(each, TensorDictBase) for each in data):
             data = torch.stack(data)
         leaves = dict(_leaves(data)) if isinstance(data, TensorDictBase) else {}
         if not self.initialized:
-            self._following = self._plan(data, leaves)
+            elements = data.ndim - (not isinstance(cursor, int)) if leaves else 0
+            self._following = self._plan(data, leaves) if elements == 0 else None  # else each is a sequence of its own
         if self._following is None:
             super().set(cursor, data, set_cursor=set_cursor)
             return
+        if not leaves:
+            raise DTypeError(f"RecordStorage: data is a {type(data).__name__}, expected a TensorDict with 'next'")
         positions = _positions(cursor, self.max_size)
-        rows = {key: _rows(key, leaf, data.ndim, len(positions)) for key, leaf in leaves.items()}
+        rows: dict[Key, Any] = {key: _rows(key, leaf, data.ndim, len(positions)) for key, leaf in leaves.items()}
         keys = self._following.keys
+        here: list[Any]
+        after: list[Any]
         here, after = ([rows.pop((*prefix, *key), None) for key in keys] for prefix in ((), ("next",)))
         rows |= dict(zip(keys, here))
         if self._columns is None and not self.initialized:
@@ -76,7 +82,7 @@ class RecordStorage(LazyTensorStorage):
             column[positions] = rows[key]
         if set_cursor:
             self._set_last_cursor(cursor)
-            self._len = min(self._len + len(positions), self.max_size)
+            self._len = min(len(self) + len(positions), self.max_size)
         self._following.write(positions, here, after, old)
         self._bump_mutation_revision()
 
@@ -90,7 +96,9 @@ class RecordStorage(LazyTensorStorage):
             same = one is not None and other is not None and one.shape == other.shape and one.dtype == other.dtype
             if self._wanted is not None and not same:
                 name = "/".join(key)
-                raise SettingError(f"RecordStorage: shared has {name}, expected tensors {name} and next/{name} in data, of one shape and dtype")
+                raise SettingError(
+                    f"RecordStorage: shared has {name}, expected tensors {name} and next/{name} in data, of one shape and dtype"
+                )
             if same and (self._wanted is not None or key[-1] not in _FLAGS):
                 found.append(key)
         shapes = [tuple(leaves[key].shape[data.ndim :]) for key in found]
@@ -106,11 +114,15 @@ class RecordStorage(LazyTensorStorage):
         assert self._following is not None
         following = self._following
         wanted = {key: (column.shape[1:], column.dtype) for key, column in columns.items()}
-        wanted |= {("next", *key): (shape, np.dtype(dtype)) for key, shape, dtype in zip(following.keys, following.shapes, following.dtypes)}
+        wanted |= {
+            ("next", *key): (shape, np.dtype(dtype)) for key, shape, dtype in zip(following.keys, following.shapes, following.dtypes)
+        }
         given = rows | {("next", *key): array for key, array in zip(following.keys, after)}
         if odd := wanted.keys() ^ given.keys():
             name = min(odd)
-            raise ShapeError(f"RecordStorage: data has {'a new' if name in given else 'no'} key {'/'.join(name)}, expected those of the first data")
+            raise ShapeError(
+                f"RecordStorage: data has {'a new' if name in given else 'no'} key {'/'.join(name)}, expected those of the first data"
+            )
         for key, (shape, dtype) in wanted.items():
             array = given[key]
             if array is None or array.shape[1:] != shape:
@@ -134,9 +146,9 @@ class RecordStorage(LazyTensorStorage):
             return self._gathered(torch.tensor([index % length]))[0]
         if not isinstance(index, torch.Tensor | slice | type(...) | type(None)):
             index = torch.as_tensor(index)
-        if isinstance(index, torch.Tensor) and index.dtype is torch.int64 and index.ndim == 1:
-            if not len(index) or (int(index.min()) >= 0 and int(index.max()) < length):
-                return self._gathered(index)
+        plain = isinstance(index, torch.Tensor) and index.dtype is torch.int64 and index.ndim == 1
+        if plain and (not len(index) or (int(index.min()) >= 0 and int(index.max()) < length)):
+            return self._gathered(index)
         where = torch.arange(length)[index]  # IndexError is torch's
         return self._gathered(where.reshape(-1)).reshape(where.shape)
 
@@ -171,25 +183,25 @@ class RecordStorage(LazyTensorStorage):
         return state if self._following is None else {**state, "following": self._following.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        following = state_dict.get("following")
-        super().load_state_dict({name: state_dict[name] for name in ("_storage", "initialized", "_len")})
+        """ShapeError for a state of another size; then nothing has changed."""
+        state = dict(state_dict)
+        following = Following.of_state(self.max_size, state.pop("following", None))
+        super().load_state_dict(state)
         self._restore(following)
 
-    def _restore(self, following: dict[str, Any] | None) -> None:
-        self._columns = None
-        self._following = None
+    def _restore(self, following: Following | None) -> None:
+        self._columns, self._following = None, following
         if following is not None:
-            self._following = Following.of_state(self.max_size, following)
-            self._following.stored = [self._storage.get(key).numpy() for key in self._following.keys]
+            following.stored = [self._storage.get(key).numpy() for key in following.keys]
 
     def dumps(self, path: Any) -> None:
         super().dumps(path)
-        if self._following is not None:
-            self._following.save(path)
+        Following.save(self._following, path)
 
     def loads(self, path: Any) -> None:
+        following = Following.of_state(self.max_size, Following.saved(path))
         super().loads(path)
-        self._restore(Following.saved(path))
+        self._restore(following)
 
     def __getstate__(self) -> dict[str, Any]:
         if get_spawning_popen() is not None:
