@@ -191,8 +191,8 @@ def cleanrl_rows() -> Rows:
 
 
 @keep_one
-def torchrl_pair(kind: str, prioritized: bool = False) -> list[Any]:
-    import torch
+def torchrl_pair(kind: str, prioritized: bool = False, storages: bool = False) -> list[Any]:
+    """Host and ours: samplers over the host's storage, or the host's sampler over either's storage."""
     from tensordict import TensorDict
     from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
     from torchrl.data.replay_buffers import samplers as host
@@ -201,12 +201,14 @@ def torchrl_pair(kind: str, prioritized: bool = False) -> list[Any]:
 
     capacity, made = _data.KINDS[kind].capacity, []
     for module in (host, ours):
-        sampler = module.PrioritizedSampler(capacity, 0.6, 0.4) if prioritized else module.RandomSampler()
-        buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(capacity), sampler=sampler)
-        for columns in blocks(kind, capacity):
-            names = ("observation", "action", "reward", "next_observation", "terminated")
-            rows = TensorDict({name: torch.from_numpy(column) for name, column in zip(names, columns)}, [len(columns[2])])
-            buffer.extend(rows, update_priority=prioritized)
+        samplers = host if storages else module
+        sampler = samplers.PrioritizedSampler(capacity, 0.6, 0.4) if prioritized else samplers.RandomSampler()
+        storage = (ours.RecordStorage if storages and module is ours else LazyTensorStorage)(capacity)
+        buffer = TensorDictReplayBuffer(storage=storage, sampler=sampler)
+        for observation, action, reward, following, terminated in blocks(kind, capacity):
+            after = {"observation": following, "reward": reward[:, None], "terminated": terminated[:, None], "done": terminated[:, None]}
+            rows = {"observation": observation, "action": action, "next": after}
+            buffer.extend(TensorDict(rows, [len(reward)]).apply(lambda column: column.clone()), update_priority=prioritized)
         made.append(buffer)
     return made
 
@@ -214,6 +216,23 @@ def torchrl_pair(kind: str, prioritized: bool = False) -> list[Any]:
 def torchrl_sample(kind: str, batch: int) -> tuple[Call, Call]:
     host, ours = torchrl_pair(kind)
     return partial(host.sample, batch), partial(ours.sample, batch)
+
+
+def torchrl_storage(kind: str, batch: int, whole: bool) -> tuple[Call, Call]:
+    """Reads of the storage alone, or samples of the whole buffer."""
+    import torch
+
+    index = cycle(torch.randint(_data.KINDS[kind].capacity, (20, batch)))
+    host, ours = torchrl_pair(kind, storages=True)
+    if whole:
+        return partial(host.sample, batch), partial(ours.sample, batch)
+    return lambda: host._storage.get(next(index)), lambda: ours._storage.get(next(index))
+
+
+def torchrl_extend(kind: str, batch: int) -> tuple[Call, Call]:
+    host, ours = torchrl_pair(kind, storages=True)
+    rows = host[:][:batch].exclude("index")
+    return lambda: host.extend(rows.clone(False)), lambda: ours.extend(rows.clone(False))
 
 
 def torchrl_prioritized(kind: str, batch: int, whole: bool) -> tuple[Call, Call]:
@@ -251,6 +270,12 @@ def torchrl_rows() -> Rows:
         yield f"V-trace {T} x {N}", partial(torchrl_returns, "vtrace_advantage_estimate", T, N), 3
     for batch in BATCHES:
         yield f"uniform sample {batch}, obs17 (the host's storage)", partial(torchrl_sample, "obs17", batch), 1
+    for kind in KINDS:
+        for batch in BATCHES:
+            yield f"storage, read {batch}, {kind}", partial(torchrl_storage, kind, batch, False), 3
+        yield f"extend by 1,000, {kind}", partial(torchrl_extend, kind, 1000), 1
+    for batch in BATCHES:
+        yield f"sample {batch} over our storage, obs17", partial(torchrl_storage, "obs17", batch, True), 1
     if prioritized.SumSegmentTreeFp32 is None:
         print("\ntorchrl: priorities are not measured (its C++ extension does not load beside this torch)")
         return

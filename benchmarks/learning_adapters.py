@@ -149,7 +149,8 @@ def tianshou_curve(name: str, steps: int, own: bool, seed: int) -> list[float]:
         algorithm.run_training(
             OffPolicyTrainerParams(
                 training_collector=collector, test_collector=None, max_epochs=1, epoch_num_steps=steps + 10,
-                collection_step_num_env_steps=10, test_step_num_episodes=1, batch_size=64, update_step_num_gradient_steps_per_sample=0.1, training_fn=record,
+                collection_step_num_env_steps=10, test_step_num_episodes=1, batch_size=64,
+                update_step_num_gradient_steps_per_sample=0.1, training_fn=record,
                 show_progress=False, test_in_training=False,
             )
         )  # fmt: skip

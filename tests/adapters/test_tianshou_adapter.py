@@ -194,19 +194,31 @@ def test_ignored_next_observations_are_those_that_were_added() -> None:
     assert own[np.arange(8)].obs_next[:, 0].tolist() == [24, 25, 3, 11, 12, 21, 22, 23]
 
 
-def test_a_whole_vector_of_ignored_next_observations() -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_whole_vector_of_ignored_next_observations(nested: bool) -> None:
+    def observed(state: Any) -> Any:
+        return Batch(a=state, b=Batch(c=state[:, 0])) if nested else state
+
     rng = np.random.default_rng(0)
     own = ours.VectorReplayBuffer(60, 3, ignore_obs_next=True, stack_num=1)
     full = HostVector(60, 3)
     state = rng.normal(size=(3, 2))
     for _ in range(100):
         ends, limits = rng.random((2, 3)) < 0.1
-        rows = Batch(obs=state, act=np.zeros(3), rew=np.ones(3), terminated=ends, truncated=limits & ~ends, obs_next=state + 1.0, info={})
+        rows = Batch(
+            obs=observed(state),
+            act=np.zeros(3),
+            rew=np.ones(3),
+            terminated=ends,
+            truncated=limits & ~ends,
+            obs_next=observed(state + 1.0),
+            info={},
+        )
         own.add(rows)
         full.add(rows)
         state = np.where((ends | limits)[:, None], rng.normal(size=(3, 2)), state + 1.0)
     index = full.sample_indices(0)
-    np.testing.assert_array_equal(own[index].obs_next, full[index].obs_next)
+    assert_same(Batch(found=own[index].obs_next), Batch(found=full[index].obs_next))
 
 
 @pytest.mark.parametrize("steps", [1, 7, 2048])

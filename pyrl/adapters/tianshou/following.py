@@ -46,8 +46,8 @@ class Following:
             batch.obs_next[row] = moved_on(batch.obs[row], kept) if stacked else kept
 
 
-def row(value: Any, row: int) -> Any:
-    return {name: row(entry, row) for name, entry in value.items()} if isinstance(value, Batch | dict) else value[row]
+def row(value: Any, number: int) -> Any:
+    return {name: row(entry, number) for name, entry in value.items()} if isinstance(value, Batch | dict) else value[number]
 
 
 def copy(value: Any) -> Any:
