@@ -17,28 +17,33 @@ def is_batch(value: Any) -> bool:
     return kind is Batch or (kind is not np.ndarray and isinstance(value, Batch))
 
 
-def matched(columns: dict[str, Any], given: dict[str, Any], rows: tuple[int, ...], path: str = "") -> list[tuple[Any, Any]] | None:
-    """Each column with what is to be written into it, of shape [*rows, ...]; None where names differ, ShapeError where shapes do."""
+def matched(columns: dict[str, Any], given: dict[str, Any], path: str = "") -> list[tuple[str, Any, Any]] | None:
+    """(name, column, what is to be written into it) of each column; None where ``given`` has other names."""
     if columns.keys() != given.keys():
         return None
-    pairs = []
+    found = []
     for name, column in columns.items():
         value = given[name]
         if is_batch(column):
             entries = value.__dict__ if is_batch(value) else value
-            inner = matched(column.__dict__, entries, rows, f"{path}{name}.") if isinstance(entries, dict) else None
+            inner = matched(column.__dict__, entries, f"{path}{name}.") if isinstance(entries, dict) else None
             if inner is None:
                 return None
-            pairs += inner
-            continue
-        if is_batch(value) or isinstance(value, dict):
+            found += inner
+        elif is_batch(value) or isinstance(value, dict):
             return None
+        else:
+            found.append((path + name, column, value))
+    return found
+
+
+def check_shapes(found: list[tuple[str, Any, Any]], rows: tuple[int, ...]) -> None:
+    """ShapeError where a value is not of shape [*rows, ...]."""
+    for name, column, value in found:
         shape = value.shape if hasattr(value, "shape") else np.shape(value)
         expected = (*rows, *column.shape[1:])
         if shape != expected and getattr(getattr(column, "dtype", None), "kind", "") != "O":
-            raise ShapeError(f"add: {path}{name} has shape {list(shape)}, expected {list(expected)}")
-        pairs.append((column, value))
-    return pairs
+            raise ShapeError(f"add: {name} has shape {list(shape)}, expected {list(expected)}")
 
 
 def leaves(columns: dict[str, Any]) -> Iterator[Any]:

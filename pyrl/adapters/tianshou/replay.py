@@ -11,7 +11,7 @@ from tianshou.data import Batch
 from pyrl import ops
 from pyrl.adapters.columns import count
 from pyrl.adapters.tianshou.following import Following, row
-from pyrl.adapters.tianshou.nested import is_batch, leaves, matched, nested
+from pyrl.adapters.tianshou.nested import check_shapes, is_batch, leaves, matched, nested
 from pyrl.errors import DTypeError, ShapeError
 
 _SAMPLED = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next", "info", "policy")  # what every sample has
@@ -61,12 +61,13 @@ class Columns:
         """
         given, ids = self._given(batch, buffer_ids)
         following = given.pop("obs_next", None) if self._ignoring else None
-        pairs = matched(self._meta.__dict__, given, () if ids is None else (len(ids),))
+        pairs = matched(self._meta.__dict__, given)
         if pairs is not None:
+            check_shapes(pairs, () if ids is None else (len(ids),))
             before = self.last_index[0:1].copy() if ids is None else self.last_index[ids]
             found = self._advance(given["rew"], given["done"], ids)
             position = found[0][0] if ids is None else found[0]
-            for column, value in pairs:
+            for _, column, value in pairs:
                 column[position] = value
         else:  # the first rows, or further columns
             found = super().add(batch, buffer_ids)  # type: ignore[misc]
