@@ -191,8 +191,8 @@ def cleanrl_rows() -> Rows:
 
 
 @keep_one
-def torchrl_pair(kind: str, prioritized: bool = False) -> list[Any]:
-    import torch
+def torchrl_pair(kind: str, prioritized: bool = False, storages: bool = False) -> list[Any]:
+    """Host and ours: samplers over the host's storage, or the host's sampler over either's storage."""
     from tensordict import TensorDict
     from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
     from torchrl.data.replay_buffers import samplers as host
@@ -201,12 +201,14 @@ def torchrl_pair(kind: str, prioritized: bool = False) -> list[Any]:
 
     capacity, made = _data.KINDS[kind].capacity, []
     for module in (host, ours):
-        sampler = module.PrioritizedSampler(capacity, 0.6, 0.4) if prioritized else module.RandomSampler()
-        buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(capacity), sampler=sampler)
-        for columns in blocks(kind, capacity):
-            names = ("observation", "action", "reward", "next_observation", "terminated")
-            rows = TensorDict({name: torch.from_numpy(column) for name, column in zip(names, columns)}, [len(columns[2])])
-            buffer.extend(rows, update_priority=prioritized)
+        samplers = host if storages else module
+        sampler = samplers.PrioritizedSampler(capacity, 0.6, 0.4) if prioritized else samplers.RandomSampler()
+        storage = (ours.RecordStorage if storages and module is ours else LazyTensorStorage)(capacity)
+        buffer = TensorDictReplayBuffer(storage=storage, sampler=sampler)
+        for observation, action, reward, following, terminated in blocks(kind, capacity):
+            after = {"observation": following, "reward": reward[:, None], "terminated": terminated[:, None], "done": terminated[:, None]}
+            rows = {"observation": observation, "action": action, "next": after}
+            buffer.extend(TensorDict(rows, [len(reward)]).apply(lambda column: column.clone()), update_priority=prioritized)
         made.append(buffer)
     return made
 
@@ -214,6 +216,23 @@ def torchrl_pair(kind: str, prioritized: bool = False) -> list[Any]:
 def torchrl_sample(kind: str, batch: int) -> tuple[Call, Call]:
     host, ours = torchrl_pair(kind)
     return partial(host.sample, batch), partial(ours.sample, batch)
+
+
+def torchrl_storage(kind: str, batch: int, whole: bool) -> tuple[Call, Call]:
+    """Reads of the storage alone, or samples of the whole buffer."""
+    import torch
+
+    index = cycle(torch.randint(_data.KINDS[kind].capacity, (20, batch)))
+    host, ours = torchrl_pair(kind, storages=True)
+    if whole:
+        return partial(host.sample, batch), partial(ours.sample, batch)
+    return lambda: host._storage.get(next(index)), lambda: ours._storage.get(next(index))
+
+
+def torchrl_extend(kind: str, batch: int) -> tuple[Call, Call]:
+    host, ours = torchrl_pair(kind, storages=True)
+    rows = host[:][:batch].exclude("index")
+    return lambda: host.extend(rows.clone(False)), lambda: ours.extend(rows.clone(False))
 
 
 def torchrl_prioritized(kind: str, batch: int, whole: bool) -> tuple[Call, Call]:
@@ -251,6 +270,12 @@ def torchrl_rows() -> Rows:
         yield f"V-trace {T} x {N}", partial(torchrl_returns, "vtrace_advantage_estimate", T, N), 3
     for batch in BATCHES:
         yield f"uniform sample {batch}, obs17 (the host's storage)", partial(torchrl_sample, "obs17", batch), 1
+    for kind in KINDS:
+        for batch in BATCHES:
+            yield f"storage, read {batch}, {kind}", partial(torchrl_storage, kind, batch, False), 3
+        yield f"extend by 1,000, {kind}", partial(torchrl_extend, kind, 1000), 1
+    for batch in BATCHES:
+        yield f"sample {batch} over our storage, obs17", partial(torchrl_storage, "obs17", batch, True), 1
     if prioritized.SumSegmentTreeFp32 is None:
         print("\ntorchrl: priorities are not measured (its C++ extension does not load beside this torch)")
         return
@@ -281,29 +306,56 @@ def tianshou_tree(batch: int) -> tuple[Call, Call]:
 
 
 @keep_one
-def tianshou_pair(kind: str) -> list[Any]:
-    from tianshou.data import Batch
-    from tianshou.data import PrioritizedReplayBuffer as Host
+def tianshou_pair(name: str, kind: str, num_envs: int = 1) -> list[Any]:
+    """Full buffers with the same columns."""
+    import tianshou.data as host
 
-    from pyrl.adapters.tianshou import PrioritizedReplayBuffer as Ours
+    from pyrl.adapters import tianshou as ours
 
     capacity, made = _data.KINDS[kind].capacity, []
-    for module in (Host, Ours):
-        buffer, step = module(capacity, alpha=0.6, beta=0.4), _data.stream(kind, 1)[0]
-        buffer.add(
-            Batch(
-                obs=step.observation[0], act=step.action[0], rew=step.reward[0], obs_next=step.next_observation[0],
-                terminated=step.terminated[0], truncated=step.truncated[0],
-            )
-        )  # fmt: skip
+    options = {"alpha": 0.6, "beta": 0.4} if "Prioritized" in name else {}
+    for module in (host, ours):
+        buffer = getattr(module, name)(capacity, *((num_envs,) if "Vector" in name else ()), **options)
+        tianshou_adding(buffer, kind, num_envs)()
         rows = buffer._meta
         rows.obs[:], rows.act[:], rows.rew[:] = _data.observations(kind, capacity), _data.actions(kind, capacity), _data.rewards(capacity)
         rows.obs_next[:] = np.roll(rows.obs, -1, axis=0)
         rows.terminated[:] = rows.done[:] = np.arange(capacity) % _data.EPISODE == _data.EPISODE - 1
-        buffer._size = capacity
-        buffer.update_weight(np.arange(capacity), np.random.default_rng(0).exponential(size=capacity))
+        for each in getattr(buffer, "buffers", [buffer]):
+            each._size = each.maxsize
+        if "Vector" in name:
+            buffer._lengths[:] = capacity // num_envs
+        if options:
+            buffer.update_weight(np.arange(capacity), np.random.default_rng(0).exponential(size=capacity))
         made.append(buffer)
     return made
+
+
+def tianshou_adding(buffer: Any, kind: str, num_envs: int) -> Call:
+    """A step of a collector: a batch of rows for the subbuffers."""
+    from tianshou.data import Batch
+
+    ids = np.arange(num_envs)
+    steps = cycle(
+        [
+            Batch(
+                obs=step.observation, act=step.action, rew=step.reward.astype(float), obs_next=step.next_observation,
+                terminated=step.terminated, truncated=step.truncated, info=Batch(env_id=ids),
+            )
+            for step in _data.stream(kind, num_envs)
+        ]
+    )  # fmt: skip
+    return lambda: buffer.add(next(steps), buffer_ids=ids)
+
+
+def tianshou_add(name: str, kind: str, num_envs: int) -> tuple[Call, Call]:
+    host, ours = tianshou_pair(name, kind, num_envs)
+    return tianshou_adding(host, kind, num_envs), tianshou_adding(ours, kind, num_envs)
+
+
+def tianshou_sample(name: str, kind: str, batch: int, num_envs: int) -> tuple[Call, Call]:
+    host, ours = tianshou_pair(name, kind, num_envs)
+    return partial(host.sample, batch), partial(ours.sample, batch)
 
 
 def tianshou_prioritized(kind: str, batch: int) -> tuple[Call, Call]:
@@ -311,7 +363,7 @@ def tianshou_prioritized(kind: str, batch: int) -> tuple[Call, Call]:
         errors = cycle(_data.priorities(batch))
         return lambda: buffer.update_weight(buffer.sample(batch)[1], next(errors))
 
-    host, ours = tianshou_pair(kind)
+    host, ours = tianshou_pair("PrioritizedReplayBuffer", kind)
     return updating(host), updating(ours)
 
 
@@ -342,8 +394,15 @@ def tianshou_rows() -> Rows:
 
     for batch in BATCHES:
         yield f"SegmentTree draw + update {batch} of 10^6", partial(tianshou_tree, batch), 3
+    for kind in KINDS:
+        for batch in BATCHES:
+            yield f"sample {batch}, {kind}", partial(tianshou_sample, "ReplayBuffer", kind, batch, 1), 3
+        yield f"add, {kind}", partial(tianshou_add, "ReplayBuffer", kind, 1), 3
     for batch in BATCHES:
-        yield f"prioritized sample + update {batch}, obs17", partial(tianshou_prioritized, "obs17", batch), 1
+        yield f"sample {batch} of 8 subbuffers, obs17", partial(tianshou_sample, "VectorReplayBuffer", "obs17", batch, 8), 3
+    yield "add 8 environments, obs17", partial(tianshou_add, "VectorReplayBuffer", "obs17", 8), 3
+    for batch in BATCHES:
+        yield f"prioritized sample + update {batch}, obs17", partial(tianshou_prioritized, "obs17", batch), 3
     for T in (2048, 16384):
         yield f"_gae {T}", partial(tianshou_gae, T), 3
     for batch in (256, 4096):

@@ -1,6 +1,6 @@
 """Learning curves of a host with its own buffer and with ours: the same seeds, settings and environments, one table a task.
 
-python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5] [--hosts stable-baselines3,ray]
+python benchmarks/bench_adapters.py --learning [--only REGEX] [--seeds 5] [--hosts stable-baselines3,tianshou,ray]
 """
 
 from __future__ import annotations
@@ -91,7 +91,82 @@ def rllib_tasks() -> list[Task]:
     return [Task("RLlib DQN CartPole-v1", 8_000, partial(rllib_rows.learning_curve, 8_000, POINTS))]
 
 
-TASKS: dict[str, Callable[[], list[Task]]] = {"stable-baselines3": sb3_tasks, "ray": rllib_tasks}
+def tianshou_tasks() -> list[Task]:
+    import tianshou  # noqa: F401
+
+    return [Task(f"Tianshou {name} CartPole-v1", 10_000, partial(tianshou_curve, name, 10_000)) for name in ("DQN", "prioritized DQN")]
+
+
+def tianshou_curve(name: str, steps: int, own: bool, seed: int) -> list[float]:
+    """3-step returns, ten environments, the settings of Tianshou's own test of its DQN with a smaller network."""
+    import gymnasium as gym
+    import torch
+    from tianshou import data as host
+    from tianshou.algorithm import DQN, algorithm_base
+    from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
+    from tianshou.algorithm.optim import AdamOptimizerFactory
+    from tianshou.env import DummyVectorEnv
+    from tianshou.trainer import OffPolicyTrainerParams
+    from tianshou.utils.net.common import Net
+
+    from pyrl.adapters import tianshou as ours
+
+    class Recorded(gym.Wrapper):
+        total = 0.0
+
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            self.total += float(result[1])
+            if result[2] or result[3]:
+                episodes.append(self.total)
+                self.total = 0.0
+            return result
+
+    episodes: list[float] = []
+    returns: list[float] = []
+    theirs = algorithm_base._gae, algorithm_base._nstep_return
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    envs = DummyVectorEnv([lambda: Recorded(gym.make("CartPole-v1")) for _ in range(10)])
+    envs.seed(seed)
+    space = envs.observation_space[0]
+    policy = DiscreteQLearningPolicy(
+        model=Net(state_shape=space.shape, action_shape=2, hidden_sizes=[64, 64]), action_space=envs.action_space[0],
+        observation_space=space, eps_training=0.1,
+    )  # fmt: skip
+    algorithm = DQN(policy=policy, optim=AdamOptimizerFactory(lr=1e-3), gamma=0.9, n_step_return_horizon=3, target_update_freq=320)
+    made: Any = ours if own else host
+    prioritized = name.startswith("prioritized")
+    buffer = (
+        made.PrioritizedVectorReplayBuffer(20_000, buffer_num=10, alpha=0.6, beta=0.4)
+        if prioritized
+        else made.VectorReplayBuffer(20_000, 10)
+    )
+    collector = host.Collector(algorithm, envs, buffer, exploration_noise=True)
+    collector.reset()
+    collector.collect(n_step=640)
+
+    def record(epoch: int, env_step: int) -> None:
+        if env_step >= (len(returns) + 1) * (steps // POINTS):
+            returns.append(float(np.mean(episodes[-20:])))
+
+    try:
+        if own:
+            ours.install()
+        algorithm.run_training(
+            OffPolicyTrainerParams(
+                training_collector=collector, test_collector=None, max_epochs=1, epoch_num_steps=steps + 10,
+                collection_step_num_env_steps=10, test_step_num_episodes=1, batch_size=64,
+                update_step_num_gradient_steps_per_sample=0.1, training_fn=record,
+                show_progress=False, test_in_training=False,
+            )
+        )  # fmt: skip
+    finally:
+        algorithm_base._gae, algorithm_base._nstep_return = theirs
+    return returns
+
+
+TASKS: dict[str, Callable[[], list[Task]]] = {"stable-baselines3": sb3_tasks, "tianshou": tianshou_tasks, "ray": rllib_tasks}
 
 
 def tasks_of(hosts: Iterable[str]) -> Iterator[Task]:

@@ -39,6 +39,10 @@ class SettingTypeError(SettingError, TypeError):
     """A setting is of the wrong type."""
 
 
+class MissingPackageError(ModuleNotFoundError):
+    """A package that an optional part of pyrl needs is not installed; the message names the extra that brings it."""
+
+
 class EnvError(RuntimeError):
     """An environment raised or returned something impossible; the message says which index and which seed."""
 

@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from minari import MinariDataset, create_dataset_from_buffers
-from minari.data_collector import EpisodeBuffer
 
 from pyrl import buffers
+from pyrl.adapters.hosts import imported_for
 from pyrl.errors import DTypeError, SettingError
 from pyrl.types import Observation, map_observation
+
+with imported_for("minari"):
+    from minari import MinariDataset, create_dataset_from_buffers
+    from minari.data_collector import EpisodeBuffer
 
 __all__ = ["from_minari", "to_minari"]
 

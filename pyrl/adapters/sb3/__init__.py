@@ -5,17 +5,20 @@ PrioritizedDQN("MlpPolicy", env)
 PPO("MlpPolicy", env, rollout_buffer_class=RolloutBuffer)
 """
 
-from pyrl.adapters.sb3.her import HerReplayBuffer
-from pyrl.adapters.sb3.prioritized import (
-    Prioritized,
-    PrioritizedDDPG,
-    PrioritizedDQN,
-    PrioritizedReplayBuffer,
-    PrioritizedSAC,
-    PrioritizedTD3,
-)
-from pyrl.adapters.sb3.replay import DictReplayBuffer, ReplayBuffer
-from pyrl.adapters.sb3.rollout import DictRolloutBuffer, RolloutBuffer
+from pyrl.adapters.hosts import imported_for
+
+with imported_for("sb3"):
+    from pyrl.adapters.sb3.her import HerReplayBuffer
+    from pyrl.adapters.sb3.prioritized import (
+        Prioritized,
+        PrioritizedDDPG,
+        PrioritizedDQN,
+        PrioritizedReplayBuffer,
+        PrioritizedSAC,
+        PrioritizedTD3,
+    )
+    from pyrl.adapters.sb3.replay import DictReplayBuffer, ReplayBuffer
+    from pyrl.adapters.sb3.rollout import DictRolloutBuffer, RolloutBuffer
 
 __all__ = [
     "DictReplayBuffer",
