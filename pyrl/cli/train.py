@@ -40,6 +40,7 @@ class TrainOptions:
     workers: NumEnvs | None = None  # that collect for the learner, num_envs / workers environments each; None: this process does it all
     worker_engine: Literal["local", "sync"] | None = None  # of workers: processes (None), or all in this one, the same run for any number
     max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
+    overlap: bool = False  # environments step while the agent learns: off-policy it acts one step late, on-policy one rollout
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing

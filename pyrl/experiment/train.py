@@ -84,6 +84,7 @@ def train(
     workers: NumEnvs | None = None,
     worker_engine: WorkerEngine | None = None,
     max_policy_lag: Count | None = None,
+    overlap: bool | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -111,6 +112,8 @@ def train(
     worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
         that lag. "sync": all in this process, the same run for any number of workers; for ppo and a2c too.
     max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
+    overlap: the environments step while the agent learns, on another core. What it acts by lags: off-policy by one step (the updates that
+        follow it), on-policy by one rollout. The same run each time; refused for environments that step in this process's interpreter.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is
@@ -156,7 +159,9 @@ def _loop(agent: Agent, env: Any, stepper: Stepper, settings: Mapping[str, Any],
         raise SettingError("train: eval_every needs environments of its own, expected env as an id or a callable, got a vector environment")
     limits = {k: settings[k] for k in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
     if not settings.get("workers"):
-        return iterate(agent, stepper, **limits)
+        return iterate(agent, stepper, **limits, overlap=settings.get("overlap", False))
+    if settings.get("overlap"):
+        raise SettingError(f"train: overlap is True, but workers is {settings['workers']}: they step while the agent learns; leave it out")
     loop = iterate_with_workers(agent, env, stepper, settings, limits, options)
     held.callback(loop.close)
     return loop
