@@ -32,7 +32,7 @@ from pyrl.spaces import difference
 from pyrl.trees import zeros_for
 from pyrl.types import Array, Observation, StepResult
 
-_STEP = b"step"  # all other requests are pickles of (name, arguments)
+_STEP = b""  # all other requests are pickles of (name, arguments)
 _NOTHING = b""  # the answer to a step in which no episode ended, of environments that give no masks
 _ALIGNMENT = 64
 
@@ -155,7 +155,11 @@ def serve(share: Share, pipe: Any) -> None:
         except BaseException as error:
             text, cause, trace = failure(what, error if error.__cause__ is None else error.__cause__)
             told = error if isinstance(error, EnvError | SpaceError) else None
-            text = f"{share.name}: environments {share.begin} to {share.end - 1}: {text}" if told is None else str(told)
+            if told is None and stepper is not None and stepper.num_envs == 1:  # a KeyboardInterrupt of its own
+                told = stepper._error(0, text)
+            elif told is None:
+                text = f"{share.name}: environments {share.begin} to {share.end - 1}: {text}"
+            text = text if told is None else str(told)
             about = getattr(told, "index", None), getattr(told, "seed", None)
             return pickle.dumps((False, (type(told) is SpaceError, text, cause, trace, *about)))
 
