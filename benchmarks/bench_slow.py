@@ -23,10 +23,10 @@ from pyrl.envs import make
 
 SECONDS = 1e-3
 DQN = dict(
-    buffer_size=100_000, batch_size=100, train_freq=1, gradient_steps=1, learning_starts=200, learning_rate=1e-3, net_arch=(256, 256),
+    buffer_size=100_000, batch_size=128, train_freq=1, gradient_steps=1, learning_starts=200, learning_rate=1e-3, net_arch=(256, 256),
     target_update_interval=500, exploration_initial_eps=0.1, exploration_final_eps=0.1,
 )  # fmt: skip
-SAC = dict(buffer_size=100_000, batch_size=100, learning_starts=200, train_freq=1, gradient_steps=1, learning_rate=1e-3, net_arch=(64, 64))
+SAC = dict(buffer_size=100_000, batch_size=128, learning_starts=200, train_freq=1, gradient_steps=1, learning_rate=1e-3, net_arch=(64, 64))
 PPO = dict(n_steps=128, batch_size=64, n_epochs=10, net_arch=(256, 256))
 
 

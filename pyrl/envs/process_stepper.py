@@ -235,10 +235,8 @@ class ProcessStepper(Stepper):
         current = (self._current + 1) % 3
         following = after = self._buffers[current]
         self._copy(memory.shown, following)
-        for ours, theirs in (
-            (self._reward, memory.reward), (self._terminated, memory.terminated), (self._truncated, memory.truncated), (self._valid, memory.valid),
-        ):  # fmt: skip
-            ours[:] = theirs
+        for name in ("reward", "terminated", "truncated", "valid"):
+            getattr(self, f"_{name}")[:] = getattr(memory, name)
         self._book.step(None)
         next_mask = after_mask = None
         ended: list[tuple[int, bool | None]] = []

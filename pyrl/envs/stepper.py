@@ -159,8 +159,8 @@ class Stepper(ABC):
                 self.receive()
         self.observation = None
 
-    def _send(self, action: Array) -> None:
-        """What can be begun of a step."""
+    def _send(self, action: Array) -> None:  # noqa: B027
+        """What can be begun of a step: here nothing."""
 
     def _receive(self, action: Array) -> StepResult:
         return self.step(action)

@@ -144,10 +144,7 @@ class Loop(ABC):
         if agent.normalizer.active:
             agent.normalizer.update(stepper.observation)
         choice = self.player.choose(stepper.observation, stepper.first, stepper.action_mask)
-        if meanwhile is None:
-            step = stepper.step(choice.action)
-        else:
-            step = self._step_meanwhile(choice.action, meanwhile)
+        step = stepper.step(choice.action) if meanwhile is None else self._step_meanwhile(choice.action, meanwhile)
         if agent.normalizer.active:
             agent.normalizer.observe_reward(step.reward, step.terminated | step.truncated, step.valid)
         env_steps = agent.progress.env_steps + int(np.count_nonzero(step.valid))

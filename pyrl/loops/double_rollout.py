@@ -35,8 +35,8 @@ class DoubleRolloutLoop(OnPolicyLoop):
     So the weights that a rollout is collected by lag behind those that learn from it by one call of ``agent.learn``. The rollout's
     ``log_prob`` is of the weights that acted, and values and advantages are computed when it is learned from: PPO's ratio and IMPALA's
     V-trace correct for the lag, A2C's gradient does not. The thread has an actor, a random stream and a rollout of its own and shares
-    nothing with the learner, so the run repeats bit for bit. The first round only collects, and the last rollout of a run is left to the run that
-    resumes it.
+    nothing with the learner, so the run repeats bit for bit. The first round only collects, and the last rollout of a run is left to
+    the run that resumes it.
     """
 
     def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
@@ -71,8 +71,8 @@ class DoubleRolloutLoop(OnPolicyLoop):
         return losses
 
     def _collect(self, buffer: Any, weights: Any, normalizer: Mapping[str, Any], progress: Progress) -> Collected:
-        """Fill ``buffer``, or as much of it as the limit on steps and `stop` allow. Touches nothing of the agent and nothing of the loop but
-        its actor, its player's memory and its stepper."""
+        """Fill ``buffer``, or as much of it as the limit on steps and `stop` allow. Touches nothing of the agent, and of the loop its
+        actor, its player's memory and its stepper."""
         stepper, actor, limits = self.stepper, self.actor, self.limits
         actor.load_weights(weights)
         actor.normalizer.load_state_dict(normalizer)

@@ -115,7 +115,8 @@ def words(way: str, phase: str, timeout: float) -> str:
 def check(backend: Any, way: str, phase: str) -> None:
     timeout = 1.0 if way == "hangs" else 60.0
     age = {"step 3": 2, "autoreset": r"\d", "close": r"\d"}.get(phase, 0)
-    blamed = range(3) if phase == "make" and backend in ("async", "processes") else [0 if phase == "make" else 1]  # of three that die, any may be first
+    many = phase == "make" and backend in ("async", "processes")  # of three that die, any may be first
+    blamed = range(3) if many else [0 if phase == "make" else 1]
     which = "|".join(rf"{index} \(seed {stream_seed(SEED, 'env', index)}" for index in blamed)
     place = rf"Failing: environment ({which})(, step {age})?\): "
     with pytest.raises(EnvError, match=f"{place}.*{words(way, phase, timeout)}"):
