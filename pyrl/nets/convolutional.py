@@ -97,10 +97,10 @@ class ImageFeatures(nn.Module):
         if self.precision == "float32":
             return self._features(x.to(dtype))
         with torch.autocast(x.device.type, torch.bfloat16):
-            return self._features(x.to(torch.bfloat16)).to(dtype)
+            return self.network(x.to(torch.bfloat16) / 255.0).to(dtype)
 
     def _features(self, x: Tensor) -> Tensor:
-        """Of values from 0 to 255: the first convolution's weights are scaled in their place, which are a hundredth as many."""
+        """Of values from 0 to 255: the weights of the first convolution are scaled in their place, which are a hundredth as many."""
         first, *rest = self.network
         assert isinstance(first, nn.Conv2d)
         x = functional.conv2d(x, first.weight / 255.0, first.bias, first.stride, first.padding)
