@@ -76,7 +76,7 @@ def _room(of: tuple[tuple[int, ...], np.dtype]) -> int:
 class Share:
     """What one process must know."""
 
-    build: CloudpickleWrapper  # EnvFactory.build
+    factory: Any  # CloudpickleWrapper of an EnvFactory
     begin: int  # environments begin to end - 1 of all
     end: int
     name: str
@@ -90,13 +90,13 @@ class ShareStepper(LeanStepper):
 
     def __init__(self, share: Share) -> None:
         self.first_index = share.begin
-        envs = [share.build.fn(index) for index in range(share.begin, share.end)]
+        factory: EnvFactory = share.factory.fn
+        envs = [factory.build(index) for index in range(share.begin, share.end)]
         for kind, space in zip(("observation_space", "action_space"), share.spaces):
             text = difference(space, getattr(envs[0], kind))
             if text is not None:
                 raise SpaceError(f"{share.name}: the {kind} of environment {share.begin} differs from that of environment 0: {text}")
         super().__init__(envs, seed=0, name=share.name, spec=None)
-        factory = share.build.fn.__self__
         self.episodic_life, self.fires = factory.episodic_life, factory.fires
         self._rows = slice(share.begin, share.end)
         self._memory = share.memory
@@ -198,7 +198,7 @@ class ProcessStepper(Stepper):
         self._asked: set[int] = set()  # processes that have not answered
         for begin, end in self._shares:
             ours, theirs = context.Pipe()
-            share = Share(CloudpickleWrapper(factory.build), begin, end, factory.name, spaces, self._memory, os.getpid())
+            share = Share(CloudpickleWrapper(factory), begin, end, factory.name, spaces, self._memory, os.getpid())
             process: Any = context.Process(target=serve, args=(share, theirs), name=f"environments {begin} to {end - 1}", daemon=True)  # type: ignore[attr-defined]
             process.start()
             theirs.close()
@@ -241,7 +241,7 @@ class ProcessStepper(Stepper):
         next_mask = after_mask = None
         ended: list[tuple[int, bool | None]] = []
         if any(answers):
-            told = [answer or ([], None, None) for answer in answers]
+            told: list[Any] = [answer or ([], None, None) for answer in answers]
             ended = [pair for answer in told for pair in answer[0]]
             if self._masks is not None:
                 next_mask, after_mask = (self._joined([answer[k] for answer in told]) for k in (1, 2))
@@ -281,7 +281,7 @@ class ProcessStepper(Stepper):
             try:
                 pipe.send_bytes(_STEP if name == "step" else pickle.dumps((name, told)))
             except OSError as error:
-                raise self._lost(i, f"{name}: its process {end_of(self._processes[i])}") from error
+                raise self._gone(i, f"{name}: its process {end_of(self._processes[i])}") from error
             self._asked.add(i)
 
     def _answers(self, phase: str) -> list[Any]:
@@ -293,11 +293,11 @@ class ProcessStepper(Stepper):
             left = deadline - time.monotonic()
             ready = self._polls[i](None if left == math.inf else max(left, 0.0))
             if not ready:
-                raise self._lost(i, late_in_words(phase, self.timeout))
+                raise self._gone(i, late_in_words(phase, self.timeout))
             try:
                 data = self._pipes[i].recv_bytes()
             except (EOFError, OSError) as error:
-                raise self._lost(i, f"{phase}: its process {end_of(self._processes[i])}") from error
+                raise self._gone(i, f"{phase}: its process {end_of(self._processes[i])}") from error
             self._asked.discard(i)
             good, value = (True, None) if data == _NOTHING else pickle.loads(data)
             answers.append(value)
@@ -316,7 +316,7 @@ class ProcessStepper(Stepper):
         cause.__cause__ = RuntimeError(f"in the environment's process:\n{trace}")
         return error
 
-    def _lost(self, index: int, text: str) -> EnvError:
+    def _gone(self, index: int, text: str) -> EnvError:
         """A process that died or hangs: from here on every call raises this."""
         begin, end = self._shares[index]
         if end - begin == 1:

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
+from toy_envs import Walk
 
 import pyrl
 from pyrl.envs import Stepper, make
@@ -27,41 +26,6 @@ DQN = {"learning_starts": 20, "batch_size": 8, "buffer_size": 500, "net_arch": (
 CONSTANT = {"exploration_initial_eps": 0.3, "exploration_final_eps": 0.3}
 SAC = {"learning_starts": 20, "batch_size": 8, "buffer_size": 500, "net_arch": (16,)}
 PPO = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (16,)}
-
-
-class Walk(gym.Env):
-    """Its state can be saved."""
-
-    observation_space = spaces.Box(-50, 50, (2,))
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, fails_at: int = -1) -> None:
-        self.x, self.t, self.steps, self.fails_at = 0.0, 0, 0, fails_at
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        self.x, self.t = float(self.np_random.normal()), 0
-        return self.observe(), {}
-
-    def step(self, action: Any) -> Any:
-        self.t += 1
-        self.steps += 1
-        if self.steps == self.fails_at:
-            raise ZeroDivisionError("wheels came off")
-        self.x += (1.0 if action else -1.0) + float(self.np_random.normal())
-        return self.observe(), -abs(self.x), abs(self.x) > 8, self.t >= 25, {}
-
-    def observe(self) -> np.ndarray:
-        return np.array([self.x, self.t], np.float32)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"x": self.x, "t": self.t, "random": {"state": {k: str(v) for k, v in self.np_random.bit_generator.state["state"].items()}}}
-
-    def load_state_dict(self, state: Any) -> None:
-        self.x, self.t = state["x"], state["t"]
-        whole = self.np_random.bit_generator.state
-        whole["state"] = {k: int(v) for k, v in state["random"]["state"].items()}
-        self.np_random.bit_generator.state = whole
 
 
 def agent_for(algo: str, stepper: Stepper, config: dict[str, Any]) -> Any:
