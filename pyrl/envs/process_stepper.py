@@ -188,6 +188,7 @@ class ProcessStepper(Stepper):
         super().__init__(env.observation_space, env.action_space, num_envs, seed, factory.name, factory.env_spec)
         self.timeout = math.inf if timeout is None else timeout
         self._failure: EnvError | None = None
+        self._render_mode = factory.render_mode if factory.render_mode is not None else env.render_mode
         context = multiprocessing.get_context()
         spaces = self.single_observation_space, self.single_action_space
         self._memory = Memory(spaces[0], zeros_for(self._border.stored, num_envs), num_envs, lambda size: context.RawArray("B", size))
@@ -213,7 +214,6 @@ class ProcessStepper(Stepper):
             raise
 
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> list[Any]:
-        self._drain()
         self._ask("reset", None if seeds is None else self.seed)
         masks = [mask for given in self._answers("reset") for mask in given]
         self._copy(self._memory.shown, buffer)
@@ -275,6 +275,9 @@ class ProcessStepper(Stepper):
         self._ask_each(name, [arguments] * len(self._pipes))
 
     def _ask_each(self, name: str, arguments: list[tuple[Any, ...]]) -> None:
+        if self._asked:  # before an interrupt: nobody wants the answers
+            with contextlib.suppress(EnvError):
+                self._answers("step")
         if self._failure is not None:
             raise self._failure
         for i, (pipe, told) in enumerate(zip(self._pipes, arguments)):
@@ -325,12 +328,8 @@ class ProcessStepper(Stepper):
             error = EnvError(f"{self.name}: environments {begin} to {end - 1} (seed {self.seed}, in one process): {text}")
         self.observation, self._failure = None, error
         self._end()
+        self._asked.clear()
         return error
-
-    def _drain(self) -> None:
-        """Answers to what was asked before an interrupt: nobody wants them."""
-        with contextlib.suppress(EnvError):
-            self._answers("step")
 
     def _environment_states(self) -> dict[str, Any]:
         self._ask("state")
@@ -356,17 +355,17 @@ class ProcessStepper(Stepper):
         return {**state, **columns, "env_seeds": state["env_seeds"][begin:end], "environments": environments, "observation": observation}
 
     def render(self) -> Any:
+        if self._render_mode is None:
+            raise ValueError(f"{self.name}: render needs make(..., render_mode='rgb_array')")
         self._ask_each("render", [()])
         return self._answers("render")[0]
 
     def _close(self) -> None:
         if self._failure is not None:
-            return
-        self._drain()
+            return  # it was said
         try:
-            if self._failure is None:
-                self._ask("close")
-                self._answers("close")
+            self._ask("close")
+            self._answers("close")
         finally:
             self._end()
 

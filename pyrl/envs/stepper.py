@@ -150,7 +150,11 @@ class Stepper(ABC):
         if self._sent is None:
             raise EnvError(f"{self.name}: receive, but no step was sent")
         action, self._sent = self._sent, None
-        return self._receive(action)
+        try:
+            return self._receive(action)
+        except BaseException:  # a signal's handler too
+            self.observation = None
+            raise
 
     def abandon(self) -> None:
         """End a step under way whose result nobody wants: `reset` or `close` comes next."""

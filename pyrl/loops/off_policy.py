@@ -125,7 +125,7 @@ class OffPolicyLoop(Loop):
             if self.finished:
                 break
             count = -(-self._due // left)  # of those put off, spread over what is left of the round
-            self._store(*self.step_envs(partial(self._update, count, losses) if count else None))
+            self._store(*(self.step_envs(partial(self._update, count, losses)) if count else self.step_envs()))
         if self.stopped or self.goal_reached or self._stored < spec.learning_begins:
             return losses
         self._due += spec.gradient_steps if spec.gradient_steps >= 0 else self._stored - stored_before
