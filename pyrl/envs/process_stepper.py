@@ -306,12 +306,13 @@ class ProcessStepper(Stepper):
             answers.append(value)
             failed = failed or (None if good else value)
         if failed is not None:
+            if phase in ("reset", "step"):  # elsewhere the episodes go on
+                self.observation = None
             raise self._told(*failed)
         return answers
 
     def _told(self, by_space: bool, text: str, cause: BaseException, trace: str, index: int | None, seed: int | None) -> Exception:
         """The error of a process, here."""
-        self.observation = None
         error = SpaceError(text) if by_space else EnvError(text)
         if isinstance(error, EnvError):
             error.index, error.seed = index, seed

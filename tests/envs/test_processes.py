@@ -97,6 +97,14 @@ def test_state_goes_from_any_number_of_processes_to_any_other(monkeypatch: pytes
     same(steps[0][2], steps[1][2])
 
 
+def test_a_state_that_cannot_be_had_changes_nothing() -> None:
+    with make("CartPole-v1", 3, backend="processes", seed=2) as stepper, make("CartPole-v1", 3, backend="lean", seed=2) as lean:
+        stepper.reset(), lean.reset()
+        with pytest.raises(EnvError, match="CartPole-v1: no state to save: CartPoleEnv has no state_dict"):
+            stepper.state_dict()
+        same(stepper.step(np.ones(3, np.int64)).next_observation, lean.step(np.ones(3, np.int64)).next_observation)
+
+
 def step_again(stepper: Any) -> None:
     stepper._ask("step")
     stepper._answers("step")
