@@ -43,6 +43,7 @@ class TrainOptions:
     replay_shards: Count | None = None  # of workers that fill a replay (dqn, ddpg, td3, sac): its parts; None: one
     samples_per_insert: Positive | None = None  # the same: transitions drawn for each that is stored; None: as without workers
     learners: Count | None = None  # that share the updates of impala and a2c (docs/scale.md); None: one
+    overlap: bool = False  # environments step while the agent learns: off-policy it acts one step late, on-policy one rollout
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing

@@ -145,7 +145,15 @@ class FiringVector(VectorWrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        result = self.env.step(np.where(self.lost, self.fire, actions))
+        return self._seen(self.env.step(np.where(self.lost, self.fire, actions)))
+
+    def send(self, actions: Any) -> None:
+        self.env.send(np.where(self.lost, self.fire, actions))  # type: ignore[attr-defined]
+
+    def recv(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        return self._seen(self.env.recv())  # type: ignore[attr-defined]
+
+    def _seen(self, result: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         lives = result[-1]["lives"]
         self.lives, self.lost = lives, (lives > 0) & (lives < self.lives)
         return result

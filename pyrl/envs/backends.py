@@ -20,6 +20,7 @@ from pyrl.envs.factory import EnvFactory
 from pyrl.envs.ids import needs_packages
 from pyrl.envs.inline import LeanStepper
 from pyrl.envs.native_stepper import NativeStepper
+from pyrl.envs.process_stepper import ProcessStepper
 from pyrl.envs.processes import ProcessVector, WorkerFailure
 from pyrl.envs.stepper import Stepper
 from pyrl.envs.vector import VectorStepper
@@ -106,6 +107,13 @@ def _native(request: Request) -> Stepper:
     request.need_same_step("native")
     factory = request.factory
     return NativeStepper(factory.native(), request.num_envs, seed=request.seed, name=factory.name, spec=factory.env_spec)
+
+
+@backend("processes")
+def _processes(request: Request) -> Stepper:
+    """pyrl's own stepper in other processes, one for each core, which share the environments"""
+    request.need_same_step("processes")
+    return ProcessStepper(request.factory, request.num_envs, seed=request.seed, timeout=request.env_timeout)
 
 
 @backend("sync")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ class NativeStepper(Stepper):
     """N environments of one `NativeEnv`. An ended episode restarts at once."""
 
     autoreset = AutoresetMode.SAME_STEP
+    overlaps = True  # in a thread, which handing over to takes some 20 us
 
     def __init__(self, native: NativeEnv, num_envs: int, *, seed: int, name: str, spec: Any) -> None:
         super().__init__(native.observation_space, native.action_space, num_envs, seed, name, spec)
@@ -55,6 +57,8 @@ class NativeStepper(Stepper):
             low, high = (np.ascontiguousarray(bound, np.float32).ravel() for bound in (self._border._low, self._border._high))
             self._bounds = low, high
         self._rollout_columns: tuple[Array, ...] = ()
+        self._thread: ThreadPoolExecutor | None = None
+        self._under_way: Future[StepResult] | None = None
 
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
         if seeds is not None:
@@ -88,6 +92,15 @@ class NativeStepper(Stepper):
         self._current = current
         self.observation, self.first = self._buffers[current].value, restarted
         return StepResult(observation, action, self._reward, shown, self._terminated, self._truncated, self._valid, episodes, first=first)
+
+    def _send(self, action: Array) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "pyrl-native")
+        self._under_way = self._thread.submit(self.step, action)
+
+    def _receive(self, action: Array) -> StepResult:
+        assert self._under_way is not None
+        return self._under_way.result()
 
     def rollout(self, policy: NativePolicy, steps: int, stop_at_end: bool) -> StepRows:
         """Up to ``steps`` steps, of ``policy`` acting: the same bits as `step` by step. Fewer where they take long, and where

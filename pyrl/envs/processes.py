@@ -58,14 +58,25 @@ class ProcessVector(AsyncVectorEnv):
     def step(self, actions: Any) -> Any:
         return self._ask("step", lambda: self.step_async(actions), self.step_wait)
 
+    def send(self, actions: Any) -> None:
+        """Begin a step, which `receive` ends."""
+        self._ask("step", lambda: self.step_async(actions), None)
+
+    def receive(self) -> Any:
+        return self._ask("step", None, self.step_wait)
+
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self._ask("make" if name == "made" else name, lambda: self.call_async(name, *args, **kwargs), self.call_wait)
 
-    def _ask(self, phase: str, send: Callable[[], None], receive: Callable[[], Any]) -> Any:
+    def _ask(self, phase: str, send: Callable[[], None] | None, receive: Callable[[], Any] | None) -> Any:
+        """Ask all workers, and what they answered; None leaves out the one or the other."""
         if self.failure is not None:
             raise self.failure
         try:
-            send()
+            if send is not None:
+                send()
+            if receive is None:
+                return None
             self._await(phase)
             return receive()
         except WorkerFailure as failure:
@@ -82,7 +93,7 @@ class ProcessVector(AsyncVectorEnv):
         """Until every worker has answered."""
         deadline = time.monotonic() + self.timeout
         if not self._polls:
-            self._polls = [_poll(pipe, process) for pipe, process in zip(self.parent_pipes, self.processes)]
+            self._polls = [poll_function(pipe, process) for pipe, process in zip(self.parent_pipes, self.processes)]
         for index, (poll, process) in enumerate(zip(self._polls, self.processes)):
             left = deadline - time.monotonic()
             ready = poll(None if left == math.inf else max(left, 0.0))
@@ -133,7 +144,7 @@ class ProcessVector(AsyncVectorEnv):
         process.join()
 
 
-def _poll(pipe: Any, process: Any) -> Callable[[float | None], list[Any]]:
+def poll_function(pipe: Any, process: Any) -> Callable[[float | None], list[Any]]:
     """A function that waits, for some seconds at most, for an answer or the end of a process, and tells which came."""
     if not hasattr(select, "poll"):  # Windows
         return lambda seconds: wait([pipe, process.sentinel], seconds)

@@ -18,6 +18,7 @@ what to act on next. In NEXT_STEP that is the final observation once more: the s
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -55,6 +56,7 @@ class Stepper(ABC):
     env_timeout: float | None = None  # seconds that an environment in another process gets to answer
     first_index = 0  # of the environments, in messages: these may be some of many
     fires = False  # the step after a lost life is the environment's own, which revives the player: no transition
+    overlaps = False  # whether the environments step outside of this thread's interpreter: between `send` and `receive` they go on
 
     def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
         check_observation_space(observation_space, name)
@@ -65,7 +67,7 @@ class Stepper(ABC):
         self.name = name
         self.spec = spec
         self.seed = seed
-        self.env_seeds = [stream_seed(seed, "env", i) for i in range(num_envs)]
+        self.env_seeds = self._seeds_of(seed)
         self.observation: Any = None  # an Observation, or None: not checked, as loops know when it is there
         self.first: Array = np.ones(num_envs, bool)
         self.action_mask: Array | None = None
@@ -89,6 +91,7 @@ class Stepper(ABC):
         self._lost = np.zeros(num_envs, bool)  # one of them, in the last step
         self._success_rule = success_rule(name)
         self._was_reset = False
+        self._sent: Any = None  # the action of a step under way
         self.resets = 0  # of all environments together, so far
 
     def reset(self, seed: int | None = None) -> Observation:
@@ -99,10 +102,11 @@ class Stepper(ABC):
         """
         if self.closed:
             raise EnvError(f"{self.name}: reset after close")
+        self.abandon()
         seeds: list[int] | None = None
         if seed is not None or not self._was_reset:
             self.seed = self.seed if seed is None else seed
-            seeds = self.env_seeds = [stream_seed(self.seed, "env", i) for i in range(self.num_envs)]
+            seeds = self.env_seeds = self._seeds_of(self.seed)
             self.single_action_space.seed(stream_seed(self.seed, "action_space"))
         self.observation = None
         self.resets += 1
@@ -116,6 +120,10 @@ class Stepper(ABC):
         self.observation = self._buffers[self._current].value
         return self.observation
 
+    def _seeds_of(self, seed: int) -> list[int]:
+        """The seeds of the environments in a reset with ``seed``."""
+        return [stream_seed(seed, "env", i) for i in range(self.num_envs)]
+
     @abstractmethod
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> Sequence[Any] | None:
         """Reset every environment and write what it shows into ``buffer``; their masks, None of those that gave none, and of all."""
@@ -127,6 +135,39 @@ class Stepper(ABC):
 
         After an error the environments are in an unknown state: `reset` or `close`.
         """
+
+    def send(self, action: Array) -> None:
+        """Begin a step, which `receive` ends: together they are `step`. Where the stepper ``overlaps``, the environments step meanwhile;
+        elsewhere they step in `receive`. Between the two calls there is only `abandon` and `close`."""
+        self._begin()
+        if self._sent is not None:
+            raise EnvError(f"{self.name}: send, but the step before was not received")
+        self._send(action)
+        self._sent = action
+
+    def receive(self) -> StepResult:
+        """What `step` returns, of the action that was sent."""
+        if self._sent is None:
+            raise EnvError(f"{self.name}: receive, but no step was sent")
+        action, self._sent = self._sent, None
+        try:
+            return self._receive(action)
+        except BaseException:  # a signal's handler too
+            self.observation = None
+            raise
+
+    def abandon(self) -> None:
+        """End a step under way whose result nobody wants: `reset` or `close` comes next."""
+        if self._sent is not None:
+            with contextlib.suppress(EnvError):
+                self.receive()
+        self.observation = None
+
+    def _send(self, action: Array) -> None:  # noqa: B027
+        """What can be begun of a step: here nothing."""
+
+    def _receive(self, action: Array) -> StepResult:
+        return self.step(action)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the environments continue: JSON values and arrays. EnvError where it cannot be taken: before the
@@ -197,8 +238,8 @@ class Stepper(ABC):
     def close(self) -> None:
         """Release the environments; more than once is harmless."""
         if not self.closed:
+            self.abandon()
             self.closed = True
-            self.observation = None
             self._close()
 
     @abstractmethod

@@ -58,6 +58,7 @@ class VectorStepper(Stepper):
         self._ended = np.zeros(self.num_envs, bool)
         self._dead = np.zeros(self.num_envs, bool)  # ended in the last step, so NEXT_STEP resets it in this one
         self._any_dead = self._any_invalid = False
+        self._halves = halves_of(env)
 
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> list[Any]:
         self._any_dead = False
@@ -66,6 +67,7 @@ class VectorStepper(Stepper):
             if seeds != self._unused_seeds:
                 self.env.close()
                 self.env = self._rebuild(seeds)
+                self._halves = halves_of(self.env)
         elif seeds is not None and not _has_fixed_seeds(self.env):
             keywords["seed"] = seeds if self._takes_seeds else _seed_for(self.env, seeds)
         self._unused_seeds = None
@@ -86,12 +88,36 @@ class VectorStepper(Stepper):
         self._raise_failure(infos)
         return result[0], infos
 
+    @property
+    def overlaps(self) -> bool:  # type: ignore[override]
+        return self._halves is not None
+
     def step(self, action: Array) -> StepResult:
-        observation = self._begin()
+        self._begin()
         action = self._border.check(action)
         env_action = self._border.batch(action)
+        return self._finished(action, env_action, lambda: self.env.step(env_action))
+
+    def _send(self, action: Array) -> None:
+        if self._halves is None:
+            return
+        env_action = self._border.batch(self._border.check(action))
         try:
-            result = self.env.step(env_action)
+            self._halves[0](env_action)
+        except FROM_ENVS as error:
+            raise self._raised("step", error, env_action) from error
+
+    def _receive(self, action: Array) -> StepResult:
+        if self._halves is None:
+            return self.step(action)
+        action = self._border.check(action)
+        return self._finished(action, action, self._halves[1])
+
+    def _finished(self, action: Array, env_action: Any, step: Callable[[], Any]) -> StepResult:
+        """What ``step``, of the vector environment, returned, as a result."""
+        observation = self.observation
+        try:
+            result = step()
         except FROM_ENVS as error:
             raise self._raised("step", error, env_action) from error
         if not isinstance(result, tuple | list) or len(result) != 5:
@@ -301,6 +327,17 @@ class VectorStepper(Stepper):
             raise self._failure(*failed[0])
         if died is not None:
             raise self._error(died.index, died.text)
+
+
+def halves_of(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any]] | None:
+    """(begin, end) of a step, where ``env`` steps outside of this thread: in processes or in threads of C++; None elsewhere."""
+    if isinstance(env, ProcessVector):
+        return env.send, env.receive
+    if isinstance(env, AsyncVectorEnv):
+        return env.step_async, env.step_wait
+    if all(callable(getattr(type(env), name, None)) for name in ("send", "recv")):  # EnvPool's, ale-py's, and pyrl's around that
+        return env.send, env.recv
+    return None
 
 
 def declared_mode(env: VectorEnv) -> AutoresetMode | None:

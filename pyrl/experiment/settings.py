@@ -80,7 +80,7 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
         "eval_every": None, "eval_episodes": int(arguments["eval_episodes"]), "stop_at_return": None,
         "stop_window": int(arguments["stop_window"]), "save_every_episodes": None,
         "workers": None, "worker_engine": None, "max_policy_lag": None, "learners": None,
-        "replay_shards": None, "samples_per_insert": None,
+        "replay_shards": None, "samples_per_insert": None, "overlap": False,
         **{name: value for name, value in told.items() if name not in (*_PER_CALL, "algo", "env", "agent", "run_dir", *limits)},
         **limits, "config": config,
     }  # fmt: skip
@@ -119,6 +119,8 @@ def _keeps(folder: RunFolder, name: str, value: Any, before: Any) -> bool:
         return value is True or (value is not False and Path(value).resolve() == folder.path.resolve())
     if name == "env_kwargs":
         return to_json(value, name) == (before or {})
+    if name == "overlap":  # older versions did not keep it
+        return bool(value) == bool(before)
     return value == before or (name == "backend" and value == "auto")
 
 

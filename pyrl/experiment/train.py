@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -88,6 +89,7 @@ def train(
     replay_shards: Count | None = None,
     samples_per_insert: Positive | None = None,
     learners: Count | None = None,
+    overlap: bool | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -121,6 +123,8 @@ def train(
         train_freq and gradient_steps.
     learners: of impala and a2c, that share each update's environments and sum their gradients (docs/scale.md): this process and others
         that it starts, or those of torchrun. None: one.
+    overlap: the environments step while the agent learns, on another core. What it acts by lags: off-policy by one step (the updates that
+        follow it), on-policy by one rollout. The same run each time; refused for environments that step in this process's interpreter.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is
@@ -142,10 +146,7 @@ def train(
                 agent = make_agent(settings["algo"], *spaces, seed=settings["seed"], num_envs=num_envs, **settings["config"])
             held.enter_context(use_threads(agent.threads if threads is None else threads))
             loop = _loop(agent, env, stepper, settings, options, held)
-
-            def score() -> Evaluation:
-                return evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
-
+            score = partial(evaluate, agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
             signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
             if loop.follows:
                 folder, run_dir = None, False
@@ -168,7 +169,9 @@ def _loop(agent: Agent, env: Any, stepper: Stepper, settings: Mapping[str, Any],
         raise SettingError("train: eval_every needs environments of its own, expected env as an id or a callable, got a vector environment")
     limits = {k: settings[k] for k in ("total_steps", "total_episodes", "stop_at_return", "stop_window")}
     if not settings.get("workers"):
-        return iterate(agent, stepper, **limits)
+        return iterate(agent, stepper, **limits, overlap=settings.get("overlap", False))
+    if settings.get("overlap"):
+        raise SettingError(f"train: overlap is True, but workers is {settings['workers']}: they step while the agent learns; leave it out")
     loop = iterate_with_workers(agent, env, stepper, settings, limits, options)
     held.callback(loop.close)
     return loop

@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -144,13 +144,13 @@ class Loop(ABC):
         """Where the agent learns."""
         return self.agent.learn(data)
 
-    def step_envs(self) -> tuple[StepResult, Mapping[str, Array]]:
-        """One step of all environments, and what the agent wants stored beside it."""
+    def step_envs(self, meanwhile: Callable[[], None] | None = None) -> tuple[StepResult, Mapping[str, Array]]:
+        """One step of all environments, and what the agent wants stored beside it. ``meanwhile`` is called while they step."""
         agent, stepper = self.agent, self.stepper
         if agent.normalizer.active:
             agent.normalizer.update(stepper.observation)
         choice = self.player.choose(stepper.observation, stepper.first, stepper.action_mask)
-        step = stepper.step(choice.action)
+        step = stepper.step(choice.action) if meanwhile is None else self._step_meanwhile(choice.action, meanwhile)
         if agent.normalizer.active:
             agent.normalizer.observe_reward(step.reward, step.terminated | step.truncated, step.valid)
         env_steps = agent.progress.env_steps + int(np.count_nonzero(step.valid))
@@ -158,6 +158,15 @@ class Loop(ABC):
             self._count(step.episodes)
         agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
         return step, choice.stored
+
+    def _step_meanwhile(self, action: Array, meanwhile: Callable[[], None]) -> StepResult:
+        self.stepper.send(action)
+        try:
+            meanwhile()
+        except BaseException:
+            self.stepper.abandon()
+            raise
+        return self.stepper.receive()
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:
         """The state of the loop itself, beside the agent: arrays and JSON values only; ``buffer`` is the replay, if it has one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from pyrl.errors import CheckpointError, SettingError
 from pyrl.loops.base import Limits, Loop
 from pyrl.seeding import stream_key
 from pyrl.spaces import choices
-from pyrl.types import Array, Batch, Observation
+from pyrl.types import Array, Batch, Observation, StepResult
 
 
 def newest_of(stack: Any) -> spaces.Box:
@@ -78,10 +79,18 @@ def hindsight_for(spec: ReplaySpec, stepper: Stepper, buffer: ReplayBuffer) -> H
 
 class OffPolicyLoop(Loop):
     """One round = train_freq steps of every environment, then gradient_steps calls of ``agent.learn`` (-1: as many as
-    transitions were stored in the round) once learning_starts transitions were stored."""
+    transitions were stored in the round) once learning_starts transitions were stored.
 
-    def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
+    With ``overlap`` the updates that follow a round are made while the steps of the next round are under way, spread over them. With
+    train_freq 1 that is one step of delay: an action is chosen by the weights before the updates that follow the step before it, and all
+    else is as without: which batches are drawn, from which replay. What runs at the same time shares nothing, so the run repeats bit for
+    bit. The updates that follow the last round of a run are left to the run that resumes it.
+    """
+
+    def __init__(self, agent: Agent, stepper: Stepper, limits: Limits, overlap: bool = False) -> None:
         super().__init__(agent, stepper, limits)
+        self.overlap = overlap
+        self._due = 0  # updates that `overlap` has put off
         spec = agent.storage()
         if not isinstance(spec, ReplaySpec):
             raise TypeError(f"{agent.name}: storage returned {type(spec).__name__}, expected a ReplaySpec, as its loop is off_policy")
@@ -121,59 +130,73 @@ class OffPolicyLoop(Loop):
         return f"{ending}; nothing was learned: updates begin after {self.spec.learning_begins:,} steps (learning_starts, batch_size)"
 
     def round(self) -> dict[str, float]:
-        agent, spec = self.agent, self.spec
-        stored_before = self._stored
-        for _ in range(spec.train_freq):
+        spec, stored_before = self.spec, self._stored
+        losses: dict[str, float] = {}
+        for left in range(spec.train_freq, 0, -1):
             if self.finished:
                 break
-            first_step = agent.env_steps
-            step, extra = self.step_envs()
-            self._stored += agent.env_steps - first_step
-            observation, next_observation = step.observation, step.next_observation
-            if self._single:
-                observation, next_observation = (np.ascontiguousarray(cast(np.ndarray, x)[:, -1]) for x in (observation, next_observation))
-            if self._masks:
-                observation = self._beside_mask(observation, step.action_mask)
-                next_observation = self._beside_mask(next_observation, step.next_action_mask)
-            self.buffer.add(
-                observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
-            )  # fmt: skip
-        if self.stopped or self.goal_reached or self._stored < self.spec.learning_begins:
-            return {}
+            count = -(-self._due // left)  # of those put off, spread over what is left of the round
+            self._store(*(self.step_envs(partial(self._update, count, losses)) if count else self.step_envs()))
+        if self.stopped or self.goal_reached or self._stored < spec.learning_begins:
+            return losses
+        self._due += spec.gradient_steps if spec.gradient_steps >= 0 else self._stored - stored_before
+        if not self.overlap:
+            self._update(self._due, losses)
+            self._due = 0
+        return losses
+
+    def _store(self, step: StepResult, extra: Mapping[str, Array]) -> None:
+        self._stored += int(np.count_nonzero(step.valid))
+        observation, next_observation = step.observation, step.next_observation
+        if self._single:
+            observation, next_observation = (np.ascontiguousarray(cast(np.ndarray, x)[:, -1]) for x in (observation, next_observation))
+        if self._masks:
+            observation = self._beside_mask(observation, step.action_mask)
+            next_observation = self._beside_mask(next_observation, step.next_action_mask)
+        self.buffer.add(
+            observation, step.action, step.reward, next_observation, step.terminated, step.truncated, valid=step.valid, **extra
+        )  # fmt: skip
+
+    def _update(self, count: int, losses: dict[str, float]) -> None:
+        """Draw and learn from ``count`` batches; ``losses`` are those of the last."""
+        agent, spec = self.agent, self.spec
         if isinstance(self.buffer, PrioritizedReplayBuffer):
             assert spec.prioritized is not None
             self.buffer.beta = spec.prioritized.beta_at(agent.progress.share)
-        losses: dict[str, float] = {}
-        for _ in range(spec.gradient_steps if spec.gradient_steps >= 0 else self._stored - stored_before):
+        for _ in range(count):
             if self.stopped:
                 break
+            self._due -= 1
             self._batch = self.buffer.sample(spec.batch_size, out=self._batch)
             if self.hindsight is not None:
                 self.hindsight.relabel(self.buffer, self._batch)
             learned = self.learn(without_masks(self._batch, self._single) if self._masks else self._batch)
-            losses = learned.metrics
+            losses.update(learned.metrics)
             if isinstance(self.buffer, PrioritizedReplayBuffer):
                 if learned.priority is None:
                     raise TypeError(f"{agent.name}: learn returned no priority, which prioritized replay needs")
                 self.buffer.update_priorities(self._batch.index, learned.priority)
-        return losses
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:
         masks = {"masks": True} if self._masks else {}
-        return {**super().state_dict(), "stored": self._stored, **masks, **({"buffer": self.buffer.state_dict()} if replay else {})}
+        due = {"due": self._due} if self._due else {}
+        return {**super().state_dict(), "stored": self._stored, **masks, **due, **({"buffer": self.buffer.state_dict()} if replay else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         rest = dict(state)
         buffer, masks = rest.pop("buffer", None), rest.pop("masks", False)
         stored = rest.pop("stored", self.agent.env_steps)  # older versions did not keep it
+        due = rest.pop("due", 0)
         if not isinstance(buffer, Mapping):
             raise CheckpointError("loop/buffer is missing: the state is not an off-policy loop's")
         if type(stored) is not int or not 0 <= stored <= MOST:
             raise CheckpointError(f"loop/stored is {stored!r}, expected a count")
+        if type(due) is not int or not 0 <= due <= (MOST if self.overlap else 0):
+            raise CheckpointError(f"loop/due is {due!r}, expected {'a count' if self.overlap else '0'} (overlap is {self.overlap})")
         if type(masks) is not bool or (masks and not self.agent.honours_masks):
             raise CheckpointError(f"loop/masks is {masks!r}, expected {False if not self.agent.honours_masks else 'True or False'}")
         if masks:
             self._store_masks()
         self.buffer.load_state_dict(buffer)
         super().load_state_dict(rest)
-        self._stored = stored
+        self._stored, self._due = stored, due

@@ -115,12 +115,13 @@ def words(way: str, phase: str, timeout: float) -> str:
 def check(backend: Any, way: str, phase: str) -> None:
     timeout = 1.0 if way == "hangs" else 60.0
     age = {"step 3": 2, "autoreset": r"\d", "close": r"\d"}.get(phase, 0)
-    blamed = range(3) if phase == "make" and backend == "async" else [0 if phase == "make" else 1]  # of three that die, any may be first
+    many = phase == "make" and backend in ("async", "processes")  # of three that die, any may be first
+    blamed = range(3) if many else [0 if phase == "make" else 1]
     which = "|".join(rf"{index} \(seed {stream_seed(SEED, 'env', index)}" for index in blamed)
     place = rf"Failing: environment ({which})(, step {age})?\): "
     with pytest.raises(EnvError, match=f"{place}.*{words(way, phase, timeout)}"):
         drive(backend, way, phase, timeout=timeout)
-    assert not [p for p in multiprocessing.active_children() if "Worker<" in p.name]
+    assert not [p for p in multiprocessing.active_children() if "Worker<" in p.name or "environments" in p.name]
 
 
 @pytest.mark.timeout(LIMIT)
@@ -139,6 +140,14 @@ SOME = [(way, phase) for number, way, phase in WAYS if ALL or way in ("raises", 
 @pytest.mark.parametrize(("way", "phase"), SOME)
 def test_in_processes(way: str, phase: str) -> None:
     check("async", way, phase)
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize(("way", "phase"), SOME)
+def test_in_shared_processes(way: str, phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each environment has a process here, so that a death blames it; with fewer, it blames the share."""
+    monkeypatch.setattr("pyrl.envs.process_stepper.cores", lambda: 3)
+    check("processes", way, phase)
 
 
 @pytest.mark.timeout(LIMIT)

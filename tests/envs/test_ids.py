@@ -67,7 +67,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("env", IDS)
-@pytest.mark.parametrize("backend", ["lean", "sync", "async"])
+@pytest.mark.parametrize("backend", ["lean", "sync", "async", "processes"])
 def test_make_train_and_evaluate(module: Path, monkeypatch: pytest.MonkeyPatch, env: str, backend: Any) -> None:
     monkeypatch.syspath_prepend(str(module))
     with make(env, 2, backend=backend, env_kwargs={"length": 3}) as stepper:

@@ -42,7 +42,8 @@ def stacked(padding: Any = "zero", episodic_life: bool = False) -> gym.Env:
 
 
 @pytest.mark.parametrize(
-    ("backend", "autoreset"), [("lean", "SAME_STEP"), *((b, mode) for b in ("sync", "async") for mode in ("SAME_STEP", "NEXT_STEP"))]
+    ("backend", "autoreset"),
+    [*((b, "SAME_STEP") for b in ("lean", "processes")), *((b, mode) for b in ("sync", "async") for mode in ("SAME_STEP", "NEXT_STEP"))],
 )
 @pytest.mark.parametrize(("episodic_life", "fires"), [(False, False), (True, False), (True, True)])
 def test_lost_lives(backend: Any, autoreset: str, episodic_life: bool, fires: bool) -> None:

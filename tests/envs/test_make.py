@@ -20,7 +20,7 @@ from pyrl.seeding import stream_seed
 from pyrl.spaces import difference
 
 needs_envpool = pytest.mark.skipif(importlib.util.find_spec("envpool") is None, reason="envpool is not installed")
-GUARDED: list[Any] = ["lean", "sync", "async"]
+GUARDED: list[Any] = ["lean", "sync", "async", "processes"]
 
 
 def one_of_three(fault: str, at: int = 3) -> Any:

@@ -62,7 +62,7 @@ def source(kind: str, backend: str, **options: Any) -> tuple[Any, dict[str, Any]
     return lambda: Masked(kind, **options), {"num_envs": 2, "backend": backend}
 
 
-@pytest.mark.parametrize("backend", ["lean", "sync", "async", *AutoresetMode.__members__])
+@pytest.mark.parametrize("backend", ["lean", "sync", "async", "processes", *AutoresetMode.__members__])
 @pytest.mark.parametrize("kind", SPACES)
 def test_masks_follow_the_observations(kind: str, backend: str) -> None:
     env, options = source(kind, backend)

@@ -84,7 +84,7 @@ def test_bounds_of_actions_reach_the_environment(faulty: str) -> None:
         assert shown[:, 0].tolist() == [-2.0, 0.25, 0.5]
 
 
-@pytest.mark.parametrize("backend", ["lean", "sync", "async"])
+@pytest.mark.parametrize("backend", ["lean", "sync", "async", "processes"])
 def test_other_backends_make_the_same_episodes(lander: str, backend: Any) -> None:
     with make(lander, 2, seed=4) as native, make(lander, 2, seed=4, backend=backend) as other:
         np.testing.assert_array_equal(native.reset(), other.reset())

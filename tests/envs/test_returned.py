@@ -18,7 +18,7 @@ from pyrl.envs import make
 from pyrl.errors import EnvError
 
 EXAMPLES = int(os.environ.get("PYRL_EXAMPLES", "1"))
-BACKENDS: list[Any] = ["lean", "sync", "async"]
+BACKENDS: list[Any] = ["lean", "sync", "async", "processes"]
 GOOD_REWARDS = [1, 1.0, True, np.float32(1), np.float64(1), np.int64(1), np.bool_(True), np.array(1.0), Fraction(1), torch.tensor(1.0)]
 GOOD_FLAGS: list[tuple[Any, Any]] = [
     (False, True), (0, 1), (np.bool_(False), np.bool_(True)), (np.int64(0), np.int64(1)), (np.array(False), np.array(True)),

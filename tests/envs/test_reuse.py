@@ -161,7 +161,7 @@ class Corridor(gym.Env):
         return observation, reward, False, cut, info
 
 
-@pytest.mark.parametrize("backend", ["lean", "sync", "async"])
+@pytest.mark.parametrize("backend", ["lean", "sync", "async", "processes"])
 def test_values_learned(backend: Any) -> None:
     with make(Corridor, 1, backend=backend) as stepper:
         agent = pyrl.make_agent(

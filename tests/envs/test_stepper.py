@@ -228,7 +228,7 @@ def test_toy_envs_are_legal(kind: str, action_kind: str) -> None:
     check_env(Scripted([(3, "terminated")], kind, action_kind), skip_render_check=True, skip_close_check=True)
 
 
-BACKENDS = ["lean", "sync", "async", "vector"]
+BACKENDS = ["lean", "sync", "async", "processes", "vector"]
 
 
 def run_cartpole(stepper: Stepper, steps: int, seed: int | None) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -271,7 +271,7 @@ def test_unseeded_reset_goes_on_with_the_stream() -> None:
         np.testing.assert_array_equal(stepper.reset(), second)
 
 
-@pytest.mark.parametrize("backend", ["lean", "sync", "async"])
+@pytest.mark.parametrize("backend", ["lean", "sync", "async", "processes"])
 def test_cartpole_as_gymnasium_has_it(backend: Any) -> None:
     env = gym.make("CartPole-v1", max_episode_steps=30)
     with make("CartPole-v1", 1, backend=backend, max_episode_steps=30, seed=2) as stepper:

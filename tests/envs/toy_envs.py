@@ -224,3 +224,38 @@ class ToyVector(VectorEnv):
             for i in np.flatnonzero(self.ended):
                 self.seen[i], _ = self.envs[i].reset()
         return self.batch(self.seen), reward, terminated, truncated, infos
+
+
+class Walk(gym.Env):
+    """Its state can be saved."""
+
+    observation_space = spaces.Box(-50, 50, (2,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.x, self.t, self.steps, self.fails_at = 0.0, 0, 0, fails_at
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.x, self.t = float(self.np_random.normal()), 0
+        return self.observe(), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        self.steps += 1
+        if self.steps == self.fails_at:
+            raise ZeroDivisionError("wheels came off")
+        self.x += (1.0 if action else -1.0) + float(self.np_random.normal())
+        return self.observe(), -abs(self.x), abs(self.x) > 8, self.t >= 25, {}
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.x, self.t], np.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"x": self.x, "t": self.t, "random": {"state": {k: str(v) for k, v in self.np_random.bit_generator.state["state"].items()}}}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.x, self.t = state["x"], state["t"]
+        whole = self.np_random.bit_generator.state
+        whole["state"] = {k: int(v) for k, v in state["random"]["state"].items()}
+        self.np_random.bit_generator.state = whole
