@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from pyrl import _core, ops
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.errors import DeviceError, DTypeError
+from tests.fuzz.signatures import TABLE
 
 ROOT = Path(__file__).parents[1]
 CLASSES = [value for value in vars(_core).values() if isinstance(value, type)]
@@ -24,6 +25,28 @@ def test_fuzzed_calls_give_what_plain_copies_give_or_a_typed_error(tmp_path):
     command = [sys.executable, "-c", code, "--calls", "5000", "--seed", "0", "--trace", str(trace)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, f"{run.stdout}{run.stderr[-2000:]}\nlast: {trace.read_text() if trace.exists() else ''}"
+
+
+def test_the_fuzzer_calls_every_function():
+    functions = {name for name in ops.__all__ if callable(getattr(ops, name)) and not isinstance(getattr(ops, name), type)}
+    assert functions - set(TABLE) == {"cuda_built", "num_threads", "set_num_threads", "simd_level"}  # they take no arrays
+
+
+def test_a_wrong_number_of_arguments_names_the_function():
+    with pytest.raises(TypeError, match=r"^gae takes 10 positional arguments, got 1$"):
+        _core.gae(np.zeros((2, 2)))
+    with pytest.raises(TypeError, match=r"^RunningMoments\.\w+ takes \d+ positional arguments, got 9$"):
+        _core.update_moments(*[np.zeros(1)] * 9)
+
+
+def test_pairs_are_checked_as_pairs():
+    x = np.zeros((3, 4), np.float32), np.zeros((3, 2), np.float32)
+    with pytest.raises(DTypeError, match=r"squashed_gaussian: out is a numpy.ndarray, expected a tuple \(action, log_prob\)"):
+        ops.squashed_gaussian(*x, out=np.zeros((3, 2), np.float32))
+    with pytest.raises(DTypeError, match=r"squashed_gaussian: log_std_range is a tuple, expected a tuple \(low, high\)"):
+        ops.squashed_gaussian(*x, log_std_range=(1.0, 2.0, 3.0))
+    with pytest.raises(ValueError, match=r"squashed_gaussian: log_std_range\[1\] is 0"):
+        ops.squashed_gaussian(*x, log_std_range=(1.0, 0.0))
 
 
 def needs_an_object(kind, member):

@@ -176,7 +176,7 @@ py::object collect(FastArgs args) {
   const double seconds = number_in(args[9], 0, 1e6, function, "seconds");
   auto* const observation = static_cast<std::byte*>(core.rows(border.output(args[10], "observation"), env.observation));
   double* const returns = border.output(args[11], "returns").as<double, 1>({n}, "[N]").data;
-  PYRL_CHECK(PyTuple_Check(args[12].ptr()) && PyTuple_GET_SIZE(args[12].ptr()) == 8, DTypeError, function, ": columns is no tuple of 8 arrays");
+  PYRL_CHECK(PyTuple_Check(args[12].ptr()) && PyTuple_GET_SIZE(args[12].ptr()) == 8, DTypeError, function, ": columns is not a tuple of 8 arrays");
   const auto item = [&](Py_ssize_t i) { return py::handle(PyTuple_GET_ITEM(args[12].ptr(), i)); };
   OutputArg seen = border.output(item(0), "columns.observation"), following = border.output(item(1), "columns.following"), action = border.output(item(2), "columns.action");
   const Columns columns{rows_of(seen, core, env.observation, steps),

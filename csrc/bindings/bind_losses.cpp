@@ -211,7 +211,14 @@ nn::SquashedGaussian<Real> squashed_args(const ArrayArg& output, const ArrayArg&
   return {output.as<const Real, 2>("[B, 2 A]"), noise.as<const Real, 2>({batch, width}, "[B, A]"), low, high};
 }
 
-// (output, noise, low, high, action, log_prob) -> (action, log_prob)
+// (low, high)
+std::array<double, 2> log_std_range_arg(const Arg& arg) {
+  const auto [low_arg, high_arg] = pair_arg(arg, "(low, high)");
+  const double low = number_arg(low_arg, arg.function, "log_std_range[0]");
+  return {low, number_in(high_arg, low, infinity, arg.function, "log_std_range[1]")};
+}
+
+// (output, noise, log_std_range, out) -> (action, log_prob)
 py::object squashed_gaussian(FastArgs args) {
   const char* function = "squashed_gaussian";
   Border border(function);
@@ -219,12 +226,13 @@ py::object squashed_gaussian(FastArgs args) {
   const Location location = real_location(output.kind, output);
   const ArrayArg noise = border.input(args[1], location);
   output.require_rank(2, "[B, 2 A]");
-  const double low = number_arg(args[2]), high = number_in(args[3], low, infinity);
+  const auto [low, high] = log_std_range_arg(args[2]);
+  const auto [action_out, log_prob_out] = pair_if_given(args[3], "(action, log_prob)");
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     py::object action, log_prob;
-    const auto a = border.template result<Real, 2>(action, args[4], location, call.noise.extent, "action", "[B, A]");
-    const auto l = border.template result<Real, 1>(log_prob, args[5], location, {output.shape[0]}, "log_prob", "[B]");
+    const auto a = border.template result<Real, 2>(action, action_out, location, call.noise.extent, "out[0]", "[B, A]");
+    const auto l = border.template result<Real, 1>(log_prob, log_prob_out, location, {output.shape[0]}, "out[1]", "[B]");
     double sum = 0;
     {
       ReleaseGil released;
@@ -235,23 +243,23 @@ py::object squashed_gaussian(FastArgs args) {
   });
 }
 
-// (output, noise, low, high, action, d_action or None, d_log_prob, d_output) -> d_output
+// (output, noise, log_std_range, action, d_action or None, d_log_prob, d_output) -> d_output
 py::object squashed_gaussian_backward(FastArgs args) {
   const char* function = "squashed_gaussian_backward";
   Border border(function);
   const ArrayArg output = border.input(args[0]);
   const Location location = real_location(output.kind, output);
-  const ArrayArg noise = border.input(args[1], location), action = border.input(args[4], location);
-  const ArrayArg d_action = border.optional(args[5], location);
+  const ArrayArg noise = border.input(args[1], location), action = border.input(args[3], location);
+  const ArrayArg d_action = border.optional(args[4], location);
   output.require_rank(2, "[B, 2 A]");
-  const double low = number_arg(args[2]), high = number_in(args[3], low, infinity);
-  const double d_log_prob = finite_arg(args[6]);
+  const auto [low, high] = log_std_range_arg(args[2]);
+  const double d_log_prob = finite_arg(args[5]);
   return with_real(output, [&]<class Real>(Real) -> py::object {
     const auto call = squashed_args<Real>(output, noise, low, high);
     const auto a = action.as<const Real, 2>(call.noise.extent, "[B, A]");
     const auto da = view_if_given<const Real, 2>(d_action, call.noise.extent, "[B, A]");
     py::object d_output;
-    const auto out = border.template result<Real, 2>(d_output, args[7], location, call.output.extent, "d_output", "[B, 2 A]");
+    const auto out = border.template result<Real, 2>(d_output, args[6], location, call.output.extent, "d_output", "[B, 2 A]");
     double sum = 0;
     {
       ReleaseGil released;
@@ -268,8 +276,8 @@ PYRL_BINDINGS(losses, m) {
   def_fast<policy_loss, "policy_loss(output, nvec, log_std, action, log_prob_old, advantage, normalize_advantage, clip_range, ent_coef, d_output, d_log_std)">(m);
   def_fast<value_loss, "value_loss(value, return_, value_old, weight, clip_range, coefficient, huber, d_value)">(m);
   def_fast<q_loss, "q_loss(q, action, reward, discount, next_q_target, next_q_online, weight, huber, d_q, td_error)">(m);
-  def_fast<squashed_gaussian, "squashed_gaussian(output, noise, low, high, action, log_prob)">(m);
-  def_fast<squashed_gaussian_backward, "squashed_gaussian_backward(output, noise, low, high, action, d_action, d_log_prob, d_output)">(m);
+  def_fast<squashed_gaussian, "squashed_gaussian(output, noise, log_std_range, out)">(m);
+  def_fast<squashed_gaussian_backward, "squashed_gaussian_backward(output, noise, log_std_range, action, d_action, d_log_prob, d_output)">(m);
   def_fast<dueling, "dueling(value, advantage, out)">(m);
   def_fast<dueling_backward, "dueling_backward(d_q, d_value, d_advantage)">(m);
 }

@@ -85,15 +85,13 @@ ArrayView<T, 2> one_output(Border& border, py::object& owner, py::handle out, co
   return arg.as<T, 2>("[T, N]");
 }
 
-// Two outputs: `out` is None or a pair. Returns the pair.
+// Two outputs as a pair.
 template <class T>
-py::tuple two_outputs(Border& border, ArrayView<T, 2>& first, ArrayView<T, 2>& second, py::handle out, const RolloutArg& rollout) {
-  PYRL_CHECK(out.is_none() || (PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == 2), DTypeError, border.function, ": out is a ",
-             Py_TYPE(out.ptr())->tp_name, ", expected a tuple of two arrays");
-  const auto item = [&](Py_ssize_t i) { return out.is_none() ? out : py::handle(PyTuple_GET_ITEM(out.ptr(), i)); };
+py::tuple two_outputs(Border& border, ArrayView<T, 2>& first, ArrayView<T, 2>& second, const Arg& out, const RolloutArg& rollout) {
+  const auto [out_first, out_second] = pair_if_given(out, "of two arrays");
   py::object a, b;
-  first = one_output<T>(border, a, item(0), "out[0]", rollout);
-  second = one_output<T>(border, b, item(1), "out[1]", rollout);
+  first = one_output<T>(border, a, out_first, "out[0]", rollout);
+  second = one_output<T>(border, b, out_second, "out[1]", rollout);
   py::tuple pair(2);
   PyTuple_SET_ITEM(pair.ptr(), 0, a.release().ptr());
   PyTuple_SET_ITEM(pair.ptr(), 1, b.release().ptr());

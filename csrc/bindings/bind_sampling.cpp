@@ -25,14 +25,6 @@ using namespace pyrl::bindings;
 
 namespace {
 
-// `out` is None or a pair (action, log_prob).
-std::array<py::handle, 2> pair_arg(py::handle out, const char* function) {
-  if (out.is_none()) return {out, out};
-  PYRL_CHECK(PyTuple_Check(out.ptr()) && PyTuple_GET_SIZE(out.ptr()) == 2, DTypeError, function, ": out is a ", Py_TYPE(out.ptr())->tp_name,
-             ", expected a tuple (action, log_prob)");
-  return {PyTuple_GET_ITEM(out.ptr(), 0), PyTuple_GET_ITEM(out.ptr(), 1)};
-}
-
 // (size, high, random, replacement, out)
 py::object uniform_indices(FastArgs args) {
   const char* function = "uniform_indices";
@@ -112,7 +104,7 @@ py::object sample_categorical(FastArgs args) {
   CategoricalCall call(function, args[0], args[1], args[2], args[3]);
   const std::int64_t batch = call.logits.shape[0], categories = call.logits.shape[1];
   PYRL_CHECK(categories >= 1, ShapeError, function, ": logits has shape ", call.logits.shape_text(), ", expected [B, K] with K at least 1");
-  const auto [action_out, log_prob_out] = pair_arg(args[4], function);
+  const auto [action_out, log_prob_out] = pair_if_given(args[4], "(action, log_prob)");
   py::object action, log_prob;
   const auto flat = call.border.result<std::int64_t, 1>(action, action_out, call.location, {batch}, "out[0]", "[B]");
   call.args.log_prob = call.border.result<float, 1>(log_prob, log_prob_out, call.location, {batch}, "out[1]", "[B]");
@@ -128,7 +120,7 @@ py::object sample_multi_categorical(FastArgs args) {
   CategoricalCall call(function, args[0], args[2], args[3], args[4]);
   const std::vector<std::int64_t> nvec = nvec_arg(args[1], call.logits);
   const std::int64_t batch = call.logits.shape[0], components = static_cast<std::int64_t>(nvec.size());
-  const auto [action_out, log_prob_out] = pair_arg(args[5], function);
+  const auto [action_out, log_prob_out] = pair_if_given(args[5], "(action, log_prob)");
   py::object action, log_prob;
   call.args.action = call.border.result<std::int64_t, 2>(action, action_out, call.location, {batch, components}, "out[0]", "[B, M]");
   call.args.log_prob = call.border.result<float, 1>(log_prob, log_prob_out, call.location, {batch}, "out[1]", "[B]");
@@ -156,7 +148,7 @@ py::object sample_gaussian(FastArgs args) {
     call.log_std = log_std.as<const float, 2>({batch, dimensions}, "[A] or [B, A]");
   }
   call.deterministic = flag_arg(args[3]);
-  const auto [action_out, log_prob_out] = pair_arg(args[4], function);
+  const auto [action_out, log_prob_out] = pair_if_given(args[4], "(action, log_prob)");
   py::object action, log_prob;
   call.action = border.result<float, 2>(action, action_out, location, {batch, dimensions}, "out[0]", "[B, A]");
   call.log_prob = border.result<float, 1>(log_prob, log_prob_out, location, {batch}, "out[1]", "[B]");

@@ -65,6 +65,12 @@ std::int64_t integer_arg(py::handle object, const char* function, const char* na
   return value;
 }
 
+std::array<py::handle, 2> pair_arg(const Arg& arg, const char* meaning) {
+  PYRL_CHECK(PyTuple_Check(arg.ptr()) && PyTuple_GET_SIZE(arg.ptr()) == 2, DTypeError, arg.function, ": ", arg.name, " is a ",
+             Py_TYPE(arg.ptr())->tp_name, ", expected a tuple ", meaning);
+  return {PyTuple_GET_ITEM(arg.ptr(), 0), PyTuple_GET_ITEM(arg.ptr(), 1)};
+}
+
 namespace detail {
 
 void set_python_error() noexcept {

@@ -57,6 +57,13 @@ double finite_arg(py::handle object, const char* function, const char* name);
 // True or False, and nothing that merely counts as one.
 bool flag_arg(py::handle object, const char* function, const char* name);
 std::int64_t integer_arg(py::handle object, const char* function, const char* name);
+// The items of a tuple of two, of which messages say what they are: "(action, log_prob)".
+std::array<py::handle, 2> pair_arg(const Arg& arg, const char* meaning);
+// None, twice, or a pair.
+inline std::array<py::handle, 2> pair_if_given(const Arg& arg, const char* meaning) {
+  if (arg.is_none()) return {arg, arg};
+  return pair_arg(arg, meaning);
+}
 
 inline double number_arg(const Arg& arg) { return number_arg(arg, arg.function, arg.name); }
 inline double number_in(const Arg& arg, double low, double high) { return number_in(arg, low, high, arg.function, arg.name); }
@@ -125,7 +132,7 @@ struct Declared {
 template <py::object (*body)(FastArgs), Text text>
 PyObject* fast_entry(PyObject*, PyObject* const* args, Py_ssize_t given) {
   using Function = Declared<text>;
-  if (given != Function::count) return wrong_count("this function", Function::count, given);
+  if (given != Function::count) return wrong_count(Function::signature.function, Function::count, given);
   try {
     const Call call(args, given);
     return body(FastArgs(args, Function::signature)).release().ptr();
@@ -140,7 +147,7 @@ PyObject* fast_entry(PyObject*, PyObject* const* args, Py_ssize_t given) {
 template <class Self, py::object (*body)(Self&, FastArgs), Text text>
 PyObject* fast_method_entry(PyObject* self, PyObject* const* args, Py_ssize_t given) {
   using Function = Declared<text>;
-  if (given != Function::count) return wrong_count("this method", Function::count, given);
+  if (given != Function::count) return wrong_count(Function::signature.function, Function::count, given);
   try {
     const Call call(args, given);
     return body(*py::handle(self).cast<Self*>(), FastArgs(args, Function::signature)).release().ptr();

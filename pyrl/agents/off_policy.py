@@ -67,9 +67,14 @@ class OffPolicyConfig(LearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "batch_size", 1, self.buffer_size)
-        if self.her == "none" and self.n_sampled_goal != type(self).n_sampled_goal:
-            what = f"{type(self).__name__}: n_sampled_goal is {self.n_sampled_goal:g}"
-            raise SettingError(f"{what}, but her is 'none', which samples no goals, expected her to be future, final or episode")
+        for switch, off, fields in (
+            ("her", "none", ("n_sampled_goal",)),
+            ("prioritized", False, ("priority_alpha", "priority_beta", "priority_beta_final")),
+        ):
+            given = next((name for name in fields if getattr(self, name) != getattr(type(self), name)), None)
+            if given is not None and getattr(self, switch) == off:
+                what = f"{type(self).__name__}: {given} is {getattr(self, given):g}"
+                raise SettingError(f"{what}, but {switch} is {off!r}, with which it has no effect; set {switch} or leave {given} out")
 
 
 class OffPolicyAgent(Agent):

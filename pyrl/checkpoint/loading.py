@@ -87,7 +87,7 @@ def _existing(path: Path) -> Path:
     if folder is not None:
         return folder
     if path.is_dir():
-        raise CheckpointError(f"{path} is no checkpoint: it has no {MANIFEST}")
+        raise CheckpointError(f"{path} is not a checkpoint: it has no {MANIFEST}")
     raise FileNotFoundError(f"there is no checkpoint {path}")
 
 
@@ -109,7 +109,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = _strict_json(data, file)
     version = manifest.get("version")
     if manifest.get("format") != "pyrl checkpoint" or type(version) is not int:
-        raise CheckpointError(f"{file} is no manifest of a pyrl checkpoint")
+        raise CheckpointError(f"{file} is not a manifest of a pyrl checkpoint")
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{file} has format version {version}, expected {FORMAT_VERSION}: it needs another version of pyrl")
     seal = len(SEAL % ("0" * 64))
@@ -136,7 +136,7 @@ def _check_listing(path: Path, files: Mapping[str, Any]) -> None:
         if name != MANIFEST and name not in files:
             raise CheckpointError(f"{path} holds {name!r}, which its manifest does not list")
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path / name} is no regular file")
+            raise CheckpointError(f"{path / name} is not a regular file")
     for name, entry in files.items():
         if name not in found:
             raise CheckpointError(f"{path / name} is missing")
@@ -151,7 +151,7 @@ def _read(file: Path, limit: int) -> bytes:
         raise CheckpointError(f"{file} cannot be read: {error.strerror} (links are refused)") from error
     with os.fdopen(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise CheckpointError(f"{file} is no regular file")
+            raise CheckpointError(f"{file} is not a regular file")
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise CheckpointError(f"{file} is longer than {limit} bytes")

@@ -242,7 +242,7 @@ def _check_replaceable(path: Path) -> None:
     if path.is_dir():
         for file in path.iterdir():
             if file.name != MANIFEST and file.suffix != ".safetensors":
-                raise FileExistsError(EEXIST, f"it holds {file.name!r}, which is no part of a checkpoint", str(path))
+                raise FileExistsError(EEXIST, f"it holds {file.name!r}, which is not part of a checkpoint", str(path))
     elif os.path.lexists(path):
         raise FileExistsError(EEXIST, "it is a file", str(path))
 

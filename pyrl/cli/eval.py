@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyrl.cli.chosen import RunArgument, env_options, trained_run
-from pyrl.cli.own import objects_of, require_told
+from pyrl.cli.own import objects_of, require_given
 from pyrl.cli.parsing import parse
 from pyrl.cli.progress import score
 
@@ -30,7 +30,7 @@ def evaluate(arguments: list[str]) -> int:
     options = parse(EvalOptions, arguments, "eval", "Evaluate the best checkpoint of a run, or the one named.")
     run, path = trained_run(options.run)
     own = objects_of(options, "eval")
-    require_told(run, own, "eval")
+    require_given(run, own, "eval")
     from pyrl.agents.checkpoints import load_agent
     from pyrl.experiment.runs import shown
     from pyrl.loops import evaluate as run_episodes

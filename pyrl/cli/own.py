@@ -27,16 +27,16 @@ def with_objects(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
 
 def objects_of(options: Any, command: str) -> dict[str, Any]:
     """The objects that the flags of eval, play or --resume name, and nothing for the others."""
-    told = {name: getattr(options, name) for name in BROUGHT if getattr(options, name) is not None}
-    for name, value in told.items():
+    given = {name: getattr(options, name) for name in BROUGHT if getattr(options, name) is not None}
+    for name, value in given.items():
         if ":" not in value:
             raise ValueError(f"{command}: --{name.replace('_', '-')} is {value!r}, expected MODULE:NAME, as it was for training")
-    return with_objects(told, command)
+    return with_objects(given, command)
 
 
-def require_told(run: RunFolder, told: Mapping[str, Any], command: str) -> None:
+def require_given(run: RunFolder, given: Mapping[str, Any], command: str) -> None:
     """UnknownNameError where a run needs an object of the user's own that no flag names."""
-    absent = {name: value for name, value in missing(run.config.get("config", {})).items() if name not in told}
+    absent = {name: value for name, value in missing(run.config.get("config", {})).items() if name not in given}
     if absent:
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in absent.items())
         raise UnknownNameError(

@@ -120,14 +120,14 @@ def whole_number(text: str) -> int:
     with suppress(ValueError):
         if float(text).is_integer():
             return int(float(text))
-    raise ValueError(f"{text!r} is no whole number, such as 100000 or 1e5")
+    raise ValueError(f"{text!r} is not a whole number, like 100000 or 1e5")
 
 
 def number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no number, such as 0.5 or 1e-3") from None
+        raise ValueError(f"{text!r} is not a number, like 0.5 or 1e-3") from None
 
 
 def parse(options: type[Options], arguments: list[str], command: str, about: str) -> Options:

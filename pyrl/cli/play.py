@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrl.cli.chosen import RunArgument, env_options, trained_run
-from pyrl.cli.own import objects_of, require_told
+from pyrl.cli.own import objects_of, require_given
 from pyrl.cli.parsing import parse
 from pyrl.cli.progress import score
 
@@ -39,7 +39,7 @@ def play(arguments: list[str]) -> int:
         raise ValueError(f"play: --video is {options.video}, expected a file that ends in {', '.join(_VIDEOS)}")
     run, path = trained_run(options.run)
     own = objects_of(options, "play")
-    require_told(run, own, "play")
+    require_given(run, own, "play")
     remedy = missing_to_draw(run.config["env"])
     if remedy is not None:
         raise ModuleNotFoundError(f"play: drawing {run.config['env']} needs a package that is not installed: {remedy}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pyrl.agents.checks import Count, Goal, NumEnvs, Positive, Rate, Seed, check_fields
 from pyrl.agents.registry import check_algorithm
 from pyrl.cli.flags import check_by_id, check_names, import_from_here, known_algorithms, plain_flags, says, split_env_kwargs
-from pyrl.cli.own import objects_of, require_told, with_objects
+from pyrl.cli.own import objects_of, require_given, with_objects
 from pyrl.errors import UnknownNameError
 from pyrl.own import BROUGHT
 
@@ -41,6 +41,7 @@ class TrainOptions:
     worker_engine: Literal["local", "sync"] | None = None  # of workers: processes (None), or all in this one, the same run for any number
     max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
     overlap: bool = False  # environments step while the agent learns: off-policy it acts one step late, on-policy one rollout
+    learners: Count | None = None  # that share the updates of impala and a2c (docs/scale.md); None: one
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing
@@ -148,7 +149,7 @@ def _resume(arguments: list[str]) -> int:
         if value != _before(run.config, name) and not options.quiet:
             _print_dim(f"{name} {value}, was {_before(run.config, name)}")
     told |= objects_of(options, "train")
-    require_told(run, told, "train --resume")
+    require_given(run, told, "train --resume")
     return _train_watched(run.config["algo"], run.config["env"], options.quiet, resume=run.path, **told)
 
 
@@ -171,12 +172,13 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
     from pyrl.cli.play import missing_to_draw
     from pyrl.cli.progress import Bar, tell
     from pyrl.cli.report import print_report
+    from pyrl.distributed.group import torchrun_rank
     from pyrl.experiment.drawing import Drawing
     from pyrl.experiment.runs import RunFolder, shown
     from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
 
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet or torchrun_rank() > 0)
     curve = keywords.pop("curve", True)
     ends = RunFolder.open(keywords["resume"]).config | keywords if "resume" in keywords else keywords
     try:
@@ -195,7 +197,8 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
         folder = shlex.quote(shown(stop.folder))
         tell(f"stopped after {stop.run.agent.env_steps:,} steps; resume with\n  pyrl train --resume {folder}")
         return 128 + stop.signal
-    assert run.dir is not None
+    if run.dir is None:  # of a run that another rank of torchrun has
+        return 0
     folder = shlex.quote(shown(run.dir))
     print_report(console, RunFolder.open(run.dir), run.new_steps, run.seconds)
     remedy = missing_to_draw(env)

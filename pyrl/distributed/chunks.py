@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -75,4 +76,35 @@ def joined(chunks: Sequence[Chunk]) -> Rollout:
         final_observation=map_observation(lambda *leaves: np.concatenate(leaves), *(r.final_observation for r in rollouts)),
         extra={name: np.concatenate([r.extra[name] for r in rollouts], axis=1) for name in rollouts[0].extra},
         action_mask=np.concatenate(masks, axis=1) if len(masks) == len(rollouts) else None,
+    )
+
+
+def combined(chunks: Sequence[Chunk], collector: int) -> Chunk:
+    """Chunks of collectors that keep step, side by side, as the one of ``collector``; a single one shares its arrays."""
+    first = chunks[0]
+    rollout = first.rollout if len(chunks) == 1 else joined(chunks)
+    episodes = [episode for chunk in chunks for episode in chunk.episodes]
+    return Chunk(rollout, episodes, collector, first.incarnation, first.sequence, first.version)
+
+
+def split(rollout: Rollout, parts: int) -> list[Rollout]:
+    """What `joined` makes one of: ``parts`` rollouts of N / parts environments each, in arrays of their own."""
+    share = rollout.reward.shape[1] // parts
+    return [_columns(rollout, at, at + share) for at in range(0, share * parts, share)]
+
+
+def _columns(rollout: Rollout, begin: int, end: int) -> Rollout:
+    def cut(column: Any) -> Any:
+        return np.ascontiguousarray(column[:, begin:end])
+
+    inside = (begin <= rollout.final_env) & (rollout.final_env < end)
+    mask = rollout.action_mask
+    return Rollout(
+        observation=map_observation(cut, rollout.observation),
+        final_step=rollout.final_step[inside],
+        final_env=rollout.final_env[inside] - begin,
+        final_observation=map_observation(lambda leaf: leaf[inside], rollout.final_observation),
+        extra={name: cut(column) for name, column in rollout.extra.items()},
+        action_mask=None if mask is None else cut(mask),
+        **{name: cut(getattr(rollout, name)) for name in ("action", "reward", "terminated", "truncated", "valid", "first")},
     )

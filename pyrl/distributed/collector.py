@@ -9,7 +9,7 @@ import numpy as np
 from pyrl.agents.actor import Actor
 from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers import RolloutBuffer
-from pyrl.distributed.chunks import Chunk
+from pyrl.distributed.chunks import Chunk, combined
 from pyrl.envs import Stepper
 from pyrl.envs.native_stepper import NativeStepper
 from pyrl.errors import SettingError
@@ -80,3 +80,16 @@ class Collector:
         step = stepper.step(choice.action)
         buffer.add(step, choice.stored)
         return int(np.count_nonzero(step.valid)), step.episodes
+
+
+class InStep:
+    """Collectors of one environment each, which make their chunks by the same weights: the chunk of collector ``index`` is all of them side
+    by side. So it does not depend on how many environments are here and how many elsewhere."""
+
+    def __init__(self, collectors: list[Collector], index: int) -> None:
+        self.collectors, self.index, self.actor = collectors, index, collectors[0].actor
+
+    def collect(self, stopped: Callable[[], bool] = lambda: False) -> Chunk | None:
+        """As `Collector.collect`."""
+        chunks = [chunk for collector in self.collectors if (chunk := collector.collect(stopped)) is not None]
+        return combined(chunks, self.index) if len(chunks) == len(self.collectors) else None

@@ -66,6 +66,7 @@ class Supervisor:
     def __init__(self, vitals: Vitals, timeout: float | None) -> None:
         collectors = len(vitals.beats)
         self.vitals, self.timeout = vitals, math.inf if timeout is None else timeout
+        self._beats, self._phase, self._collected = (tensor.numpy() for tensor in (vitals.beats, vitals.phase, vitals.collected))
         self.restarts = 0
         self.incarnation = [-1] * collectors
         self._seen = [(-1, 0.0)] * collectors  # beats, and when they were seen first
@@ -74,19 +75,23 @@ class Supervisor:
 
     def begin(self, index: int) -> int:
         """A new process is collector ``index``; its incarnation."""
-        self.vitals.phase[index] = STARTING
-        self._seen[index], self._steps[index] = (-1, time.monotonic()), int(self.vitals.collected[index])
+        self._phase[index] = STARTING
+        self._seen[index], self._steps[index] = (-1, time.monotonic()), self.collected(index)
         self.incarnation[index] += 1
         self.restarts += self.incarnation[index] > 0
         return self.incarnation[index]
 
+    def collected(self, index: int | None = None) -> int:
+        """Environment steps that collector ``index`` has made in all its incarnations; None: those of all together."""
+        return int(self._collected.sum() if index is None else self._collected[index])
+
     def late(self, index: int) -> str | None:
         """Words, if collector ``index`` has not moved for longer than its environments may take."""
-        beats, now = int(self.vitals.beats[index]), time.monotonic()
+        beats, now = int(self._beats[index]), time.monotonic()
         if beats != self._seen[index][0]:
             self._seen[index] = beats, now
             return None
-        phase = int(self.vitals.phase[index])
+        phase = int(self._phase[index])
         allowed = {WAITING: math.inf, STARTING: self.timeout + START_SECONDS}.get(phase, self.timeout)
         if now - self._seen[index][1] <= allowed:
             return None
@@ -94,7 +99,7 @@ class Supervisor:
 
     def failed(self, index: int, failure: Failure) -> None:
         """EnvError, the first of a row of failures, if another process would not help."""
-        if int(self.vitals.collected[index]) - self._steps[index] >= ENOUGH:
+        if self.collected(index) - self._steps[index] >= ENOUGH:
             self._failures[index] = 0
         if self._failures[index] == 0:
             self._first[index] = failure

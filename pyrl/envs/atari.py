@@ -66,11 +66,11 @@ def preprocessing(kwargs: Mapping[str, Any]) -> tuple[Preprocessing, dict[str, A
 def make_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any], limit: int | None, mode: AutoresetMode | None) -> VectorEnv:
     """ale-py's own vector environment: C++ threads. ``limit`` counts steps."""
     wanted, rest = preprocessing(kwargs)
-    told = {name: value for name, value in dataclasses.asdict(wanted).items() if name != "episodic_life"}
+    given = {name: value for name, value in dataclasses.asdict(wanted).items() if name != "episodic_life"}
     if limit is not None:
         rest["max_num_frames_per_episode"] = limit * wanted.frameskip
     games = gymnasium.make_vec(
-        spec, num_envs, vectorization_mode="vector_entry_point", **told, **rest,
+        spec, num_envs, vectorization_mode="vector_entry_point", **given, **rest,
         reward_clipping=False, autoreset_mode=mode or AutoresetMode.SAME_STEP,
     )  # fmt: skip
     names = [action.name for action in games.unwrapped.ale.get_action_set()]  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ def _from_library(path: str, name: str) -> NativeEnv:
     if not file.is_file():
         raise UnknownNameError(f"{path}:{name}: there is no file {file.resolve()}")
     if not name.isidentifier():
-        raise UnknownNameError(f"{path}:{name}: {name!r} is no name of an environment, expected what PYRL_ENV was given")
+        raise UnknownNameError(f"{path}:{name}: {name!r} is not the name of an environment, expected what PYRL_ENV was given")
     place = str(file.resolve())
     stat = file.stat()
 

@@ -152,8 +152,8 @@ def _grouped(runs: Sequence[RunFolder]) -> list[tuple[str, str, list[RunFolder]]
     for members in groups.values():
         first, env = settings[members[0]], runs[members[0]].config["env"]
         rivals = [s for r, s in zip(runs, settings) if r.config["env"] == env and s["algo"] == first["algo"]]
-        told = [k for k in first if any(s.get(k) != first[k] for s in rivals)]
-        label = first["algo"] + (f" ({', '.join(f'{k}={first[k]}' for k in told)})" if told else "")
+        differing = [k for k in first if any(s.get(k) != first[k] for s in rivals)]
+        label = first["algo"] + (f" ({', '.join(f'{k}={first[k]}' for k in differing)})" if differing else "")
         result.append((env, label, [runs[i] for i in members]))
     return result
 

@@ -238,8 +238,8 @@ def describe(algo: str, env_id: str | None) -> str:
     """Where the settings of a new run come from, and those that are not the config's defaults: one line."""
     chosen, name = preset(algo, env_id), preset_name(algo, env_id)
     source = f"preset for {name}" if name else f"no preset for {env_id or 'this environment'}, pyrl's general settings for {algo}"
-    told = {"num_envs": chosen.num_envs, **chosen.config}
-    return f"{source}: {', '.join(f'{field} {value}' for field, value in told.items())}"
+    settings = {"num_envs": chosen.num_envs, **chosen.config}
+    return f"{source}: {', '.join(f'{field} {value}' for field, value in settings.items())}"
 
 
 def _key(algo: str, env_id: str | None) -> tuple[str, str]:

@@ -86,6 +86,7 @@ def train(
     worker_engine: WorkerEngine | None = None,
     max_policy_lag: Count | None = None,
     overlap: bool | None = None,
+    learners: Count | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -111,10 +112,12 @@ def train(
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
     workers: that collect for the learner, num_envs / workers environments each (docs/scale.md); None: this process does it all.
     worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
-        that lag. "sync": all in this process, the same run for any number of workers; for ppo and a2c too.
+        that lag, and waits for all of them for ppo and a2c. "sync": all in this process, the same run for any number of workers.
     max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
     overlap: the environments step while the agent learns, on another core. What it acts by lags: off-policy by one step (the updates that
         follow it), on-policy by one rollout. The same run each time; refused for environments that step in this process's interpreter.
+    learners: of impala and a2c, that share each update's environments and sum their gradients (docs/scale.md): this process and others
+        that it starts, or those of torchrun. None: one.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is
@@ -138,6 +141,7 @@ def train(
             loop = _loop(agent, env, stepper, settings, options, held)
             score = partial(evaluate, agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
             signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
+            folder, run_dir = (None, False) if loop.follows else (folder, run_dir)
             if folder is not None:
                 recorded = _resume(folder, agent, loop, settings, changes)
             elif run_dir is not False:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Loop(ABC):
     resuming from a checkpoint gives the same run as `reset` at step N (cut mode); where the environments' state is in the checkpoint,
     the same run as never stopping (exact mode).
     """
+
+    follows: ClassVar[bool] = False  # another process has the run: this one writes and says nothing of it
 
     def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
         self.agent = agent
@@ -130,13 +132,17 @@ class Loop(ABC):
     def learn(self, data: Any) -> Learned:
         """``agent.learn``; on a non-finite update the data are kept for debugging."""
         try:
-            learned = self.agent.learn(data)
+            learned = self.update(data)
         except NonFiniteError:
             self.refused = data
             raise
         if not isinstance(learned, Learned):
             raise TypeError(f"{self.agent.name}: learn returned {type(learned).__name__}, expected Learned(metrics, priority)")
         return learned
+
+    def update(self, data: Any) -> Learned:
+        """Where the agent learns."""
+        return self.agent.learn(data)
 
     def step_envs(self, meanwhile: Callable[[], None] | None = None) -> tuple[StepResult, Mapping[str, Array]]:
         """One step of all environments, and what the agent wants stored beside it. ``meanwhile`` is called while they step."""
@@ -199,7 +205,7 @@ class Loop(ABC):
         if type(seconds) not in (float, int) or not 0 <= seconds < math.inf:
             raise CheckpointError(f"loop/seconds is {seconds!r}, expected a time")
         if not isinstance(window, list) or len(window) > WINDOW or not all(map(_is_episode, window)):
-            raise CheckpointError(f"loop/window is no list of at most {WINDOW} episodes (return, length, environment, success)")
+            raise CheckpointError(f"loop/window is not a list of at most {WINDOW} episodes (return, length, environment, success)")
         if stepper is not None and not isinstance(stepper, Mapping):
             raise CheckpointError(f"loop/stepper is a {type(stepper).__name__}, expected the state of environments")
         if stepper is not None:

@@ -177,7 +177,7 @@ class OffPolicyLoop(Loop):
         stored = rest.pop("stored", self.agent.env_steps)  # older versions did not keep it
         due = rest.pop("due", 0)
         if not isinstance(buffer, Mapping):
-            raise CheckpointError("loop/buffer is missing: the state is no off-policy loop's")
+            raise CheckpointError("loop/buffer is missing: the state is not an off-policy loop's")
         if type(stored) is not int or not 0 <= stored <= MOST:
             raise CheckpointError(f"loop/stored is {stored!r}, expected a count")
         if type(due) is not int or not 0 <= due <= (MOST if self.overlap else 0):

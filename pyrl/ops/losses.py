@@ -100,13 +100,13 @@ def dueling_backward(d_q: Array, d_value: Array | None = None, d_advantage: Arra
 
 
 def squashed_gaussian(
-    output: Array, noise: Array, *, log_std_range: tuple[float, float] = (-20.0, 2.0), out: tuple[Array | None, Array | None] = (None, None)
+    output: Array, noise: Array, *, log_std_range: tuple[float, float] = (-20.0, 2.0), out: tuple[Array, Array] | None = None
 ) -> tuple[Array, Array]:
     """(action [B, A], log_prob [B]) of a Gaussian squashed by tanh (Haarnoja et al. 2018, appendix C), a function of ``noise`` [B, A].
 
     ``output`` [B, 2 A] holds the means, then the log_stds, which are kept within ``log_std_range``.
     """
-    return _core.squashed_gaussian(output, noise, *log_std_range, *out)
+    return _core.squashed_gaussian(output, noise, log_std_range, out)
 
 
 def squashed_gaussian_backward(
@@ -120,4 +120,4 @@ def squashed_gaussian_backward(
     d_output: Array | None = None,
 ) -> Array:
     """d_output [B, 2 A] from the gradients w.r.t. action [B, A] (None: zero) and w.r.t. every row's log_prob."""
-    return _core.squashed_gaussian_backward(output, noise, *log_std_range, action, d_action, d_log_prob, d_output)
+    return _core.squashed_gaussian_backward(output, noise, log_std_range, action, d_action, d_log_prob, d_output)

@@ -306,7 +306,7 @@ ROW = {"obs": np.zeros(2), "done": 0}
         (lambda: ours.ReplayBuffer(5, {"obs": {"dtypes": int}}), SettingError, r"env_dict\['obs'\] has an entry 'dtypes'"),
         (lambda: ours.ReplayBuffer(5, {"obs": {"dtype": "word"}}), SettingError, r"env_dict\['obs'\] is .*dtype: what NumPy knows"),
         (lambda: ours.ReplayBuffer(5, {"obs": {"dtype": object}}), SettingError, r"dtype object, expected .* numbers or bool"),
-        (lambda: ours.ReplayBuffer(5, {"obs": {}}, next_of="state"), SettingError, r"next_of has 'state', which is no column .*: obs"),
+        (lambda: ours.ReplayBuffer(5, {"obs": {}}, next_of="state"), SettingError, r"next_of has 'state', which is not a column .*: obs"),
         (lambda: ours.ReplayBuffer(5, {"obs": {}, "next_obs": {}}, next_of="obs"), SettingError, r"next_of is 'obs', .* has next_obs too"),
         (
             lambda: ours.ReplayBuffer(5, {"obs": {}}, stack_compress="obs"),
@@ -321,7 +321,7 @@ ROW = {"obs": np.zeros(2), "done": 0}
         (lambda: ours.ReplayBuffer(5, {"obs": {}}, Nstep=3), SettingError, r"Nstep is 3, expected a dict with size"),
         (lambda: ours.ReplayBuffer(5, {"obs": {}}, Nstep={"size": 3}), SettingError, r"env_dict has no column 'done'"),
         (lambda: ours.ReplayBuffer(5, COLUMNS, Nstep={**NSTEP, "gamma": 2}), SettingError, r"Nstep\['gamma'\] is 2, expected .* \[0, 1\]"),
-        (lambda: ours.ReplayBuffer(5, COLUMNS, Nstep={**NSTEP, "rew": "r"}), SettingError, r"Nstep\['rew'\] has 'r', which is no column"),
+        (lambda: ours.ReplayBuffer(5, COLUMNS, Nstep={**NSTEP, "rew": "r"}), SettingError, r"Nstep\['rew'\] has 'r', which is not"),
         (
             lambda: ours.ReplayBuffer(5, {"obs": {}, "done": {}}, "obs", Nstep=NSTEP),
             SettingError,

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 import pyrl
 from pyrl.agents.base import Agent
+from pyrl.errors import SettingError
 from pyrl.types import Batch, Learned
 
 OBSERVATION, ACTION = spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (2,), np.float32)
@@ -113,3 +114,9 @@ def test_an_agent_that_reports_none_is_refused_by_name() -> None:
     agent.learn = lambda batch: Learned({})
     with pytest.raises(TypeError, match="ddpg: learn returned no priority, which prioritized replay needs"):
         list(pyrl.iterate(agent, random_env(OBSERVATION, ACTION), total_steps=40))
+
+
+@pytest.mark.parametrize("field", ["priority_alpha", "priority_beta", "priority_beta_final"])
+def test_settings_of_priorities_are_refused_without_them(field: str) -> None:
+    with pytest.raises(SettingError, match=rf"{field} is 0\.5, but prioritized is False, with which it has no effect"):
+        make("dqn", "native", prioritized=False, **{field: 0.5})

@@ -81,6 +81,8 @@ def fitting(case: Case) -> dict[str, Any]:
         options["batch_size"] = 1
     if case.field == "n_sampled_goal":
         options["her"] = "future"
+    if case.field.startswith("priority_"):
+        options["prioritized"] = True
     if case.field == "n_quantiles":
         options["top_quantiles_to_drop_per_net"] = 0
     if case.field == "top_quantiles_to_drop_per_net" and case.expected is not REFUSED:

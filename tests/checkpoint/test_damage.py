@@ -86,8 +86,8 @@ def move(manifest: dict[str, Any], name: str) -> None:
 
 MANIFEST_ATTACKS = {
     "future version": (lambda m: m | {"version": 2}, "format version 2, expected 1"),
-    "boolean version": (lambda m: m | {"version": True}, "no manifest"),
-    "another format": (lambda m: m | {"format": "zip"}, "no manifest"),
+    "boolean version": (lambda m: m | {"version": True}, "not a manifest"),
+    "another format": (lambda m: m | {"format": "zip"}, "not a manifest"),
     "no files": (lambda m: m.pop("files") and m, "'files' is missing"),
     "parent folder": (lambda m: move(m, "../model.safetensors"), "lists a file named"),
     "absolute name": (lambda m: move(m, "/etc/x.safetensors"), "lists a file named"),
@@ -116,8 +116,8 @@ def test_forged_manifest(tmp_path: Path, attack: str) -> None:
     ("text", "message"),
     [
         ('{"version": 1, "version": 1}', "a key occurs twice"),
-        ('{"version": NaN}', "NaN is no JSON number"),
-        ('{"version": -Infinity}', "-Infinity is no JSON number"),
+        ('{"version": NaN}', "NaN is not a JSON number"),
+        ('{"version": -Infinity}', "-Infinity is not a JSON number"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "damaged"),
         ('{"a": ' + "9" * 100_000 + "}", "damaged"),
         ("{", "damaged"),
@@ -168,7 +168,7 @@ def test_unlisted_files_and_links_are_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     (path / "model.safetensors").rename(secret)
     (path / "model.safetensors").symlink_to(secret)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is no regular file"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a regular file"):
         load(path)
     (path / MANIFEST).rename(tmp_path / "manifest")
     (path / MANIFEST).symlink_to(tmp_path / "manifest")
@@ -176,7 +176,7 @@ def test_unlisted_files_and_links_are_refused(tmp_path: Path) -> None:
         load(path)
     (path / MANIFEST).unlink()
     os.mkfifo(path / MANIFEST)
-    with pytest.raises(CheckpointError, match="no regular file"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         load(path)
 
 

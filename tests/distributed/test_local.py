@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from worker_envs import Faulty, Masked
 
 import pyrl
@@ -102,6 +103,46 @@ def test_masks_episodes_and_the_end(accounts: list[Any]) -> None:
     assert 2000 <= run.agent.env_steps == accounts[0].consumed <= 2000 + 32
     assert accounts[0].collected >= run.agent.env_steps
     assert run.agent.updates == run.agent.env_steps // 32
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "options"),
+    [
+        ("ppo", "CartPole-v1", {"batch_size": 16, "n_epochs": 2}),
+        ("ppo", Masked, {"batch_size": 16, "backend": "sync"}),
+        ("a2c", "CartPole-v1", {"backend": "native"}),
+    ],
+)
+def test_agents_that_wait_for_every_collector_make_the_run_of_sync(
+    algo: str, env: Any, options: dict[str, Any], accounts: list[Any]
+) -> None:
+    runs = [
+        pyrl.train(algo, env, total_steps=640, workers=workers, worker_engine=engine, seed=3, **SMALL, **options)  # type: ignore[arg-type]
+        for engine, workers in (("sync", 1), ("local", 2), ("local", 4))
+    ]
+    one, *more = runs
+    for other in more:
+        assert torch.equal(other.agent.arena.values, one.agent.arena.values)
+        assert [e for m in other.metrics for e in m.episodes] == [e for m in one.metrics for e in m.episodes]
+        assert all(m["train/policy_lag"] == 0 for m in other.metrics)
+    assert one.agent.updates >= 20
+
+
+def test_a_collector_is_killed_where_all_wait_for_it(accounts: list[Any]) -> None:
+    rows, killed = list[Any](), list[int]()
+
+    def watch(metrics: Any) -> bool:
+        rows.append(metrics)
+        if len(rows) in (3, 10, 12):
+            os.kill(multiprocessing.active_children()[len(rows) % 2].pid, signal.SIGKILL)
+            killed.append(len(rows))
+        return len(rows) == 20
+
+    run = pyrl.train("a2c", "CartPole-v1", total_steps=10**6, workers=2, backend="native", on_metrics=watch, **SMALL)
+    assert rows[-1]["time/restarts"] == len(killed) == 3
+    assert run.agent.updates == 20
+    assert all(row["train/policy_lag"] == 0 for row in rows)
+    assert accounts[0].consumed == 20 * 4 * 8
 
 
 @pytest.mark.parametrize("fault", ["raises", "leaves", "hangs"])

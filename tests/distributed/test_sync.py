@@ -75,7 +75,7 @@ def test_episodes_are_those_of_every_environment() -> None:
     [
         ("dqn", {}, "and dqn does not"),
         ("random", {}, "and random does not"),
-        ("ppo", {"worker_engine": "local"}, "ppo does not correct for weights that lag behind"),
+        ("ppo", {"worker_engine": "local", "max_policy_lag": 3}, "max_policy_lag is 3, but nothing lags behind where ppo waits for every"),
         ("impala", {"workers": 3, "num_envs": 4}, "workers is 3, expected a divisor of num_envs = 4"),
         ("impala", {"normalize_observation": True}, "normalize_observation is True, but workers share weights"),
         ("impala", {"max_policy_lag": 0}, "max_policy_lag is 0, expected an integer of at least 1"),

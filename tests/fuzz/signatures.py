@@ -180,7 +180,7 @@ def squashed_gaussian(r: R) -> Case:
     outs = {"out0": np.zeros((B, A), t), "out1": np.zeros(B, t)} if r.integers(2) else {}
 
     def call(_: Any, output: Any, noise: Any, out0: Any = None, out1: Any = None) -> Any:
-        return ops.squashed_gaussian(output, noise, out=(out0, out1))
+        return ops.squashed_gaussian(output, noise, out=None if out0 is None else (out0, out1))
 
     return Case({"output": floats(r, B, 2 * A, dtype=t), "noise": floats(r, B, A, dtype=t)} | outs, call, outs=set(outs))
 

@@ -55,5 +55,5 @@ def names_in(caller: str, argument: str, given: Any, columns: Mapping[str, Colum
     names = () if given is None else (given,) if isinstance(given, str) else tuple(given)
     for name in names:
         if name not in columns:
-            raise SettingError(f"{caller}: {argument} has {name!r}, which is no column of env_dict: {', '.join(columns)}")
+            raise SettingError(f"{caller}: {argument} has {name!r}, which is not a column of env_dict: {', '.join(columns)}")
     return names
