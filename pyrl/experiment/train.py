@@ -148,8 +148,7 @@ def train(
             loop = _loop(agent, env, stepper, settings, options, held)
             score = partial(evaluate, agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
             signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
-            if loop.follows:
-                folder, run_dir = None, False
+            folder, run_dir = (None, False) if loop.follows else (folder, run_dir)
             if folder is not None:
                 recorded = _resume(folder, agent, loop, settings, changes)
             elif run_dir is not False:
