@@ -373,7 +373,7 @@ PRIORITIZED = rllib.PrioritizedEpisodeReplayBuffer
         (lambda: PRIORITIZED(10, beta="x"), DTypeError, "beta is 'x', expected a number"),
         (lambda: filled().add(MultiAgentEpisode()), DTypeError, "episodes has a MultiAgentEpisode, expected SingleAgentEpisode"),
         (lambda: filled().add({"obs": EPISODE}), DTypeError, "episodes has a dict"),
-        (lambda: filled().add(plain(np.zeros((3, 3), np.float32), "w")), ShapeError, r"observations have shape \[3\] a step, expected \[2\]"),
+        (lambda: filled().add(plain(np.zeros((3, 3), np.float32), "w")), ShapeError, r"shape \[3\] a step, expected \[2\]"),
         (lambda: filled().add(plain([{"a": 1}, {"a": 1}], "w")), ShapeError, "episode w: observations have shape dict"),
         (lambda: filled().add(plain(EPISODE.astype(complex), "w")), DTypeError, "observations have dtype complex128, expected float32"),
         (lambda: filled().add(with_reward(np.nan)), NonFiniteError, "episode w: reward 1 is nan"),
