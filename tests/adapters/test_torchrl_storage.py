@@ -260,6 +260,9 @@ def stored(**changes: Any) -> None:
         assert_equal(storage[:], before)
 
 
+SEQUENCE = TensorDict({"a": torch.zeros(1, 4)}, [1, 4])
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -268,6 +271,7 @@ def stored(**changes: Any) -> None:
         (lambda: RecordStorage(5, device="cuda"), DeviceError, "device is cuda, expected the CPU"),
         (lambda: RecordStorage(5, shared="pixels").set(range(5), steps(5, 0)), SettingError, "shared has pixels, expected tensors pixels"),
         (lambda: RecordStorage(5, shared="a").set(range(5), torch.zeros(5)), SettingError, "shared has a, expected"),
+        (lambda: RecordStorage(5, shared="a").set([0], SEQUENCE), ShapeError, r"elements of data have batch size \[4\]"),
         (lambda: RecordStorage(5, shared="a").set(0, [1.0]), SettingError, "shared has a"),
         (lambda: stored(action=torch.zeros(2, 3)), ShapeError, r"action has shape \[3\] an element, expected \[2\]"),
         (lambda: stored(action=torch.zeros(2, 2, dtype=torch.float64)), DTypeError, "action has dtype float64, expected float32"),

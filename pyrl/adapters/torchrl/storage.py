@@ -56,8 +56,12 @@ class RecordStorage(LazyTensorStorage):
             data = torch.stack(data)
         leaves = dict(_leaves(data)) if isinstance(data, TensorDictBase) else {}
         if not self.initialized:
-            elements = data.ndim - (not isinstance(cursor, int)) if leaves else 0
-            self._following = self._plan(data, leaves) if elements == 0 else None  # else each is a sequence of its own
+            several = isinstance(cursor, slice) or np.ndim(cursor) > 0
+            elements = data.ndim - several if leaves else 0
+            if elements and self._wanted is not None:
+                size = list(data.batch_size[data.ndim - elements :])
+                raise ShapeError(f"RecordStorage: shared is given, and elements of data have batch size {size}, expected none")
+            self._following = None if elements else self._plan(data, leaves)  # elements that are sequences follow each other no more
         if self._following is None:
             super().set(cursor, data, set_cursor=set_cursor)
             return
