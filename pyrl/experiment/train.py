@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -140,26 +139,37 @@ def train(
     try:
         here = 1 if settings.get("workers") else settings["num_envs"]  # workers have the environments
         with make(env, here, seed=settings["seed"], **options) as stepper, ExitStack() as held:
-            num_envs = settings["num_envs"] if settings.get("workers") else stepper.num_envs
-            if agent is None:
-                spaces = stepper.single_observation_space, stepper.single_action_space
-                agent = make_agent(settings["algo"], *spaces, seed=settings["seed"], num_envs=num_envs, **settings["config"])
+            agent = _agent(stepper, settings) if agent is None else agent
             held.enter_context(use_threads(agent.threads if threads is None else threads))
             loop = _loop(agent, env, stepper, settings, options, held)
-            score = partial(evaluate, agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
             signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
             folder, run_dir = (None, False) if loop.follows else (folder, run_dir)
             if folder is not None:
                 recorded = _resume(folder, agent, loop, settings, changes)
             elif run_dir is not False:
-                settings |= {"config": config_to_json(agent.config), "num_envs": num_envs, "engine": agent.engine}
+                settings |= {"config": config_to_json(agent.config), "num_envs": agent.num_envs, "engine": agent.engine}
                 folder = _new_folder(settings, run_dir)
-            run = _run(loop, folder, settings, score if settings["eval_every"] else None, on_metrics, recorded, curve, signals)
+            score = _score(loop, env, settings, options)
+            run = _run(loop, folder, settings, score, on_metrics, recorded, curve, signals)
     except Exception:
         if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
             raise
     signals.deliver(run)
     return run
+
+
+def _agent(stepper: Stepper, settings: Mapping[str, Any]) -> Agent:
+    """A new one, of the settings."""
+    num_envs = settings["num_envs"] if settings.get("workers") else stepper.num_envs
+    spaces = stepper.single_observation_space, stepper.single_action_space
+    return make_agent(settings["algo"], *spaces, seed=settings["seed"], num_envs=num_envs, **settings["config"])
+
+
+def _score(loop: Loop, env: Any, settings: Mapping[str, Any], options: Mapping[str, Any]) -> Callable[[], Evaluation] | None:
+    """What evaluates, where that is asked for."""
+    if not settings["eval_every"]:
+        return None
+    return lambda: evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
 
 
 def _loop(agent: Agent, env: Any, stepper: Stepper, settings: Mapping[str, Any], options: Mapping[str, Any], held: ExitStack) -> Loop:

@@ -386,7 +386,6 @@ def test_a_state_of_other_shards_is_refused(tmp_path: Path) -> None:
         pyrl.train("dqn", TwoStates, resume=tmp_path / "run", total_steps=1000)
 
 
-@pytest.mark.timeout(300)
 def test_in_processes_collectors_are_killed_and_the_books_agree(books: list[ReplayLoop], tmp_path: Path) -> None:
     """Two of them, at work; the run goes on, is saved, and goes on from there with what the shards hold."""
     rows, killed, options = list[Any](), list[str](), {**SMALL, "worker_engine": "local", "backend": "native"}
