@@ -41,6 +41,7 @@ CHECK = 100  # updates between two comparisons of the weights of all ranks
 LATE = 60.0  # seconds that the others get to answer the first one
 FOREVER = 365 * 86400.0  # seconds that the others wait for it: they end with it
 PATIENCE = 5.0  # seconds that a learner gets to leave by itself
+NOTHING = "it said nothing"
 
 
 class LearnerLost(Exception):
@@ -151,7 +152,14 @@ class Follower:
     """The process of a rank, as the first one sees it."""
 
     process: Any
-    pipe: Connection  # it says that it has started, or why it ended
+    pipe: Connection  # it says that it has started, None, or why it ended
+
+    def said(self) -> str | None:
+        """The next that it says, without waiting; "nothing" if that is all."""
+        try:
+            return self.pipe.recv() if self.pipe.poll() else NOTHING
+        except (EOFError, OSError):
+            return NOTHING
 
 
 class LearnerGroup(ABC):
@@ -245,6 +253,7 @@ class OwnGroup(LearnerGroup):
         super().__init__(agent, layout, learners)
         self.followers: list[Follower] = []
         self._failures, self._met_at, self._first = 0, agent.updates, ""
+        self._place: int | None = None  # file descriptor
 
     def stop(self) -> None:
         """No other process is left."""
@@ -252,25 +261,31 @@ class OwnGroup(LearnerGroup):
         self._end(PATIENCE)
 
     def _meet(self) -> Exchange:
-        place = os.memfd_create("pyrl-learners")  # where the ranks find each other; memory without a name: nothing is left of it
+        self._place = os.memfd_create("pyrl-learners")  # where the ranks find each other; memory without a name: nothing is left of it
+        self._met_at = self.agent.updates
+        agent, path = self.agent, f"/proc/{os.getpid()}/fd/{self._place}"
         try:
-            agent, path = self.agent, f"/proc/{os.getpid()}/fd/{place}"
             about = pickle.dumps((agent.blueprint(), agent.num_envs, self.layout, path, self.learners, os.getpid()))
-            context = torch.multiprocessing.get_context("spawn")
-            for rank in range(1, self.learners):
-                here, there = context.Pipe(duplex=False)
-                process = context.Process(target=_life, args=(about, rank, there), name=f"{agent.name}-learner-{rank}")
-                self.followers.append(Follower(process, here))
-                process.start()
-                there.close()
-            for follower in self.followers:
-                wait([follower.pipe, follower.process.sentinel], START_SECONDS)
-                if not follower.pipe.poll() or follower.pipe.recv() is not None:
-                    raise LearnerLost("it did not start")
-            self._met_at = agent.updates
+        except Exception as error:
+            what = agent.blueprint().unpicklable() or "a space"
+            raise ValueError(
+                f"{agent.name}: learners is {self.learners}, but {what} cannot be sent to another process ({error})"
+            ) from error
+        context = torch.multiprocessing.get_context("spawn")
+        for rank in range(1, self.learners):
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=_life, args=(about, rank, there), name=f"{agent.name}-learner-{rank}")
+            self.followers.append(Follower(process, here))
+            process.start()
+            there.close()
+        for follower in self.followers:
+            wait([follower.pipe, follower.process.sentinel], START_SECONDS)
+            if (trouble := follower.said()) is not None:
+                raise LearnerLost(trouble)
+        try:
             return Exchange(_group(path, 0, self.learners, LATE), 0, self.learners)
-        finally:
-            os.close(place)
+        except RuntimeError as error:
+            raise LearnerLost(str(error).partition("\n")[0]) from error
 
     def _failed(self, lost: LearnerLost) -> None:
         words = self._end(0.5) or str(lost)
@@ -293,13 +308,15 @@ class OwnGroup(LearnerGroup):
             if not died:
                 follower.process.kill()
                 follower.process.join()
-            told = None
-            with contextlib.suppress(EOFError, OSError):
-                while told is None and follower.pipe.poll():
-                    told = follower.pipe.recv()
+            told = follower.said() or follower.said()  # beside that it has started
             follower.pipe.close()
-            if not said and (told or (died and follower.process.exitcode != 0)):
-                said = f"learner {rank}: " + (told or f"its process {exit_in_words(follower.process.exitcode)}")
+            if not said and told != NOTHING:
+                said = f"learner {rank}: {told}"
+            elif not said and died and follower.process.exitcode != 0:
+                said = f"learner {rank}: its process {exit_in_words(follower.process.exitcode)}"
+        if self._place is not None:
+            os.close(self._place)
+            self._place = None
         return said
 
 

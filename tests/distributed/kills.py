@@ -26,6 +26,7 @@ import numpy as np
 import pyrl
 from pyrl.distributed.learner import RolloutQueue
 from pyrl.distributed.loop import DistributedLoop
+from pyrl.loops.supervision import ENOUGH
 
 SMALL: dict[str, Any] = {
     "num_envs": 4,
@@ -62,12 +63,14 @@ def _killed_in_a_run(
     """One run, in which a random process of ``role`` is killed again and again."""
     gaps, back, books = list[float](), list[float](), list[Any]()
     killed: dict[str, float] = {}  # name of a process: when
-    state = {"due": 0.0, "last": 0.0, "kills": 0, "steps": 0}
+    made: dict[int, int] = {}  # environment steps of each collector that is alive
+    state = {"due": 0.0, "last": 0.0, "kills": 0, "updates": 0.0}
     put, close = RolloutQueue.put, DistributedLoop.close
 
     def arrived(queue: RolloutQueue, chunk: Any, release: Any) -> None:
         put(queue, chunk, release)
         when = killed.get(f"collector-{chunk.collector}")
+        made[chunk.collector] = chunk.steps + (made.get(chunk.collector, 0) if chunk.sequence else 0)
         if chunk.sequence == 0 and when is not None:
             back.append(time.monotonic() - when)
             del killed[f"collector-{chunk.collector}"]
@@ -84,15 +87,22 @@ def _killed_in_a_run(
         state["last"] = now
         if role == "learner" and killed and restarts(metrics) >= state["kills"]:
             back.append(now - killed.popitem()[1])
-        if now > state["due"] and state["kills"] < kills and metrics["time/env_steps"] > state["steps"]:
-            children = [child for child in multiprocessing.active_children() if role in child.name]
-            ready = [child for child in children if child.name.split("-", 1)[1] not in killed]  # three deaths in a row end a run
-            if ready and len(children) == (2 if role == "collector" else 1) and (role == "collector" or not killed):
-                victim = ready[random.integers(len(ready))]
-                os.kill(victim.pid, signal.SIGKILL)
-                killed[victim.name.split("-", 1)[1]] = now
-                state["kills"] += 1
-                state["due"], state["steps"] = now + random.random(), metrics["time/env_steps"]
+            state["updates"] = metrics["time/updates"]
+        # Three deaths in a row, each within ENOUGH steps or updates, end a run: random moments, but for those.
+        ready = [
+            child
+            for child in multiprocessing.active_children()
+            if role in child.name
+            and child.name.split("-", 1)[1] not in killed
+            and (made.get(int(child.name[-1]), 0) if role == "collector" else metrics["time/updates"] - state["updates"]) >= ENOUGH
+        ]
+        if now > state["due"] and state["kills"] < kills and ready:
+            victim = ready[random.integers(len(ready))]
+            os.kill(victim.pid, signal.SIGKILL)
+            killed[victim.name.split("-", 1)[1]] = now
+            made.pop(int(victim.name[-1]), None)
+            state["kills"] += 1
+            state["due"] = now + random.random()
         return bool(state["kills"] >= kills and not killed and now > state["due"])
 
     RolloutQueue.put, DistributedLoop.close = arrived, closing  # type: ignore[method-assign]
