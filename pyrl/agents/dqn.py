@@ -23,16 +23,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor import START, Actor
+from pyrl.agents.actor import Actor
 from pyrl.agents.base import seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Tau, check_spaces
 from pyrl.agents.off_policy import OffPolicyAgent, OffPolicyConfig
 from pyrl.agents.registry import register
-from pyrl.engine.native import native_q, native_q_backward
+from pyrl.engine.native import Native, native_q, native_q_backward
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.distributions import masked
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.own import OwnQNetwork
+from pyrl.ops.acting import act_greedily
 from pyrl.schedules import Schedule, linear, value_at
 from pyrl.types import Batch, Choice, Learned, Observation, PolicyInput, Progress
 
@@ -88,14 +89,20 @@ def exploration_rate(config: DQNConfig, progress: Progress, updates: int) -> flo
 class QActor(Actor):
     """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
 
-    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
-        observation = self.normalizer.observation(given.observation)
-        native = self.native_form()
-        if native is not None:
-            q = native_q(native, self.encoded(observation, native), keep=False)
-        else:
-            with torch.no_grad():
-                q = self.network(tensors(observation, self.device)).cpu().numpy()
+    def native_choice(self, native: Native, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        if len(native.networks) > 1:  # dueling
+            return self._choice(native_q(native, self.encoded(given.observation, native), keep=False), given, deterministic, progress)
+        epsilon = None if deterministic else max(0.0, exploration_rate(self.config, progress, self.version))
+        features, moments = self.features(given.observation, native)
+        return Choice(act_greedily(native.networks[0], native.parameters, features, moments, given.action_mask, epsilon, self.random))
+
+    def torch_choice(self, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        with torch.no_grad():
+            q = self.network(tensors(self.normalizer.observation(given.observation), self.device)).cpu().numpy()
+        return self._choice(q, given, deterministic, progress)
+
+    def _choice(self, q: np.ndarray, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        """What `act_greedily` chooses, of Q [N, A]."""
         mask = given.action_mask
         action = masked(q, mask).argmax(axis=1)
         if not deterministic:

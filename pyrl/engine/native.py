@@ -74,6 +74,9 @@ class Native:
         self._version = self.arena.version
         values = self.arena.values
         self.encoder: Encoder | None = getattr(self.network, "encoder", None)  # here, as torch's modules take long to find an attribute
+        log_std = getattr(self.network, "log_std", None)  # of a Gaussian that does not depend on the observation
+        has_one = isinstance(log_std, torch.Tensor) and log_std.numel() > 0
+        self.log_std: torch.Tensor | None = log_std.detach() if has_one else None
         self.dtype = np.float64 if values.dtype == torch.float64 else np.float32
         parts = parts_of(self.network)
         networks = [native_network(self.arena, part) for part in parts or ()]
