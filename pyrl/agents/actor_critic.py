@@ -174,11 +174,10 @@ class ActorCriticAgent(Agent):
 
     def native_distribution(self) -> dict[str, Any]:
         """What `pyrl.ops.policy_loss` must know of the action distribution."""
-        log_std = self.network.log_std
-        if log_std.numel() == 0:
-            return {"nvec": self.network.distribution.nvec}
-        at = self.arena.offset(log_std)
-        return {"log_std": log_std.detach(), "d_log_std": self.arena.gradients[at : at + log_std.numel()]}
+        native = self.native["network"]
+        if native.log_std is None:
+            return {"nvec": self.distribution.nvec}
+        return {"log_std": native.log_std, "d_log_std": native.d_log_std}
 
     @torch.no_grad()
     def samples(self, rollout: Rollout, native: bool) -> tuple[Samples, np.ndarray | None, float]:

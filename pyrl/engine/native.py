@@ -74,15 +74,18 @@ class Native:
         self._version = self.arena.version
         values = self.arena.values
         self.encoder: Encoder | None = getattr(self.network, "encoder", None)  # here, as torch's modules take long to find an attribute
-        log_std = getattr(self.network, "log_std", None)  # of a Gaussian that does not depend on the observation
-        has_one = isinstance(log_std, torch.Tensor) and log_std.numel() > 0
-        self.log_std: torch.Tensor | None = log_std.detach() if has_one else None
         self.dtype = np.float64 if values.dtype == torch.float64 else np.float32
         parts = parts_of(self.network)
         networks = [native_network(self.arena, part) for part in parts or ()]
         self.networks = tuple(network for network in networks if network is not None)
         complete = parts is not None and len(self.networks) == len(networks) and self._covers_arena(parts)
         self._usable = complete and values.dtype in (torch.float32, torch.float64) and values.is_cpu
+        log_std = getattr(self.network, "log_std", None)
+        self.log_std: torch.Tensor | None = None  # [A], of a Gaussian that does not depend on the observation
+        self.d_log_std: torch.Tensor | None = None  # its gradient
+        if self._usable and isinstance(log_std, nn.Parameter) and log_std.numel():
+            at = self.arena.offset(log_std)
+            self.log_std, self.d_log_std = (flat.detach()[at : at + log_std.numel()] for flat in (values, self.arena.gradients))
 
     def _covers_arena(self, parts: Sequence[nn.Module]) -> bool:
         """Whether the parts own every parameter, except for those that belong to a root of the arena itself (log_std)."""
