@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'LimiterCore', 'NetworkCore', 'RandomStream', 'ReplayCore', 'StepBook', 'SumTreeCore', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'NetworkCore', 'RandomStream', 'ReplayCore', 'RolloutRows', 'StepBook', 'SumTreeCore', 'act', 'act_greedily', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -259,6 +259,15 @@ class ReplayCore:
     @property
     def unused_updates(self) -> tuple[int, int]:
         ...
+class RolloutRows:
+    """
+    Columns [T, N, ...] of a rollout, written row by row.
+    """
+    @staticmethod
+    def write(row, values):
+        ...
+    def __init__(self, columns: collections.abc.Sequence[tuple[str, typing.Any]], finite: str) -> None:
+        ...
 class StepBook:
     """
     Returns, clocks and time limits of a stepper's environments.
@@ -325,6 +334,10 @@ class SumTreeCore:
     @property
     def total(self) -> float:
         ...
+def act(network, parameters, observation, moments, mask, nvec, log_std, random, deterministic):
+    ...
+def act_greedily(network, parameters, observation, moments, mask, epsilon, random):
+    ...
 def adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm):
     ...
 def collect(pool, network, parameters, log_std, low, high, random, steps, stop_at_end, seconds, observation, returns, columns):

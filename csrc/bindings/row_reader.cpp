@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bindings/tensor_arg.hpp"
+
 namespace pyrl::bindings {
 namespace {
 
@@ -10,6 +12,7 @@ bool is_integer(DType dtype) { return dtype >= DType::Int8 && dtype <= DType::UI
 
 // Python's own objects and NumPy's scalars, which have neither shape nor device.
 bool is_plain(py::handle object) {
+  if (torch_type(Py_TYPE(object.ptr())).type != nullptr) return false;  // first: the look for an attribute that is missing takes longer than the rest
   return PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()) || PyFloat_Check(object.ptr()) || PyLong_Check(object.ptr()) ||
          PyObject_HasAttrString(object.ptr(), "__array_interface__");
 }

@@ -82,10 +82,15 @@ void run_range(std::int64_t begin, std::int64_t end, std::int64_t grain, const s
 class Pool {
  public:
   using Body = std::function<void(std::int64_t, std::int64_t)>;
+  using Clock = std::chrono::steady_clock;
+
+  // A helper that takes a part and needs longer for it than the caller for all of its own has lost its core to another process. The jobs that
+  // follow run without helpers, for a multiple of the wait, so that two threads are hardly slower than one there.
+  static constexpr auto patience = std::chrono::microseconds(200);
 
   void run(int parts, std::int64_t n, std::int64_t grain, const Body& body) {
     const std::unique_lock<std::mutex> one_job(job_mutex_, std::try_to_lock);
-    if (!one_job) return run_range(0, n, grain, body);
+    if (!one_job || Clock::now() < alone_until_) return run_range(0, n, grain, body);
     const Inside serially;  // a handler that runs here may start other work
     grow(parts - 1);
     body_ = &body;
@@ -97,8 +102,14 @@ class Pool {
     unfinished_.store(parts - 1, std::memory_order_relaxed);
     open_.store(Open{++jobs_, static_cast<std::uint16_t>(parts), 1}.word());
     notify(wake_, sleepers_);
+    const Clock::time_point began = Clock::now();
     run_part(0, parts);
+    while (take_part(false)) {
+    }
+    const Clock::time_point done = Clock::now();
     wait_for_others();
+    const Clock::duration waited = Clock::now() - done;
+    if (waited > patience && waited > done - began) alone_until_ = Clock::now() + std::min<Clock::duration>(32 * waited, std::chrono::seconds(1));
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
@@ -124,10 +135,8 @@ class Pool {
     }
   }
 
-  // Takes parts that are still open, then waits for those under way; asks meanwhile whether to stop.
+  // For the parts under way; asks meanwhile whether to stop.
   void wait_for_others() {
-    while (take_part(false)) {
-    }
     const std::uint64_t process = lineage();
     const auto ready = [&] { return unfinished_.load() == 0; };
     while (!wait(done_, waiting_, ready, std::chrono::milliseconds(10))) {
@@ -219,6 +228,7 @@ class Pool {
   int caller_core_ = -1;
   std::uint32_t jobs_ = 0;
   int workers_ = 0;
+  Clock::time_point alone_until_{};
 };
 
 // Leaked on purpose: detached threads may outlive static destruction.

@@ -27,6 +27,21 @@ PYRL_INLINE void for_tile(const UniformIndicesArgs& args, std::int64_t tile, con
   }
 }
 
+// The indices of tile t below a bound of 32 bits, whose products fit into the lanes of vector registers. False where an attempt may be refused.
+PYRL_INLINE bool small_tile(const UniformIndicesArgs& args, std::int64_t tile, std::int64_t* PYRL_RESTRICT index) {
+  PhiloxBatch words;
+  fill_words(words, args.random.key, args.random.draw, static_cast<std::uint32_t>(tile * batch_rows), 0);
+  const std::uint64_t n = static_cast<std::uint32_t>(args.high);
+  std::uint32_t refused = 0;
+  for (int lane = 0; lane < batch_rows; ++lane)
+    for (int half = 0; half < 2; ++half) {
+      const std::uint64_t high = words.word[2 * half][lane] * n, low = words.word[2 * half + 1][lane] * n;
+      refused |= static_cast<std::uint32_t>((high << 32) + low < n);
+      index[2 * lane + half] = static_cast<std::int64_t>((high + (low >> 32)) >> 32);
+    }
+  return refused == 0;
+}
+
 std::int64_t tiles_of(const UniformIndicesArgs& args) { return (args.index.extent[0] + tile_indices - 1) / tile_indices; }
 
 // The entries that the shuffle has moved: a map from position to value, by linear probing.
@@ -83,10 +98,14 @@ void shuffle(const UniformIndicesArgs& args, const Exchange& exchange) {
 void uniform_indices(const UniformIndicesArgs& args) {
   parallel_for(tiles_of(args), 512, [&args](std::int64_t begin, std::int64_t end) {
     simd::dispatch([&]() PYRL_INLINE_LAMBDA {
-      for (std::int64_t tile = begin; tile < end; ++tile)
+      const bool small = args.high <= 0xffffffffu;
+      const std::int64_t whole = small ? std::min(end, args.index.extent[0] / tile_indices) : begin;  // tiles that are full
+      for (std::int64_t tile = begin; tile < end; ++tile) {
+        if (tile < whole && small_tile(args, tile, args.index.data + tile * tile_indices)) continue;
         for_tile(
             args, tile, [&](std::int64_t) PYRL_INLINE_LAMBDA { return args.high; },
             [&](std::int64_t i, std::uint64_t value) PYRL_INLINE_LAMBDA { args.index(i) = static_cast<std::int64_t>(value); });
+      }
     });
   });
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,6 +12,8 @@ from pyrl.engine.native import Native
 from pyrl.engine.standard import in_standard_state
 from pyrl.engine.trainable import Trainable
 from pyrl.errors import NonFiniteError, ShapeError
+from pyrl.nets.encoder import Encoder
+from pyrl.ops.acting import Moments
 from pyrl.ops.environments import NativePolicy
 from pyrl.ops.random import RandomStream
 from pyrl.types import Choice, Observation, PolicyInput, Progress
@@ -35,7 +36,7 @@ class Weights(NamedTuple):
 LADDER = 7.0  # alpha of Horgan et al. 2018, appendix D: environment i of N explores by its rate to the power 1 + alpha i / (N - 1)
 
 
-class Actor(ABC):
+class Actor:
     """Chooses actions by one network, with the agent's normaliser and random streams; it has no optimiser, critic or target.
 
     In the agent's process it shares them with the agent (`Agent.acting`). A pickle of it is an actor of its own, which begins with the
@@ -49,7 +50,7 @@ class Actor(ABC):
     can_tell_values: ClassVar[bool] = False  # see `tells_values`
 
     def __init_subclass__(cls) -> None:
-        for name in ("choose", "value"):
+        for name in ("choose", "torch_choice", "value"):
             if name in vars(cls):
                 setattr(cls, name, in_standard_state(vars(cls)[name]))
 
@@ -67,9 +68,20 @@ class Actor(ABC):
     def network(self) -> Any:
         return self.trainable.network
 
-    @abstractmethod
     def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
         """What `Agent.choose` returns at this ``progress`` of the training, which schedules of exploration read."""
+        native = self.native_form()
+        if native is not None:
+            return self.native_choice(native, given, deterministic, progress)
+        return self.torch_choice(given, deterministic, progress)
+
+    def native_choice(self, native: Native, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        """By native kernels, without an operation of torch."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither choose nor native_choice")
+
+    def torch_choice(self, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        """By torch."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither choose nor torch_choice")
 
     def native_policy(self) -> NativePolicy | None:
         """What acts as `choose` does without Python, where there is such a thing."""
@@ -92,10 +104,19 @@ class Actor(ABC):
         native = self.trainable.native
         return native if native.sync() and self.engine == "native" else None
 
+    def features(self, observation: Observation, native: Native) -> tuple[np.ndarray, Moments | None]:
+        """Observations [N, ...] as native kernels take them, [N, D], and the moments by which the kernel is to normalise them."""
+        encoder, moments = native.encoder, self.normalizer.moments
+        assert encoder is not None
+        if encoder.identity and native.dtype is np.float32 and moments is not None:
+            return encoder.array(observation), moments
+        return self.encoded(observation, native), None
+
     def encoded(self, observation: Observation, native: Native) -> np.ndarray:
-        """Normalised observations [N, ...] as native kernels take them, [N, D]."""
-        assert native.encoder is not None
-        return native.encoder.array(observation, native.dtype)
+        """Observations [N, ...], normalised and as native kernels take them: [N, D]."""
+        encoder, observation = native.encoder, self.normalizer.observation(observation)
+        assert encoder is not None
+        return encoder.array(observation, native.dtype) if encoder.identity else _encoded(encoder, observation, native.dtype)
 
     def weights(self) -> Weights:
         """A copy of the weights."""
@@ -124,3 +145,9 @@ class Actor(ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, trainable=Trainable(*state["trainable"]))
+
+
+@in_standard_state
+def _encoded(encoder: Encoder, observation: Observation, dtype: type) -> np.ndarray:
+    """By operations of torch, where observations are more than vectors."""
+    return encoder.array(observation, dtype)

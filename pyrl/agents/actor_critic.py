@@ -13,16 +13,18 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.actor import START, Actor
+from pyrl.agents.actor import Actor
 from pyrl.agents.base import Agent, LearningConfig, LoopKind, OwnActivation, seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, PartLayers, Positive, Range, Rate, Weight, check_spaces
 from pyrl.agents.storage import RolloutSpec
+from pyrl.engine.native import Native
 from pyrl.engine.step import LossReport, Step
 from pyrl.engine.updater import Updater
 from pyrl.nets.distributions import Categorical, DiagonalGaussian, masked
 from pyrl.nets.heads import ActorCritic
 from pyrl.nets.mlp import Activation
 from pyrl.nets.own import OwnActorCritic
+from pyrl.ops.acting import act
 from pyrl.ops.environments import NativePolicy
 from pyrl.trees import first_leaf, map_tree
 from pyrl.types import Array, Choice, Observation, PolicyInput, Progress, Record, Rollout, map_observation
@@ -93,17 +95,21 @@ def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray
 class ActorCriticActor(Actor):
     """Draws from the distribution, or takes its mode."""
 
-    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
+    def native_choice(self, native: Native, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
         """log_prob is kept for the loss; V is not: `ActorCriticAgent.samples` computes it for the whole rollout at once, with the same
         weights."""
+        features, moments = self.features(given.observation, native)
+        distribution = self.network.distribution
+        action, log_prob = act(
+            native.networks[0], native.parameters, features, moments, given.action_mask, distribution.choices, native.log_std, self.random,
+            deterministic,
+        )  # fmt: skip
+        return Choice(distribution.shaped(action), None, {"log_prob": log_prob})
+
+    def torch_choice(self, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
         network = self.network
         observation = self.normalizer.observation(given.observation)
         log_std = None if network.distribution.nvec else network.log_std.detach().cpu()
-        native = self.native_form()
-        if native is not None:
-            output = masked(native.networks[0].infer(native.parameters, self.encoded(observation, native)), given.action_mask)
-            action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
-            return Choice(action, None, {"log_prob": log_prob})
         with torch.no_grad():
             output = masked(network.policy(tensors(observation, self.device)).cpu(), given.action_mask)
         action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
@@ -113,7 +119,7 @@ class ActorCriticActor(Actor):
         native, kind = self.native_form(), type(self.network.distribution)
         if native is None or native.dtype is not np.float32 or kind not in (Categorical, DiagonalGaussian) or self.normalizer.active:
             return None
-        log_std = self.network.log_std.detach() if kind is DiagonalGaussian else None
+        log_std = native.log_std if kind is DiagonalGaussian else None
         return NativePolicy(native.networks[0], native.parameters, log_std, self.random)
 
 
@@ -168,11 +174,10 @@ class ActorCriticAgent(Agent):
 
     def native_distribution(self) -> dict[str, Any]:
         """What `pyrl.ops.policy_loss` must know of the action distribution."""
-        log_std = self.network.log_std
-        if log_std.numel() == 0:
-            return {"nvec": self.network.distribution.nvec}
-        at = self.arena.offset(log_std)
-        return {"log_std": log_std.detach(), "d_log_std": self.arena.gradients[at : at + log_std.numel()]}
+        native = self.native["network"]
+        if native.log_std is None:
+            return {"nvec": self.distribution.nvec}
+        return {"log_std": native.log_std, "d_log_std": native.d_log_std}
 
     @torch.no_grad()
     def samples(self, rollout: Rollout, native: bool) -> tuple[Samples, np.ndarray | None, float]:

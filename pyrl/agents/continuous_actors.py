@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.actor import LADDER, START, Actor
+from pyrl.agents.actor import LADDER, Actor
 from pyrl.agents.base import tensors
 from pyrl.agents.random import UniformActions
 from pyrl.engine.native import Native
@@ -53,16 +53,28 @@ class ContinuousActor(Actor):
     def native_actor_action(self, native: Native, observation: np.ndarray, deterministic: bool) -> np.ndarray:
         """The same for encoded observations [N, D], on the native engine."""
 
-    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
-        if not deterministic and progress.env_steps < self.random_steps:
-            return Choice(self.uniform(len(first_leaf(given.observation)), self.random))
+    def native_choice(self, native: Native, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        if self._begins(deterministic, progress):
+            return self._uniform(given)
+        action = self.native_actor_action(native, self.encoded(given.observation, native), deterministic)
+        return self._choice(action, deterministic, progress)
+
+    def torch_choice(self, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        if self._begins(deterministic, progress):
+            return self._uniform(given)
         observation = self.normalizer.observation(given.observation)
-        native = self.native_form()
-        if native is not None:
-            action = self.native_actor_action(native, self.encoded(observation, native), deterministic)
-        else:
-            with torch.no_grad():
-                action = self.actor_action(tensors(observation, self.device), deterministic).cpu().numpy()
+        with torch.no_grad():
+            action = self.actor_action(tensors(observation, self.device), deterministic).cpu().numpy()
+        return self._choice(action, deterministic, progress)
+
+    def _begins(self, deterministic: bool, progress: Progress) -> bool:
+        return not deterministic and progress.env_steps < self.random_steps
+
+    def _uniform(self, given: PolicyInput) -> Choice:
+        return Choice(self.uniform(len(first_leaf(given.observation)), self.random))
+
+    def _choice(self, action: np.ndarray, deterministic: bool, progress: Progress) -> Choice:
+        """Of the network's choice, with noise unless it is ``deterministic``."""
         if not deterministic and self.config.noise_std != 0:
             std = value_at(self.config.noise_std, progress.share)
             self.noise.std = std if self.rungs is None else std * FALL ** (LADDER * self.rungs[:, None])

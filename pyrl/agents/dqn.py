@@ -23,16 +23,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor import LADDER, START, Actor
+from pyrl.agents.actor import LADDER, Actor
 from pyrl.agents.base import seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Tau, check_spaces
 from pyrl.agents.off_policy import OffPolicyAgent, OffPolicyConfig
 from pyrl.agents.registry import register
-from pyrl.engine.native import native_q, native_q_backward
+from pyrl.engine.native import Native, native_q, native_q_backward
 from pyrl.engine.step import LossReport, Step
 from pyrl.nets.distributions import masked
 from pyrl.nets.heads import QNetwork
 from pyrl.nets.own import OwnQNetwork
+from pyrl.ops.acting import act_greedily
 from pyrl.schedules import Schedule, linear, value_at
 from pyrl.types import Batch, Choice, Learned, Observation, PolicyInput, Progress
 
@@ -90,23 +91,32 @@ class QActor(Actor):
 
     can_tell_values = True
 
-    def q(self, given: PolicyInput) -> np.ndarray:
-        """Q(o, a) [N, A], `masked` where the environments mask actions."""
-        observation = self.normalizer.observation(given.observation)
-        native = self.native_form()
-        if native is not None:
-            q = native_q(native, self.encoded(observation, native), keep=False)
-        else:
-            with torch.no_grad():
-                q = self.network(tensors(observation, self.device)).cpu().numpy()
-        return masked(q, given.action_mask)
+    def native_choice(self, native: Native, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        if len(native.networks) > 1 or self.tells_values or self.rungs is not None:  # dueling; collectors of a distributed replay
+            return self._choice(self._native_q(native, given), given, deterministic, progress)
+        epsilon = None if deterministic else max(0.0, exploration_rate(self.config, progress, self.updates))
+        features, moments = self.features(given.observation, native)
+        return Choice(act_greedily(native.networks[0], native.parameters, features, moments, given.action_mask, epsilon, self.random))
+
+    def torch_choice(self, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        return self._choice(self._torch_q(given), given, deterministic, progress)
 
     def value(self, given: PolicyInput) -> np.ndarray:
-        return self.q(given).max(axis=1)
+        native = self.native_form()
+        return masked(self._torch_q(given) if native is None else self._native_q(native, given), given.action_mask).max(axis=1)
 
-    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
-        q = self.q(given)
-        action, mask = q.argmax(axis=1), given.action_mask
+    def _native_q(self, native: Native, given: PolicyInput) -> np.ndarray:
+        return native_q(native, self.encoded(given.observation, native), keep=False)
+
+    def _torch_q(self, given: PolicyInput) -> np.ndarray:
+        with torch.no_grad():
+            return self.network(tensors(self.normalizer.observation(given.observation), self.device)).cpu().numpy()
+
+    def _choice(self, q: np.ndarray, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
+        """What `act_greedily` chooses, of Q [N, A]."""
+        mask = given.action_mask
+        q = masked(q, mask)
+        action = q.argmax(axis=1)
         if not deterministic:
             count, num_actions = q.shape
             uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53

@@ -10,6 +10,7 @@ import numpy as np
 from pyrl.buffers.pickling import Pickled, pickled
 from pyrl.buffers.replay import flat_leaves, nested_leaves
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError
+from pyrl.ops.rollouts import RolloutRows
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
 from pyrl.trees import zeros_for
@@ -46,9 +47,9 @@ class RolloutBuffer(Pickled):
         self._terminated, self._truncated, self._valid = (np.zeros((num_steps, num_envs), bool) for _ in range(3))
         self._first = np.zeros((num_steps + 1, num_envs), bool)
         self._mask: np.ndarray | None = None  # of the environments that give masks
-        self._zeros = np.zeros(num_envs)
         self._declared = None if extra is None else {name: (tuple(shape), np.dtype(dtype).name) for name, (shape, dtype) in extra.items()}
         self._extra = self._declared_columns()
+        self._rows: RolloutRows | None = None  # what writes one; None: the columns have changed since
         self._final: list[tuple[int, int, Observation]] = []
         self._row = 0
 
@@ -64,31 +65,17 @@ class RolloutBuffer(Pickled):
         """Write one row; ``extra`` holds arrays [N, ...] that the agent wants back. Raises before anything is written."""
         if self.full:
             raise ValueError(f"RolloutBuffer: all {self.num_steps} rows are written; take the rollout first")
-        reward = np.asarray(step.reward)
-        if reward.shape != (self.num_envs,):
-            raise ShapeError(f"RolloutBuffer: reward has shape {list(reward.shape)}, expected [N] = [{self.num_envs}]")
-        if not self._finite(reward):
-            raise NonFiniteError(f"RolloutBuffer: reward of environment {int(np.argmin(np.isfinite(reward)))} is not finite: {reward}")
-        if self._declared is not None and extra.keys() != self._declared.keys():
-            raise ValueError(f"RolloutBuffer: extra columns are {sorted(extra)}, expected {sorted(self._declared)}")
-        t = self._row
-        if isinstance(self._observation, np.ndarray):
-            self._observation[t] = step.observation
-        else:
-            map_observation(lambda rows, x: rows.__setitem__(t, x), self._observation, step.observation)
-        self._action[t] = step.action
-        self._reward[t] = reward
-        self._terminated[t], self._truncated[t], self._valid[t], self._first[t] = step.terminated, step.truncated, step.valid, step.first
-        if step.action_mask is not None:
-            if self._mask is None:
-                self._mask = np.ones((self.num_steps, *step.action_mask.shape), bool)
-            self._mask[t] = step.action_mask
-        elif self._mask is not None:
-            self._mask[t] = True
-        for name, value in extra.items():
-            if name not in self._extra:
-                self._extra[name] = np.zeros((self.num_steps, *np.shape(value)), np.asarray(value).dtype)
-            self._extra[name][t] = value
+        if extra.keys() != self._extra.keys():
+            self._take_columns(extra)
+        mask = step.action_mask
+        if self._mask is None and mask is not None:
+            self._mask, self._rows = np.ones((self.num_steps, *mask.shape), bool), None
+        rows, t = self._rows or self._writer(), self._row
+        observation = step.observation
+        leaves = (observation,) if type(observation) is np.ndarray else tuple(flat_leaves(self.observation_space, observation))
+        masks = () if self._mask is None else (np.ones(self._mask.shape[1:], bool) if mask is None else mask,)
+        columns = step.action, step.reward, step.terminated, step.truncated, step.valid, step.first, *masks
+        rows.write(t, (*leaves, *columns, *(extra[name] for name in self._extra)))
         for n in np.flatnonzero(step.truncated) if np.count_nonzero(step.truncated) else ():
             self._final.append((t, int(n), map_observation(lambda x, n=n: np.array(x[n]), step.next_observation)))
         self._row += 1
@@ -110,8 +97,8 @@ class RolloutBuffer(Pickled):
             raise ValueError(f"RolloutBuffer: {self.num_steps - t} rows are free, got {count}; take the rollout first")
         if not np.isfinite(reward).all():
             raise NonFiniteError("RolloutBuffer: a reward is not finite")
-        if self._declared is not None and extra.keys() != self._declared.keys():
-            raise ValueError(f"RolloutBuffer: extra columns are {sorted(extra)}, expected {sorted(self._declared)}")
+        if extra.keys() != self._extra.keys():
+            self._take_columns({name: value[0] for name, value in extra.items()})
         columns = self._observation, self._action, self._reward, self._terminated, self._truncated, self._first
         for column, rows in zip(columns, (observation, action, reward, terminated, truncated, first)):
             column[t : t + count] = rows
@@ -119,17 +106,24 @@ class RolloutBuffer(Pickled):
         if self._mask is not None:
             self._mask[t : t + count] = True
         for name, value in extra.items():
-            if name not in self._extra:
-                self._extra[name] = np.zeros((self.num_steps, *value.shape[1:]), value.dtype)
             self._extra[name][t : t + count] = value
         self._final += [(t + k, n, np.array(next_observation[k, n])) for k, n in np.argwhere(truncated).tolist()]
         self._row += count
 
-    def _finite(self, reward: np.ndarray) -> bool:
-        try:
-            return bool(reward.dot(self._zeros) == 0)  # NaN * 0 and inf * 0 are NaN; a quarter of the time of isfinite
-        except RuntimeWarning:  # inf * 0, where the user makes errors of warnings
-            return False
+    def _take_columns(self, extra: Mapping[str, Array]) -> None:
+        """Memory for the extra columns of a first row; ValueError for others than before."""
+        if self._declared is not None or self._extra:
+            raise ValueError(f"RolloutBuffer: extra columns are {sorted(extra)}, expected {sorted(self._extra)}")
+        self._extra = {name: np.zeros((self.num_steps, *np.shape(value)), np.asarray(value).dtype) for name, value in extra.items()}
+        self._rows = None
+
+    def _writer(self) -> RolloutRows:
+        observation = [(f"observation.{i}", leaf) for i, leaf in enumerate(flat_leaves(self.observation_space, self._observation))]
+        flags = (("terminated", self._terminated), ("truncated", self._truncated), ("valid", self._valid), ("first", self._first))
+        mask = [] if self._mask is None else [("action_mask", self._mask)]
+        extra = [(f"extra[{name!r}]", rows) for name, rows in self._extra.items()]
+        self._rows = RolloutRows([*observation, ("action", self._action), ("reward", self._reward), *flags, *mask, *extra], "reward")
+        return self._rows
 
     def take(self, observation: Observation, first: Array | None = None) -> Rollout:
         """The rollout, closed by ``observation`` [N, ...], which the agent would act on next, and ``first`` (bool [N]), where that starts
@@ -205,7 +199,7 @@ class RolloutBuffer(Pickled):
         self._extra = {name: np.zeros((self.num_steps, *column.shape[1:]), column.dtype) for name, column in extra.items()} | declared
         for name, column in extra.items():
             self._extra[name][:count] = column
-        self._row, self._mask = count, own.get("action_mask")
+        self._row, self._mask, self._rows = count, own.get("action_mask"), None
         self._final = [
             (int(t), int(n), nested_leaves(self.observation_space, iter([column[k].copy() for column in observations])))
             for k, (t, n) in enumerate(ended)

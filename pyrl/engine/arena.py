@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyrl import ops
 from pyrl.engine.optimizers import adam_step, is_plain_adam
+from pyrl.engine.standard import in_standard_state
 from pyrl.errors import NetworkError, NonFiniteError, ShapeError
 from pyrl.ops.arenas import ArenaViews
 
@@ -174,6 +175,7 @@ class Arena:
                         seen.add(id(parameter))
                         yield module, name, parameter
 
+    @in_standard_state  # as acting asks, which stands outside it
     @torch.no_grad()
     def _adopt(self) -> None:
         self._require_same_modules()

@@ -80,6 +80,12 @@ class Native:
         self.networks = tuple(network for network in networks if network is not None)
         complete = parts is not None and len(self.networks) == len(networks) and self._covers_arena(parts)
         self._usable = complete and values.dtype in (torch.float32, torch.float64) and values.is_cpu
+        log_std = getattr(self.network, "log_std", None)
+        self.log_std: torch.Tensor | None = None  # [A], of a Gaussian that does not depend on the observation
+        self.d_log_std: torch.Tensor | None = None  # its gradient
+        if self._usable and isinstance(log_std, nn.Parameter) and log_std.numel():
+            at = self.arena.offset(log_std)
+            self.log_std, self.d_log_std = (flat.detach()[at : at + log_std.numel()] for flat in (values, self.arena.gradients))
 
     def _covers_arena(self, parts: Sequence[nn.Module]) -> bool:
         """Whether the parts own every parameter, except for those that belong to a root of the arena itself (log_std)."""

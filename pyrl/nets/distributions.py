@@ -38,10 +38,15 @@ class Distribution(Protocol):
 
     size: int
     nvec: list[int]  # choices of each component; none of the Gaussian
+    choices: int | tuple[int, ...] | None  # the same as `pyrl.ops.acting.act` takes it
 
     def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         """(action [B, ...], log_prob float32 [B]); outside autograd."""
         ...
+
+    def shaped(self, action: np.ndarray) -> np.ndarray:
+        """Actions [B, A] or [B] of a kernel as the space has them."""
+        return action
 
     def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """(log_prob [B], entropy [B]), differentiable."""
@@ -65,7 +70,7 @@ class Categorical(Distribution):
 
     def __init__(self, space: spaces.Discrete) -> None:
         self.size = int(space.n)
-        self.nvec = [self.size]
+        self.nvec, self.choices = [self.size], self.size
 
     def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         return sample_categorical(output, random, deterministic=deterministic)
@@ -83,7 +88,7 @@ class MultiCategorical(Distribution):
 
     def __init__(self, space: spaces.MultiDiscrete) -> None:
         self.nvec = [int(n) for n in space.nvec.ravel()]
-        self.size = sum(self.nvec)
+        self.size, self.choices = sum(self.nvec), tuple(self.nvec)
 
     def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         return sample_multi_categorical(output, self.nvec, random, deterministic=deterministic)
@@ -108,7 +113,7 @@ class Bernoulli(Distribution):
 
     def __init__(self, space: spaces.MultiBinary) -> None:
         self.size = math.prod(space.shape)
-        self.nvec = [2] * self.size
+        self.nvec, self.choices = [2] * self.size, (2,) * self.size
 
     def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         return sample_multi_categorical(self.logits(output), self.nvec, random, deterministic=deterministic)
@@ -138,11 +143,15 @@ class DiagonalGaussian(Distribution):
         self.shape = space.shape
         self.size = math.prod(space.shape)
         self.nvec: list[int] = []
+        self.choices = None
 
     def sample(self, output: Tensor, log_std: Tensor | None, random: RandomStream, deterministic: bool) -> tuple[Tensor, Tensor]:
         assert log_std is not None
         action, log_prob = sample_gaussian(output, log_std.detach(), random, deterministic=deterministic)
         return action.reshape(-1, *self.shape), log_prob
+
+    def shaped(self, action: np.ndarray) -> np.ndarray:
+        return action if len(self.shape) == 1 else action.reshape(-1, *self.shape)
 
     def log_prob_and_entropy(self, output: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         z = (action.flatten(1) - output) * torch.exp(-log_std)

@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         check_observation_space(space, "Encoder")
         self.own = OwnFeatures(features_extractor, space) if callable(features_extractor) else None
         if self.own is not None:
-            self.size, self._identity = self.own.size, False
+            self.size, self.identity = self.own.size, False
             return
         assert not callable(features_extractor)
         found = list(leaves(space))
@@ -56,10 +56,10 @@ class Encoder(nn.Module):
                 self.images[str(i)] = ImageFeatures(cast(spaces.Box, leaf).shape, network)
             self.size += _size(leaf) if network is None else network.size
         # A flat float32 vector needs no work at all, and it is what most environments give.
-        self._identity = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == "float32"
+        self.identity: bool = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == "float32"
 
     def forward(self, observation: Observation) -> Tensor:
-        if self._identity:
+        if self.identity:
             return cast(Tensor, observation)
         if self.own is not None:
             return self.own(observation)
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
 
     def array(self, observation: Observation, dtype: type = np.float32) -> np.ndarray:
         """The same of NumPy arrays (or tensors), as a contiguous array [B, D] for the native engine."""
-        if not self._identity:
+        if not self.identity:
             observation = self(map_observation(torch.as_tensor, observation)).numpy()
         return np.ascontiguousarray(observation, dtype)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrl.errors import ShapeError
+from pyrl.ops.acting import Moments
 from pyrl.ops.sampling import RunningMoments
 from pyrl.spaces import leaves, pick
 from pyrl.trees import map_space
@@ -59,6 +60,10 @@ class Normalizer:
         self._reward_moments = RunningMoments()
         self._running_return = np.zeros(num_envs)
         self._changes_observation = normalize_observation or clip_observation is not None
+        alone = self._observation_moments  # of an observation that is one array
+        fused = normalize_observation and isinstance(alone, RunningMoments)
+        # With which a kernel of `pyrl.ops.acting` does what `observation` does; None: none does.
+        self.moments: Moments | None = Moments(*alone.arrays, clip_observation, EPSILON) if fused else None
 
     @property
     def active(self) -> bool:

@@ -164,6 +164,11 @@ class RunningMoments:
         """float64 [*shape]"""
         return np.sqrt(self.var) if self.device is None else self.var.sqrt()
 
+    @property
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """(count int64 [], mean, m2): the moments themselves, which `update` and `load_state_dict` change in place."""
+        return self._count, self.mean, self._m2
+
     def update(self, batch: Array) -> None:
         """Add every row of ``batch`` [..., *shape]. `NonFiniteError` for a NaN or infinity; nothing has changed then.
 
