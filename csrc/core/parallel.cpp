@@ -109,7 +109,7 @@ class Pool {
     const Clock::time_point done = Clock::now();
     wait_for_others();
     const Clock::duration waited = Clock::now() - done;
-    if (waited > patience && waited > done - began) alone_until_ = Clock::now() + std::min<Clock::duration>(32 * waited, std::chrono::seconds(1));
+    if (waited > patience && waited > done - began) alone_until_ = Clock::now() + std::min<Clock::duration>(16 * waited, std::chrono::milliseconds(100));
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
