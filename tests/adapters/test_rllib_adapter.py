@@ -293,7 +293,9 @@ def test_metrics_are_the_hosts() -> None:
 @pytest.mark.parametrize("made", BUFFERS)
 def test_draws_follow_the_seed(made: Any) -> None:
     def drawn(**options: Any) -> list[int]:
-        return [e.t_started for e in filled(made, **options).sample(64, n_step=1, sample_episodes=True)]
+        buffer = made(1000, **options)
+        buffer.add(plain(np.zeros((501, 1), np.float32), "e"))
+        return [e.t_started for e in buffer.sample(20, n_step=1, sample_episodes=True)]
 
     assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
     np.random.seed(3)  # noqa: NPY002
