@@ -12,6 +12,7 @@ from pyrl.agents.storage import RolloutSpec
 from pyrl.distributed.chunks import joined
 from pyrl.distributed.learner import Learner
 from pyrl.distributed.local import LocalEngine
+from pyrl.distributed.pool import Pool
 from pyrl.distributed.sync import Environments, SyncEngine
 from pyrl.envs import EnvSource, Stepper
 from pyrl.errors import SettingError
@@ -19,7 +20,7 @@ from pyrl.loops.base import Limits, Loop
 from pyrl.spaces.masks import MaskReader
 from pyrl.types import Metrics, Progress
 
-WorkerEngine: TypeAlias = Literal["local", "sync"]
+WorkerEngine: TypeAlias = Literal["local", "sync", "ray"]
 MAX_POLICY_LAG = 20  # updates
 
 
@@ -28,18 +29,20 @@ class DistributedLoop(Loop):
     them side by side, [n_steps, num_envs], as in the ordinary loop. ``stepper`` is an example of the environments, which is not stepped."""
 
     def __init__(
-        self, agent: Agent, stepper: Stepper, limits: Limits, environments: Environments, workers: int, engine: WorkerEngine, lag: int
+        self, agent: Agent, stepper: Stepper, limits: Limits, environments: Environments, workers: int, engine: WorkerEngine, lag: int,
+        address: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(agent, stepper, limits)
         spec = _checked(agent, workers, engine)
         self.learner = Learner(agent)
-        self.engine: SyncEngine | LocalEngine
+        self.engine: SyncEngine | Pool[Any]
         if engine == "sync":
             self.engine = SyncEngine(self.learner, environments, spec, workers)
         else:
             stepper.reset(seed=0)
             mask_size = 0 if stepper.action_mask is None else sum(MaskReader(agent.action_space).sizes)
-            self.engine = LocalEngine(self.learner, environments, spec, workers, mask_size, lag)
+            roles = self.learner, environments, spec, workers, mask_size, lag
+            self.engine = LocalEngine(*roles) if engine == "local" else _ray_engine()(*roles, address=address)
 
     def __iter__(self) -> Iterator[Metrics]:
         failed = True
@@ -50,7 +53,7 @@ class DistributedLoop(Loop):
             failed = False
             raise
         finally:
-            if isinstance(self.engine, LocalEngine):
+            if isinstance(self.engine, Pool):
                 self.engine.stop()
             if not failed:  # else its error says more
                 self.engine.accounts.check()
@@ -97,12 +100,24 @@ class DistributedLoop(Loop):
             self.engine.load_state_dict(collectors, self.agent.env_steps)
 
 
+def _ray_engine() -> Any:
+    """Imported on demand: an extra."""
+    try:
+        from pyrl.distributed.ray import RayEngine
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        what = "train: worker_engine 'ray' needs a package that is not installed: pip install 'pyrl[ray]'"
+        raise ModuleNotFoundError(what, name="ray") from error
+    return RayEngine
+
+
 def _checked(agent: Agent, workers: int, engine: str) -> RolloutSpec:
     """What ``agent`` stores; SettingError where workers cannot collect it."""
     spec, config = agent.storage(), agent.config
     if agent.loop != "on_policy" or not isinstance(spec, RolloutSpec) or not agent.trainables:
         raise SettingError(f"train: workers is {workers}, but they collect for agents that learn as impala does, and {agent.name} does not")
-    if engine == "local" and not agent.corrects_lag:
+    if engine != "sync" and not agent.corrects_lag:
         what = f"train: workers is {workers}, but {agent.name} does not correct for weights that lag behind"
         raise SettingError(f"{what}; take worker_engine='sync', or impala")
     if agent.num_envs % workers:
@@ -118,16 +133,19 @@ def _checked(agent: Agent, workers: int, engine: str) -> RolloutSpec:
 def iterate_with_workers(
     agent: Agent, env: EnvSource, stepper: Stepper, told: Mapping[str, Any], limits: Mapping[str, Any], options: Mapping[str, Any]
 ) -> DistributedLoop:
-    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine and max_policy_lag; ``limits``: of `pyrl.iterate`; ``options``: of
-    `pyrl.envs.make`."""
+    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag and address; ``limits``: of `pyrl.iterate`;
+    ``options``: of `pyrl.envs.make`."""
     if isinstance(env, VectorEnv):
         raise SettingError("train: workers needs environments of its own, expected env as an id or a callable, got a vector environment")
     said = {name: value for name, value in limits.items() if value is not None}
     environments = Environments(env, options)
     engine: WorkerEngine = told["worker_engine"] or "local"
     lag = told["max_policy_lag"]
+    address = told.get("address")  # runs of older versions have none
+    if address is not None and engine != "ray":
+        raise SettingError(f"train: address is {address!r}, but it is of worker_engine='ray'; leave it out")
     if engine == "sync" and lag is not None:
         raise SettingError(f"train: max_policy_lag is {lag}, but nothing lags behind with worker_engine='sync'; leave it out")
     return DistributedLoop(
-        agent, stepper, Limits(**said, first_step=agent.env_steps), environments, told["workers"], engine, lag or MAX_POLICY_LAG
+        agent, stepper, Limits(**said, first_step=agent.env_steps), environments, told["workers"], engine, lag or MAX_POLICY_LAG, address
     )

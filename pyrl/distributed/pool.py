@@ -156,7 +156,7 @@ class Pool(ABC, Generic[M]):
         agent, incarnation = self.learner.agent, self.supervisor.begin(index)
         num_envs, begun_at = agent.num_envs // self.workers, int(self.vitals.collected[index])
         try:
-            actor = pickle.dumps(agent.acting)
+            actor = self._pickled(agent.acting)
             task = Task(actor, self.spec, self.layout, self.environments, num_envs, index, incarnation, agent.seed, self.env_steps)
             payload = self._pickled(task)
         except Exception as error:
@@ -198,8 +198,8 @@ class Pool(ABC, Generic[M]):
     def _open(self) -> None:
         """What all collectors need, before the first begins."""
 
-    def _pickled(self, task: Task) -> bytes:
-        return pickle.dumps(task)
+    def _pickled(self, value: Any) -> bytes:
+        return pickle.dumps(value)
 
     @abstractmethod
     def _begin(self, index: int, task: bytes, begun_at: int) -> M:

@@ -23,7 +23,7 @@ from pyrl.distributed.chunks import Chunk
 from pyrl.trees import zeros_for
 from pyrl.types import Episode, Rollout
 
-_ALIGNMENT = 64
+ALIGNMENT = 64  # bytes
 _TRIES = 100  # to read weights that are being replaced; then the old ones serve for another chunk
 _COLUMNS = ("action", "reward", "terminated", "truncated", "valid", "first")
 _NUMBERS = ("incarnation", "sequence", "version", "finals", "episodes", "masked")
@@ -87,11 +87,21 @@ class ChunkLayout:
         arrays |= {f"extra.{name}": ((T, N, *shape), np.dtype(dtype)) for name, (shape, dtype) in spec.extra.items()}
         arrays["action_mask"] = (T, N, mask_size), np.bool_
         arrays["episodes"] = (T * N, 4), np.float64  # return, length, environment, success (-1: unknown)
+        return cls._placed(observation_space, arrays, tuple(spec.extra))
+
+    @classmethod
+    def _placed(cls, observation_space: Any, arrays: dict[str, tuple[tuple[int, ...], Any]], extra: tuple[str, ...]) -> ChunkLayout:
         columns, at = {}, 0
         for name, (shape, dtype) in arrays.items():
             columns[name] = at, shape, dtype
-            at += -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
-        return cls(observation_space, columns, tuple(spec.extra), at)
+            at += -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+        return cls(observation_space, columns, extra, at)
+
+    def fitted(self, finals: int, episodes: int) -> ChunkLayout:
+        """Room for as many steps with a final observation and as many episodes, and no more."""
+        rows = {"episodes": episodes} | {name: finals for name in self.columns if name.startswith("final_")}
+        arrays = {name: ((rows.get(name, shape[0]), *shape[1:]), dtype) for name, (_, shape, dtype) in self.columns.items()}
+        return self._placed(self.observation_space, arrays, self.extra)
 
     def slots(self, count: int) -> Tensor:
         return torch.zeros((count, self.size), dtype=torch.uint8).share_memory_()

@@ -84,6 +84,7 @@ def train(
     workers: NumEnvs | None = None,
     worker_engine: WorkerEngine | None = None,
     max_policy_lag: Count | None = None,
+    address: str | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -99,7 +100,8 @@ def train(
     save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
     resume: the folder of a stopped run to resume, with its own settings. New ones of limits, ``stop_*``, evaluations,
-        ``save_every_episodes``, ``env_timeout`` and learning_rate are taken, and noted in config.json; any other that differs is refused.
+        ``save_every_episodes``, ``env_timeout``, ``address`` and learning_rate are taken, and noted in config.json; any other that differs is
+        refused.
         A network, features_extractor, activation or optimizer of one's own is handed in again.
     agent: one that has learned already, to continue with (the object itself), in the same or another environment of the same spaces: by its
         own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
@@ -110,7 +112,10 @@ def train(
     workers: that collect for the learner, num_envs / workers environments each (docs/scale.md); None: this process does it all.
     worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
         that lag. "sync": all in this process, the same run for any number of workers; for ppo and a2c too.
+        "ray": each worker is an actor of Ray (the extra ``ray``), on one machine or many.
     max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
+    address: of Ray's cluster ("auto": the one of this machine); None: the one that the program is connected to, or that RAY_ADDRESS names,
+        else a Ray of its own on this machine.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is
