@@ -18,6 +18,7 @@ import signal
 import statistics
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,31 +95,19 @@ class Host:
 
     def __init__(self, layout: ChunkLayout, chunk: Chunk, seconds: float) -> None:
         self.layout, self.chunk, self.seconds = layout, chunk, seconds
-        self.sequence, self.next_at = dict[int, int](), dict[int, float]()
+        self.sequence, self.due = dict[int, int](), dict[int, float]()
 
     async def collect(self, index: int, incarnation: int, version: int, weights: list[Any]) -> np.ndarray:
+        sequence = self.sequence[index] = self.sequence.get(index, -1) + 1  # requests come in order
         now = time.monotonic()
-        at = self.next_at[index] = max(now, self.next_at.get(index, now + np.random.default_rng(index).random() * self.seconds)) + self.seconds
-        await asyncio.sleep(at - now)
+        due = self.due[index] = max(now, self.due.get(index, now + self.seconds * index / 512)) + self.seconds
+        await asyncio.sleep(due - now)
         await weights[0]
-        sequence = self.sequence[index] = self.sequence.get(index, -1) + 1
         self.chunk.collector, self.chunk.incarnation, self.chunk.sequence, self.chunk.version = index, incarnation, sequence, version
         return pack(self.layout, self.chunk, self.chunk.steps * (sequence + 1))
 
     async def signs(self, index: int) -> tuple[int, int, int]:
         return WAITING, 0, self.chunk.steps * (self.sequence.get(index, -1) + 1)
-
-
-class Guest:
-    """What the engine takes for a collector's actor: one of a `Host`."""
-
-    def __init__(self, host: Any, index: int, incarnation: int) -> None:
-        self.host, self.index, self.incarnation = host, index, incarnation
-        self.collect = self.signs = self.leave = self.close = self
-
-    class _Call:
-        def __init__(self, function: Any) -> None:
-            self.remote = function
 
 
 class Learner:
@@ -162,11 +151,10 @@ class CrowdEngine(RayEngine):
 
     def _begin(self, index: int, task: bytes, begun_at: int) -> Remote:
         host, incarnation = self.hosts[index % self.HOSTS], self.supervisor.incarnation[index]
-        call = type("Call", (), {})
-        guest: Any = call()
-        guest.collect, guest.signs = call(), call()
-        guest.collect.remote = lambda version, weights: host.collect.remote(index, incarnation, version, weights)
-        guest.signs.remote = lambda: host.signs.remote(index)
+        guest = SimpleNamespace(
+            collect=SimpleNamespace(remote=lambda version, weights: host.collect.remote(index, incarnation, version, weights)),
+            signs=SimpleNamespace(remote=lambda: host.signs.remote(index)),
+        )
         member = Remote(index, guest, begun_at=begun_at)
         self._ask([member])
         return member
@@ -205,17 +193,15 @@ def throughput(seconds: float = 5.0) -> None:
                     rates.append((steps / (time.perf_counter() - began), steps / (time.process_time() - before)))
                 rate, own = (statistics.median(column) for column in zip(*rates))
                 where = "into a rollout" if join else "into the queue"
-                print(f"{workers} collectors, chunks of {size:,}, {where}: {rate / 1e6:.2f} M transitions/s; {own / 1e6:.2f} M a second of the learner")
+                print(f"{workers} collectors, chunks of {size:,}, {where}: {rate / 1e6:.2f} M/s; {own / 1e6:.2f} M a CPU second")
             pool.stop()
             pool.accounts.check()
 
 
 def weights(size: int = 4_000_000) -> None:
     pool = engine(ProducerEngine, 2, 8, 1, size)
-    pool._open()
-    pool.remote = ray.remote(concurrency_groups={"signs": 1}, **engine_of_ray.OPTIONS)(Producer)
-    task = Task(b"", pool.spec, ChunkLayout.of(pool.spec, 1, OBSERVATION, ACTION, 0), pool.environments, 1, 0, 0, 0, 0)
-    actors = [pool.remote.remote([], pickle.dumps(task)) for _ in range(2)]
+    pool.start(0)
+    actors = [member.actor for member in pool.members]
     values, taken = np.zeros(size // 4, np.float32), []
     for version in range(120):
         values[:] = version
@@ -224,6 +210,7 @@ def weights(size: int = 4_000_000) -> None:
         ray.get([actor.pull.remote(version, [reference]) for actor in actors])
         taken.append(1e3 * (time.perf_counter() - began))
     taken = sorted(taken[20:])
+    pool.stop()
     print(f"{size / 1e6:g} MB of weights into 2 collectors, there and loaded: {taken[50]:.2f} ms, 90 % within {taken[90]:.2f} ms")
 
 
@@ -244,7 +231,8 @@ def crowd(seconds: float = 8.0) -> None:
             pool.publish()
         wall, own = time.perf_counter() - began, time.process_time() - before
         print(
-            f"{workers} collectors: {chunks / wall:,.0f} chunks/s of {workers} wanted, {(pool.bytes_received - received) / wall / 1e6:.1f} MB/s, "
+            f"{workers} collectors: {chunks / wall:,.0f} chunks/s of {workers} wanted, "
+            f"{(pool.bytes_received - received) / wall / 1e6:.1f} MB/s, "
             f"{updates / wall:.2f} updates/s, lag {lag / chunks:.1f}, {1e6 * own / chunks:.0f} us of the learner a chunk "
             f"({100 * own / wall:.0f} % of a core)",
             flush=True,

@@ -43,7 +43,12 @@ class DoctorOptions:
 
 
 def doctor(arguments: list[str]) -> int:
-    parse(DoctorOptions, arguments, "doctor", "What was found on this machine, and a check that kernels compute what torch does and that workers work.")
+    parse(
+        DoctorOptions,
+        arguments,
+        "doctor",
+        "What was found on this machine, and a check that kernels compute what torch does and that workers work.",
+    )
     table = Table.grid(padding=(0, 2))
     healthy = True
     for name, finding, well in _findings():
@@ -128,7 +133,8 @@ def _workers(engines: list[str]) -> Iterator[tuple[str, str, bool]]:
         usage = shutil.disk_usage(SHARED_MEMORY)
         yield "memory", f"{usage.free / 2**20:,.0f} MiB of {usage.total / 2**20:,.0f} MiB of shared memory free ({SHARED_MEMORY})", True
     for engine in engines:
-        began, options = time.monotonic(), {"num_envs": 2, "n_steps": 16, "net_arch": (8,), "worker_engine": engine}
+        began = time.monotonic()
+        options: dict[str, Any] = {"num_envs": 2, "n_steps": 16, "net_arch": (8,), "worker_engine": engine}
         try:
             train("impala", "CartPole-v1", total_steps=STEPS, workers=1, run_dir=False, curve=False, seed=0, **options)
         except Exception as error:

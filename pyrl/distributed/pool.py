@@ -228,7 +228,7 @@ class Pool(ABC, Generic[M]):
     def _kill(self, member: M) -> None:
         """Unless it has left."""
 
-    def _close(self, member: M) -> None:  # noqa: B027
+    def _close(self, member: M) -> None:
         """Nothing more is read from it."""
 
 

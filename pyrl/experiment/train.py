@@ -100,8 +100,8 @@ def train(
     save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
     resume: the folder of a stopped run to resume, with its own settings. New ones of limits, ``stop_*``, evaluations,
-        ``save_every_episodes``, ``env_timeout``, ``address`` and learning_rate are taken, and noted in config.json; any other that differs is
-        refused.
+        ``save_every_episodes``, ``env_timeout``, ``address`` and learning_rate are taken, and noted in config.json; any other that
+        differs is refused.
         A network, features_extractor, activation or optimizer of one's own is handed in again.
     agent: one that has learned already, to continue with (the object itself), in the same or another environment of the same spaces: by its
         own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.

@@ -127,9 +127,7 @@ def test_collectors_are_killed_again_and_again(engine: str, loops: list[Any]) ->
             raise StopIteration
 
     with pytest.raises(StopIteration):
-        pyrl.train(
-            "impala", "CartPole-v1", total_steps=10**8, workers=2, worker_engine=engine, backend="native", on_metrics=watch, **SMALL
-        )
+        pyrl.train("impala", "CartPole-v1", total_steps=10**8, workers=2, worker_engine=engine, backend="native", on_metrics=watch, **SMALL)
     books = loops[0].engine.accounts
     assert books.consumed == rows[-1]["time/env_steps"] > 5000
     assert rows[-1]["time/restarts"] >= 4
@@ -182,9 +180,7 @@ def test_a_crash_loop_ends_with_the_first_failure(engine: str, fault: str, loops
     }
     where = r"collector 0 \(environments 0 to 3, seed \d+\): "
     with pytest.raises(EnvError, match=where + words[fault] + r"[\s\S]*so did 2 that replaced it, each within 1,000 steps"):
-        pyrl.train(
-            "impala", functools.partial(Faulty, fault), total_steps=10**6, workers=1, worker_engine=engine, env_timeout=1.0, **SMALL
-        )
+        pyrl.train("impala", functools.partial(Faulty, fault), total_steps=10**6, workers=1, worker_engine=engine, env_timeout=1.0, **SMALL)
 
 
 @elsewhere
@@ -226,8 +222,8 @@ def test_what_is_collected_is_learned_from(engine: str, loops: list[Any]) -> Non
 def test_a_signal_leaves_a_saved_run_and_no_orphan(engine: str, number: signal.Signals, tmp_path: Path) -> None:
     command = ["impala", "CartPole-v1", "--workers", "2", "--worker-engine", engine, "--total-steps", "100000000", "--no-curve"]
     program = subprocess.Popen(
-        [sys.executable, "-m", "pyrl", "train", *command, "--run-dir", "run"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
+        [sys.executable, "-m", "pyrl", "train", *command, "--run-dir", "run"], cwd=tmp_path, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     deadline, metrics = time.monotonic() + 120, tmp_path / "run/metrics.csv"
     while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 3):

@@ -48,23 +48,25 @@ def test_a_ray_of_our_own_is_for_this_machine_alone_and_ends(tmp_path: Path) -> 
     """In a program that has none: tokens on, nothing listens beyond loopback, no process is left."""
     program = tmp_path / "program.py"
     program.write_text("""
-import os, subprocess, ray, pyrl
-from pyrl.distributed.ray import RayEngine
+import os, re, subprocess, ray, pyrl
+from test_contract import offspring
 
 seen = []
 def watch(metrics):
     if not seen:
         seen.append(ray.get_runtime_context().gcs_address)
         listening = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout.splitlines()
-        print("LISTENING", [line.split()[3] for line in listening if "gcs_server" in line or "raylet" in line or "ray::" in line])
+        ours = {os.getpid(), *offspring(os.getpid())}
+        print("LISTENING", [line.split()[3] for line in listening if ours & set(map(int, re.findall(r"pid=(\\d+)", line)))])
         print("AUTH", os.environ.get("RAY_AUTH_MODE"))
 run = pyrl.train("impala", "CartPole-v1", total_steps=400, workers=2, num_envs=2, worker_engine="ray", run_dir=False, on_metrics=watch)
 print("LEFT", ray.is_initialized(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in os.environ)
 """)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     ended = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, timeout=200, check=False)
     assert ended.returncode == 0, ended.stderr
-    said = dict(line.split(" ", 1) for line in ended.stdout.splitlines() if line.isupper() is False and " " in line)
+    said = dict(line.split(" ", 1) for line in ended.stdout.splitlines() if line.startswith(("LISTENING", "AUTH", "LEFT")))
     addresses = re.findall(r"'([^']+)'", said["LISTENING"])
     assert len(addresses) >= 3
     assert all(re.match(r"(127\.|\[::ffff:127\.|\[::1\])", address) for address in addresses), addresses
