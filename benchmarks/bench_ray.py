@@ -66,17 +66,17 @@ class Producer:
         self.chunk = made_up(self.task.spec.n_steps, self.task.num_envs)
         self.version, self.collected, self.weights = -1, 0, np.zeros(0, np.float32)
 
-    def collect(self, version: int, weights: list[Any]) -> np.ndarray:
-        self.pull(version, weights)
+    def collect(self, weights: Weights, values: list[Any]) -> np.ndarray:
+        self.pull(weights.version, values)
         self.chunk.collector, self.chunk.incarnation, self.chunk.version = self.task.index, self.task.incarnation, self.version
         self.collected += self.chunk.steps
         blob = pack(self.task.layout, self.chunk, self.collected)
         self.chunk.sequence += 1
         return blob
 
-    def pull(self, version: int, weights: list[Any]) -> None:
+    def pull(self, version: int, values: list[Any]) -> None:
         if version != self.version:
-            self.weights, self.version = np.array(ray.get(weights[0])), version
+            self.weights, self.version = np.array(ray.get(values[0])), version
 
     @ray.method(concurrency_group="signs")
     def signs(self) -> tuple[int, int, int]:
@@ -97,13 +97,18 @@ class Host:
         self.layout, self.chunk, self.seconds = layout, chunk, seconds
         self.sequence, self.due = dict[int, int](), dict[int, float]()
 
-    async def collect(self, index: int, incarnation: int, version: int, weights: list[Any]) -> np.ndarray:
+    async def collect(self, index: int, incarnation: int, weights: Weights, values: list[Any]) -> np.ndarray:
         sequence = self.sequence[index] = self.sequence.get(index, -1) + 1  # requests come in order
         now = time.monotonic()
         due = self.due[index] = max(now, self.due.get(index, now + self.seconds * index / 512)) + self.seconds
         await asyncio.sleep(due - now)
-        await weights[0]
-        self.chunk.collector, self.chunk.incarnation, self.chunk.sequence, self.chunk.version = index, incarnation, sequence, version
+        await values[0]
+        self.chunk.collector, self.chunk.incarnation, self.chunk.sequence, self.chunk.version = (
+            index,
+            incarnation,
+            sequence,
+            weights.version,
+        )
         return pack(self.layout, self.chunk, self.chunk.steps * (sequence + 1))
 
     async def signs(self, index: int) -> tuple[int, int, int]:
@@ -152,7 +157,7 @@ class CrowdEngine(RayEngine):
     def _begin(self, index: int, task: bytes, begun_at: int) -> Remote:
         host, incarnation = self.hosts[index % self.HOSTS], self.supervisor.incarnation[index]
         guest = SimpleNamespace(
-            collect=SimpleNamespace(remote=lambda version, weights: host.collect.remote(index, incarnation, version, weights)),
+            collect=SimpleNamespace(remote=lambda weights, values: host.collect.remote(index, incarnation, weights, values)),
             signs=SimpleNamespace(remote=lambda: host.signs.remote(index)),
         )
         member = Remote(index, guest, begun_at=begun_at)
@@ -217,6 +222,7 @@ def weights(size: int = 4_000_000) -> None:
 def crowd(seconds: float = 8.0) -> None:
     """Each collector makes a chunk of 1,000 transitions a second; the learner takes as many as there are collectors for an update."""
     engine_of_ray.OPTIONS["num_cpus"] = 0
+    ray.init("local", num_cpus=2, include_dashboard=False)  # Ray starts a process for each CPU
     for workers in (64, 128, 256, 512):
         pool = engine(CrowdEngine, workers, 125, 8, 100_000)
         pool.start(0)
@@ -242,15 +248,15 @@ def crowd(seconds: float = 8.0) -> None:
 
 def kills(count: int = 100) -> None:
     import pyrl
-    from pyrl.distributed.loop import DistributedLoop
+    from pyrl.distributed.engine_loop import EngineLoop
 
-    loops, begin = [], DistributedLoop.__init__
+    loops, reset = list[Any](), EngineLoop.reset
 
-    def beginning(loop: Any, *arguments: Any) -> None:
-        begin(loop, *arguments)
+    def beginning(loop: Any) -> None:
         loops.append(loop)
+        reset(loop)
 
-    DistributedLoop.__init__ = beginning  # type: ignore[method-assign]
+    EngineLoop.reset = beginning  # type: ignore[method-assign]
     random = np.random.default_rng(0)
     times, waits, killed = list[float](), list[float](), dict[int, tuple[float, int]]()  # collector: when, and the incarnation
     state: dict[str, Any] = {"due": 0.0, "last": -1, "done": 0}

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'NetworkCore', 'RandomStream', 'ReplayCore', 'StepBook', 'SumTreeCore', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'LimiterCore', 'NetworkCore', 'RandomStream', 'ReplayCore', 'StepBook', 'SumTreeCore', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -83,6 +83,43 @@ class EnvironmentPool:
     @state.setter
     def state(self, arg1: typing.Any) -> None:
         ...
+class LimiterCore:
+    """
+    The rate limiter behind pyrl.ops.RateLimiter.
+    """
+    @staticmethod
+    def begin_insert(count, seconds):
+        ...
+    @staticmethod
+    def end_insert(count, stored):
+        ...
+    @staticmethod
+    def least_buffer(samples_per_insert: typing.SupportsFloat | typing.SupportsIndex, insert_size: typing.SupportsInt | typing.SupportsIndex, sample_size: typing.SupportsInt | typing.SupportsIndex) -> float:
+        ...
+    @staticmethod
+    def sample(count, seconds):
+        ...
+    def __init__(self, samples_per_insert: typing.SupportsFloat | typing.SupportsIndex, min_size: typing.SupportsInt | typing.SupportsIndex, error_buffer: typing.SupportsFloat | typing.SupportsIndex, insert_size: typing.SupportsInt | typing.SupportsIndex, sample_size: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def can_insert(self, count: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        ...
+    def can_sample(self, count: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        ...
+    def resume(self) -> None:
+        ...
+    def set_counts(self, inserts: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def stop(self) -> None:
+        ...
+    @property
+    def inserts(self) -> int:
+        ...
+    @property
+    def samples(self) -> int:
+        ...
+    @property
+    def stopped(self) -> bool:
+        ...
 class NetworkCore:
     """
     A multilayer perceptron over an arena.
@@ -144,7 +181,7 @@ class ReplayCore:
     def draw(batch_size, replacement, torch):
         ...
     @staticmethod
-    def extend(observation, action, reward, next_observation, terminated, truncated, valid, extra):
+    def extend(observation, action, reward, next_observation, terminated, truncated, valid, extra, first_lane, lanes):
         ...
     @staticmethod
     def forecast(observation: collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]], columns: collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]], capacity: typing.SupportsInt | typing.SupportsIndex, num_envs: typing.SupportsInt | typing.SupportsIndex, n_step: typing.SupportsInt | typing.SupportsIndex, frame_stack: typing.SupportsInt | typing.SupportsIndex, linked: bool, prioritized: bool, on_device: bool, host_copy: bool) -> int:

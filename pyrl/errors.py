@@ -60,6 +60,10 @@ class AccountingError(RuntimeError):
     """Steps that collectors made were lost on the way to the learner, or came twice: a defect of pyrl."""
 
 
+class LearnerError(RuntimeError):
+    """Learners of a group failed again and again, or have come to differ."""
+
+
 class NonFiniteError(ValueError):
     """A NaN or an infinity where a number was expected."""
 

@@ -263,7 +263,7 @@ PYRL_BINDINGS(replay, m) {
       .def("state", &replay_state)
       .def("set_state", &set_replay_state, py::arg("state"));
   def_fast_method<ReplayCore, add, "add(observation, action, reward, next_observation, terminated, truncated, valid, extra)">(core);
-  def_fast_method<ReplayCore, extend, "extend(observation, action, reward, next_observation, terminated, truncated, valid, extra)">(core);
+  def_fast_method<ReplayCore, extend, "extend(observation, action, reward, next_observation, terminated, truncated, valid, extra, first_lane, lanes)">(core);
   def_fast_method<ReplayCore, sample, "sample(batch_size, replacement, torch, out)">(core);
   def_fast_method<ReplayCore, sample_prioritized, "sample_prioritized(batch_size, beta, weight_by_buffer, torch, out, weight)">(core);
   def_fast_method<ReplayCore, draw, "draw(batch_size, replacement, torch)">(core);

@@ -96,7 +96,7 @@ AddArgs read_block(const ReplayCore& self, FastArgs args, RowScratch& scratch, c
 
 // To the rows of the next step. The pointers of `rows` are those of the scratch.
 void next_step(const ReplayCore& self, RowScratch& scratch, AddArgs& rows) {
-  const std::int64_t lanes = self.ring().options().num_lanes;
+  const std::int64_t lanes = rows.num_rows;
   const auto advance = [&](std::vector<const void*>& pointers, const std::vector<Column>& columns, std::size_t first) {
     for (std::size_t i = 0; i < pointers.size(); ++i)
       pointers[i] = static_cast<const std::uint8_t*>(pointers[i]) + lanes * columns[first + i].row_bytes;
@@ -109,6 +109,7 @@ void next_step(const ReplayCore& self, RowScratch& scratch, AddArgs& rows) {
   rows.terminated += lanes;
   rows.truncated += lanes;
   if (rows.valid != nullptr) rows.valid += lanes;
+  if (rows.index != nullptr) rows.index += lanes;
 }
 
 // T of an array [T, N].
@@ -134,16 +135,24 @@ py::object add(ReplayCore& self, FastArgs args) {
   return py::none();
 }
 
-// The same with arrays [T, N, ...]
+// The same with arrays [T, N, ...]; or, with (first_lane, lanes), [T, lanes, ...] of these neighbours -> int64 [T, lanes]: indices of the records
 py::object extend(ReplayCore& self, FastArgs args) {
   RowLease lease(self);
-  const std::int64_t steps = length_of(self, args[2], *lease), lanes = self.ring().options().num_lanes;
-  const bool there = rows_are_there(self, args[0], "extend");
-  AddArgs rows = read_block(self, args, *lease, {"extend", steps}, there);
+  const std::int64_t steps = length_of(self, args[2], *lease), all = self.ring().options().num_lanes;
+  const bool some = !args[8].is_none(), there = rows_are_there(self, args[0], "extend");
+  const std::int64_t first = some ? integer_arg(args[8]) : 0, lanes = some ? integer_arg(args[9]) : all;
+  PYRL_CHECK(!some || !self.location.device.is_cuda(), DeviceError, "extend: the buffer is on ", self.location.device.text(), ", expected rows of all environments");
+  PYRL_CHECK(lanes >= 1 && first >= 0 && first <= all - lanes, ArgumentError, "extend: rows of environments ", first, " to ", first + lanes - 1, ", expected some of 0 to ",
+             all - 1);
+  AddArgs rows = read_block(self, args, *lease, {"extend", steps, lanes}, there);
+  rows.first_lane = first;
+  rows.num_rows = lanes;
   const CudaStream caller = self.caller_stream("extend");
   const std::int64_t bad = there ? -1 : rows.first_bad_reward(steps * lanes);
   if (bad >= 0)
-    refuse_reward(concat("extend: reward of step ", bad / lanes, ", environment ", bad % lanes, " is ", rows.reward[bad], ", expected a finite number"));
+    refuse_reward(concat("extend: reward of step ", bad / lanes, ", environment ", first + bad % lanes, " is ", rows.reward[bad], ", expected a finite number"));
+  py::object index = py::none();
+  if (some) rows.index = allocate<std::int64_t, 2>(index, Location(Kind::NumPy), {steps, lanes}).data;
   alone(self, [&] {
     self.store->prepare_extend(there, caller);
     for (std::int64_t t = 0; t < steps; ++t) {
@@ -151,7 +160,7 @@ py::object extend(ReplayCore& self, FastArgs args) {
       if (t + 1 < steps) next_step(self, *lease, rows);
     }
   });
-  return py::none();
+  return index;
 }
 
 }  // namespace pyrl::bindings

@@ -55,7 +55,7 @@ DType dtype_named(const std::string& name, const std::string& leaf) {
 }
 
 const void* RowReader::read(py::handle object, RowScratch& scratch, const RowBlock& block) const {
-  if (rows_ == 1 && block.steps < 0 && leaf_.shape.empty())
+  if (rows_of(block) == 1 && block.steps < 0 && leaf_.shape.empty())
     if (const void* number = read_number(object, scratch, block)) return number;
   py::object array = py::reinterpret_borrow<py::object>(object);
   if (!py::isinstance<py::array>(object) && is_plain(object)) {
@@ -111,14 +111,14 @@ void RowReader::check_shape(const ArrayArg& arg, const RowBlock& block) const {
   const bool has_steps = block.steps >= 0;
   PYRL_CHECK(leaf_.shape.size() + 1 + has_steps <= ArrayArg::max_rank, ShapeError, block.function, ": ", leaf_.name, " has too many dimensions for a block");
   if (has_steps) wanted.shape[wanted.rank++] = block.steps;
-  wanted.shape[wanted.rank++] = rows_;
+  wanted.shape[wanted.rank++] = rows_of(block);
   for (const std::int64_t extent : leaf_.shape) wanted.shape[wanted.rank++] = extent;
   const auto equals = [&](int left_out) {  // dimensions, of which N is the last
     const auto tail = wanted.shape.begin() + has_steps + left_out;
     return arg.rank == wanted.rank - left_out && (!has_steps || arg.shape[0] == block.steps) &&
            std::equal(tail, wanted.shape.begin() + wanted.rank, arg.shape.begin() + has_steps);
   };
-  if (equals(0) || (rows_ == 1 && equals(1))) return;
+  if (equals(0) || (rows_of(block) == 1 && equals(1))) return;
   throw ShapeError(concat(block.function, ": ", leaf_.name, " has shape ", arg.shape_text(), ", expected ", has_steps ? "[T, N, ...] = " : "[N, ...] = ",
                           wanted.shape_text()));
 }

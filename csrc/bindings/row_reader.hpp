@@ -46,10 +46,12 @@ struct RowScratch {
 struct RowBlock {
   const char* function;     // for messages
   std::int64_t steps = -1;  // T; -1: one step, without a dimension of its own
+  std::int64_t rows = -1;   // of a step; -1: those of the reader
 };
 
 class RowReader {
  public:
+  // `rows`: N
   RowReader(Leaf leaf, std::int64_t rows) : leaf_(std::move(leaf)), rows_(rows) {}
 
   // [N, ...shape] or [T, N, ...shape]; for one lane N may be left out: a NumPy array, a torch tensor, lists, for one row also plain numbers. float64 is
@@ -63,6 +65,7 @@ class RowReader {
   const void* read_number(py::handle object, RowScratch& scratch, const RowBlock& block) const;
   const void* read_converted(py::object object, const ArrayArg& arg, RowScratch& scratch, const RowBlock& block) const;
   void check_shape(const ArrayArg& arg, const RowBlock& block) const;
+  std::int64_t rows_of(const RowBlock& block) const { return block.rows < 0 ? rows_ : block.rows; }
 
   Leaf leaf_;
   std::int64_t rows_;

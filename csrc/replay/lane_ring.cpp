@@ -84,86 +84,89 @@ struct Changes {
   }
 };
 
-// to the i-th slot from the row of the i-th lane
-PYRL_INLINE void copy_rows(const RingView& ring, const Column& column, const std::int64_t* slots, const void* source, const std::int64_t* lanes, std::int64_t n) {
+// to slots[i] from row number rows[i]
+PYRL_INLINE void copy_rows(const RingView& ring, const Column& column, const std::int64_t* slots, const void* source, const std::int64_t* rows, std::int64_t n) {
   const std::int64_t bytes = column.row_bytes, stride = column.stride;
   std::uint8_t* const to = ring.row(column, 0);
   const auto* const from = static_cast<const std::uint8_t*>(source);
   if (bytes >= streamed_row_bytes && bytes * ring.options.num_lanes >= streamed_add_bytes) {
-    for (std::int64_t i = 0; i < n; ++i) streaming_copy(to + slots[i] * stride, from + lanes[i] * bytes, bytes);
+    for (std::int64_t i = 0; i < n; ++i) streaming_copy(to + slots[i] * stride, from + rows[i] * bytes, bytes);
     return;
   }
   with_row_copy(bytes, [&](const auto& copy) PYRL_INLINE_LAMBDA {
-    for (std::int64_t i = 0; i < n; ++i) copy(to + slots[i] * stride, from + lanes[i] * bytes);
+    for (std::int64_t i = 0; i < n; ++i) copy(to + slots[i] * stride, from + rows[i] * bytes);
   });
 }
 
-// equal[i] &= whether the row of the i-th lane equals the one in the i-th slot.
-PYRL_INLINE void compare_rows(const RingView& ring, const Column& column, const std::int64_t* slots, const void* source, const std::int64_t* lanes, std::int64_t n,
+// equal[i] &= whether row number rows[i] equals the one in slots[i]
+PYRL_INLINE void compare_rows(const RingView& ring, const Column& column, const std::int64_t* slots, const void* source, const std::int64_t* rows, std::int64_t n,
                               bool* equal) {
   const std::int64_t bytes = column.row_bytes, stride = column.stride;
   const std::uint8_t* const stored = ring.row(column, 0);
   const auto* const given = static_cast<const std::uint8_t*>(source);
   with_row_compare(bytes, [&](const auto& rows_equal) PYRL_INLINE_LAMBDA {
-    for (std::int64_t i = 0; i < n; ++i) equal[i] = equal[i] && rows_equal(stored + slots[i] * stride, given + lanes[i] * bytes);
+    for (std::int64_t i = 0; i < n; ++i) equal[i] = equal[i] && rows_equal(stored + slots[i] * stride, given + rows[i] * bytes);
   });
 }
 
-// At most `most` lanes, which the compiler knows.
+// At most `most` rows, which the compiler knows.
 template <int most>
 PYRL_INLINE void add_lanes(const RingView& ring, std::int64_t first, std::int64_t end, const AddArgs& args, Changes& changes) {
   const bool linked = ring.options.linked;
   const int observations = ring.num_observation_columns;
-  std::int64_t lanes[most], here[most], next[most], n = 0;
+  std::int64_t rows[most], here[most], next[most], n = 0;
   bool follows[most];
-  for (std::int64_t lane = first; lane < end; ++lane) {
-    if (!args.stores(lane)) continue;
+  for (std::int64_t row = first; row < end; ++row) {
+    if (!args.stores(row)) continue;
+    const std::int64_t lane = args.first_lane + row;
     follows[n] = linked && ring.pending[lane];
     here[n] = lane * ring.lane_capacity + ring.newest[lane];
-    lanes[n++] = lane;
+    rows[n++] = row;
   }
   if (args.outcome != nullptr) std::fill(args.outcome + first, args.outcome + end, Outcome::absent);
+  if (args.index != nullptr) std::fill(args.index + first, args.index + end, std::int64_t{-1});
   if (n == 0) return;
   if (linked)
-    for (int c = 0; c < observations; ++c) compare_rows(ring, ring.columns[c], here, args.observation[c], lanes, n, follows);
+    for (int c = 0; c < observations; ++c) compare_rows(ring, ring.columns[c], here, args.observation[c], rows, n, follows);
 
-  std::int64_t beginners[most], begun[most], m = 0;  // lanes and slots of rows whose observation is not there yet
+  std::int64_t beginners[most], begun[most], m = 0;  // rows, and their slots, whose observation is not there yet
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t lane = lanes[i];
-    const Slots taken = ring.reserve(lane, follows[i], args.terminated[lane], args.truncated[lane], changes);
+    const std::int64_t row = rows[i];
+    const Slots taken = ring.reserve(args.first_lane + row, follows[i], args.terminated[row], args.truncated[row], changes);
     here[i] = taken.record;
     next[i] = taken.next_observation;
+    if (args.index != nullptr) args.index[row] = ring.index_of(here[i]);
     if (follows[i]) continue;
-    beginners[m] = lane;
+    beginners[m] = row;
     begun[m++] = taken.observation;
   }
 
   for (int c = 0; c < observations; ++c) {
     if (m > 0) copy_rows(ring, ring.columns[c], begun, args.observation[c], beginners, m);
-    if (linked) copy_rows(ring, ring.columns[c], next, args.next_observation[c], lanes, n);
+    if (linked) copy_rows(ring, ring.columns[c], next, args.next_observation[c], rows, n);
   }
-  for (int c = observations; c < ring.num_columns; ++c) copy_rows(ring, ring.columns[c], here, args.columns[c - observations], lanes, n);
-  for (std::int64_t i = 0; i < n; ++i) std::memcpy(ring.record(here[i]), &args.reward[lanes[i]], sizeof(float));
+  for (int c = observations; c < ring.num_columns; ++c) copy_rows(ring, ring.columns[c], here, args.columns[c - observations], rows, n);
+  for (std::int64_t i = 0; i < n; ++i) std::memcpy(ring.record(here[i]), &args.reward[rows[i]], sizeof(float));
 
   if (args.outcome == nullptr) return;
-  for (std::int64_t i = 0; i < n; ++i) args.outcome[lanes[i]] = follows[i] ? Outcome::follows : Outcome::begins;
+  for (std::int64_t i = 0; i < n; ++i) args.outcome[rows[i]] = follows[i] ? Outcome::follows : Outcome::begins;
 }
 
 }  // namespace
 
-std::int64_t AddArgs::first_bad_reward(std::int64_t num_lanes) const {
+std::int64_t AddArgs::first_bad_reward(std::int64_t rows) const {
   constexpr auto exponent = std::bit_cast<std::uint32_t>(std::numeric_limits<float>::infinity());  // and of NaN
   const float* const given = reward;
   bool bad = false;
-  for (std::int64_t lane = 0; lane < num_lanes; ++lane) bad |= (std::bit_cast<std::uint32_t>(given[lane]) & exponent) == exponent;
+  for (std::int64_t row = 0; row < rows; ++row) bad |= (std::bit_cast<std::uint32_t>(given[row]) & exponent) == exponent;
   if (!bad) return -1;
-  std::int64_t lane = 0;
-  while (lane < num_lanes && (!stores(lane) || std::isfinite(reward[lane]))) ++lane;
-  return lane < num_lanes ? lane : -1;
+  std::int64_t row = 0;
+  while (row < rows && (!stores(row) || std::isfinite(reward[row]))) ++row;
+  return row < rows ? row : -1;
 }
 
 std::int64_t LaneRing::add(const AddArgs& args) {
-  const std::int64_t lanes = options().num_lanes, bad = args.first_bad_reward(lanes);
+  const std::int64_t count = args.num_rows < 0 ? options().num_lanes : args.num_rows, bad = args.first_bad_reward(count);
   if (bad >= 0) return bad;
   if (selector_ != nullptr) selector_->adding();
   std::int64_t drawable = size();
@@ -172,10 +175,10 @@ std::int64_t LaneRing::add(const AddArgs& args) {
     const AddArgs rows = args;
     const auto add_all = [&](Selector* selector) PYRL_INLINE_LAMBDA {
       Changes changes{selector, drawable};
-      if (lanes == 1) {
+      if (count == 1) {
         add_lanes<1>(ring, 0, 1, rows, changes);
       } else {
-        for (std::int64_t first = 0; first < lanes; first += block) add_lanes<block>(ring, first, std::min(first + block, lanes), rows, changes);
+        for (std::int64_t first = 0; first < count; first += block) add_lanes<block>(ring, first, std::min(first + block, count), rows, changes);
       }
       drawable = changes.size;
     };

@@ -28,7 +28,7 @@ namespace pyrl::replay {
 // The outcome of a row: not stored, it follows the record before it, or another stream begins with it.
 enum class Outcome : std::uint8_t { absent, follows, begins };
 
-// One row a lane. `observation`, `next_observation` and `columns` hold a pointer a column (in the order given at construction,
+// One row a lane, of all lanes or of some that are neighbours. `observation`, `next_observation` and `columns` hold a pointer a column (in the order given at construction,
 // observations first), to rows that follow one another.
 struct AddArgs {
   const void* const* observation = nullptr;
@@ -38,11 +38,14 @@ struct AddArgs {
   const bool* terminated = nullptr;
   const bool* truncated = nullptr;
   const bool* valid = nullptr;  // null: all
-  Outcome* outcome = nullptr;   // written, a lane each; null: not wanted
+  Outcome* outcome = nullptr;   // written, a row each; null: not wanted
+  std::int64_t* index = nullptr;  // the same, of the new records; -1: not stored
+  std::int64_t first_lane = 0;    // that of the first row
+  std::int64_t num_rows = -1;     // -1: a row for every lane
 
-  bool stores(std::int64_t lane) const { return valid == nullptr || valid[lane]; }
+  bool stores(std::int64_t row) const { return valid == nullptr || valid[row]; }
   // The first row whose reward is not finite, -1 if there is none; rows that are not stored may have any.
-  std::int64_t first_bad_reward(std::int64_t num_lanes) const;
+  std::int64_t first_bad_reward(std::int64_t rows) const;
 };
 
 // The state of a ring without the bytes of its records, for checkpoints.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from pyrl.engine.standard import in_standard_state
 from pyrl.engine.trainable import Trainable
 from pyrl.errors import NonFiniteError, ShapeError
 from pyrl.ops.environments import NativePolicy
+from pyrl.ops.random import RandomStream
 from pyrl.types import Choice, Observation, PolicyInput, Progress
 
 if TYPE_CHECKING:
@@ -25,8 +26,13 @@ START = Progress()
 class Weights(NamedTuple):
     """All parameters that act, as they travel: one flat blob."""
 
-    version: int  # gradient steps that made them
+    version: int  # gradient steps that made them, or as the sender counts
     values: np.ndarray  # [size], as `pyrl.engine.arena` lays them out
+    progress: Progress = START  # of the training, which schedules of exploration read
+    updates: int = 0  # the same: gradient steps made
+
+
+LADDER = 7.0  # alpha of Horgan et al. 2018, appendix D: environment i of N explores by its rate to the power 1 + alpha i / (N - 1)
 
 
 class Actor(ABC):
@@ -40,16 +46,22 @@ class Actor(ABC):
     >>> choice = actor.choose(PolicyInput(observation, first), progress=progress)
     """
 
+    can_tell_values: ClassVar[bool] = False  # see `tells_values`
+
     def __init_subclass__(cls) -> None:
-        if "choose" in vars(cls):
-            cls.choose = in_standard_state(vars(cls)["choose"])  # type: ignore[method-assign]
+        for name in ("choose", "value"):
+            if name in vars(cls):
+                setattr(cls, name, in_standard_state(vars(cls)[name]))
 
     def __init__(self, agent: Agent, trainable: Trainable) -> None:
         self.name, self.config, self.device, self.engine = agent.name, agent.config, agent.device, agent.engine
         self.action_space = agent.action_space
         self.normalizer, self.random = agent.normalizer, agent.random
         self.trainable = trainable
-        self.version = agent.updates
+        self.version = self.updates = agent.updates
+        self.progress = START  # of the weights that were loaded
+        self.rungs: np.ndarray | None = None  # [N] in [0, 1], places of the environments on a ladder of exploration; None: all on its first
+        self.tells_values = False  # whether `choose` stores what collectors compute priorities from: "q", and "value" as `value` gives it
 
     @property
     def network(self) -> Any:
@@ -62,6 +74,18 @@ class Actor(ABC):
     def native_policy(self) -> NativePolicy | None:
         """What acts as `choose` does without Python, where there is such a thing."""
         return None
+
+    def value(self, given: PolicyInput) -> np.ndarray:
+        """max_a Q(o, a), float32 [N]; of actors that `can_tell_values`."""
+        raise TypeError(f"{self.name}: its actor has no values")
+
+    def own_noise(self, random: RandomStream) -> Any:
+        """Exploration noise like its own, by ``random``; None where it has none."""
+        return None
+
+    def explore_by(self, random: RandomStream, noise: Any, rungs: np.ndarray | None) -> None:
+        """Act for other environments from here on: ``noise`` is of `own_noise`."""
+        self.random, self.rungs = random, rungs
 
     def native_form(self) -> Native | None:
         """The network as native kernels take it, None where torch is to compute it; NetworkError where its modules were replaced."""
@@ -76,7 +100,8 @@ class Actor(ABC):
     def weights(self) -> Weights:
         """A copy of the weights."""
         self.trainable.arena.sync()
-        return Weights(self.version, self.trainable.arena.values.detach().cpu().numpy().copy())
+        values = self.trainable.arena.values.detach().cpu().numpy().copy()
+        return Weights(self.version, values, self.progress, self.updates)
 
     def load_weights(self, weights: Weights) -> None:
         """Acts with these weights from here on. ShapeError or NonFiniteError, and no change, for weights of another network or of none."""
@@ -88,7 +113,7 @@ class Actor(ABC):
             raise NonFiniteError("load_weights: values holds a NaN or an infinity")
         with torch.no_grad():
             arena.values.copy_(torch.from_numpy(np.require(values, requirements="W")))  # torch warns of what is read-only, as Ray gives it
-        self.version = int(weights.version)
+        self.version, self.progress, self.updates = int(weights.version), weights.progress, int(weights.updates)
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the agent's arena, whose optimiser and owner stay where they are: each parameter in memory of its own.

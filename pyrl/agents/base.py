@@ -245,7 +245,8 @@ class Agent(ABC):
 
     def weights(self) -> Weights:
         """A copy of the weights that its actor acts by, for actors in other processes."""
-        self.acting.version = self.updates
+        self.acting.version = self.acting.updates = self.updates
+        self.acting.progress = self.progress
         return self.acting.weights()
 
     def choose(self, given: PolicyInput, deterministic: bool = False) -> Choice:
@@ -254,7 +255,7 @@ class Agent(ABC):
         An agent with memory returns it as ``state`` and finds it in the next ``given.state``; it starts anew in the rows that
         ``given.first`` marks, and in all of them where the state is None.
         """
-        self.acting.version = self.updates
+        self.acting.version = self.acting.updates = self.updates
         return self.acting.choose(given, deterministic, self.progress)
 
     def deterministic_action(self, observation: Observation) -> Tensor:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyrl import ops
-from pyrl.agents.actor import START, Actor
+from pyrl.agents.actor import LADDER, START, Actor
 from pyrl.agents.base import tensors
 from pyrl.agents.random import UniformActions
 from pyrl.engine.native import Native
 from pyrl.nets.noise import standard_normal
+from pyrl.ops.random import RandomStream
 from pyrl.schedules import value_at
 from pyrl.trees import first_leaf
 from pyrl.types import Choice, Observation, PolicyInput, Progress
 
 if TYPE_CHECKING:
     from pyrl.agents.off_policy import ContinuousAgent
+
+
+FALL = 0.4  # of the ladder: environment i of N has noise_std * FALL^(LADDER i / (N - 1)), as epsilon-greedy ones fall from 0.4
 
 
 class ContinuousActor(Actor):
@@ -30,6 +35,15 @@ class ContinuousActor(Actor):
         super().__init__(agent, agent.trainables["actor"])
         self.scale, self.noise, self.random_steps = agent.scale, agent.noise, agent.random_steps
         self.uniform = UniformActions(agent.action_space)
+
+    def own_noise(self, random: RandomStream) -> Any:
+        noise = copy.deepcopy(self.noise)
+        noise.random = random
+        return noise
+
+    def explore_by(self, random: RandomStream, noise: Any, rungs: np.ndarray | None) -> None:
+        super().explore_by(random, noise, rungs)
+        self.noise = noise
 
     @abstractmethod
     def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
@@ -50,7 +64,8 @@ class ContinuousActor(Actor):
             with torch.no_grad():
                 action = self.actor_action(tensors(observation, self.device), deterministic).cpu().numpy()
         if not deterministic and self.config.noise_std != 0:
-            self.noise.std = value_at(self.config.noise_std, progress.share)
+            std = value_at(self.config.noise_std, progress.share)
+            self.noise.std = std if self.rungs is None else std * FALL ** (LADDER * self.rungs[:, None])
             action = self.noise(action)
         return Choice(self.scale.to_box(action))
 

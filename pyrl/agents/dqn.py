@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrl import ops
-from pyrl.agents.actor import START, Actor
+from pyrl.agents.actor import LADDER, START, Actor
 from pyrl.agents.base import seeded_network, tensors
 from pyrl.agents.checks import Count, Fraction, Layers, NonNegative, Positive, Range, Rate, Tau, check_spaces
 from pyrl.agents.off_policy import OffPolicyAgent, OffPolicyConfig
@@ -88,7 +88,10 @@ def exploration_rate(config: DQNConfig, progress: Progress, updates: int) -> flo
 class QActor(Actor):
     """argmax Q, or a uniform action with probability epsilon, for each environment on its own."""
 
-    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
+    can_tell_values = True
+
+    def q(self, given: PolicyInput) -> np.ndarray:
+        """Q(o, a) [N, A], `masked` where the environments mask actions."""
         observation = self.normalizer.observation(given.observation)
         native = self.native_form()
         if native is not None:
@@ -96,8 +99,14 @@ class QActor(Actor):
         else:
             with torch.no_grad():
                 q = self.network(tensors(observation, self.device)).cpu().numpy()
-        mask = given.action_mask
-        action = masked(q, mask).argmax(axis=1)
+        return masked(q, given.action_mask)
+
+    def value(self, given: PolicyInput) -> np.ndarray:
+        return self.q(given).max(axis=1)
+
+    def choose(self, given: PolicyInput, deterministic: bool = False, progress: Progress = START) -> Choice:
+        q = self.q(given)
+        action, mask = q.argmax(axis=1), given.action_mask
         if not deterministic:
             count, num_actions = q.shape
             uniform = ops.uniform_indices(count, 1 << 53, self.random) * 2.0**-53
@@ -105,8 +114,11 @@ class QActor(Actor):
                 random_action = ops.uniform_indices(count, num_actions, self.random)
             else:
                 random_action = ops.sample_categorical(np.zeros_like(q), self.random, mask=mask)[0]
-            action = np.where(uniform < exploration_rate(self.config, progress, self.version), random_action, action)
-        return Choice(action)
+            epsilon = exploration_rate(self.config, progress, self.updates)
+            action = np.where(uniform < (epsilon if self.rungs is None else epsilon ** (1 + LADDER * self.rungs)), random_action, action)
+        if not self.tells_values:
+            return Choice(action)
+        return Choice(action, stored={"q": np.take_along_axis(q, action[:, None], 1)[:, 0], "value": q.max(axis=1)})
 
 
 @register("dqn")

@@ -199,7 +199,18 @@ class ReplayBuffer(Pickled):
         if self._nests:
             observation, next_observation = self._flat(observation), self._flat(next_observation)
         columns = self._columns("extend", extra) if extra or self._extra else None
-        self._core.extend(observation, action, reward, next_observation, terminated, truncated, valid, columns)
+        self._core.extend(observation, action, reward, next_observation, terminated, truncated, valid, columns, None, 0)
+
+    def extend_some(self, first_env: int, /, observation: Observation, *rows: Array, **extra: Array) -> np.ndarray:
+        """`extend` with the steps of some environments, n neighbours from ``first_env`` on: ``rows`` are its further arguments, all lead
+        with [T, n]. Returns the indices of the new transitions, int64 [T, n], -1 where ``valid`` is False. Errors as there, and DeviceError
+        on a GPU."""
+        action, reward, next_observation, terminated, truncated, valid = rows
+        if self._nests:
+            observation, next_observation = self._flat(observation), self._flat(next_observation)
+        columns = self._columns("extend", extra) if extra or self._extra else None
+        steps = observation, action, reward, next_observation, terminated, truncated, valid
+        return self._core.extend(*steps, columns, first_env, np.shape(terminated)[-1])
 
     def sample(self, batch_size: int, out: Batch | None = None, *, replacement: bool = True) -> Batch:
         """Draw uniformly: ``batch_size`` windows of whatever can be drawn, one transition included; distinct if ``replacement`` is False.

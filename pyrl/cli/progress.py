@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pyrl.cli.roles import line, roles, table
+from pyrl.cli.short import short
 from pyrl.types import Metrics
 
 
@@ -16,13 +20,6 @@ def score(*values: float) -> str:
     """Returns with as many decimals as matter to a reader: 487.3, 0.74; a mean and its deviation with equally many."""
     decimals = 1 if abs(values[0]) >= 10 else 2
     return " +- ".join(f"{value:.{decimals}f}" for value in values)
-
-
-def _short(count: float) -> str:
-    """1,234, 56k, 7.89M: eighty columns are few."""
-    if count < 10_000:
-        return f"{count:,.0f}"
-    return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.3g}M"
 
 
 def tell(text: str) -> None:
@@ -39,6 +36,17 @@ def _leave_terminal() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Progress(Progress):
+    """With what the roles of a run with workers do below it."""
+
+    told: Mapping[str, list[str]] = MappingProxyType({})
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.told:
+            yield table(self.told)
+
+
 class Bar:
     """A progress bar on a terminal; elsewhere one line for every tenth of the run. A lost terminal does not end the training."""
 
@@ -52,7 +60,7 @@ class Bar:
         self._evaluation = ""
         columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[text]}", style="cyan"))
         live = console.is_terminal and not console.quiet
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not live, expand=True)
+        self._progress = _Progress(*columns, TimeRemainingColumn(), console=console, disable=not live, expand=True)
         self._task = self._progress.add_task(title, total=self._total or None, text="")
 
     def show(self, metrics: Metrics) -> None:
@@ -65,8 +73,8 @@ class Bar:
 
     def _show(self, metrics: Metrics) -> None:
         done = metrics["time/env_steps" if self._unit == "steps" else "time/episodes"]
-        speed = _short(metrics["time/env_steps_per_second"])
-        parts = [f"{_short(done)}/{_short(self._total)} {self._unit}", f"{speed} steps/s"]
+        speed = short(metrics["time/env_steps_per_second"])
+        parts = [f"{short(done)}/{short(self._total)} {self._unit}", f"{speed} steps/s"]
         if "episode/return_mean" in metrics:
             parts.append(f"return {score(metrics['episode/return_mean'])}")
         if "episode/success_rate" in metrics:
@@ -77,10 +85,13 @@ class Bar:
         if not self._shown:  # a resumed run has done these before
             self._progress.reset(self._task, total=self._total or None, completed=int(done))
         self._shown = True
+        self._progress.told = told = roles(metrics)
         self._progress.update(self._task, completed=done, text=text)
         tenths = int(10 * done / self._total) if self._total else 0
         if tenths > self._tenths and not self._console.is_terminal:
             self._console.print(f"{self._title}  {text}", highlight=False, soft_wrap=True)
+            if told:
+                self._console.print(f"  {line(told)}", highlight=False, soft_wrap=True)
         self._tenths = max(tenths, self._tenths)
 
     def __enter__(self) -> Bar:

@@ -40,6 +40,9 @@ class TrainOptions:
     workers: NumEnvs | None = None  # that collect for the learner, num_envs / workers environments each; None: this process does it all
     worker_engine: Literal["local", "sync", "ray"] | None = None  # of workers: processes (None), all in this one, or actors of Ray
     max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
+    replay_shards: Count | None = None  # of workers that fill a replay (dqn, ddpg, td3, sac): its parts; None: one
+    samples_per_insert: Positive | None = None  # the same: transitions drawn for each that is stored; None: as without workers
+    learners: Count | None = None  # that share the updates of impala and a2c (docs/scale.md); None: one
     address: str | None = None  # of Ray's cluster, auto: the one of this machine; None: RAY_ADDRESS, or one of its own
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
@@ -128,7 +131,10 @@ def _parse_train_flags(algo: str, env: str | None, flags: list[str]) -> tuple[Tr
         "--env-kwargs.NAME VALUE goes to the environment."
     )
     options: Any = parse(both, plain_flags(flags, general, config), f"train {algo} {env or 'ENV'}", about)
-    return options.training, getattr(options, algo)
+    training = options.training
+    if training.workers and "--num-envs" not in told:  # the preset's, rounded up to what workers and shards can share out
+        training = dataclasses.replace(training, num_envs=None)
+    return training, getattr(options, algo)
 
 
 def _resume(arguments: list[str]) -> int:
@@ -172,12 +178,13 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
     from pyrl.cli.play import missing_to_draw
     from pyrl.cli.progress import Bar, tell
     from pyrl.cli.report import print_report
+    from pyrl.distributed.group import torchrun_rank
     from pyrl.experiment.drawing import Drawing
     from pyrl.experiment.runs import RunFolder, shown
     from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
 
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet or torchrun_rank() > 0)
     curve = keywords.pop("curve", True)
     ends = RunFolder.open(keywords["resume"]).config | keywords if "resume" in keywords else keywords
     try:
@@ -196,7 +203,8 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
         folder = shlex.quote(shown(stop.folder))
         tell(f"stopped after {stop.run.agent.env_steps:,} steps; resume with\n  pyrl train --resume {folder}")
         return 128 + stop.signal
-    assert run.dir is not None
+    if run.dir is None:  # of a run that another rank of torchrun has
+        return 0
     folder = shlex.quote(shown(run.dir))
     print_report(console, RunFolder.open(run.dir), run.new_steps, run.seconds)
     remedy = missing_to_draw(env)

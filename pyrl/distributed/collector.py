@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from pyrl.agents.actor import Actor
 from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers import RolloutBuffer
-from pyrl.distributed.chunks import Chunk
+from pyrl.distributed.chunks import Chunk, combined
+from pyrl.distributed.transitions import TransitionBuffer, TransitionSpec
 from pyrl.envs import Stepper
 from pyrl.envs.native_stepper import NativeStepper
 from pyrl.errors import SettingError
@@ -35,15 +37,20 @@ class Collector:
     """
 
     def __init__(
-        self, actor: Actor, stepper: Stepper, spec: RolloutSpec, random: RandomStream, index: int = 0, incarnation: int = 0,
+        self, actor: Actor, stepper: Stepper, spec: RolloutSpec | TransitionSpec, random: RandomStream, index: int = 0,
+        incarnation: int = 0,
         before: Callable[[], None] = lambda: None, after: Callable[[int], None] = lambda steps: None,
     ) -> None:  # fmt: skip
         self.actor, self.stepper, self.random, self.index, self.incarnation = actor, stepper, random, index, incarnation
         self.sequence = self.collected = 0  # chunks and environment steps made
         self.before, self.after = before, after
-        self.buffer = RolloutBuffer(
-            spec.n_steps, stepper.num_envs, stepper.single_observation_space, stepper.single_action_space, extra=spec.extra
-        )
+        self.noise, self.rungs = actor.own_noise(random), None
+        self.buffer: RolloutBuffer | TransitionBuffer
+        if isinstance(spec, TransitionSpec):
+            self.buffer, self.rungs = spec.prepare(actor, stepper), spec.rungs_of(stepper)
+        else:
+            spaces = stepper.single_observation_space, stepper.single_action_space
+            self.buffer = RolloutBuffer(spec.n_steps, stepper.num_envs, *spaces, extra=spec.extra)
 
     def collect(self, stopped: Callable[[], bool] = lambda: False) -> Chunk | None:
         """The next chunk, whose arrays are valid until the next call; None where it was ``stopped`` before it was whole."""
@@ -62,21 +69,43 @@ class Collector:
         self.sequence += 1
         return chunk
 
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """Of its random stream, and of its noise, which draws from the stream."""
+        return self.random.state if self.noise is None else self.noise.state
+
+    @state.setter
+    def state(self, state: tuple[Any, ...]) -> None:
+        (self.random if self.noise is None else self.noise).state = state
+
     def _step(self) -> tuple[int, list[Episode]]:
         """(environment steps made, episodes that ended in them); as many at once as native environments can."""
         actor, stepper, buffer = self.actor, self.stepper, self.buffer
-        actor.random = self.random
+        actor.explore_by(self.random, self.noise, self.rungs)
         policy = actor.native_policy() if isinstance(stepper, NativeStepper) else None
-        if policy is not None and isinstance(stepper, NativeStepper):
+        if policy is not None and isinstance(stepper, NativeStepper) and isinstance(buffer, RolloutBuffer):
             rows = stepper.rollout(policy, buffer.num_steps - len(buffer), stop_at_end=False)
             buffer.extend(
                 rows.observation, rows.action, rows.reward, rows.next_observation, rows.terminated, rows.truncated, rows.first,
                 {"log_prob": rows.log_prob},
             )  # fmt: skip
             return rows.reward.size, rows.episodes
-        choice = actor.choose(PolicyInput(stepper.observation, stepper.first, stepper.action_mask))
+        choice = actor.choose(PolicyInput(stepper.observation, stepper.first, stepper.action_mask), progress=actor.progress)
         if choice.state is not None:
             raise SettingError(f"{actor.name}: workers is set, but the agent has a memory, which collectors do not keep; leave it out")
         step = stepper.step(choice.action)
         buffer.add(step, choice.stored)
         return int(np.count_nonzero(step.valid)), step.episodes
+
+
+class InStep:
+    """Collectors of one environment each, which make their chunks by the same weights: the chunk of collector ``index`` is all of them side
+    by side. So it does not depend on how many environments are here and how many elsewhere."""
+
+    def __init__(self, collectors: list[Collector], index: int) -> None:
+        self.collectors, self.index, self.actor = collectors, index, collectors[0].actor
+
+    def collect(self, stopped: Callable[[], bool] = lambda: False) -> Chunk | None:
+        """As `Collector.collect`."""
+        chunks = [chunk for collector in self.collectors if (chunk := collector.collect(stopped)) is not None]
+        return combined(chunks, self.index) if len(chunks) == len(self.collectors) else None

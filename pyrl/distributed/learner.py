@@ -8,19 +8,25 @@ from collections.abc import Callable
 from pyrl.agents.actor import Weights
 from pyrl.agents.base import Agent
 from pyrl.distributed.chunks import Accounts, Chunk
+from pyrl.distributed.group import LearnerGroup
+from pyrl.types import Learned, Rollout
 
 
 class Learner:
     """Learns from chunks in the order in which it gets them. Its version counts the updates that it was told of: what its weights are
     published under."""
 
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
+    def __init__(self, agent: Agent, group: LearnerGroup | None = None) -> None:
+        self.agent, self.group = agent, group
         self.version = 0
+
+    def learn(self, rollout: Rollout) -> Learned:
+        """One update, of all learners if it is the first of a group."""
+        return self.agent.learn(rollout) if self.group is None else self.group.learn(rollout)
 
     def weights(self) -> Weights:
         """What collectors are to act by."""
-        return Weights(self.version, self.agent.weights().values)
+        return self.agent.weights()._replace(version=self.version)
 
     def lag(self, chunk: Chunk) -> int:
         """Updates since the weights that ``chunk`` was made by."""

@@ -1,7 +1,7 @@
 """The engine ``local``: collectors in processes of their own on this machine, the learner in this one (Espeholt et al. 2018, figure 1).
 
 Chunks come through slots in shared memory, weights go through shared memory, the right to a slot goes over a pipe
-(`pyrl.distributed.shared`). A collector has SLOTS slots, so it is never further ahead of the learner than that.
+(`pyrl.distributed.shared`). A collector has `Pool.ahead` slots, so it is never further ahead of the learner than that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
-from pyrl.distributed.pool import SLOTS, TICK, Incoming, Member, Pool, Task, collecting, failure_of
+from pyrl.distributed.pool import TICK, Incoming, Member, Pool, Task, collecting, failure_of
 from pyrl.distributed.shared import SharedWeights
 from pyrl.distributed.supervisor import Failure, Vital, Vitals
 from pyrl.envs.processes import enter_worker, exit_in_words
@@ -47,7 +47,7 @@ class LocalEngine(Pool[Process]):
     """See the module."""
 
     def _open(self) -> None:
-        self.slots = [self.layout.slots(SLOTS) for _ in range(self.workers)]
+        self.slots = [self.layout.slots(self.ahead) for _ in range(self.workers)]
         self.held: list[set[int]] = [set() for _ in range(self.workers)]  # slots that wait to be read
         self.stop_flag = torch.zeros((), dtype=torch.bool).share_memory_()
         self.weights = SharedWeights(self.learner.weights().values)
@@ -64,7 +64,7 @@ class LocalEngine(Pool[Process]):
         process.start()
         slots_there.close()
         slots_back.close()
-        for slot in set(range(SLOTS)) - self.held[index]:
+        for slot in set(range(self.ahead)) - self.held[index]:
             free.send(slot)
         return Process(process, free, filled, begun_at=begun_at)
 

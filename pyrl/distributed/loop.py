@@ -2,72 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from gymnasium.vector import VectorEnv
 
+from pyrl.agents.a2c import AdvantageAgent
 from pyrl.agents.base import Agent
-from pyrl.agents.storage import RolloutSpec
+from pyrl.agents.storage import ReplaySpec, RolloutSpec
 from pyrl.distributed.chunks import joined
+from pyrl.distributed.engine_loop import Engine, EngineLoop
+from pyrl.distributed.group import LearnerGroup, OwnGroup, TorchrunGroup, follow, torchrun_exchange, torchrun_rank, torchrun_ranks
 from pyrl.distributed.learner import Learner
 from pyrl.distributed.local import LocalEngine
-from pyrl.distributed.pool import Pool
+from pyrl.distributed.replay_setup import replay_loop
+from pyrl.distributed.shared import ChunkLayout
 from pyrl.distributed.sync import Environments, SyncEngine
+from pyrl.distributed.transitions import TransitionSpec
+from pyrl.engine.optimizers import is_known
 from pyrl.envs import EnvSource, Stepper
 from pyrl.errors import SettingError
 from pyrl.loops.base import Limits, Loop
 from pyrl.spaces.masks import MaskReader
-from pyrl.types import Metrics, Progress
+from pyrl.types import Learned, Metrics, Progress
 
 WorkerEngine: TypeAlias = Literal["local", "sync", "ray"]
 MAX_POLICY_LAG = 20  # updates
 
 
-class DistributedLoop(Loop):
+class DistributedLoop(EngineLoop):
     """One round = one chunk of every worker (``local``) or of every environment (``sync``), and one call of ``agent.learn`` on all of
     them side by side, [n_steps, num_envs], as in the ordinary loop. ``stepper`` is an example of the environments, which is not stepped."""
 
     def __init__(
-        self, agent: Agent, stepper: Stepper, limits: Limits, environments: Environments, workers: int, engine: WorkerEngine, lag: int,
-        address: str | None = None,
-    ) -> None:  # fmt: skip
+        self, agent: Agent, stepper: Stepper, limits: Limits, workers: int, make_engine: Callable[..., Engine], lag: int, learners: int = 1
+    ) -> None:
         super().__init__(agent, stepper, limits)
-        spec = _checked(agent, workers, engine)
-        self.learner = Learner(agent)
-        self.engine: SyncEngine | Pool[Any]
-        if engine == "sync":
-            self.engine = SyncEngine(self.learner, environments, spec, workers)
-        else:
-            stepper.reset(seed=0)
-            mask_size = 0 if stepper.action_mask is None else sum(MaskReader(agent.action_space).sizes)
-            roles = self.learner, environments, spec, workers, mask_size, lag
-            self.engine = LocalEngine(*roles) if engine == "local" else _ray_engine()(*roles, address=address)
-
-    def __iter__(self) -> Iterator[Metrics]:
-        failed = True
-        try:
-            yield from super().__iter__()
-            failed = False
-        except GeneratorExit:
-            failed = False
-            raise
-        finally:
-            if isinstance(self.engine, Pool):
-                self.engine.stop()
-            if not failed:  # else its error says more
-                self.engine.accounts.check()
+        spec = _checked(agent, workers)
+        self.learner = Learner(agent, _group(agent, stepper, spec, learners))
+        self.engine = make_engine(self.learner, spec, _mask_size(stepper), lag)
 
     def close(self) -> None:
-        """No environment and no process is left."""
-        self.engine.stop()
+        super().close()
+        if self.learner.group is not None:
+            self.learner.group.stop()
 
-    @property
-    def can_continue(self) -> bool:
-        return self.engine.running
-
-    def reset(self) -> None:
-        self.engine.start(self.agent.env_steps)
+    def update(self, data: Any) -> Learned:
+        return self.learner.learn(data)
 
     def round(self) -> dict[str, float]:
         taken = self.engine.take(lambda: self.stopped)
@@ -80,24 +62,39 @@ class DistributedLoop(Loop):
         env_steps = self.agent.env_steps + sum(chunk.steps for chunk in chunks)
         self.agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
         rollout = joined(chunks)
-        release()
+        if not self.engine.in_step:
+            release()
         told = {"train/policy_lag": lag, **self.engine.metrics()}
+        if self.learner.group is not None:
+            told["time/learner_restarts"] = self.learner.group.restarts
         if self.goal_reached:  # by these parameters
             return told
         losses = self.learn(rollout).metrics
         self.learner.version += 1
         self.engine.publish()
+        if self.engine.in_step:
+            release()
         return {**losses, **told}
 
-    def _episodes_under_way(self) -> dict[str, Any]:
-        return {"collectors": self.engine.state_dict()} if isinstance(self.engine, SyncEngine) and self.engine.running else {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        rest = dict(state)
-        collectors = rest.pop("collectors", None)
-        super().load_state_dict(rest)
-        if collectors is not None and isinstance(self.engine, SyncEngine):
-            self.engine.load_state_dict(collectors, self.agent.env_steps)
+class FollowingLoop(Loop):
+    """Of a rank of torchrun that is not the first: it learns its share until the first one ends."""
+
+    follows = True
+
+    def __init__(self, agent: Agent, stepper: Stepper, limits: Limits, spec: RolloutSpec, learners: int) -> None:
+        super().__init__(agent, stepper, limits)
+        self.layout = _share_layout(agent, stepper, spec, learners)
+
+    def __iter__(self) -> Iterator[Metrics]:
+        follow(self.agent, torchrun_exchange(), self.layout)
+        yield from ()
+
+    def round(self) -> dict[str, float]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """It has no environments and no processes."""
 
 
 def _ray_engine() -> Any:
@@ -112,40 +109,110 @@ def _ray_engine() -> Any:
     return RayEngine
 
 
-def _checked(agent: Agent, workers: int, engine: str) -> RolloutSpec:
+def _mask_size(stepper: Stepper) -> int:
+    """M of the masks that environments like these give; 0: none."""
+    if stepper.observation is None:
+        stepper.reset(seed=0)
+    return 0 if stepper.action_mask is None else sum(MaskReader(stepper.single_action_space).sizes)
+
+
+def _share_layout(agent: Agent, stepper: Stepper, spec: RolloutSpec, learners: int) -> ChunkLayout:
+    """Of what one of ``learners`` learns from. SettingError where they cannot share the work of ``agent``."""
+    name, config = agent.name, agent.config
+    if not isinstance(agent, AdvantageAgent):
+        raise SettingError(
+            f"train: learners is {learners}, but they sum one gradient of a whole rollout, as of impala and a2c, not of {name}"
+        )
+    if config.normalize_advantage:
+        raise SettingError(
+            f"train: learners is {learners}, but normalize_advantage needs the whole rollout in one place; leave it or learners out"
+        )
+    if agent.num_envs % learners:
+        raise SettingError(f"train: learners is {learners}, expected a divisor of num_envs = {agent.num_envs}: all learn from as many")
+    if not is_known(agent.arena.optimizer):
+        raise SettingError(
+            f"train: learners is {learners}, but their optimiser is Adam or RMSprop, not {type(agent.arena.optimizer).__name__}"
+        )
+    if agent.updater.captures():
+        raise SettingError(f"train: learners is {learners}, but a CUDA graph cannot wait for others; take engine='torch'")
+    return ChunkLayout.of(spec, agent.num_envs // learners, agent.observation_space, agent.action_space, _mask_size(stepper))
+
+
+def _group(agent: Agent, stepper: Stepper, spec: RolloutSpec, learners: int) -> LearnerGroup | None:
+    if learners == 1:
+        return None
+    layout = _share_layout(agent, stepper, spec, learners)
+    if ranks := torchrun_ranks():
+        if ranks != learners:
+            raise SettingError(f"train: learners is {learners}, but torchrun has started {ranks}, expected as many")
+        return TorchrunGroup(agent, layout, learners)
+    if agent.device.type != "cpu":
+        raise SettingError(f"train: learners is {learners}, but those that a run starts itself are on the CPU; start them by torchrun")
+    if not hasattr(os, "memfd_create"):
+        raise SettingError(f"train: learners is {learners}, but a run starts some itself on Linux only; start them by torchrun")
+    return OwnGroup(agent, layout, learners)
+
+
+def _checked(agent: Agent, workers: int) -> RolloutSpec:
     """What ``agent`` stores; SettingError where workers cannot collect it."""
-    spec, config = agent.storage(), agent.config
+    spec = agent.storage()
     if agent.loop != "on_policy" or not isinstance(spec, RolloutSpec) or not agent.trainables:
-        raise SettingError(f"train: workers is {workers}, but they collect for agents that learn as impala does, and {agent.name} does not")
-    if engine != "sync" and not agent.corrects_lag:
-        what = f"train: workers is {workers}, but {agent.name} does not correct for weights that lag behind"
-        raise SettingError(f"{what}; take worker_engine='sync', or impala")
+        what = f"train: workers is {workers}, but they collect for agents that learn as impala or dqn do, and {agent.name} does not"
+        raise SettingError(what)
+    _check_shared(agent, workers)
+    return spec
+
+
+def _check_shared(agent: Agent, workers: int) -> None:
+    """SettingError for what no workers can do."""
     if agent.num_envs % workers:
         raise SettingError(f"train: workers is {workers}, expected a divisor of num_envs = {agent.num_envs}: all collect as many")
     for name in ("normalize_observation", "normalize_reward"):
-        if getattr(config, name):
+        if getattr(agent.config, name):
             raise SettingError(f"train: {name} is True, but workers share weights, not statistics; leave it or workers out")
     if any(True for trainable in agent.trainables.values() for _ in trainable.network.buffers()):
         raise SettingError(f"train: workers is {workers}, but the network has buffers (batch norm), which do not travel; leave it out")
-    return spec
 
 
 def iterate_with_workers(
     agent: Agent, env: EnvSource, stepper: Stepper, told: Mapping[str, Any], limits: Mapping[str, Any], options: Mapping[str, Any]
-) -> DistributedLoop:
-    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag and address; ``limits``: of `pyrl.iterate`;
-    ``options``: of `pyrl.envs.make`."""
+) -> EngineLoop | FollowingLoop:
+    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag, learners, replay_shards, samples_per_insert
+    and address; ``limits``: of `pyrl.iterate`; ``options``: of `pyrl.envs.make`."""
     if isinstance(env, VectorEnv):
         raise SettingError("train: workers needs environments of its own, expected env as an id or a callable, got a vector environment")
-    said = {name: value for name, value in limits.items() if value is not None}
-    environments = Environments(env, options)
+    bounds = Limits(**{name: value for name, value in limits.items() if value is not None}, first_step=agent.env_steps)
+    environments, workers = Environments(env, options), told["workers"]
     engine: WorkerEngine = told["worker_engine"] or "local"
     lag = told["max_policy_lag"]
-    address = told.get("address")  # runs of older versions have none
+    learners, address = told.get("learners") or 1, told.get("address")
     if address is not None and engine != "ray":
         raise SettingError(f"train: address is {address!r}, but it is of worker_engine='ray'; leave it out")
-    if engine == "sync" and lag is not None:
-        raise SettingError(f"train: max_policy_lag is {lag}, but nothing lags behind with worker_engine='sync'; leave it out")
-    return DistributedLoop(
-        agent, stepper, Limits(**said, first_step=agent.env_steps), environments, told["workers"], engine, lag or MAX_POLICY_LAG, address
-    )
+
+    def make_engine(*roles: Any) -> Engine:
+        return _engine(engine, address, environments, workers, *roles)
+
+    if isinstance(agent.storage(), ReplaySpec) and agent.trainables:
+        _check_shared(agent, workers)
+        return replay_loop(agent, stepper, bounds, told, engine == "sync", make_engine)
+    for name in ("replay_shards", "samples_per_insert"):
+        if told.get(name) is not None:
+            raise SettingError(f"train: {name} is {told[name]!r}, but {agent.name} learns from no replay; leave it out")
+    in_step = engine == "sync" or not agent.corrects_lag
+    if in_step and lag is not None:
+        who = "with worker_engine='sync'" if engine == "sync" else f"where {agent.name} waits for every collector"
+        raise SettingError(f"train: max_policy_lag is {lag}, but nothing lags behind {who}; leave it out")
+    if learners > 1 and torchrun_rank() > 0:
+        return FollowingLoop(agent, stepper, bounds, _checked(agent, workers), learners)
+    return DistributedLoop(agent, stepper, bounds, workers, make_engine, 0 if in_step else lag or MAX_POLICY_LAG, learners)
+
+
+def _engine(
+    name: WorkerEngine, address: str | None, environments: Environments, workers: int, learner: Learner,
+    spec: RolloutSpec | TransitionSpec, mask_size: int, lag: int,
+) -> Engine:  # fmt: skip
+    """What runs the collectors. ``lag``: in updates, as of `Pool`."""
+    if name == "sync":
+        return SyncEngine(learner, environments, spec, workers)
+    roles = learner, environments, spec, workers, mask_size, lag
+    return LocalEngine(*roles) if name == "local" else _ray_engine()(*roles, address=address)

@@ -12,22 +12,24 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from pyrl.agents.actor import Actor
 from pyrl.agents.storage import RolloutSpec
 from pyrl.distributed.chunks import Accounts, Chunk
-from pyrl.distributed.collector import Collector, collector_seed, collector_stream
+from pyrl.distributed.collector import Collector, InStep, collector_seed
 from pyrl.distributed.learner import Learner, RolloutQueue
-from pyrl.distributed.shared import ChunkLayout
+from pyrl.distributed.shard import ReplayShard, ShardSpec
+from pyrl.distributed.shared import ChunkLayout, Slots
 from pyrl.distributed.supervisor import STEPPING, WAITING, Failure, Supervisor, Vital, Vitals
-from pyrl.distributed.sync import Environments
+from pyrl.distributed.sync import Environments, make_collector
+from pyrl.distributed.transitions import TransitionSpec
 from pyrl.envs.guard import described
 from pyrl.errors import EnvError
 
-SLOTS = 2  # chunks of a collector that may be under way
+SLOTS = 2  # chunks of a collector that may be under way where weights may lag
 PATIENCE = 5.0  # seconds a collector gets to leave by itself
 TICK = 0.1  # seconds between two looks at who hangs, and at whether the run was stopped
 
@@ -39,10 +41,11 @@ class Task:
     """What a collector must know."""
 
     actor: bytes  # its pickle: as an object, its tensors would travel in shared memory of their own
-    spec: RolloutSpec
-    layout: ChunkLayout
+    spec: RolloutSpec | TransitionSpec
+    layout: Slots
     environments: Environments
     num_envs: int  # of this collector
+    in_step: bool
     index: int
     incarnation: int
     seed: int  # of the run
@@ -63,19 +66,28 @@ M = TypeVar("M", bound=Member)
 
 
 class Pool(ABC, Generic[M]):
-    """See the module."""
+    """See the module.
+
+    max_policy_lag: in updates; 0: the collectors keep step. Each makes one chunk by every version of the weights, the learner waits for all
+    of them, and the run is the one of `SyncEngine`, bit for bit, as long as nobody dies.
+    """
+
+    exact = False
 
     def __init__(
-        self, learner: Learner, environments: Environments, spec: RolloutSpec, workers: int, mask_size: int, max_policy_lag: int
-    ) -> None:
+        self, learner: Learner, environments: Environments, spec: RolloutSpec | TransitionSpec, workers: int, mask_size: int,
+        max_policy_lag: int,
+    ) -> None:  # fmt: skip
         self.learner, self.environments, self.spec, self.workers = learner, environments, spec, workers
-        self.mask_size, self.max_policy_lag = mask_size, max_policy_lag
+        self.mask_size, self.max_policy_lag, self.in_step = mask_size, max_policy_lag, max_policy_lag == 0
+        self.ahead = 1 if self.in_step else SLOTS  # chunks of a collector that may be under way
         self.timeout: float | None = environments.options.get("env_timeout")
         self.accounts = Accounts()
         self.members: list[M] = []
         self.waited = 0.0  # seconds for chunks, since the first ones came
         self.begun: float | None = None
-        self._early = 0  # steps collected before that
+        self._early = (0, 0, 0)  # what `_done` was then
+        self.chunks = 0  # that came
 
     @property
     def running(self) -> bool:
@@ -83,34 +95,69 @@ class Pool(ABC, Generic[M]):
 
     def start(self, env_steps: int) -> None:
         """New collectors, and new episodes everywhere."""
-        agent = self.learner.agent
         self.accounts, self.env_steps = Accounts(), env_steps
         self.queue = RolloutQueue(self.accounts, self.max_policy_lag)
-        spaces = agent.observation_space, agent.action_space
-        self.layout = ChunkLayout.of(self.spec, agent.num_envs // self.workers, *spaces, self.mask_size)
+        self.layout = self._layout()
         self.vitals = Vitals.shared(self.workers)
         self.supervisor = Supervisor(self.vitals, self.timeout)
-        self.waited, self.begun = 0.0, None
+        self.waited, self.begun, self.chunks = 0.0, None, 0
+        self.weight_bytes = self.learner.weights().values.nbytes
         self._open()
         self.publish()
         for index in range(self.workers):
             self.members.append(self._start(index))
 
     def take(self, stopped: Callable[[], bool]) -> tuple[list[Chunk], Callable[[], None]] | None:
-        """The next chunks, one for every worker but whoever made them, and what to call when their arrays have been read; None where the
-        run was ``stopped``. EnvError where collectors fail again and again."""
+        """The next chunks, one for every worker but whoever made them, in the order of collectors, and what to call when others may take
+        the place of their arrays: where collectors keep step, when the next weights are published. None where the run was ``stopped``.
+        EnvError where collectors fail again and again."""
         began = time.monotonic()
         while not stopped():
             self._look()
             self.queue.drop_old(self.learner.lag)
             if len(self.queue) >= self.workers:
-                if self.begun is None:  # processes take seconds to start, which would hide how fast they are
-                    self.begun, self._early = time.monotonic(), int(self.vitals.collected.sum())
-                else:
-                    self.waited += time.monotonic() - began
-                return self.queue.take(self.workers)
+                self._came(began)
+                chunks, release = self.queue.take(self.workers)
+                return sorted(chunks, key=lambda chunk: chunk.collector), release
             self._wait(TICK)
         return None
+
+    def take_ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
+        """All chunks that are there, in order of arrival, and what to call when their arrays have been read; if ``wait``, at least one,
+        unless ``stopped``. EnvError as of `take`."""
+        began = time.monotonic()
+        self._look()
+        while wait and not len(self.queue) and not stopped():
+            self._wait(TICK)
+            self._look()
+        if len(self.queue):
+            self._came(began)
+        return self.queue.take(len(self.queue))
+
+    def make_shard(self, spec: ShardSpec) -> ReplayShard:
+        """In the learner's process: chunks go into it from where they are."""
+        return ReplayShard(spec)
+
+    def _came(self, began: float) -> None:
+        """Chunks came; since ``began`` they were waited for."""
+        if self.begun is None:  # processes take seconds to start, which would hide how fast they are
+            self.begun, self._early = time.monotonic(), self._done()
+        else:
+            self.waited += time.monotonic() - began
+
+    def _layout(self) -> Slots:
+        agent = self.learner.agent
+        num_envs = agent.num_envs // self.workers
+        if isinstance(self.spec, TransitionSpec):
+            return self.spec.layout(num_envs)
+        return ChunkLayout.of(self.spec, num_envs, agent.observation_space, agent.action_space, self.mask_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a run that is resumed begins new episodes."""
+        return {}
+
+    def load_state_dict(self, states: Any, env_steps: int) -> None:
+        """See `state_dict`."""
 
     def metrics(self) -> dict[str, float]:
         told: dict[str, float] = {
@@ -120,9 +167,16 @@ class Pool(ABC, Generic[M]):
         }
         seconds = 0.0 if self.begun is None else time.monotonic() - self.begun
         if seconds > 0.0:  # else there are no data, which is said by saying nothing
-            told["time/collected_per_second"] = (int(self.vitals.collected.sum()) - self._early) / seconds
+            collected, updates, chunks = (now - early for now, early in zip(self._done(), self._early))
+            told["time/collected_per_second"] = collected / seconds
+            told["time/updates_per_second"] = updates / seconds
+            told["time/bytes_per_second"] = (chunks * self.layout.size + updates * self.weight_bytes) / seconds
             told["time/learner_waits"] = self.waited / seconds
         return told
+
+    def _done(self) -> tuple[int, int, int]:
+        """(steps collected, updates, chunks) so far."""
+        return int(self.vitals.collected.sum()), self.learner.version, self.chunks
 
     def stop(self) -> None:
         """No collector is left, and every step is accounted for."""
@@ -157,7 +211,9 @@ class Pool(ABC, Generic[M]):
         num_envs, begun_at = agent.num_envs // self.workers, int(self.vitals.collected[index])
         try:
             actor = self._pickled(agent.acting)
-            task = Task(actor, self.spec, self.layout, self.environments, num_envs, index, incarnation, agent.seed, self.env_steps)
+            task = Task(
+                actor, self.spec, self.layout, self.environments, num_envs, self.in_step, index, incarnation, agent.seed, self.env_steps
+            )
             payload = self._pickled(task)
         except Exception as error:
             what = agent.blueprint().unpicklable() or "the environment"
@@ -170,6 +226,7 @@ class Pool(ABC, Generic[M]):
         """What a collector sent, into the queue."""
         for chunk, release in self._incoming(index, member):
             member.received += chunk.steps
+            self.chunks += 1
             self.queue.put(chunk, release)
 
     def _end(self, index: int, member: M) -> None:
@@ -233,18 +290,20 @@ class Pool(ABC, Generic[M]):
 
 
 @contextmanager
-def collecting(task: Task, vital: Vital) -> Iterator[Collector]:
+def collecting(task: Task, vital: Vital) -> Iterator[Collector | InStep]:
     """A collector's side: the role, with its environments, ready to collect."""
-    index = task.index
-    seed = collector_seed(task.seed, index, task.incarnation, task.env_steps)
-    with task.environments.make(task.num_envs, seed) as stepper:
-        stepper.first_index = index * task.num_envs
-        stepper.reset(seed=seed)
+    actor: Actor = pickle.loads(task.actor)
+    actor.version = -1
+    seen, about = (actor, task.environments, task.spec), (task.seed, task.env_steps, task.incarnation)
+    each = 1 if task.in_step else task.num_envs
+    count = task.num_envs // each
+    made = [make_collector(*seen, each, task.index * count + i, *about, lambda: vital.at(STEPPING), vital.made) for i in range(count)]
+    with ExitStack() as held:
+        for collector in made:
+            held.enter_context(collector.stepper)
+            collector.stepper.reset()
         vital.at(WAITING)
-        random = collector_stream(task.seed, index, task.incarnation, task.env_steps)
-        actor: Actor = pickle.loads(task.actor)
-        actor.version = -1
-        yield Collector(actor, stepper, task.spec, random, index, task.incarnation, lambda: vital.at(STEPPING), vital.made)
+        yield InStep(made, task.index) if task.in_step else made[0]
 
 
 def failure_of(error: BaseException) -> Failure:

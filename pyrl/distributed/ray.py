@@ -1,6 +1,6 @@
 """The engine ``ray``: collectors as actors of Ray (Moritz et al. 2018), on one machine or many; the learner in this process.
 
-A collector has SLOTS requests for a chunk under way, so it is never further ahead of the learner than that. A request carries the version
+A collector has two requests for a chunk under way, so it is never further ahead of the learner than that. A request carries the version
 of the latest weights and a reference to them, one flat blob a version that only the learner puts into Ray's object store; the collector
 pulls it before its chunk and, where it does not come in time, acts by what it has: the chunk says so. A chunk comes back as one
 contiguous array. Ray restarts nothing and repeats no call: the supervisor begins another actor, as in ``local``.
@@ -31,15 +31,16 @@ from ray.exceptions import RayError, RayTaskError
 
 from pyrl.agents.actor import Weights
 from pyrl.distributed.chunks import Chunk
-from pyrl.distributed.collector import Collector
+from pyrl.distributed.collector import Collector, InStep
 from pyrl.distributed.learner import Learner
 from pyrl.distributed.packing import pack, unpack
-from pyrl.distributed.pool import SLOTS, Incoming, Member, Pool, Task, collecting, failure_of
+from pyrl.distributed.pool import Incoming, Member, Pool, Task, collecting, failure_of
 from pyrl.distributed.supervisor import STARTING, STEPPING, Failure, Vital, Vitals
 from pyrl.errors import SettingError
 
 PULL_SECONDS = 1.0  # that a collector waits for weights
 SIGN_SECONDS = 0.5  # between two signs of life
+NONE = np.zeros(0, np.float32)
 SILENT_SECONDS = 2.0  # without an answer: as if it were in its environments
 
 
@@ -52,10 +53,10 @@ class CollectorActor:
         self._vital = Vital(self._vitals, 0)
         self._vital.at(STARTING)
         self._collecting: Any = None
-        self._collector: Collector | None = None
+        self._collector: Collector | InStep | None = None
 
-    def collect(self, version: int, weights: list[Any]) -> np.ndarray | Failure | None:
-        """The next chunk, by the newest weights that there are; None where it was told to leave."""
+    def collect(self, weights: Weights, values: list[Any]) -> np.ndarray | Failure | None:
+        """The next chunk, by ``weights``, whose values are elsewhere, if they come in time; None where it was told to leave."""
         if self._leaving:
             return None
         try:
@@ -64,22 +65,21 @@ class CollectorActor:
                 self._task: Task = pickle.loads(self._payload)
                 self._collecting = collecting(self._task, self._vital)
                 self._collector = self._collecting.__enter__()
-            self._pull(self._collector, version, weights[0])
+            self._pull(self._collector, weights, values[0])
             chunk = self._collector.collect(lambda: self._leaving)
-            return None if chunk is None else pack(self._task.layout, chunk, self._collector.collected)
+            return None if chunk is None else pack(self._task.layout, chunk, int(self._vitals.collected[0]))
         except BaseException as error:
             self._leaving = True
             return failure_of(error)
 
-    @staticmethod
-    def _pull(collector: Collector, version: int, weights: Any) -> None:
-        if version == collector.actor.version:
+    def _pull(self, collector: Collector | InStep, weights: Weights, values: Any) -> None:
+        if weights.version == collector.actor.version:
             return
-        try:
-            values = ray.get(weights, timeout=PULL_SECONDS)
+        try:  # where all wait for each other, there is nothing better to do than wait
+            got = ray.get(values, timeout=None if self._task.in_step else PULL_SECONDS)
         except RayError:  # late or lost: the next request has newer ones
             return
-        collector.actor.load_weights(Weights(version, values))
+        collector.actor.load_weights(weights._replace(values=got))
 
     @ray.method(concurrency_group="signs")
     def signs(self) -> tuple[int, int, int]:
@@ -128,7 +128,7 @@ class RayEngine(Pool[Remote]):
         self.ours = connect(self.address, self.workers) or self.ours
         self.held = [0] * self.workers  # chunks that wait to be read
         self.ready: set[Any] = set()
-        self.blob: tuple[int, Any] | None = None
+        self.blob: tuple[Weights, Any] | None = None
         self.remote = ray.remote(concurrency_groups={"signs": 1}, **OPTIONS)(CollectorActor)
         self._check_room()
 
@@ -138,7 +138,7 @@ class RayEngine(Pool[Remote]):
         cpus = resources.get("CPU", 0)
         if OPTIONS["num_cpus"] * self.workers > cpus:
             raise SettingError(f"train: workers is {self.workers}, but Ray's cluster has {cpus:g} CPUs, and each takes one")
-        store, needed = resources.get("object_store_memory", 0.0), self.workers * SLOTS * self.layout.size
+        store, needed = resources.get("object_store_memory", 0.0), self.workers * self.ahead * self.layout.size
         if needed > store / 2:  # else Ray writes chunks to the disk, without a word
             raise SettingError(
                 f"train: {self.workers} workers have chunks of up to {needed / 2**20:.0f} MiB under way, but the object store has "
@@ -180,13 +180,13 @@ class RayEngine(Pool[Remote]):
     def _ask(self, members: Iterable[Remote]) -> None:
         """As many chunks as each may have under way, by the weights of now."""
         for member in members:
-            while len(member.chunks) + self.held[member.index] < SLOTS and member.death is None:
+            while len(member.chunks) + self.held[member.index] < self.ahead and member.death is None:
                 if self.blob is None:
                     weights = self.learner.weights()
-                    self.blob = weights.version, ray.put(weights.values)
+                    self.blob = weights._replace(values=NONE), ray.put(weights.values)
                     self.bytes_published += weights.values.nbytes
-                version, values = self.blob
-                member.chunks.append(member.actor.collect.remote(version, [values]))
+                about, values = self.blob
+                member.chunks.append(member.actor.collect.remote(about, [values]))
 
     def _wait(self, seconds: float) -> None:
         self._ask(self.members)

@@ -8,20 +8,22 @@ At each moment a slot belongs to one side alone, and a side that dies holds noth
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from pyrl.agents.actor import Weights
 from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers import RolloutBuffer
 from pyrl.buffers.replay import flat_leaves, nested_leaves
-from pyrl.distributed.chunks import Chunk
+from pyrl.distributed.chunks import Chunk, read_episodes, write_episodes
 from pyrl.trees import zeros_for
-from pyrl.types import Episode, Rollout
+from pyrl.types import Progress, Rollout
 
 ALIGNMENT = 64  # bytes
 _TRIES = 100  # to read weights that are being replaced; then the old ones serve for another chunk
@@ -36,13 +38,16 @@ class SharedWeights:
     def __init__(self, values: np.ndarray) -> None:
         self._values = torch.zeros((2, max(1, values.nbytes)), dtype=torch.uint8).share_memory_()
         self._about = torch.full((3,), -1, dtype=torch.int64).share_memory_()  # version; checksums
+        self._moment = torch.zeros((2, 3), dtype=torch.float64).share_memory_()  # steps, share of the run, updates
         self._dtype = values.dtype
 
     def write(self, weights: Weights) -> None:
         place, data = weights.version % 2, np.ascontiguousarray(weights.values).view(np.uint8)
         self._about[1 + place] = -1
         self._values.numpy()[place, : data.size] = data
-        self._about[1 + place] = self._checksum(data, weights.version)
+        moment = self._moment.numpy()[place]
+        moment[:] = *weights.progress, weights.updates
+        self._about[1 + place] = self._checksum(data, moment, weights.version)
         self._about[0] = weights.version
 
     def read(self, known: int) -> Weights | None:
@@ -52,23 +57,62 @@ class SharedWeights:
             if version in (known, -1):
                 return None
             data = self._values.numpy()[version % 2].copy()
-            if int(self._about[1 + version % 2]) == self._checksum(data, version):
-                return Weights(version, data.view(self._dtype))
+            moment = self._moment.numpy()[version % 2].copy()
+            if int(self._about[1 + version % 2]) == self._checksum(data, moment, version):
+                env_steps, share, updates = moment.tolist()
+                return Weights(version, data.view(self._dtype), Progress(int(env_steps), share), int(updates))
         return None
 
     @staticmethod
-    def _checksum(data: np.ndarray, version: int) -> int:
-        return zlib.crc32(data.data, version & 0xFFFFFFFF)
+    def _checksum(data: np.ndarray, moment: np.ndarray, version: int) -> int:
+        return zlib.crc32(data.data, zlib.crc32(moment.data, version & 0xFFFFFFFF))
 
 
 @dataclass(frozen=True)
-class ChunkLayout:
-    """Where the columns of a chunk [T, N] are in a slot."""
+class Slots:
+    """Places for chunks, each of some columns at multiples of 64 bytes."""
 
     observation_space: Any
     columns: dict[str, tuple[int, tuple[int, ...], Any]]  # name: (offset, shape, dtype)
     extra: tuple[str, ...]
     size: int  # bytes
+
+    @classmethod
+    def packed(cls, observation_space: Any, arrays: Mapping[str, tuple[tuple[int, ...], Any]], extra: tuple[str, ...]) -> Self:
+        """``arrays``: shape and dtype of the columns."""
+        columns, at = {}, 0
+        for name, (shape, dtype) in arrays.items():
+            columns[name] = at, shape, dtype
+            at += -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+        return cls(observation_space, columns, extra, at)
+
+    def fitted(self, finals: int, episodes: int) -> Self:
+        """Room for as many final observations and as many episodes, and no more."""
+        rows = {"episodes": episodes} | {name: finals for name in self.columns if name.startswith("final_")}
+        arrays = {name: ((rows.get(name, shape[0]), *shape[1:]), dtype) for name, (_, shape, dtype) in self.columns.items()}
+        return self.packed(self.observation_space, arrays, self.extra)
+
+    def slots(self, count: int) -> Tensor:
+        return torch.zeros((count, self.size), dtype=torch.uint8).share_memory_()
+
+    def views(self, slot: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns in the bytes of a slot."""
+        return {
+            name: slot[at : at + int(np.prod(shape)) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+            for name, (at, shape, dtype) in self.columns.items()
+        }
+
+    def write(self, slot: np.ndarray, chunk: Chunk) -> None:
+        raise NotImplementedError
+
+    def read(self, slot: np.ndarray, collector: int) -> Chunk:
+        """A chunk whose arrays are those of the slot."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ChunkLayout(Slots):
+    """Where the columns of a rollout [T, N] are in a slot."""
 
     @classmethod
     def of(cls, spec: RolloutSpec, num_envs: int, observation_space: Any, action_space: Any, mask_size: int) -> ChunkLayout:
@@ -86,35 +130,12 @@ class ChunkLayout:
         arrays |= {name: ((T * N,), np.int64) for name in ("final_step", "final_env")}
         arrays |= {f"extra.{name}": ((T, N, *shape), np.dtype(dtype)) for name, (shape, dtype) in spec.extra.items()}
         arrays["action_mask"] = (T, N, mask_size), np.bool_
-        arrays["episodes"] = (T * N, 4), np.float64  # return, length, environment, success (-1: unknown)
-        return cls._placed(observation_space, arrays, tuple(spec.extra))
-
-    @classmethod
-    def _placed(cls, observation_space: Any, arrays: dict[str, tuple[tuple[int, ...], Any]], extra: tuple[str, ...]) -> ChunkLayout:
-        columns, at = {}, 0
-        for name, (shape, dtype) in arrays.items():
-            columns[name] = at, shape, dtype
-            at += -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
-        return cls(observation_space, columns, extra, at)
-
-    def fitted(self, finals: int, episodes: int) -> ChunkLayout:
-        """Room for as many steps with a final observation and as many episodes, and no more."""
-        rows = {"episodes": episodes} | {name: finals for name in self.columns if name.startswith("final_")}
-        arrays = {name: ((rows.get(name, shape[0]), *shape[1:]), dtype) for name, (_, shape, dtype) in self.columns.items()}
-        return self._placed(self.observation_space, arrays, self.extra)
-
-    def slots(self, count: int) -> Tensor:
-        return torch.zeros((count, self.size), dtype=torch.uint8).share_memory_()
-
-    def views(self, slot: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns in the bytes of a slot."""
-        return {
-            name: slot[at : at + int(np.prod(shape)) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
-            for name, (at, shape, dtype) in self.columns.items()
-        }
+        arrays["episodes"] = (T * N, 4), np.float64
+        return cls.packed(observation_space, arrays, tuple(spec.extra))
 
     def write(self, slot: np.ndarray, chunk: Chunk) -> None:
         views, rollout = self.views(slot), chunk.rollout
+        assert isinstance(rollout, Rollout)
         finals = len(rollout.final_step)
         mask, room = rollout.action_mask, views["action_mask"]
         if mask is not None and mask.shape != room.shape:
@@ -130,8 +151,7 @@ class ChunkLayout:
             views[f"extra.{name}"][:] = rollout.extra[name]
         if mask is not None:
             room[:] = mask
-        for row, e in zip(views["episodes"], chunk.episodes):
-            row[:] = e.episode_return, e.length, e.env_index, -1.0 if e.success is None else float(e.success)
+        write_episodes(views["episodes"], chunk.episodes)
         views["numbers"][:] = chunk.incarnation, chunk.sequence, chunk.version, finals, len(chunk.episodes), mask is not None
 
     def read(self, slot: np.ndarray, collector: int) -> Chunk:
@@ -152,8 +172,5 @@ class ChunkLayout:
             action_mask=views["action_mask"] if numbers["masked"] else None,
             **{name: views[name] for name in _COLUMNS},
         )
-        episodes = [
-            Episode(r, int(length), int(env), None if success < 0 else bool(success))
-            for r, length, env, success in views["episodes"][: numbers["episodes"]].tolist()
-        ]
+        episodes = read_episodes(views["episodes"], numbers["episodes"])
         return Chunk(rollout, episodes, collector, numbers["incarnation"], numbers["sequence"], numbers["version"])

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyrl.agents.actor import Actor
 from pyrl.agents.storage import RolloutSpec
 from pyrl.distributed.chunks import Accounts, Chunk
 from pyrl.distributed.collector import Collector, collector_seed, collector_stream
 from pyrl.distributed.learner import Learner, RolloutQueue
+from pyrl.distributed.shard import ReplayShard, ShardSpec
+from pyrl.distributed.transitions import TransitionSpec
 from pyrl.envs import EnvSource, Stepper, make
 from pyrl.errors import CheckpointError, EnvError
 
@@ -26,11 +29,24 @@ class Environments:
         return make(self.source, num_envs, seed=seed, **self.options)
 
 
+def make_collector(
+    actor: Actor, environments: Environments, spec: RolloutSpec | TransitionSpec, num_envs: int, index: int, seed: int, env_steps: int,
+    incarnation: int = 0, *watch: Any,
+) -> Collector:  # fmt: skip
+    """The collector ``index`` of ``num_envs`` environments, whose episodes and actions depend on that, ``seed`` (of the run) and
+    ``env_steps`` only, and not on who else ``actor`` acts for. ``watch``: before and after of `Collector`."""
+    stepper = environments.make(num_envs, collector_seed(seed, index, incarnation, env_steps))
+    stepper.first_index = index * num_envs
+    return Collector(actor, stepper, spec, collector_stream(seed, index, incarnation, env_steps), index, incarnation, *watch)
+
+
 class SyncEngine:
     """Each environment has a collector of its own, with its own random stream; the workers are actors that share them out. A round is one
     chunk of every collector by the latest weights, in the order of the collectors: so nothing depends on who carries which."""
 
-    def __init__(self, learner: Learner, environments: Environments, spec: RolloutSpec, workers: int) -> None:
+    exact = in_step = True
+
+    def __init__(self, learner: Learner, environments: Environments, spec: RolloutSpec | TransitionSpec, workers: int) -> None:
         self.learner, self.environments, self.spec, self.workers = learner, environments, spec, workers
         self.accounts = Accounts()
         self.queue = RolloutQueue(self.accounts, 0)
@@ -47,21 +63,19 @@ class SyncEngine:
         self.accounts = Accounts()
         self.queue = RolloutQueue(self.accounts, 0)
         payload = pickle.dumps(agent.acting)
-        actors = [pickle.loads(payload) for _ in range(self.workers)]
-        for index in range(agent.num_envs):
-            seed = collector_seed(agent.seed, index, 0, env_steps)
-            stepper = self.environments.make(1, seed)
-            stepper.first_index = index
-            random = collector_stream(agent.seed, index, 0, env_steps)
-            actor = actors[index * self.workers // agent.num_envs]
-            self.collectors.append(Collector(actor, stepper, self.spec, random, index))
-            state = None if states is None else states[str(index)]
-            if state is not None:
-                random.state = state["random"]
-            if state is not None and "stepper" in state:
-                stepper.load_state_dict(state["stepper"])
-            else:
-                stepper.reset(seed=seed)
+        share = agent.num_envs // self.workers
+        for worker in range(self.workers):
+            indices, actor = range(worker * share, (worker + 1) * share), pickle.loads(payload)
+            for index in indices:
+                collector = make_collector(actor, self.environments, self.spec, 1, index, agent.seed, env_steps)
+                self.collectors.append(collector)
+                state = {} if states is None else states[str(index)]
+                if states is not None:
+                    collector.state = state["random"]
+                if "stepper" in state:
+                    collector.stepper.load_state_dict(state["stepper"])
+                else:
+                    collector.stepper.reset()
 
     def take(self, stopped: Callable[[], bool]) -> tuple[list[Chunk], Callable[[], None]] | None:
         """A chunk of every collector, and what to call when their arrays have been read. A round is never broken off: a run that is
@@ -77,12 +91,19 @@ class SyncEngine:
             self.queue.put(chunk)
         return self.queue.take(len(self.collectors))
 
+    def take_ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
+        """A round of `take`; nothing, unless ``wait``."""
+        return (self.take(stopped) if wait else None) or ([], lambda: None)
+
+    def make_shard(self, spec: ShardSpec) -> ReplayShard:
+        return ReplayShard(spec)
+
     def publish(self) -> None:
         """The next round reads the weights itself."""
 
     def state_dict(self) -> dict[str, Any]:
         """Of every collector: its random stream and, where it can be had, the state of its environment."""
-        states: dict[str, Any] = {str(c.index): {"random": list(c.random.state)} for c in self.collectors}
+        states: dict[str, Any] = {str(c.index): {"random": list(c.state)} for c in self.collectors}
         try:
             steppers = [c.stepper.state_dict() for c in self.collectors]
         except EnvError:

@@ -34,16 +34,17 @@ class Step:
         self.native_gradient = native_gradient
         self.max_grad_norm = max_grad_norm
         self.is_native = False  # set by the updater before each update
+        self.reduce: Callable[[Tensor], None] | None = (
+            None  # the gradient [size] becomes that of several learners (`pyrl.distributed.group`)
+        )
         self._compiled: Callable[..., tuple[Tensor, LossReport]] | None = None
 
     def __call__(self, *data: Any) -> LossReport:
-        if self.is_native:
-            assert self.native_gradient is not None
-            report = self.native_gradient(*data)
-            self.trainable.native.step(self.max_grad_norm)
-            return report
         report = self.gradient(*data)
-        self.trainable.arena.step(self.max_grad_norm)
+        if self.reduce is not None:
+            self.reduce(self.trainable.arena.gradients)
+        by = self.trainable.native if self.is_native else self.trainable.arena
+        by.step(self.max_grad_norm)
         return report
 
     def gradient(self, *data: Any) -> LossReport:

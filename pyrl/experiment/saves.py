@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Saver:
         self._waiting: dict[str, Callable[[], object]] = {}  # name of a checkpoint -> what writes it
         self._agent_pace, self._replay_pace, self._copy_pace = Pace(SAVE_SECONDS), Pace(SAVE_SECONDS), Pace(0.0)
         self._replay_steps: int | None = None  # environment steps in the replay that `last` holds
+        self._replay_files: tuple[str, ...] = ("replay",)
 
     def begin(self, resumed: bool) -> None:
         """From here on the run can be resumed."""
@@ -140,9 +141,11 @@ class Saver:
         steps = self._loop.agent.env_steps if whole else self._replay_steps
         tree |= {"loop": state, "recorder": self._recorder_state()}
         if replay is not None:
-            tree["replay"] = replay
+            files = replay_files(replay)
+            tree |= files
+            self._replay_files = tuple(files)
         about |= {**metadata, "replay_env_steps": steps}
-        checkpoint.save(self.folder.last, tree, about, keep=() if whole else ("replay",), parents=False)
+        checkpoint.save(self.folder.last, tree, about, keep=() if whole else self._replay_files, parents=False)
         if replay is not None:
             self._replay_steps = steps
 
@@ -161,6 +164,18 @@ class Saver:
             checkpoint.save(path, tree, {**metadata, **about}, parents=False)
 
         return write
+
+
+def replay_files(replay: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a replay goes into which file of the checkpoint: each shard has its own."""
+    shards = replay.get("shards")
+    return {"replay": replay} if shards is None else {f"replay-{name}": shard for name, shard in shards.items()}
+
+
+def replay_of(tree: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `replay_files` made ``tree`` hold; None: nothing."""
+    shards = {name.removeprefix("replay-"): tree[name] for name in tree if name.startswith("replay-")}
+    return {"shards": shards} if shards else tree.get("replay")
 
 
 def _copied(tree: Any) -> Any:

@@ -61,11 +61,12 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
         config = {**chosen.config, **told["config"]}
         make_config(algo, config, names)
         own = {"seed": fresh_seed() if arguments["seed"] is None else int(arguments["seed"])}
-        own["num_envs"] = getattr(env, "num_envs", chosen.num_envs)
+        shared_out = math.lcm(told.get("workers", 1), told.get("replay_shards", 1))
+        own["num_envs"] = getattr(env, "num_envs", -(-chosen.num_envs // shared_out) * shared_out)
     else:
         config = _config_of(agent, told, names)
         own = {"seed": agent.seed, "num_envs": agent.num_envs}
-    for name in ("worker_engine", "max_policy_lag", "address"):
+    for name in ("worker_engine", "max_policy_lag", "address", "learners", "replay_shards", "samples_per_insert"):
         if name in told and "workers" not in told:
             raise SettingError(f"train: {name} is {told[name]!r}, but there are no workers; leave it out, or set workers")
     limits = {name: told[name] for name in ("total_steps", "total_episodes") if told.get(name) is not None}
@@ -78,7 +79,8 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
         "env_timeout": ENV_TIMEOUT,
         "eval_every": None, "eval_episodes": int(arguments["eval_episodes"]), "stop_at_return": None,
         "stop_window": int(arguments["stop_window"]), "save_every_episodes": None,
-        "workers": None, "worker_engine": None, "max_policy_lag": None, "address": None,
+        "workers": None, "worker_engine": None, "max_policy_lag": None, "address": None, "learners": None,
+        "replay_shards": None, "samples_per_insert": None,
         **{name: value for name, value in told.items() if name not in (*_PER_CALL, "algo", "env", "agent", "run_dir", *limits)},
         **limits, "config": config,
     }  # fmt: skip

@@ -28,6 +28,7 @@ from pyrl.errors import CheckpointError, NonFiniteError, SettingError
 from pyrl.experiment.metrics import read_csv
 from pyrl.experiment.recorder import Recorder, ending_of
 from pyrl.experiment.runs import RunFolder
+from pyrl.experiment.saves import replay_of
 from pyrl.experiment.settings import CHANGEABLE_CONFIG, to_json, told_settings
 from pyrl.experiment.signals import StopSignals
 from pyrl.loops.base import Loop, Window
@@ -84,6 +85,9 @@ def train(
     workers: NumEnvs | None = None,
     worker_engine: WorkerEngine | None = None,
     max_policy_lag: Count | None = None,
+    replay_shards: Count | None = None,
+    samples_per_insert: Positive | None = None,
+    learners: Count | None = None,
     address: str | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
@@ -111,9 +115,15 @@ def train(
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
     workers: that collect for the learner, num_envs / workers environments each (docs/scale.md); None: this process does it all.
     worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
-        that lag. "sync": all in this process, the same run for any number of workers; for ppo and a2c too.
+        that lag, and waits for all of them for ppo and a2c. "sync": all in this process, the same run for any number of workers.
         "ray": each worker is an actor of Ray (the extra ``ray``), on one machine or many.
     max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
+    replay_shards: of agents with a replay and workers: its parts, num_envs / replay_shards environments each; None: one. A num_envs that is
+        not given is the preset's, rounded up to a multiple of workers and of replay_shards.
+    samples_per_insert: transitions drawn for each that is stored; None: as with one environment and no workers, by batch_size,
+        train_freq and gradient_steps.
+    learners: of impala and a2c, that share each update's environments and sum their gradients (docs/scale.md): this process and others
+        that it starts, or those of torchrun. None: one.
     address: of Ray's cluster ("auto": the one of this machine); None: the one that the program is connected to, or that RAY_ADDRESS names,
         else a Ray of its own on this machine.
 
@@ -142,6 +152,8 @@ def train(
                 return evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
 
             signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
+            if loop.follows:
+                folder, run_dir = None, False
             if folder is not None:
                 recorded = _resume(folder, agent, loop, settings, changes)
             elif run_dir is not False:
@@ -283,10 +295,11 @@ def _restore(folder: RunFolder, agent: Agent, loop: Loop) -> Mapping[str, Any]:
     with checkpoint.checkpoint_errors(folder.last, "does not resume"):
         missing = agent.env_steps - about.get("replay_env_steps", agent.env_steps)
         state = dict(tree["loop"])
-        if "replay" in tree:  # as it was so many steps ago
-            state |= {"buffer": tree["replay"], "stored": state["stored"] - missing}
+        replay = replay_of(tree)
+        if replay is not None:  # as it was so many steps ago
+            state |= {"buffer": replay, "stored": state["stored"] - missing}
         loop.load_state_dict(state)
-    if "replay" in tree and missing:
+    if replay is not None and missing:
         what = f"the replay in {folder.last} lacks the last {missing:,} steps before the run was killed"
         warnings.warn(f"{what}; it continues with what the replay held then", RuntimeWarning, stacklevel=4)
     return tree.get("recorder", {})

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Loop(ABC):
     resuming from a checkpoint gives the same run as `reset` at step N (cut mode); where the environments' state is in the checkpoint,
     the same run as never stopping (exact mode).
     """
+
+    follows: ClassVar[bool] = False  # another process has the run: this one writes and says nothing of it
 
     def __init__(self, agent: Agent, stepper: Stepper, limits: Limits) -> None:
         self.agent = agent
@@ -130,13 +132,17 @@ class Loop(ABC):
     def learn(self, data: Any) -> Learned:
         """``agent.learn``; on a non-finite update the data are kept for debugging."""
         try:
-            learned = self.agent.learn(data)
+            learned = self.update(data)
         except NonFiniteError:
             self.refused = data
             raise
         if not isinstance(learned, Learned):
             raise TypeError(f"{self.agent.name}: learn returned {type(learned).__name__}, expected Learned(metrics, priority)")
         return learned
+
+    def update(self, data: Any) -> Learned:
+        """Where the agent learns."""
+        return self.agent.learn(data)
 
     def step_envs(self) -> tuple[StepResult, Mapping[str, Array]]:
         """One step of all environments, and what the agent wants stored beside it."""

@@ -28,24 +28,35 @@ def newest_of(stack: Any) -> spaces.Box:
     return spaces.Box(stack.low[-1], stack.high[-1], stack.shape[1:], stack.dtype)
 
 
-def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper, masks: bool = False) -> ReplayBuffer:
-    """The replay that ``spec`` asks for; of a stack of frames it stores the newest, and stacks them again. With ``masks`` each observation
-    has its action mask beside it, so that a window's next mask comes as its next observation does."""
-    options: dict[str, Any] = {
-        "num_envs": stepper.num_envs, "n_step": spec.n_step, "gamma": spec.gamma, "device": spec.device, "extra": spec.extra,
-        "seed": stream_key(agent.seed, "replay") >> 1,
-    }  # fmt: skip
-    space = agent.observation_space
-    if stepper.frames is not None:
-        space = newest_of(space)
-        options["frame_stack"], options["stack_padding"] = stepper.frames
-    if masks:
-        mask = spaces.Box(0, 1, (sum(choices(agent.action_space)),), np.bool_)  # type: ignore[arg-type]
-        space = spaces.Dict({"observation": space, "action_mask": mask})
+def stored_space(agent: Agent, stepper: Stepper, masks: bool) -> Any:
+    """Of the observations in the replay: of a stack of frames the newest. With ``masks`` each observation has its action mask beside it, so
+    that a window's next mask comes as its next observation does."""
+    space = agent.observation_space if stepper.frames is None else newest_of(agent.observation_space)
+    if not masks:
+        return space
+    mask = spaces.Box(0, 1, (sum(choices(agent.action_space)),), np.bool_)  # type: ignore[arg-type]
+    return spaces.Dict({"observation": space, "action_mask": mask})
+
+
+def window_options(spec: ReplaySpec, stepper: Stepper) -> dict[str, Any]:
+    """What windows a replay draws."""
+    stack = {} if stepper.frames is None else dict(zip(("frame_stack", "stack_padding"), stepper.frames))
+    return {"n_step": spec.n_step, "gamma": spec.gamma, **stack}
+
+
+def make_replay(spec: ReplaySpec, capacity: int, space: Any, action_space: Any, **options: Any) -> ReplayBuffer:
+    """By priority, where ``spec`` says so. ``options``: of the buffer."""
+    options = {"extra": spec.extra, "device": spec.device, **options}
     if spec.prioritized is None:
-        return ReplayBuffer(spec.capacity, space, agent.actions.stored, **options)
+        return ReplayBuffer(capacity, space, action_space, **options)
     alpha, beta = spec.prioritized.alpha, spec.prioritized.beta
-    return PrioritizedReplayBuffer(spec.capacity, space, agent.actions.stored, alpha=alpha, beta=beta, **options)
+    return PrioritizedReplayBuffer(capacity, space, action_space, alpha=alpha, beta=beta, **options)
+
+
+def replay_for(agent: Agent, spec: ReplaySpec, stepper: Stepper, masks: bool = False) -> ReplayBuffer:
+    """The replay that ``spec`` asks for."""
+    options = {"num_envs": stepper.num_envs, "seed": stream_key(agent.seed, "replay") >> 1, **window_options(spec, stepper)}
+    return make_replay(spec, spec.capacity, stored_space(agent, stepper, masks), agent.actions.stored, **options)
 
 
 def without_masks(batch: Batch, stacked: bool) -> Batch:

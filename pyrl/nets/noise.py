@@ -45,7 +45,7 @@ def _zeros(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor
 class NormalNoise:
     """action + std xi, xi ~ N(0, 1), clipped to [-1, 1]: independent from step to step."""
 
-    def __init__(self, std: float, random: RandomStream) -> None:
+    def __init__(self, std: float | np.ndarray, random: RandomStream) -> None:
         self.std = std
         self.random = random
 
@@ -72,7 +72,7 @@ class OrnsteinUhlenbeckNoise:
     theta = 0.15
     dt = 0.01
 
-    def __init__(self, std: float, random: RandomStream) -> None:
+    def __init__(self, std: float | np.ndarray, random: RandomStream) -> None:
         self.std = std
         self.random = random
         self.x: np.ndarray = np.zeros((0, 1), np.float32)  # [N, A] from the first call on

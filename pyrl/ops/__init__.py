@@ -7,6 +7,7 @@ except ModuleNotFoundError as error:
         f"pyrl is imported from the source folder {__file__.removesuffix('/pyrl/ops/__init__.py')}, where the extension is not built: "
         "start Python in another folder, or build it here with `cmake --preset dev && cmake --build build/dev`"
     ) from error
+from pyrl.ops.limiter import RateLimiter
 from pyrl.ops.losses import (
     dueling,
     dueling_backward,
@@ -36,6 +37,7 @@ __all__ = [
     "Layer",
     "Network",
     "RandomStream",
+    "RateLimiter",
     "RunningMoments",
     "SumTree",
     "adam",

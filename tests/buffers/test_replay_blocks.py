@@ -115,3 +115,67 @@ def test_a_state_that_no_add_would_have_made_is_refused_in_every_form(form: Any)
             buffer.load_state_dict({**state, name: form(damaged)})
         buffer.load_state_dict({**state, name: form(state[name])})
         assert len(buffer) == 4
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_some_environments_are_rows_of_all_of_which_others_are_not_valid(seed: int, linked: bool, prioritized: bool) -> None:
+    """The same ring, bit for bit; and the indices name the new records."""
+    random, N = np.random.default_rng(seed), int(np.random.default_rng(seed).integers(1, 40))
+    space = Dict({"a": OBSERVATION, "b": Discrete(7)})
+    kind = PrioritizedReplayBuffer if prioritized else ReplayBuffer
+    options: Any = {"num_envs": N, "linked": linked, "extra": {"mark": ((), "int64")}, "seed": seed}
+    options |= {"n_step": 3, "frame_stack": 2} if linked else {}
+    some, all_ = kind(30 * N, space, ACTION, **options), kind(30 * N, space, ACTION, **options)
+    now, marks = {"a": np.zeros((N, 2), np.float32), "b": np.zeros(N, np.int64)}, 0
+    for _ in range(12):
+        first = int(random.integers(N))
+        n, T = int(random.integers(1, N - first + 1)), int(random.integers(0, 9))
+        a = random.normal(size=(T + 1, n, 2)).astype(np.float32)
+        b = random.integers(0, 7, (T + 1, n))
+        if random.random() < 0.7:  # goes on where these environments are
+            a[0], b[0] = now["a"][first : first + n], now["b"][first : first + n]
+        terminated, truncated, valid = (random.random((T, n)) < p for p in (0.1, 0.1, 0.9))
+        rows: list[Any] = [
+            {"a": a[:-1], "b": b[:-1]}, random.integers(0, 3, (T, n)), random.normal(size=(T, n)).astype(np.float32),
+            {"a": a[1:], "b": b[1:]}, terminated, truncated, valid,
+        ]  # fmt: skip
+        mark = marks + np.arange(T * n).reshape(T, n)
+        marks += T * n
+        index = some.extend_some(first, *rows, mark=mark)
+        now["a"][first : first + n], now["b"][first : first + n] = a[-1], b[-1]
+
+        def wide(x: Any) -> Any:
+            whole = np.zeros((T, N, *x.shape[2:]), x.dtype)  # noqa: B023
+            whole[:, first : first + n] = x  # noqa: B023
+            return whole
+
+        all_.extend(*({k: wide(x) for k, x in row.items()} if isinstance(row, dict) else wide(row) for row in rows), mark=wide(mark))
+        assert index.shape == (T, n)
+        assert ((index >= 0) == valid).all()
+        kept = valid & some.is_drawable(np.ascontiguousarray(index).ravel()).reshape(T, n)
+        np.testing.assert_array_equal(some.column("mark", index[kept]), mark[kept])
+        assert str(some.episodes()) == str(all_.episodes())
+        if len(some):
+            one, other = some.sample(20), all_.sample(20)
+            for name in ("observation", "next_observation", "action", "reward", "discount", "index", "extra"):
+                assert str(getattr(one, name)) == str(getattr(other, name))
+                np.testing.assert_equal(getattr(one, name), getattr(other, name))
+            if prioritized:
+                np.testing.assert_array_equal(some.priorities(one.index), all_.priorities(other.index))
+
+
+def test_rows_of_environments_that_are_not_there_are_refused() -> None:
+    buffer = ReplayBuffer(40, OBSERVATION, ACTION, num_envs=4)
+    zeros, flags = np.zeros((3, 2, 2), np.float32), np.zeros((3, 2), bool)
+    rows = zeros, np.zeros((3, 2), int), np.zeros((3, 2)), zeros, flags, flags, None
+    for first, words in ((3, "environments 3 to 4, expected some of 0 to 3"), (-1, "environments -1 to 0, expected some of 0 to 3")):
+        with pytest.raises(ValueError, match=words):
+            buffer.extend_some(first, *rows)
+    with pytest.raises(NonFiniteError, match="extend: reward of step 1, environment 3 is inf"):
+        buffer.extend_some(2, *rows[:2], np.array([[0, 0], [0, np.inf], [0, 0]]), *rows[3:])
+    with pytest.raises(ShapeError, match="extend: action"):
+        buffer.extend_some(2, zeros, np.zeros((3, 4), int), *rows[2:])
+    assert len(buffer) == 0
+    assert (buffer.extend_some(2, *rows) % 4).tolist() == [[2, 3]] * 3

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from agent_envs import TwoStates
 from worker_envs import Faulty, Masked, Unpicklable
 
 import pyrl
-from pyrl.distributed.loop import DistributedLoop
+from pyrl.distributed.engine_loop import EngineLoop
 from pyrl.distributed.pool import Pool
 from pyrl.errors import EnvError
 
@@ -81,18 +82,18 @@ def ray_actors() -> dict[str, Any]:
 @pytest.fixture
 def loops(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Of every run; its books are checked once it has ended."""
-    seen, begin, close = [], DistributedLoop.__init__, DistributedLoop.close
+    seen, reset, close = list[Any](), EngineLoop.reset, EngineLoop.close
 
-    def beginning(loop: DistributedLoop, *arguments: Any) -> None:
-        begin(loop, *arguments)
+    def beginning(loop: EngineLoop) -> None:
         seen.append(loop)
+        reset(loop)
 
-    def closing(loop: DistributedLoop) -> None:
+    def closing(loop: EngineLoop) -> None:
         close(loop)
-        loop.engine.accounts.check()
+        loop.check_books()
 
-    monkeypatch.setattr(DistributedLoop, "__init__", beginning)
-    monkeypatch.setattr(DistributedLoop, "close", closing)
+    monkeypatch.setattr(EngineLoop, "reset", beginning)
+    monkeypatch.setattr(EngineLoop, "close", closing)
     return seen
 
 
@@ -163,6 +164,66 @@ def test_what_an_environment_raises(engine: str, loops: list[Any]) -> None:
         assert "worker_envs.py" in str(caught.value)
         assert "so did 2 that replaced it, each within 1,000 steps" in str(caught.value)
     assert loops[0].engine.accounts.collected > 0
+
+
+@elsewhere
+@pytest.mark.parametrize(
+    ("algo", "env", "options"),
+    [
+        ("ppo", "CartPole-v1", {"batch_size": 16, "n_epochs": 2}),
+        ("ppo", Masked, {"batch_size": 16, "backend": "sync"}),
+        ("a2c", "CartPole-v1", {"backend": "native"}),
+    ],
+)
+def test_agents_that_wait_for_every_collector_make_the_run_of_sync(
+    engine: str, algo: str, env: Any, options: dict[str, Any], loops: list[Any]
+) -> None:
+    runs = [
+        pyrl.train(algo, env, total_steps=640, workers=workers, worker_engine=name, seed=3, **SMALL, **options)  # type: ignore[arg-type]
+        for name, workers in (("sync", 1), (engine, 2), (engine, 4))
+    ]
+    one, *more = runs
+    for other in more:
+        assert torch.equal(other.agent.arena.values, one.agent.arena.values)
+        assert [e for m in other.metrics for e in m.episodes] == [e for m in one.metrics for e in m.episodes]
+        assert all(m["train/policy_lag"] == 0 for m in other.metrics)
+    assert one.agent.updates >= 20
+
+
+@elsewhere
+def test_a_collector_is_killed_where_all_wait_for_it(engine: str, loops: list[Any]) -> None:
+    rows, killed = list[Any](), list[int]()
+
+    def watch(metrics: Any) -> bool:
+        rows.append(metrics)
+        if len(rows) in (3, 10, 12):
+            pid = pid_of(loops[0].engine.members[len(rows) % 2])
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            killed.append(len(rows))
+        return len(rows) == 20
+
+    run = pyrl.train(
+        "a2c", "CartPole-v1", total_steps=10**6, workers=2, worker_engine=engine, backend="native", on_metrics=watch, **SMALL
+    )
+    assert rows[-1]["time/restarts"] == len(killed) == 3
+    assert run.agent.updates == 20
+    assert all(row["train/policy_lag"] == 0 for row in rows)
+    assert loops[0].engine.accounts.consumed == 20 * 4 * 8
+
+
+@everywhere
+def test_shards_are_filled_and_drawn_from(engine: str, loops: list[Any]) -> None:
+    """Distributed replay: every transition is stored, and priorities of a prioritized replay come from the collectors."""
+    run = pyrl.train(
+        "dqn", Masked, total_steps=1500, workers=2, worker_engine=engine, replay_shards=2, num_envs=4, net_arch=(8,), learning_starts=200,
+        buffer_size=1000, batch_size=8, prioritized=True, seed=2, curve=False, run_dir=False,
+    )  # fmt: skip
+    loop = loops[0]
+    assert loop.engine.accounts.consumed == run.agent.env_steps >= 1500
+    assert loop.stored == loop.engine.accounts.consumed
+    assert run.agent.updates > 100
+    assert {e.env_index for m in run.metrics for e in m.episodes} == {0, 1, 2, 3}
 
 
 @elsewhere

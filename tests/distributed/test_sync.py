@@ -73,9 +73,11 @@ def test_episodes_are_those_of_every_environment() -> None:
 @pytest.mark.parametrize(
     ("algo", "options", "words"),
     [
-        ("dqn", {}, "and dqn does not"),
+        ("a3c", {}, "and a3c does not"),
+        ("impala", {"replay_shards": 2}, "replay_shards is 2, but impala learns from no replay"),
+        ("impala", {"samples_per_insert": 2.0}, "samples_per_insert is 2.0, but impala learns from no replay"),
         ("random", {}, "and random does not"),
-        ("ppo", {"worker_engine": "local"}, "ppo does not correct for weights that lag behind"),
+        ("ppo", {"worker_engine": "local", "max_policy_lag": 3}, "max_policy_lag is 3, but nothing lags behind where ppo waits for every"),
         ("impala", {"workers": 3, "num_envs": 4}, "workers is 3, expected a divisor of num_envs = 4"),
         ("impala", {"normalize_observation": True}, "normalize_observation is True, but workers share weights"),
         ("impala", {"max_policy_lag": 0}, "max_policy_lag is 0, expected an integer of at least 1"),

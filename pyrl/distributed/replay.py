@@ -1,0 +1,250 @@
+"""Distributed replay (Horgan et al. 2018, Ape-X): collectors fill shards, the learner draws from whichever is ready.
+
+Each environment has its shard, where its steps stay one stream, and a place on a ladder of exploration (`pyrl.agents.actor.LADDER`); every
+shard has careful environments and bold ones. A draw is BATCHES batches of one shard, learned from one after the other; their priorities go
+back at once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pyrl.agents.base import Agent
+from pyrl.agents.checks import MOST
+from pyrl.agents.storage import ReplaySpec
+from pyrl.distributed.chunks import Chunk
+from pyrl.distributed.engine_loop import Engine, EngineLoop
+from pyrl.distributed.learner import Learner
+from pyrl.distributed.shard import ReplayShard, ShardLost, ShardSpec
+from pyrl.distributed.transitions import Transitions, TransitionSpec
+from pyrl.envs import Stepper
+from pyrl.errors import AccountingError, CheckpointError
+from pyrl.loops.base import Limits
+from pyrl.loops.off_policy import without_masks
+from pyrl.types import Progress
+
+CHUNK = 16  # steps of each environment that a collector sends at a time
+BATCHES = 16  # of one draw
+T = TypeVar("T")
+
+
+class ReplayLoop(EngineLoop):
+    """One round = whatever chunks are there, into the shards, and one draw of a shard that is ready. Where no shard is, the round waits for
+    a chunk (``sync``: collects one of every environment).
+
+    The clock of an update is the environment step whose share of updates it is: what target networks and schedules see, as if updates and
+    steps alternated one by one.
+    """
+
+    def __init__(
+        self, agent: Agent, stepper: Stepper, limits: Limits, spec: ReplaySpec, shards: list[ShardSpec],
+        make_engine: Callable[[Learner, TransitionSpec], Engine],
+    ) -> None:  # fmt: skip
+        super().__init__(agent, stepper, limits)
+        self.spec, self.specs = spec, shards
+        self.masks = agent.honours_masks and stepper.action_mask is not None
+        self.stacked = stepper.frames is not None
+        collected = TransitionSpec(
+            n_steps=CHUNK, observation_space=shards[0].space, action_space=agent.actions.stored, stacked=self.stacked, masks=self.masks,
+            window=shards[0].window, prioritized=spec.prioritized is not None, rungs=ladder(agent.num_envs, len(shards)), extra=spec.extra,
+        )  # fmt: skip
+        self.learner = Learner(agent)
+        self.engine = make_engine(self.learner, collected)
+        self.shards: list[ReplayShard] = [self.engine.make_shard(each) for each in shards]
+        self.inserted = [0] * len(shards)  # transitions that each has said to have stored, those of its snapshot included
+        self.stored = self.lost = 0  # transitions stored by all, in all runs; of these, those that were lost with a shard
+        self.begun = 0  # of ``stored``, those of before the collectors began
+        self.clock = 0.0
+        self._updates_at: deque[tuple[int, int]] = deque(maxlen=4096)  # version of the weights, updates that made them
+        self._next = 0  # shard to draw from
+        self._since: tuple[float, int, int] | None = None  # seconds, and counts of all shards, when there was something to draw first
+
+    def reset(self) -> None:
+        self.begun = self.stored
+        super().reset()
+
+    def round(self) -> dict[str, float]:
+        chunks, release = self.engine.take_ready(lambda: self.stopped, not any(map(self._can_sample, range(len(self.shards)))))
+        told = self._lag(chunks)
+        losses: dict[str, float] = {}
+        for chunk in chunks:
+            self._count(chunk.episodes)
+            env_steps = self.agent.env_steps + chunk.steps
+            self.agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
+            losses = self._store(chunk) or losses
+        release()
+        if not (self.stopped or self.goal_reached):  # by these parameters
+            losses = self._learn_next() or losses
+        if chunks or losses:
+            self.learner.version += 1
+            self._updates_at.append((self.learner.version, self.agent.updates))
+            self.engine.publish()
+        return {**losses, **told, **self.engine.metrics(), **self._rates()}
+
+    def check_books(self) -> None:
+        """As of collectors; and every transition that was consumed is in a shard, or was, or is lost with one."""
+        super().check_books()
+        consumed = self.engine.accounts.consumed
+        if self.stored - self.begun != consumed:
+            raise AccountingError(f"{consumed} steps went to the shards, but {self.stored - self.begun} were stored")
+        for k, expected in enumerate(self.inserted):
+            said = self._ask(k, lambda shard: shard.counts[0], self.inserted[k])
+            if said != self.inserted[k]:
+                raise AccountingError(f"shard {k} has stored {said} transitions, expected {expected}")
+
+    # -- storing -------------------------------------------------------------------------------------------------------
+
+    def _store(self, chunk: Chunk) -> dict[str, float]:
+        """Into the shards; what was learned until they took it, which they do when enough was drawn."""
+        assert isinstance(chunk.rollout, Transitions)
+        losses: dict[str, float] = {}
+        for k, steps, first_env in parts(chunk, self.specs[0].envs):
+            while not (taken := self._ask(k, lambda shard: shard.insert(steps, first_env), None)):  # noqa: B023
+                if taken is None or self.goal_reached:
+                    reason = "lost with a shard" if taken is None else "left over at the end"
+                    self.engine.accounts.consumed -= steps.steps
+                    self.engine.accounts.discard(reason, steps.steps)
+                    break
+                losses = self._learn(k)
+            else:
+                self.inserted[k] += steps.steps
+                self.stored += steps.steps
+        return losses
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def _can_sample(self, k: int) -> bool:
+        return self._ask(k, lambda shard: shard.can_sample(), False)
+
+    def _learn_next(self) -> dict[str, float]:
+        """From the next shard that is ready, in turn."""
+        count = len(self.shards)
+        for k in (*range(self._next, count), *range(self._next)):
+            if self._can_sample(k):
+                self._next = (k + 1) % count
+                return self._learn(k)
+        return {}
+
+    def _learn(self, k: int) -> dict[str, float]:
+        agent, priorities = self.agent, self.spec.prioritized
+        now = agent.progress
+        batches = self._ask(k, lambda shard: shard.sample(None if priorities is None else priorities.beta_at(now.share)), None)
+        if batches is None:
+            return {}
+        if self._since is None:
+            self._since, self.clock = (time.monotonic(), *self._counts()), max(self.clock, float(now.env_steps))
+        a_step = self.spec.batch_size / self.specs[k].samples_per_insert  # environment steps that an update stands for
+        losses: dict[str, float] = {}
+        index, priority = list[np.ndarray](), list[np.ndarray]()
+        try:
+            for batch in batches:
+                self.clock = min(float(now.env_steps), self.clock + a_step)
+                agent.progress = Progress(int(self.clock), now.share)
+                learned = self.learn(without_masks(batch, self.stacked) if self.masks else batch)
+                losses = learned.metrics
+                if priorities is not None:
+                    if learned.priority is None:
+                        raise TypeError(f"{agent.name}: learn returned no priority, which prioritized replay needs")
+                    index.append(batch.index)
+                    priority.append(learned.priority)
+        finally:
+            agent.progress = now
+        if priorities is not None:
+            self._ask(k, lambda shard: shard.update_priorities(index, priority), None)
+        return losses
+
+    # -- shards --------------------------------------------------------------------------------------------------------
+
+    def _ask(self, k: int, question: Callable[[ReplayShard], T], otherwise: T) -> T:
+        """The answer of shard ``k``; ``otherwise``, and a new one in its place, if it is lost."""
+        try:
+            return question(self.shards[k])
+        except ShardLost:
+            self.shards[k] = self.engine.make_shard(self.specs[k])
+            kept = self.shards[k].counts[0]  # of its snapshot
+            self.lost += self.inserted[k] - kept
+            self.inserted[k] = kept
+            return otherwise
+
+    def _counts(self) -> tuple[int, int]:
+        """(transitions stored, transitions drawn), by all shards."""
+        counts = [self._ask(k, lambda shard: shard.counts, (0, 0)) for k in range(len(self.shards))]
+        return sum(stored for stored, _ in counts), sum(drawn for _, drawn in counts)
+
+    # -- what is told --------------------------------------------------------------------------------------------------
+
+    def _lag(self, chunks: list[Chunk]) -> dict[str, float]:
+        """Updates since the weights that ``chunks`` were made by."""
+        updates = dict(self._updates_at)
+        lags = [self.agent.updates - updates[chunk.version] for chunk in chunks if chunk.version in updates]
+        return {"train/policy_lag": sum(lags) / len(lags)} if lags else {}
+
+    def _rates(self) -> dict[str, float]:
+        stored, drawn = self._counts()
+        told: dict[str, float] = {"replay/lost": self.lost} if self.lost else {}
+        if stored and drawn:
+            told["replay/samples_per_insert"] = drawn / stored
+        if self._since is not None and (seconds := time.monotonic() - self._since[0]) > 0.0:
+            told["time/inserts_per_second"] = (stored - self._since[1]) / seconds
+            told["time/samples_per_second"] = (drawn - self._since[2]) / seconds
+        return told
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        """Of the shards all that was stored. Chunks under way are none of it; neither are they in the agent's environment steps."""
+        state = {**super().state_dict(replay), "stored": self.stored, "clock": self.clock, "lost": self.lost, "next": self._next}
+        if not replay:
+            return state
+        for shard in self.shards:
+            shard.stop()
+        try:
+            shards = {str(k): shard.state_dict() for k, shard in enumerate(self.shards)}
+        finally:
+            for shard in self.shards:
+                shard.resume()
+        return {**state, "buffer": {"shards": shards}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        rest = dict(state)
+        buffer, stored, clock, lost, following = (rest.pop(name, None) for name in ("buffer", "stored", "clock", "lost", "next"))
+        shards = buffer.get("shards") if isinstance(buffer, Mapping) else None
+        if not isinstance(shards, Mapping) or shards.keys() != {str(k) for k in range(len(self.shards))}:
+            raise CheckpointError(f"loop/buffer is not of {len(self.shards)} shards")
+        for name, value in (("stored", stored), ("lost", lost), ("next", following)):
+            if type(value) is not int or not 0 <= value <= MOST:
+                raise CheckpointError(f"loop/{name} is {value!r}, expected a count")
+        if type(clock) not in (int, float) or not 0 <= clock < math.inf:
+            raise CheckpointError(f"loop/clock is {clock!r}, expected a count")
+        for k, shard in enumerate(self.shards):
+            try:
+                shard.load_state_dict(shards[str(k)])
+            except (ValueError, TypeError, LookupError) as error:
+                raise CheckpointError(f"loop/buffer/shards/{k}: {error}") from error
+            self.inserted[k] = shard.counts[0]
+        self.stored, self.clock, self.lost, self._next = stored, float(clock), lost, following % len(self.shards)
+        self.begun = stored
+        super().load_state_dict(rest)
+
+
+def ladder(num_envs: int, shards: int) -> tuple[float, ...]:
+    """The place of each environment in [0, 1]: those of a shard, neighbours, are spread over all of it."""
+    each = num_envs // shards
+    return tuple((env % each * shards + env // each) / max(1, num_envs - 1) for env in range(num_envs))
+
+
+def parts(chunk: Chunk, envs: int) -> Iterator[tuple[int, Transitions, int]]:
+    """(shard, its steps, which of its environments they begin with), where each shard has ``envs`` environments."""
+    steps = chunk.rollout
+    assert isinstance(steps, Transitions)
+    count = steps.reward.shape[1]
+    first = chunk.collector * count
+    for k in range(first // envs, (first + count - 1) // envs + 1):
+        begin, end = max(first, k * envs), min(first + count, (k + 1) * envs)
+        yield k, steps.of(begin - first, end - first), begin - k * envs

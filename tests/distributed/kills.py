@@ -1,0 +1,202 @@
+"""`kill -9` at random moments, and what it costs: collectors, learners of a group, and the program itself, which is resumed.
+
+python tests/distributed/kills.py [--collectors 60] [--learners 20] [--programs 20] [--seed 0]
+
+Prints the longest gap between two updates, how long it took until a killed collector's place made chunks again, and until a killed
+program's run went on. Every run asserts that no step was lost, and that no process, file or shared memory is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pyrl
+from pyrl.distributed.learner import RolloutQueue
+from pyrl.distributed.loop import DistributedLoop
+
+SMALL: dict[str, Any] = {
+    "num_envs": 4,
+    "n_steps": 16,
+    "net_arch": (32,),
+    "backend": "native",
+    "workers": 2,
+    "curve": False,
+    "run_dir": False,
+}
+
+
+def left_over() -> set[str]:
+    """Names in shared memory and of temporary files that pyrl's processes could leave."""
+    return {
+        f"{folder}/{name}"
+        for folder in ("/dev/shm", tempfile.gettempdir())
+        for name in os.listdir(folder)
+        if name.startswith(("torch", "pymp", "pyrl", "psm", "tmp"))
+    }
+
+
+def of_collectors(kills: int, random: np.random.Generator) -> dict[str, Any]:
+    return _killed_in_a_run(kills, random, "collector", {}, lambda metrics: metrics["time/restarts"])
+
+
+def of_learners(kills: int, random: np.random.Generator) -> dict[str, Any]:
+    return _killed_in_a_run(kills, random, "learner", {"learners": 2}, lambda metrics: metrics["time/learner_restarts"])
+
+
+def _killed_in_a_run(
+    kills: int, random: np.random.Generator, role: str, more: dict[str, Any], restarts: Callable[[Any], float]
+) -> dict[str, Any]:
+    """One run, in which a random process of ``role`` is killed again and again."""
+    gaps, back, books = list[float](), list[float](), list[Any]()
+    killed: dict[str, float] = {}  # name of a process: when
+    state = {"due": 0.0, "last": 0.0, "kills": 0, "steps": 0}
+    put, close = RolloutQueue.put, DistributedLoop.close
+
+    def arrived(queue: RolloutQueue, chunk: Any, release: Any) -> None:
+        put(queue, chunk, release)
+        when = killed.get(f"collector-{chunk.collector}")
+        if chunk.sequence == 0 and when is not None:
+            back.append(time.monotonic() - when)
+            del killed[f"collector-{chunk.collector}"]
+
+    def closing(loop: DistributedLoop) -> None:
+        close(loop)
+        loop.engine.accounts.check()
+        books.append(loop.engine.accounts)
+
+    def watch(metrics: Any) -> bool:
+        now = time.monotonic()
+        if state["last"]:
+            gaps.append(now - state["last"])
+        state["last"] = now
+        if role == "learner" and killed and restarts(metrics) >= state["kills"]:
+            back.append(now - killed.popitem()[1])
+        if now > state["due"] and state["kills"] < kills and metrics["time/env_steps"] > state["steps"]:
+            children = [child for child in multiprocessing.active_children() if role in child.name]
+            ready = [child for child in children if child.name.split("-", 1)[1] not in killed]  # three deaths in a row end a run
+            if ready and len(children) == (2 if role == "collector" else 1) and (role == "collector" or not killed):
+                victim = ready[random.integers(len(ready))]
+                os.kill(victim.pid, signal.SIGKILL)
+                killed[victim.name.split("-", 1)[1]] = now
+                state["kills"] += 1
+                state["due"], state["steps"] = now + random.random(), metrics["time/env_steps"]
+        return bool(state["kills"] >= kills and not killed and now > state["due"])
+
+    RolloutQueue.put, DistributedLoop.close = arrived, closing  # type: ignore[method-assign]
+    try:
+        run = pyrl.train("impala", "CartPole-v1", total_steps=10**9, on_metrics=watch, **{**SMALL, **more})
+    finally:
+        RolloutQueue.put, DistributedLoop.close = put, close  # type: ignore[method-assign]
+    assert not multiprocessing.active_children()
+    assert restarts(run.metrics[-1]) >= kills
+    (book,) = books
+    return {
+        "kills": kills, "longest gap between two updates, s": max(gaps), "back, s": _spread(back), "collected": book.collected,
+        "consumed": book.consumed, "discarded": dict(book.discarded),
+    }  # fmt: skip
+
+
+def of_programs(kills: int, random: np.random.Generator, folder: Path) -> dict[str, Any]:
+    """One run, whose program is killed again and again, and resumed from the last checkpoint."""
+    command = [sys.executable, "-m", "pyrl", "train"]
+    begin = [
+        "impala",
+        "CartPole-v1",
+        "--workers",
+        "2",
+        "--env-backend",
+        "native",
+        "--total-steps",
+        str(10**9),
+        "--no-curve",
+        "--run-dir",
+        "run",
+    ]
+    back, lost, orphans = list[float](), list[int](), list[float]()
+    for kill in range(kills + 1):
+        saved = pyrl.load(folder / "run/checkpoints/last").env_steps if kill else 0
+        started = time.monotonic()
+        log = (folder / "log").open("w")
+        program = subprocess.Popen(
+            [*command, *(["--resume", "run"] if kill else begin)],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        while _checkpoint_steps(folder) <= saved:
+            assert program.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() - started < 120
+            time.sleep(0.01)
+        back.append(time.monotonic() - started)
+        if kill == kills:
+            program.send_signal(signal.SIGTERM)
+            assert program.wait(60) == 128 + signal.SIGTERM, (folder / "log").read_text()
+            break
+        time.sleep(3 * random.random())
+        children = _children(program.pid)
+        steps = _checkpoint_steps(folder)
+        program.kill()
+        program.wait()
+        killed = time.monotonic()
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() - killed < 10, "processes outlive the program"
+            time.sleep(0.01)
+        orphans.append(time.monotonic() - killed)
+        lost.append(steps)
+    return {
+        "kills": kills,
+        "from start to the first new checkpoint, s": _spread(back),
+        "collectors gone after, s": _spread(orphans),
+        "steps": lost[-1] if lost else 0,
+    }
+
+
+def _checkpoint_steps(folder: Path) -> int:
+    try:
+        return int(pyrl.load(folder / "run/checkpoints/last").env_steps)
+    except Exception:  # none yet, or being replaced
+        return -1
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    median, most, worst = np.quantile(seconds, [0.5, 0.95, 1.0]).round(2).tolist() if seconds else [0.0] * 3
+    return {"median": median, "95 %": most, "worst": worst}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for role, count in (("collectors", 60), ("learners", 20), ("programs", 20)):
+        parser.add_argument(f"--{role}", type=int, default=count, help="kills")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    random, before = np.random.default_rng(options.seed), left_over()
+    if options.collectors:
+        print("collectors", json.dumps(of_collectors(options.collectors, random)), flush=True)
+    if options.learners:
+        print("learners", json.dumps(of_learners(options.learners, random)), flush=True)
+    if options.programs:
+        with tempfile.TemporaryDirectory(prefix="kills") as folder:
+            print("programs", json.dumps(of_programs(options.programs, random, Path(folder))), flush=True)
+    assert left_over() <= before, f"left behind: {sorted(left_over() - before)}"
+
+
+if __name__ == "__main__":
+    main()
