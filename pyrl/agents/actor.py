@@ -133,7 +133,7 @@ class Actor:
         if not np.isfinite(values).all():
             raise NonFiniteError("load_weights: values holds a NaN or an infinity")
         with torch.no_grad():
-            arena.values.copy_(torch.from_numpy(values))
+            arena.values.copy_(torch.from_numpy(np.require(values, requirements="W")))  # torch warns of what is read-only, as Ray gives it
         self.version, self.progress, self.updates = int(weights.version), weights.progress, int(weights.updates)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""``pyrl doctor``: what was found on this machine, what is missing, and whether the kernels compute what they should."""
+"""``pyrl doctor``: what was found on this machine, what is missing, and whether kernels and workers do what they should."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +29,11 @@ EXTRAS = {
     "atari": "ale_py",
     "tensorboard": "tensorboard",
     "video": "moviepy",
+    "ray": "ray",
     **{name: backend.package for name, backend in BACKENDS.items() if backend.package},
 }
+SHARED_MEMORY = Path("/dev/shm")  # of Linux
+STEPS = 256  # of the workers' check
 TOLERANCE = 1e-4  # of weights after a few updates in float32
 
 
@@ -37,7 +43,12 @@ class DoctorOptions:
 
 
 def doctor(arguments: list[str]) -> int:
-    parse(DoctorOptions, arguments, "doctor", "What was found on this machine, and a check that the kernels compute what torch does.")
+    parse(
+        DoctorOptions,
+        arguments,
+        "doctor",
+        "What was found on this machine, and a check that kernels compute what torch does and that workers work.",
+    )
     table = Table.grid(padding=(0, 2))
     healthy = True
     for name, finding, well in _findings():
@@ -69,6 +80,7 @@ def _findings() -> Iterator[tuple[str, str, bool]]:
     build = "CUDA build" if ops.cuda_built() else "CPU build"
     yield "kernels", f"{build}, {ops.simd_level()} instructions, {_count(ops.num_threads())} beside torch's", True
     yield from checks
+    yield from _workers(["local", "ray"] if find_spec("ray") else ["local"])
 
 
 def _count(threads: int) -> str:
@@ -111,3 +123,21 @@ def _learned(**options: Any) -> np.ndarray:
         agent.learn(Batch(observation, action, reward, next_observation, terminated, discount, np.arange(size)))
     parameters = agent.modules()["q_network"].parameters()
     return np.concatenate([p.detach().cpu().numpy().ravel() for p in parameters])
+
+
+def _workers(engines: list[str]) -> Iterator[tuple[str, str, bool]]:
+    """A short training with a worker by each engine: processes, shared memory, Ray."""
+    from pyrl.experiment.train import train
+
+    if SHARED_MEMORY.is_dir():
+        usage = shutil.disk_usage(SHARED_MEMORY)
+        yield "memory", f"{usage.free / 2**20:,.0f} MiB of {usage.total / 2**20:,.0f} MiB of shared memory free ({SHARED_MEMORY})", True
+    for engine in engines:
+        began = time.monotonic()
+        options: dict[str, Any] = {"num_envs": 2, "n_steps": 16, "net_arch": (8,), "worker_engine": engine}
+        try:
+            train("impala", "CartPole-v1", total_steps=STEPS, workers=1, run_dir=False, curve=False, seed=0, **options)
+        except Exception as error:
+            yield "workers", f"{engine} FAILS: {error}", False
+        else:
+            yield "workers", f"{engine}: a worker made {STEPS} steps of a training in {time.monotonic() - began:.1f} s", True

@@ -38,12 +38,13 @@ class TrainOptions:
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept; None: only the best and the last are
     threads: Count | None = None  # of torch and of pyrl's kernels; None: one, or torch's own for images
     workers: NumEnvs | None = None  # that collect for the learner, num_envs / workers environments each; None: this process does it all
-    worker_engine: Literal["local", "sync"] | None = None  # of workers: processes (None), or all in this one, the same run for any number
+    worker_engine: Literal["local", "sync", "ray"] | None = None  # of workers: processes (None), all in this one, or actors of Ray
     max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
     replay_shards: Count | None = None  # of workers that fill a replay (dqn, ddpg, td3, sac): its parts; None: one
     samples_per_insert: Positive | None = None  # the same: transitions drawn for each that is stored; None: as without workers
     learners: Count | None = None  # that share the updates of impala and a2c (docs/scale.md); None: one
     overlap: bool = False  # environments step while the agent learns: off-policy it acts one step late, on-policy one rollout
+    address: str | None = None  # of Ray's cluster, auto: the one of this machine; None: RAY_ADDRESS, or one of its own
     curve: bool = True  # draw curve.png at the end; pyrl plot does it later
     run_dir: Path | None = None  # run folder; None: runs/<algo>_<env>_<time>_s<seed>
     quiet: bool = False  # print nothing
@@ -61,6 +62,7 @@ class ResumeOptions:
     eval_every: Count | None = None  # environment steps between evaluations
     eval_episodes: Count | None = None  # episodes of each evaluation
     save_every_episodes: Count | None = None  # episodes between two checkpoints that are kept
+    address: str | None = None  # of Ray's cluster
     learning_rate: Rate | None = None  # of the optimisers
     network: str | None = None  # MODULE:NAME, if the run was started with one; the same for the next three
     features_extractor: str | None = None

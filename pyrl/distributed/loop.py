@@ -27,7 +27,7 @@ from pyrl.loops.base import Limits, Loop
 from pyrl.spaces.masks import MaskReader
 from pyrl.types import Learned, Metrics, Progress
 
-WorkerEngine: TypeAlias = Literal["local", "sync"]
+WorkerEngine: TypeAlias = Literal["local", "sync", "ray"]
 MAX_POLICY_LAG = 20  # updates
 
 
@@ -95,6 +95,18 @@ class FollowingLoop(Loop):
 
     def close(self) -> None:
         """It has no environments and no processes."""
+
+
+def _ray_engine() -> Any:
+    """Imported on demand: an extra."""
+    try:
+        from pyrl.distributed.ray import RayEngine
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        what = "train: worker_engine 'ray' needs a package that is not installed: pip install 'pyrl[ray]'"
+        raise ModuleNotFoundError(what, name="ray") from error
+    return RayEngine
 
 
 def _mask_size(stepper: Stepper) -> int:
@@ -165,18 +177,20 @@ def _check_shared(agent: Agent, workers: int) -> None:
 def iterate_with_workers(
     agent: Agent, env: EnvSource, stepper: Stepper, told: Mapping[str, Any], limits: Mapping[str, Any], options: Mapping[str, Any]
 ) -> EngineLoop | FollowingLoop:
-    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag, learners, replay_shards and samples_per_insert;
-    ``limits``: of `pyrl.iterate`; ``options``: of `pyrl.envs.make`."""
+    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag, learners, replay_shards, samples_per_insert
+    and address; ``limits``: of `pyrl.iterate`; ``options``: of `pyrl.envs.make`."""
     if isinstance(env, VectorEnv):
         raise SettingError("train: workers needs environments of its own, expected env as an id or a callable, got a vector environment")
     bounds = Limits(**{name: value for name, value in limits.items() if value is not None}, first_step=agent.env_steps)
     environments, workers = Environments(env, options), told["workers"]
     engine: WorkerEngine = told["worker_engine"] or "local"
     lag = told["max_policy_lag"]
-    learners = told.get("learners") or 1
+    learners, address = told.get("learners") or 1, told.get("address")
+    if address is not None and engine != "ray":
+        raise SettingError(f"train: address is {address!r}, but it is of worker_engine='ray'; leave it out")
 
     def make_engine(*roles: Any) -> Engine:
-        return _engine(engine, environments, workers, *roles)
+        return _engine(engine, address, environments, workers, *roles)
 
     if isinstance(agent.storage(), ReplaySpec) and agent.trainables:
         _check_shared(agent, workers)
@@ -194,10 +208,11 @@ def iterate_with_workers(
 
 
 def _engine(
-    name: WorkerEngine, environments: Environments, workers: int, learner: Learner, spec: RolloutSpec | TransitionSpec, mask_size: int,
-    lag: int,
+    name: WorkerEngine, address: str | None, environments: Environments, workers: int, learner: Learner,
+    spec: RolloutSpec | TransitionSpec, mask_size: int, lag: int,
 ) -> Engine:  # fmt: skip
     """What runs the collectors. ``lag``: in updates, as of `Pool`."""
     if name == "sync":
         return SyncEngine(learner, environments, spec, workers)
-    return LocalEngine(learner, environments, spec, workers, mask_size, lag)
+    roles = learner, environments, spec, workers, mask_size, lag
+    return LocalEngine(*roles) if name == "local" else _ray_engine()(*roles, address=address)

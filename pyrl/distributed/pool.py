@@ -215,7 +215,7 @@ class Pool(ABC, Generic[M]):
         agent, incarnation = self.learner.agent, self.supervisor.begin(index)
         num_envs, begun_at = agent.num_envs // self.workers, self.supervisor.collected(index)
         try:
-            actor = pickle.dumps(agent.acting)
+            actor = self._pickled(agent.acting)
             task = Task(
                 actor, self.spec, self.layout, self.environments, num_envs, self.in_step, index, incarnation, agent.seed, self.env_steps
             )
@@ -260,8 +260,8 @@ class Pool(ABC, Generic[M]):
     def _open(self) -> None:
         """What all collectors need, before the first begins."""
 
-    def _pickled(self, task: Task) -> bytes:
-        return pickle.dumps(task)
+    def _pickled(self, value: Any) -> bytes:
+        return pickle.dumps(value)
 
     @abstractmethod
     def _begin(self, index: int, task: bytes, begun_at: int) -> M:

@@ -24,7 +24,7 @@ from pyrl.distributed.chunks import Chunk, read_episodes, write_episodes
 from pyrl.trees import zeros_for
 from pyrl.types import Progress, Rollout
 
-_ALIGNMENT = 64
+ALIGNMENT = 64  # bytes
 _MOMENT = 3  # words before the weights: environment steps, share of the run, updates
 _TRIES = 100  # to read weights that are being replaced; then the old ones serve for another chunk
 _COLUMNS = ("action", "reward", "terminated", "truncated", "valid", "first")
@@ -97,8 +97,14 @@ class Slots:
         for name, (shape, dtype) in arrays.items():
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
             columns[name] = slice(at, at + size), shape, np.dtype(dtype)
-            at += -(-size // _ALIGNMENT) * _ALIGNMENT
+            at += -(-size // ALIGNMENT) * ALIGNMENT
         return cls(observation_space, columns, extra, at)
+
+    def fitted(self, finals: int, episodes: int) -> Self:
+        """Room for as many final observations and as many episodes, and no more."""
+        rows = {"episodes": episodes} | {name: finals for name in self.columns if name.startswith("final_")}
+        arrays = {name: ((rows.get(name, shape[0]), *shape[1:]), dtype) for name, (_, shape, dtype) in self.columns.items()}
+        return self.packed(self.observation_space, arrays, self.extra)
 
     def slots(self, count: int) -> Tensor:
         return torch.zeros((count, self.size), dtype=torch.uint8).share_memory_()

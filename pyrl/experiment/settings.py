@@ -23,7 +23,7 @@ from pyrl.seeding import fresh_seed
 
 CHANGEABLE = (
     "total_steps", "total_episodes", "stop_at_return", "stop_window", "eval_every", "eval_episodes", "save_every_episodes",
-    "env_timeout",
+    "env_timeout", "address",
 )  # fmt: skip
 CHANGEABLE_CONFIG = ("learning_rate",)
 _PER_CALL = ("resume", "on_metrics", "curve", "threads", "config")  # not of the run, or handled on their own
@@ -66,7 +66,7 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
     else:
         config = _config_of(agent, told, names)
         own = {"seed": agent.seed, "num_envs": agent.num_envs}
-    for name in ("worker_engine", "max_policy_lag", "learners", "replay_shards", "samples_per_insert"):
+    for name in ("worker_engine", "max_policy_lag", "address", "learners", "replay_shards", "samples_per_insert"):
         if name in told and "workers" not in told:
             raise SettingError(f"train: {name} is {told[name]!r}, but there are no workers; leave it out, or set workers")
     limits = {name: told[name] for name in ("total_steps", "total_episodes") if told.get(name) is not None}
@@ -79,7 +79,7 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
         "env_timeout": ENV_TIMEOUT,
         "eval_every": None, "eval_episodes": int(arguments["eval_episodes"]), "stop_at_return": None,
         "stop_window": int(arguments["stop_window"]), "save_every_episodes": None,
-        "workers": None, "worker_engine": None, "max_policy_lag": None, "learners": None,
+        "workers": None, "worker_engine": None, "max_policy_lag": None, "address": None, "learners": None,
         "replay_shards": None, "samples_per_insert": None, "overlap": False,
         **{name: value for name, value in told.items() if name not in (*_PER_CALL, "algo", "env", "agent", "run_dir", *limits)},
         **limits, "config": config,

@@ -89,6 +89,7 @@ def train(
     samples_per_insert: Positive | None = None,
     learners: Count | None = None,
     overlap: bool | None = None,
+    address: str | None = None,
     **config: Unpack[AgentOptions],
 ) -> Run:
     """Train ``algo`` on ``env`` (an id, a callable, or a vector environment).
@@ -104,7 +105,8 @@ def train(
     save_every_episodes: keep a checkpoint ``episode_<n>`` about every so many episodes, beside ``best`` and ``last``.
     run_dir: folder for config, metrics, curve and checkpoints; None makes one below ``runs/``, False writes nothing.
     resume: the folder of a stopped run to resume, with its own settings. New ones of limits, ``stop_*``, evaluations,
-        ``save_every_episodes``, ``env_timeout`` and learning_rate are taken, and noted in config.json; any other that differs is refused.
+        ``save_every_episodes``, ``env_timeout``, ``address`` and learning_rate are taken, and noted in config.json; any other that
+        differs is refused.
         A network, features_extractor, activation or optimizer of one's own is handed in again.
     agent: one that has learned already, to continue with (the object itself), in the same or another environment of the same spaces: by its
         own config, seed and num_envs, as a run of its own, whose limits and schedules begin anew.
@@ -115,6 +117,7 @@ def train(
     workers: that collect for the learner, num_envs / workers environments each (docs/scale.md); None: this process does it all.
     worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
         that lag, and waits for all of them for ppo and a2c. "sync": all in this process, the same run for any number of workers.
+        "ray": each worker is an actor of Ray (the extra ``ray``), on one machine or many.
     max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
     replay_shards: of agents with a replay and workers: its parts, num_envs / replay_shards environments each; None: one. A num_envs that is
         not given is the preset's, rounded up to a multiple of workers and of replay_shards.
@@ -124,6 +127,8 @@ def train(
         that it starts, or those of torchrun. None: one.
     overlap: the environments step while the agent learns, on another core. What it acts by lags: off-policy by one step (the updates that
         follow it), on-policy by one rollout. The same run each time; refused for environments that step in this process's interpreter.
+    address: of Ray's cluster ("auto": the one of this machine); None: the one that the program is connected to, or that RAY_ADDRESS names,
+        else a Ray of its own on this machine.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP end a run with a folder at the next step and save it; then they take their course: by default
     KeyboardInterrupt, or SystemExit with 128 + the signal's number. A second one does not wait. A save that the disk refuses is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import sys
 from typing import Any
 
@@ -29,7 +30,9 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
     found = told(capsys)
-    assert {"pyrl", "machine", "torch", "gymnasium", "kernels", "check", *EXTRAS} == set(found)
+    assert {"pyrl", "machine", "torch", "gymnasium", "kernels", "check", "memory", "workers", *EXTRAS} == set(found)
+    assert "MiB of shared memory free" in found["memory"]
+    assert re.search(r"(local|ray): a worker made 256 steps of a training in \d+\.\d s", found["workers"])
     assert platform.python_version() in found["machine"]
     assert torch.__version__ in found["torch"]
     assert ("no CUDA device" in found["torch"]) == (torch.cuda.device_count() == 0)
@@ -61,6 +64,17 @@ def test_missing_kernels_are_told(capsys: pytest.CaptureFixture[str], monkeypatc
     found = told(capsys, code=1)
     assert "pyrl.ops" in found["kernels"]
     assert "check" not in found
+
+
+def test_workers_that_do_not_work_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where shared memory cannot be had."""
+    from pyrl.distributed import supervisor
+
+    def refused(*arguments: Any) -> Any:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(supervisor.Vitals, "shared", refused)
+    assert "FAILS: unable to allocate shared memory" in told(capsys, code=1)["workers"]
 
 
 def test_simd_level_has_a_name() -> None:

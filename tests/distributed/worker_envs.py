@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -48,3 +49,18 @@ class Faulty(Masked):
                 time.sleep(1000)
             os._exit(3)
         return super().step(action)
+
+
+class LockedError(Exception):
+    """What no pickle takes."""
+
+    def __init__(self, lock: Any) -> None:
+        super().__init__(f"locked {lock}")
+        self.lock = lock
+
+
+class Unpicklable(Masked):
+    """Raises what cannot be sent to another process."""
+
+    def step(self, action: int) -> Any:
+        raise LockedError(threading.Lock())

@@ -1,0 +1,314 @@
+"""The engine ``ray``: collectors as actors of Ray (Moritz et al. 2018), on one machine or many; the learner in this process.
+
+A collector has two requests for a chunk under way, so it is never further ahead of the learner than that. A request carries the version
+of the latest weights and a reference to them, one flat blob a version that only the learner puts into Ray's object store; the collector
+pulls it before its chunk and, where it does not come in time, acts by what it has: the chunk says so. A chunk comes back as one
+contiguous array. Ray restarts nothing and repeats no call: the supervisor begins another actor, as in ``local``.
+
+Signs of life (phase, beats, steps made) are asked for, since no memory is shared: of a collector that is killed, the steps since its
+latest sign are unknown to everybody but the dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from pyrl.agents.actor import Weights
+from pyrl.distributed.chunks import Chunk
+from pyrl.distributed.collector import Collector, InStep
+from pyrl.distributed.learner import Learner
+from pyrl.distributed.packing import pack, unpack
+from pyrl.distributed.pool import Incoming, Member, Pool, Task, collecting, failure_of
+from pyrl.distributed.supervisor import STARTING, STEPPING, Failure, Vital, Vitals
+from pyrl.errors import SettingError
+
+PULL_SECONDS = 1.0  # that a collector waits for weights
+SIGN_SECONDS = 0.5  # between two signs of life
+NONE = np.zeros(0, np.float32)
+SILENT_SECONDS = 2.0  # without an answer: as if it were in its environments
+
+
+class CollectorActor:
+    """A collector's side. `collect` runs in one thread; what must be answered meanwhile in another."""
+
+    def __init__(self, path: list[str], payload: bytes) -> None:
+        sys.path += [entry for entry in path if entry not in sys.path]  # where the program found its modules, as `multiprocessing` does it
+        self._payload, self._vitals, self._leaving = payload, Vitals.shared(1), False
+        self._vital = Vital(self._vitals, 0)
+        self._vital.at(STARTING)
+        self._collecting: Any = None
+        self._collector: Collector | InStep | None = None
+
+    def collect(self, weights: Weights, values: list[Any]) -> np.ndarray | Failure | None:
+        """The next chunk, by ``weights``, whose values are elsewhere, if they come in time; None where it was told to leave."""
+        if self._leaving:
+            return None
+        try:
+            if self._collector is None:
+                torch.set_num_threads(1)
+                self._task: Task = pickle.loads(self._payload)
+                self._collecting = collecting(self._task, self._vital)
+                self._collector = self._collecting.__enter__()
+            self._pull(self._collector, weights, values[0])
+            chunk = self._collector.collect(lambda: self._leaving)
+            return None if chunk is None else pack(self._task.layout, chunk, int(self._vitals.collected[0]))
+        except BaseException as error:
+            self._leaving = True
+            return failure_of(error)
+
+    def _pull(self, collector: Collector | InStep, weights: Weights, values: Any) -> None:
+        if weights.version == collector.actor.version:
+            return
+        try:  # where all wait for each other, there is nothing better to do than wait
+            got = ray.get(values, timeout=None if self._task.in_step else PULL_SECONDS)
+        except RayError:  # late or lost: the next request has newer ones
+            return
+        collector.actor.load_weights(weights._replace(values=got))
+
+    @ray.method(concurrency_group="signs")
+    def signs(self) -> tuple[int, int, int]:
+        """Phase, beats and environment steps, as `Vitals` has them."""
+        vitals = self._vitals
+        return int(vitals.phase[0]), int(vitals.beats[0]), int(vitals.collected[0])
+
+    @ray.method(concurrency_group="signs")
+    def leave(self) -> None:
+        self._leaving = True
+
+    def close(self) -> tuple[int, int, int]:
+        """After the last chunk: close the environments. The last signs."""
+        if self._collector is not None:
+            self._collecting.__exit__(None, None, None)
+        return self.signs()
+
+
+@dataclass
+class Remote(Member):
+    """An actor, as the engine sees it."""
+
+    index: int
+    actor: Any
+    chunks: deque[Any] = field(default_factory=deque)  # that were asked for, in this order
+    signs: Any = None  # that were asked for
+    asked: float = -1.0  # when
+    answered: bool = False  # a sign ever came
+    silent: bool = False  # an answer is late
+    closing: Any = None
+    death: str | None = None
+
+
+OPTIONS: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}  # of the actors
+
+
+class RayEngine(Pool[Remote]):
+    """See the module. ``address``: of a cluster; None: the Ray that the program has initialised, else one of our own on this machine."""
+
+    def __init__(self, learner: Learner, *roles: Any, address: str | None = None) -> None:
+        super().__init__(learner, *roles)
+        self.address, self.ours = address, False
+        self.bytes_received = self.bytes_published = 0
+
+    def _open(self) -> None:
+        self.ours = connect(self.address, self.workers) or self.ours
+        self.held = [0] * self.workers  # chunks that wait to be read
+        self.ready: set[Any] = set()
+        self.blob: tuple[Weights, Any] | None = None
+        self.remote = ray.remote(concurrency_groups={"signs": 1}, **OPTIONS)(CollectorActor)
+        self._check_room()
+
+    def _check_room(self) -> None:
+        """SettingError for what the cluster never has room for."""
+        resources = ray.cluster_resources()
+        cpus = resources.get("CPU", 0)
+        if OPTIONS["num_cpus"] * self.workers > cpus:
+            raise SettingError(f"train: workers is {self.workers}, but Ray's cluster has {cpus:g} CPUs, and each takes one")
+        store, needed = resources.get("object_store_memory", 0.0), self.workers * self.ahead * self.layout.size
+        if needed > store / 2:  # else Ray writes chunks to the disk, without a word
+            raise SettingError(
+                f"train: {self.workers} workers have chunks of up to {needed / 2**20:.0f} MiB under way, but the object store has "
+                f"{store / 2**20:.0f} MiB; take a smaller n_steps or num_envs, or start Ray with a larger object_store_memory"
+            )
+
+    def publish(self) -> None:
+        """Whoever is asked for a chunk from here on gets them."""
+        self.blob = None
+
+    def take(self, stopped: Callable[[], bool]) -> tuple[list[Chunk], Callable[[], None]] | None:
+        self._ask(self.members)
+        return super().take(stopped)
+
+    def stop(self) -> None:
+        super().stop()
+        self.blob = None
+        if self.ours:
+            self.ours = False
+            ray.shutdown()
+
+    def metrics(self) -> dict[str, float]:
+        told = super().metrics()
+        seconds = 0.0 if self.begun is None else time.monotonic() - self.begun
+        if seconds > 0.0:
+            told["time/bytes_per_second"] = (self.bytes_received + self.bytes_published) / seconds
+        return told
+
+    def _pickled(self, value: Any) -> bytes:
+        """By value what the program itself defines: the workers of Ray do not import it."""
+        pickled: bytes = ray.cloudpickle.dumps(value)
+        return pickled
+
+    def _begin(self, index: int, task: bytes, begun_at: int) -> Remote:
+        member = Remote(index, self.remote.remote(sys.path, task), begun_at=begun_at)
+        self._ask([member])
+        return member
+
+    def _ask(self, members: Iterable[Remote]) -> None:
+        """As many chunks as each may have under way, by the weights of now."""
+        for member in members:
+            while len(member.chunks) + self.held[member.index] < self.ahead and member.death is None:
+                if self.blob is None:
+                    weights = self.learner.weights()
+                    self.blob = weights._replace(values=NONE), ray.put(weights.values)
+                    self.bytes_published += weights.values.nbytes
+                about, values = self.blob
+                member.chunks.append(member.actor.collect.remote(about, [values]))
+
+    def _wait(self, seconds: float) -> None:
+        self._ask(self.members)
+        heads = [member.chunks[0] for member in self.members if member.chunks]
+        if len(heads) == len(self.members):
+            ray.wait(heads, num_returns=1, timeout=seconds)
+
+    def _look(self) -> None:
+        heads = [member.chunks[0] for member in self.members if member.chunks]
+        self.ready = set(ray.wait(heads, num_returns=len(heads), timeout=0)[0]) if heads else set()
+        for member in self.members:
+            self._read_signs(member)
+        super()._look()
+
+    def _read_signs(self, member: Remote) -> None:
+        now = time.monotonic()
+        if member.signs is None:
+            if now - member.asked >= SIGN_SECONDS:
+                member.signs, member.asked = member.actor.signs.remote(), now
+        elif ray.wait([member.signs], timeout=0)[0]:
+            self._signs(member, member.signs)
+            member.signs, member.answered, member.silent = None, True, False
+        elif member.answered and not member.silent and now - member.asked > SILENT_SECONDS:
+            member.silent = True
+            self.vitals.phase[member.index] = STEPPING
+            self.vitals.beats[member.index] += 1
+
+    def _signs(self, member: Remote, reference: Any) -> None:
+        try:
+            self.vitals.phase[member.index], self.vitals.beats[member.index], collected = ray.get(reference)
+        except RayError as error:
+            member.death = member.death or _in_words(error)
+            return
+        self._count(member, collected)
+
+    def _count(self, member: Remote, collected: int) -> None:
+        """What it says that it has collected. Signs and chunks may overtake each other."""
+        self.vitals.collected[member.index] = max(int(self.vitals.collected[member.index]), member.begun_at + collected)
+
+    def _alive(self, member: Remote) -> bool:
+        if member.closing is not None and ray.wait([member.closing], timeout=0)[0]:
+            self._signs(member, member.closing)
+            member.closing, member.death = None, "its actor left"
+        return member.death is None
+
+    def _death(self, member: Remote) -> str:
+        return str(member.death)
+
+    def _incoming(self, index: int, member: Remote) -> Incoming:
+        while member.chunks and (member.chunks[0] in self.ready or ray.wait([member.chunks[0]], timeout=0)[0]):
+            reference = member.chunks.popleft()
+            try:
+                told = ray.get(reference)
+            except RayError as error:
+                member.death = member.death or _in_words(error)
+                member.chunks.clear()
+                return
+            if isinstance(told, Failure):
+                member.failure, member.death = told, told.text
+            elif told is not None:
+                chunk, collected = unpack(self.layout, told, index)
+                self._count(member, collected)
+                self.bytes_received += told.nbytes
+                self.held[index] += 1
+                yield chunk, partial(self._release, index)
+
+    def _release(self, index: int) -> None:
+        self.held[index] -= 1
+
+    def _dismiss(self, members: list[Remote]) -> None:
+        for member in members:
+            member.actor.leave.remote()
+            member.closing = member.actor.close.remote()
+
+    def _kill(self, member: Remote) -> None:
+        ray.kill(member.actor, no_restart=True)
+
+
+def connect(address: str | None, workers: int) -> bool:
+    """Whether this started or joined a Ray, which is then ours to leave; False where the program has initialised one, which is used."""
+    if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        if address not in (None, "auto", here):
+            raise SettingError(f"train: address is {address!r}, but the program is connected to the Ray at {here}; leave it out")
+        return False
+    address = address or os.environ.get("RAY_ADDRESS")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if address is None:
+            _start(max(workers, os.cpu_count() or 1))
+        else:
+            ray.init(address, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise SettingError(f"train: address is {address!r}, but no Ray answers there ({error})") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray's own would not save the run
+                signal.signal(number, handler)
+    return True
+
+
+def _start(cpus: int) -> None:
+    """A Ray of our own, with tokens, as it has them by default, and which only this machine can reach. The variable, which its processes
+    inherit, is named after the systems where that is the default."""
+    name, constants = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ray._private.ray_constants
+    before, enabled = os.environ.get(name), constants.ENABLE_RAY_CLUSTER
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+    finally:
+        constants.ENABLE_RAY_CLUSTER = enabled
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+    if not (here := ray.util.get_node_ip_address()).startswith("127."):
+        ray.shutdown()
+        raise RuntimeError(f"ray {ray.__version__} listens on {here}, not on this machine alone; start one yourself and name its address")
+
+
+def _in_words(error: RayError) -> str:
+    """Of a collector's end."""
+    if isinstance(error, RayTaskError):
+        return f"its actor raised\n{error}"
+    text = " ".join(str(error).split())
+    return f"its actor died ({type(error).__name__}: {text})"

@@ -1,0 +1,130 @@
+"""What only the engine `ray` promises: whose Ray it is, who can reach it, and what happens when a machine disappears.
+
+test_contract says how to install Ray where it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_contract import OWN, SMALL, ray_actors
+from test_roles import ACTION, OBSERVATION, SPEC, chunk, same_rollouts
+
+import pyrl
+from pyrl.distributed.packing import pack, unpack
+from pyrl.distributed.shared import ChunkLayout
+from pyrl.errors import SettingError
+
+pytestmark = [OWN, pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_chunk_is_unpacked_as_it_was_packed(seed: int, mask: bool) -> None:
+    layout = ChunkLayout.of(SPEC, 3, OBSERVATION, ACTION, 5 if mask else 0)
+    given = chunk(3, seed, mask, sequence=5, version=2**40)
+    blob = pack(layout, given, 2**40 + 1)
+    assert blob.nbytes < layout.size
+    blob.flags.writeable = False  # as Ray gives it
+    got, collected = unpack(layout, blob, 1)
+    same_rollouts(got.rollout, given.rollout)
+    assert collected == 2**40 + 1
+    assert (got.collector, got.incarnation, got.sequence, got.version) == (1, 7, 5, 2**40)
+    assert [(e.episode_return, e.length, e.env_index, e.success) for e in got.episodes] == [
+        (e.episode_return, e.length, e.env_index, e.success) for e in given.episodes
+    ]
+
+
+def test_a_ray_of_our_own_is_for_this_machine_alone_and_ends(tmp_path: Path) -> None:
+    """In a program that has none: tokens on, nothing listens beyond loopback, no process is left."""
+    program = tmp_path / "program.py"
+    program.write_text("""
+import os, re, subprocess, ray, pyrl
+from test_contract import offspring
+
+seen = []
+def watch(metrics):
+    if not seen:
+        seen.append(ray.get_runtime_context().gcs_address)
+        listening = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout.splitlines()
+        ours = {os.getpid(), *offspring(os.getpid())}
+        print("LISTENING", [line.split()[3] for line in listening if ours & set(map(int, re.findall(r"pid=(\\d+)", line)))])
+        print("AUTH", os.environ.get("RAY_AUTH_MODE"))
+run = pyrl.train("impala", "CartPole-v1", total_steps=400, workers=2, num_envs=2, worker_engine="ray", run_dir=False, on_metrics=watch)
+print("LEFT", ray.is_initialized(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in os.environ)
+""")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    ended = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stderr
+    said = dict(line.split(" ", 1) for line in ended.stdout.splitlines() if line.startswith(("LISTENING", "AUTH", "LEFT")))
+    addresses = re.findall(r"'([^']+)'", said["LISTENING"])
+    assert len(addresses) >= 3
+    assert all(re.match(r"(127\.|\[::ffff:127\.|\[::1\])", address) for address in addresses), addresses
+    assert said["AUTH"] in ("token", "None")
+    assert said["LEFT"] == "False False"
+
+
+def test_whose_ray_it_is() -> None:
+    import ray
+
+    options: dict[str, Any] = {"total_steps": 64, "worker_engine": "ray", **SMALL}
+    with pytest.raises(SettingError, match=r"address is '127\.0\.0\.1:1', but no Ray answers there"):
+        pyrl.train("impala", "CartPole-v1", workers=1, address="127.0.0.1:1", **options)
+    assert not ray.is_initialized()
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SettingError, match=r"address is '127\.0\.0\.1:1', but the program is connected to the Ray at"):
+            pyrl.train("impala", "CartPole-v1", workers=1, address="127.0.0.1:1", **options)
+        with pytest.raises(SettingError, match="workers is 2, but Ray's cluster has 1 CPUs, and each takes one"):
+            pyrl.train("impala", "CartPole-v1", workers=2, **options)
+        with pytest.raises(SettingError, match=r"have chunks of up to [\d,]+ MiB under way, but the object store has"):
+            pyrl.train("impala", "CartPole-v1", workers=1, **options | {"n_steps": 2**24})
+        for address in (None, "auto", ray.get_runtime_context().gcs_address):
+            run = pyrl.train("impala", "CartPole-v1", workers=1, address=address, **options)
+            assert run.agent.env_steps == 64
+        assert ray.is_initialized()
+        assert signal.getsignal(signal.SIGTERM) == handler
+        assert ray_actors() == {}
+    finally:
+        ray.shutdown()
+
+
+def test_a_machine_disappears() -> None:
+    """Three nodes on loopback, the learner's has no room for collectors: the run goes on, and both collectors are at work at the end."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+        ray.init(cluster.address, log_to_driver=False)
+        rows, killed = list[Any](), list[float]()
+
+        def watch(metrics: Any) -> None:
+            rows.append((time.monotonic(), dict(metrics)))
+            if not killed and metrics["time/env_steps"] > 1000:
+                cluster.remove_node(nodes[0], allow_graceful=False)
+                killed.append(time.monotonic())
+            if metrics["time/restarts"] and len({e.env_index for e in metrics.episodes}) == 4:
+                raise StopIteration
+
+        with pytest.raises(StopIteration):
+            pyrl.train("impala", "CartPole-v1", total_steps=10**8, workers=2, worker_engine="ray", on_metrics=watch, **SMALL)
+        times = np.array([at for at, _ in rows])
+        print(f"node killed: longest gap {np.diff(times).max():.2f} s, both at work after {times[-1] - killed[0]:.1f} s")
+        assert rows[-1][1]["time/restarts"] >= 1
+        assert rows[-1][1]["time/env_steps"] > 1000
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
