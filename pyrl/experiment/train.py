@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -135,10 +136,7 @@ def train(
                 agent = make_agent(settings["algo"], *spaces, seed=settings["seed"], num_envs=num_envs, **settings["config"])
             held.enter_context(use_threads(agent.threads if threads is None else threads))
             loop = _loop(agent, env, stepper, settings, options, held)
-
-            def score() -> Evaluation:
-                return evaluate(loop.agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
-
+            score = partial(evaluate, agent, env, settings["eval_episodes"], stop=lambda: loop.stopped, **options)
             signals = held.enter_context(StopSignals(loop.stop, saved=resume is not None or run_dir is not False))
             if loop.follows:
                 folder, run_dir = None, False
