@@ -23,6 +23,7 @@ from pyrl import ops
 from pyrl.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, Samples, standardized
 from pyrl.agents.checks import Count, Fraction, Positive, Rate
 from pyrl.agents.registry import register
+from pyrl.engine.optimizers import is_known, optimizer_state
 from pyrl.engine.step import LossReport
 from pyrl.engine.updater import Update
 from pyrl.nets.distributions import masked
@@ -67,6 +68,11 @@ class AdvantageAgent(ActorCriticAgent):
         if self.config.optimizer == "rmsprop" or (self.config.optimizer is None and self.config.use_rms_prop):
             return "rmsprop", {"alpha": 0.99, "eps": self.config.rms_prop_eps}
         return super().usual_optimizer()
+
+    def statistics(self) -> dict[str, Tensor] | None:
+        """What the optimiser keeps of the weights, by name, for others to share; None of an optimiser that pyrl does not know."""
+        optimizer = self.step.trainable.optimizer
+        return optimizer_state(optimizer) if is_known(optimizer) else None
 
     def learn(self, rollout: Rollout) -> Learned:
         metrics = self.descend(self.step, rollout)

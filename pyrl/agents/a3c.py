@@ -25,7 +25,6 @@ from pyrl.agents.checks import Count, Positive, Rate, Weight
 from pyrl.agents.registry import register
 from pyrl.agents.sharing import SharedWeights
 from pyrl.engine.native import optimizer_step
-from pyrl.engine.optimizers import is_known, optimizer_state
 from pyrl.errors import DeviceError, NetworkError, SettingError
 from pyrl.own import name_of
 
@@ -56,7 +55,7 @@ class A3C(AdvantageAgent):
             raise DeviceError(f"a3c: device is {config.device!r}, expected 'cpu': workers share its memory")
         config = dataclasses.replace(config, device="cpu")
         super().__init__(observation_space, action_space, config, seed, num_envs)
-        if not is_known(self.arena.optimizer):
+        if self.statistics() is None:
             raise SettingError(
                 f"a3c: optimizer is {name_of(config.optimizer)!r}, expected 'adam' or 'rmsprop': workers share its statistics"
             )
@@ -68,7 +67,8 @@ class A3C(AdvantageAgent):
     def share(self) -> SharedWeights:
         """theta and the optimiser's statistics, moved into shared memory; this agent goes on using them there."""
         self.arena.sync()
-        statistics = optimizer_state(self.step.trainable.optimizer)
+        statistics = self.statistics()
+        assert statistics is not None
         for tensor in (self.arena.values, *statistics.values()):
             tensor.share_memory_()
         return SharedWeights(self.arena.values, statistics, torch.zeros(self.num_envs, dtype=torch.int64).share_memory_())

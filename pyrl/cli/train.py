@@ -179,11 +179,11 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
     from pyrl.cli.play import missing_to_draw
     from pyrl.cli.progress import Bar, tell
     from pyrl.cli.report import print_report
-    from pyrl.distributed.group import torchrun_rank
     from pyrl.experiment.drawing import Drawing
     from pyrl.experiment.runs import RunFolder, shown
     from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
+    from pyrl.loops.supervision import torchrun_rank
 
     console = Console(quiet=quiet or torchrun_rank() > 0)
     curve = keywords.pop("curve", True)

@@ -31,10 +31,9 @@ from pyrl.agents.base import Agent
 from pyrl.agents.registry import Blueprint
 from pyrl.distributed.chunks import Chunk, split
 from pyrl.distributed.shared import ChunkLayout
-from pyrl.engine.optimizers import optimizer_state
 from pyrl.envs.processes import enter_worker, exit_in_words
 from pyrl.errors import LearnerError
-from pyrl.loops.supervision import DEATHS, ENOUGH, START_SECONDS
+from pyrl.loops.supervision import DEATHS, ENOUGH, START_SECONDS, torchrun_rank
 from pyrl.types import Learned, Progress, Rollout
 
 CHECK = 100  # updates between two comparisons of the weights of all ranks
@@ -114,7 +113,7 @@ def share_state(agent: Any, exchange: Exchange) -> None:
     """Weights and optimiser state of rank 0, to all."""
     agent.arena.sync()
     with torch.no_grad():
-        for tensor in (agent.arena.values, *optimizer_state(agent.arena.optimizer).values()):
+        for tensor in (agent.arena.values, *agent.statistics().values()):
             exchange.broadcast(tensor)
 
 
@@ -222,16 +221,6 @@ class TorchrunGroup(LearnerGroup):
         raise LearnerError(
             f"{self.agent.name}: another learner is gone ({lost}); the run goes on from its last checkpoint with --resume"
         ) from lost
-
-
-def torchrun_ranks() -> int:
-    """How many processes torchrun started; 0: it did not."""
-    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 0
-
-
-def torchrun_rank() -> int:
-    """Which of them this is; 0 without torchrun too."""
-    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
 
 
 def torchrun_exchange() -> Exchange:

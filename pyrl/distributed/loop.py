@@ -13,17 +13,17 @@ from pyrl.agents.base import Agent
 from pyrl.agents.storage import ReplaySpec, RolloutSpec
 from pyrl.distributed.chunks import joined
 from pyrl.distributed.engine_loop import Engine, EngineLoop
-from pyrl.distributed.group import LearnerGroup, OwnGroup, TorchrunGroup, follow, torchrun_exchange, torchrun_rank, torchrun_ranks
+from pyrl.distributed.group import LearnerGroup, OwnGroup, TorchrunGroup, follow, torchrun_exchange
 from pyrl.distributed.learner import Learner
 from pyrl.distributed.local import LocalEngine
 from pyrl.distributed.replay_setup import replay_loop
 from pyrl.distributed.shared import ChunkLayout
 from pyrl.distributed.sync import Environments, SyncEngine
 from pyrl.distributed.transitions import TransitionSpec
-from pyrl.engine.optimizers import is_known
 from pyrl.envs import EnvSource, Stepper
 from pyrl.errors import SettingError
 from pyrl.loops.base import Limits, Loop
+from pyrl.loops.supervision import torchrun_rank, torchrun_ranks
 from pyrl.spaces.masks import MaskReader
 from pyrl.types import Learned, Metrics, Progress
 
@@ -129,7 +129,7 @@ def _share_layout(agent: Agent, stepper: Stepper, spec: RolloutSpec, learners: i
         )
     if agent.num_envs % learners:
         raise SettingError(f"train: learners is {learners}, expected a divisor of num_envs = {agent.num_envs}: all learn from as many")
-    if not is_known(agent.arena.optimizer):
+    if agent.statistics() is None:
         raise SettingError(
             f"train: learners is {learners}, but their optimiser is Adam or RMSprop, not {type(agent.arena.optimizer).__name__}"
         )

@@ -36,9 +36,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.space = space
         check_observation_space(space, "Encoder")
+        self.identity = False
         self.own = OwnFeatures(features_extractor, space) if callable(features_extractor) else None
         if self.own is not None:
-            self.size, self.identity = self.own.size, False
+            self.size = self.own.size
             return
         assert not callable(features_extractor)
         found = list(leaves(space))
@@ -56,7 +57,7 @@ class Encoder(nn.Module):
                 self.images[str(i)] = ImageFeatures(cast(spaces.Box, leaf).shape, network)
             self.size += _size(leaf) if network is None else network.size
         # A flat float32 vector needs no work at all, and it is what most environments give.
-        self.identity: bool = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == "float32"
+        self.identity = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == "float32"
 
     def forward(self, observation: Observation) -> Tensor:
         if self.identity:

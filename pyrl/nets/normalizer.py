@@ -60,10 +60,11 @@ class Normalizer:
         self._reward_moments = RunningMoments()
         self._running_return = np.zeros(num_envs)
         self._changes_observation = normalize_observation or clip_observation is not None
-        alone = self._observation_moments  # of an observation that is one array
-        fused = normalize_observation and isinstance(alone, RunningMoments)
         # With which a kernel of `pyrl.ops.acting` does what `observation` does; None: none does.
-        self.moments: Moments | None = Moments(*alone.arrays, clip_observation, EPSILON) if fused else None
+        self.moments: Moments | None = None
+        if normalize_observation and isinstance(self._observation_moments, RunningMoments):  # of an observation that is one array
+            number, mean, m2 = self._observation_moments.arrays
+            self.moments = Moments(number, mean, m2, clip_observation, EPSILON)
 
     @property
     def active(self) -> bool:

@@ -27,7 +27,7 @@ __all__ = ["Moments", "act", "act_greedily"]
 class Moments(NamedTuple):
     """What `RunningMoments.normalize` computes with: the arrays of the moments, and its arguments."""
 
-    count: np.ndarray  # int64 []
+    number: np.ndarray  # int64 [], of rows seen
     mean: np.ndarray  # float64 [D]
     m2: np.ndarray  # float64 [D]
     clip: float | None

@@ -203,9 +203,7 @@ def test_a_collector_is_killed_where_all_wait_for_it(engine: str, loops: list[An
             killed.append(len(rows))
         return len(rows) == 20
 
-    run = pyrl.train(
-        "a2c", "CartPole-v1", total_steps=10**6, workers=2, worker_engine=engine, backend="native", on_metrics=watch, **SMALL
-    )
+    run = pyrl.train("a2c", "CartPole-v1", total_steps=10**6, workers=2, worker_engine=engine, backend="native", on_metrics=watch, **SMALL)
     assert rows[-1]["time/restarts"] == len(killed) == 3
     assert run.agent.updates == 20
     assert all(row["train/policy_lag"] == 0 for row in rows)
