@@ -12,6 +12,7 @@ under the next number. Printed: medians, and the processor's time of the learner
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import pickle
 import signal
@@ -97,8 +98,8 @@ class Host:
         self.layout, self.chunk, self.seconds = layout, chunk, seconds
         self.sequence, self.due = dict[int, int](), dict[int, float]()
 
-    async def collect(self, index: int, incarnation: int, weights: Weights, values: list[Any]) -> np.ndarray:
-        sequence = self.sequence[index] = self.sequence.get(index, -1) + 1  # requests come in order
+    async def collect(self, index: int, incarnation: int, sequence: int, weights: Weights, values: list[Any]) -> np.ndarray:
+        self.sequence[index] = max(sequence, self.sequence.get(index, -1))
         now = time.monotonic()
         due = self.due[index] = max(now, self.due.get(index, now + self.seconds * index / 512)) + self.seconds
         await asyncio.sleep(due - now)
@@ -155,9 +156,9 @@ class CrowdEngine(RayEngine):
         self.hosts = [host.remote(self.layout, chunk, self.SECONDS) for _ in range(self.HOSTS)]
 
     def _begin(self, index: int, task: bytes, begun_at: int) -> Remote:
-        host, incarnation = self.hosts[index % self.HOSTS], self.supervisor.incarnation[index]
+        host, incarnation, number = self.hosts[index % self.HOSTS], self.supervisor.incarnation[index], itertools.count()
         guest = SimpleNamespace(
-            collect=SimpleNamespace(remote=lambda weights, values: host.collect.remote(index, incarnation, weights, values)),
+            collect=SimpleNamespace(remote=lambda weights, values: host.collect.remote(index, incarnation, next(number), weights, values)),
             signs=SimpleNamespace(remote=lambda: host.signs.remote(index)),
         )
         member = Remote(index, guest, begun_at=begun_at)
