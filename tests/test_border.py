@@ -64,7 +64,7 @@ def test_an_object_without_init_is_refused(kind, member):
         return value(*given) if callable(value) else value
 
     messages = []
-    for count in range(10):  # the wrong number of arguments is a TypeError too
+    for count in range(12):  # the wrong number of arguments is a TypeError too
         with pytest.raises(TypeError) as error:
             use(*[np.zeros(1)] * count)
         messages.append(str(error.value))

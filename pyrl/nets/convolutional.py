@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pyrl.errors import SpaceError
 
@@ -95,18 +94,9 @@ class ImageFeatures(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         dtype = next(self.parameters()).dtype
         if self.precision == "float32":
-            return self._features(x.to(dtype))
+            return self.network(x.to(dtype).div_(255.0))
         with torch.autocast(x.device.type, torch.bfloat16):
             return self.network(x.to(torch.bfloat16) / 255.0).to(dtype)
-
-    def _features(self, x: Tensor) -> Tensor:
-        """Of values from 0 to 255: the weights of the first convolution are scaled in their place, which are a hundredth as many."""
-        first, *rest = self.network
-        assert isinstance(first, nn.Conv2d)
-        x = functional.conv2d(x, first.weight / 255.0, first.bias, first.stride, first.padding)
-        for module in rest:
-            x = module(x)
-        return x
 
 
 def set_precision(network: nn.Module, precision: Precision) -> None:

@@ -176,7 +176,7 @@ def test_paths_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "libtext.so").write_text("no library")
     with pytest.raises(EnvError, match="cannot be loaded"):
         make(str(tmp_path / "libtext.so:Name"))
-    with pytest.raises(UnknownNameError, match="no name of an environment"):
+    with pytest.raises(UnknownNameError, match="not the name of an environment"):
         make(str(tmp_path / "libtext.so:a b"))
 
 
