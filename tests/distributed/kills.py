@@ -183,7 +183,9 @@ def _checkpoint_steps(folder: Path) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """And theirs: collectors are forked by a server."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [grandchild for child in children for grandchild in _children(child)]
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
