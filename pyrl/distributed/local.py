@@ -129,7 +129,7 @@ def _context() -> Any:
 def _work(payload: bytes, shared: Shared, free: Connection, filled: Connection) -> None:
     """The life of a collector."""
     enter_worker(os.getppid())  # the server's, which ends with the program
-    np.random.seed()  # an environment may draw from NumPy's global stream, which a fork copies
+    np.random.seed()  # noqa: NPY002 - environments may draw from this global stream, which a fork copies
     torch.set_num_threads(1)
     try:
         _collect(pickle.loads(payload), shared, free, filled)

@@ -39,7 +39,7 @@ class Global(Masked):
 
     def step(self, action: int) -> Any:
         observation, _, *rest = super().step(action)
-        return observation, float(np.random.random()), *rest
+        return observation, float(np.random.random()), *rest  # noqa: NPY002
 
 
 class Faulty(Masked):
