@@ -139,14 +139,14 @@ def of_programs(kills: int, random: np.random.Generator, folder: Path) -> dict[s
     for kill in range(kills + 1):
         saved = pyrl.load(folder / "run/checkpoints/last").env_steps if kill else 0
         started = time.monotonic()
-        log = (folder / "log").open("w")
-        program = subprocess.Popen(
-            [*command, *(["--resume", "run"] if kill else begin)],
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        with (folder / "log").open("w") as log:
+            program = subprocess.Popen(
+                [*command, *(["--resume", "run"] if kill else begin)],
+                cwd=folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         while _checkpoint_steps(folder) <= saved:
             assert program.poll() is None, (folder / "log").read_text()
             assert time.monotonic() - started < 120
