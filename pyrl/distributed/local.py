@@ -7,6 +7,7 @@ Chunks come through slots in shared memory, weights go through shared memory, th
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import numpy as np
 import torch
 import torch.multiprocessing
 from torch import Tensor
@@ -57,11 +59,11 @@ class LocalEngine(Pool[Process]):
         self.weights.write(self.learner.weights())
 
     def _begin(self, index: int, task: bytes, begun_at: int) -> Process:
-        context = torch.multiprocessing.get_context("spawn")
+        context = _context()
         (slots_there, free), (filled, slots_back) = context.Pipe(duplex=False), context.Pipe(duplex=False)
         shared = Shared(self.weights, self.memory[index], self.vitals, self.stop_flag)
         name = f"{self.learner.agent.name}-collector-{index}"
-        process = context.Process(target=_work, args=(task, os.getpid(), shared, slots_there, slots_back), daemon=False, name=name)
+        process = context.Process(target=_work, args=(task, shared, slots_there, slots_back), daemon=False, name=name)
         process.start()
         slots_there.close()
         slots_back.close()
@@ -114,9 +116,20 @@ class LocalEngine(Pool[Process]):
         member.filled.close()
 
 
-def _work(payload: bytes, parent: int, shared: Shared, free: Connection, filled: Connection) -> None:
-    """The life of a collector. ``parent``: process id."""
-    enter_worker(parent)
+def _context() -> Any:
+    """Collectors are forked by a process that has imported pyrl and done nothing else (`multiprocessing.forkserver`): it has no threads and
+    no CUDA, and who takes a dead one's place need not import."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pyrl.experiment.train", __name__])  # of no effect once it runs
+    return context
+
+
+def _work(payload: bytes, shared: Shared, free: Connection, filled: Connection) -> None:
+    """The life of a collector."""
+    enter_worker(os.getppid())  # the server's, which ends with the program
+    np.random.seed()  # noqa: NPY002 - environments may draw from this global stream, which a fork copies
     torch.set_num_threads(1)
     try:
         _collect(pickle.loads(payload), shared, free, filled)

@@ -15,6 +15,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import time
@@ -41,6 +42,7 @@ from pyrl.errors import SettingError
 PULL_SECONDS = 1.0  # that a collector waits for weights
 SIGN_SECONDS = 0.5  # between two signs of life
 NONE = np.zeros(0, np.float32)
+PROBE_SECONDS = 3.0  # for an address to answer
 SILENT_SECONDS = 2.0  # without an answer: as if it were in its environments
 
 
@@ -273,6 +275,10 @@ def connect(address: str | None, workers: int) -> bool:
             raise SettingError(f"train: address is {address!r}, but the program is connected to the Ray at {here}; leave it out")
         return False
     address = address or os.environ.get("RAY_ADDRESS")
+    if address == "local":  # as Ray says it; its own would listen beyond this machine
+        address = None
+    if address is not None:
+        _probe(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if address is None:
@@ -286,6 +292,19 @@ def connect(address: str | None, workers: int) -> bool:
             for number, handler in handlers.items():  # Ray's own would not save the run
                 signal.signal(number, handler)
     return True
+
+
+def _probe(address: str) -> None:
+    """SettingError unless somebody listens at ``address``: Ray itself asks a dead one for minutes, in C++ that no signal ends."""
+    try:
+        if address.startswith("ray://"):  # of a Ray client
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+        else:
+            services = ray._private.services
+            host, port = services.parse_address(services.canonicalize_bootstrap_address(address))
+        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+    except (OSError, ValueError, TypeError) as error:  # ConnectionError is an OSError: "auto" finds none
+        raise SettingError(f"train: address is {address!r}, but no Ray answers there ({error})") from error
 
 
 def _start(cpus: int) -> None:

@@ -139,14 +139,14 @@ def of_programs(kills: int, random: np.random.Generator, folder: Path) -> dict[s
     for kill in range(kills + 1):
         saved = pyrl.load(folder / "run/checkpoints/last").env_steps if kill else 0
         started = time.monotonic()
-        log = (folder / "log").open("w")
-        program = subprocess.Popen(
-            [*command, *(["--resume", "run"] if kill else begin)],
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        with (folder / "log").open("w") as log:
+            program = subprocess.Popen(
+                [*command, *(["--resume", "run"] if kill else begin)],
+                cwd=folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         while _checkpoint_steps(folder) <= saved:
             assert program.poll() is None, (folder / "log").read_text()
             assert time.monotonic() - started < 120
@@ -183,7 +183,9 @@ def _checkpoint_steps(folder: Path) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """And theirs: collectors are forked by a server."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [grandchild for child in children for grandchild in _children(child)]
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:

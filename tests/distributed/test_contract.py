@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 from agent_envs import TwoStates
-from worker_envs import Faulty, Masked, Unpicklable
+from worker_envs import Faulty, Global, Masked, Unpicklable
 
 import pyrl
 from pyrl.distributed.engine_loop import EngineLoop
@@ -82,17 +82,17 @@ def ray_actors() -> dict[str, Any]:
 @pytest.fixture
 def loops(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Of every run; its books are checked once it has ended."""
-    seen, reset, close = list[Any](), EngineLoop.reset, EngineLoop.close
+    seen, iterate, close = list[Any](), EngineLoop.__iter__, EngineLoop.close
 
-    def beginning(loop: EngineLoop) -> None:
+    def beginning(loop: EngineLoop) -> Any:  # `reset` is not of every run: one that is resumed exactly needs none
         seen.append(loop)
-        reset(loop)
+        return iterate(loop)
 
     def closing(loop: EngineLoop) -> None:
         close(loop)
         loop.check_books()
 
-    monkeypatch.setattr(EngineLoop, "reset", beginning)
+    monkeypatch.setattr(EngineLoop, "__iter__", beginning)
     monkeypatch.setattr(EngineLoop, "close", closing)
     return seen
 
@@ -227,6 +227,14 @@ def test_shards_are_filled_and_drawn_from(engine: str, loops: list[Any]) -> None
     assert loop.stored == loop.engine.accounts.consumed
     assert run.agent.updates > 100
     assert {e.env_index for m in run.metrics for e in m.episodes} <= {0, 1, 2, 3}
+
+
+@elsewhere
+def test_collectors_do_not_share_the_global_stream(engine: str) -> None:
+    run = pyrl.train("impala", Global, total_steps=640, workers=2, worker_engine=engine, **SMALL)
+    returns = [e.episode_return for m in run.metrics for e in m.episodes]
+    assert len(returns) > 50
+    assert len(set(returns)) == len(returns)
 
 
 @elsewhere

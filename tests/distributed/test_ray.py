@@ -74,12 +74,17 @@ print("LEFT", ray.is_initialized(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in os.en
     assert said["LEFT"] == "False False"
 
 
-def test_whose_ray_it_is() -> None:
+def test_whose_ray_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     options: dict[str, Any] = {"total_steps": 64, "worker_engine": "ray", **SMALL}
-    with pytest.raises(SettingError, match=r"address is '127\.0\.0\.1:1', but no Ray answers there"):
-        pyrl.train("impala", "CartPole-v1", workers=1, address="127.0.0.1:1", **options)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # which is what "auto" is then
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "auto", "nowhere"):
+        begun = time.monotonic()
+        with pytest.raises(SettingError, match=f"address is '{address}', but no Ray answers there"):
+            pyrl.train("impala", "CartPole-v1", workers=1, address=address, **options)
+        assert time.monotonic() - begun < 15
+    monkeypatch.delenv("RAY_ADDRESS")
     assert not ray.is_initialized()
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:

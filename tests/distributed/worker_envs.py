@@ -34,6 +34,14 @@ class Masked(gym.Env[np.ndarray, int]):
         return observation, float(action), False, self.t == 7, info
 
 
+class Global(Masked):
+    """Rewards from NumPy's global stream, which nobody seeds."""
+
+    def step(self, action: int) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, float(np.random.random()), *rest  # noqa: NPY002
+
+
 class Faulty(Masked):
     """After 30 steps: raises, hangs, or leaves with the process."""
 
