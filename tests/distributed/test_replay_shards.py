@@ -406,7 +406,7 @@ def test_in_processes_collectors_are_killed_and_the_books_agree(books: list[Repl
     assert accounts.consumed == loop.stored == run.agent.env_steps == sum(shard.counts[0] for shard in loop.shards)
     assert accounts.collected == accounts.consumed + sum(accounts.discarded.values())
     assert accounts.waiting == 0
-    assert rows[-1]["train/policy_lag"] > 0
+    assert max(row["train/policy_lag"] for row in rows if "train/policy_lag" in row) > 0  # a round without chunks has none
     assert all(np.isfinite(list(row.values())).all() for row in rows)
     assert {e.env_index for m in run.metrics for e in m.episodes} == {0, 1, 2, 3}
     more = pyrl.train("dqn", "CartPole-v1", resume=tmp_path / "run", total_steps=run.agent.env_steps + 300, curve=False)
