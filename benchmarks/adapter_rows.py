@@ -231,7 +231,7 @@ def torchrl_storage(kind: str, batch: int, whole: bool) -> tuple[Call, Call]:
 
 def torchrl_extend(kind: str, batch: int) -> tuple[Call, Call]:
     host, ours = torchrl_pair(kind, storages=True)
-    rows = host[:][:batch].exclude("index")
+    rows = host[:][:batch].exclude("index").clone()  # of their own: not the memory that they are written to
     return lambda: host.extend(rows.clone(False)), lambda: ours.extend(rows.clone(False))
 
 

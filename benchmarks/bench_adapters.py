@@ -101,6 +101,20 @@ def sb3_sample(kind: str, batch: int, n_steps: int = 1) -> tuple[Call, Call]:
     return partial(host.sample, batch), partial(ours.sample, batch)
 
 
+def sb3_floor(kind: str, batch: int) -> tuple[Call, Call]:
+    """In the place of the host: copies of the drawn rows and of those after them, into arrays that exist, and nothing else."""
+    host, ours = sb3_pair(kind)
+    rows, rng = host.observations.reshape(host.buffer_size, -1), np.random.default_rng(0)
+    current, following = (np.empty((batch, rows.shape[1]), rows.dtype) for _ in range(2))
+
+    def copy() -> None:
+        index = rng.integers(0, len(rows) - 1, batch)
+        np.take(rows, index, 0, out=current, mode="clip")
+        np.take(rows, index + 1, 0, out=following, mode="clip")
+
+    return copy, partial(ours.sample, batch)
+
+
 @keep_one
 def sb3_prioritized_pair(kind: str) -> tuple[Any, Any]:
     from pyrl.adapters import sb3
@@ -194,6 +208,9 @@ def sb3_rows() -> Iterator[Row]:
             yield Row(f"sample {batch}, {kind}", partial(sb3_sample, kind, batch))
         for num_envs in (1, 8):
             yield Row(f"add {num_envs} environments, {kind}", partial(sb3_add, kind, num_envs))
+    for kind in ("obs376", "img4x84x84"):
+        for batch in (32, 256, 4096):
+            yield Row(f"copy alone / sample {batch}, {kind}", partial(sb3_floor, kind, batch), goal=0)
     yield Row("3-step sample 256, obs17", partial(sb3_sample, "obs17", 256, 3))
     yield Row("uniform sample 256 / prioritized + update, obs17", partial(sb3_prioritized, "obs17", 256), goal=1)
     yield Row("hindsight sample 256, 50 bits", partial(sb3_her, 256))

@@ -88,7 +88,7 @@ def sb3_curve(model: Any, steps: int) -> list[float]:
 def rllib_tasks() -> list[Task]:
     import ray  # noqa: F401
 
-    return [Task("RLlib DQN CartPole-v1", 8_000, partial(rllib_rows.learning_curve, 8_000, POINTS))]
+    return [Task("RLlib DQN CartPole-v1", 5_000, partial(rllib_rows.learning_curve, 5_000, POINTS))]
 
 
 def tianshou_tasks() -> list[Task]:

@@ -4,9 +4,12 @@ config.training(replay_buffer_config={"type": "pyrl.adapters.rllib.PrioritizedEp
 config.learners(learner_class=PPOTorchLearner)
 """
 
-from pyrl.adapters.rllib.advantages import GeneralAdvantageEstimation, PPOTorchLearner, compute_value_targets
-from pyrl.adapters.rllib.prioritized import PrioritizedEpisodeReplayBuffer
-from pyrl.adapters.rllib.replay import EpisodeReplayBuffer, install
+from pyrl.adapters.hosts import imported_for
+
+with imported_for("rllib"):
+    from pyrl.adapters.rllib.advantages import GeneralAdvantageEstimation, PPOTorchLearner, compute_value_targets
+    from pyrl.adapters.rllib.prioritized import PrioritizedEpisodeReplayBuffer
+    from pyrl.adapters.rllib.replay import EpisodeReplayBuffer, install
 
 __all__ = [
     "EpisodeReplayBuffer",
