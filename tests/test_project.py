@@ -26,7 +26,7 @@ def name_of(requirement: str) -> str:
     return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")  # type: ignore[index]
 
 
-APART = {"ray", "rllib", "tianshou"}  # extras that cannot live beside the others, or start clusters; their tests skip, and say how to run them
+APART = {"ray", "rllib", "tianshou"}  # extras that cannot live beside the others, or start clusters; their tests say how to run them
 
 
 def test_all_is_every_extra_but_that_of_the_tests() -> None:
