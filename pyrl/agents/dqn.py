@@ -35,7 +35,7 @@ from pyrl.nets.heads import QNetwork
 from pyrl.nets.own import OwnQNetwork
 from pyrl.ops.acting import act_greedily
 from pyrl.schedules import Schedule, linear, value_at
-from pyrl.types import Batch, Choice, Learned, Observation, PolicyInput, Progress
+from pyrl.types import Batch, Choice, Observation, PolicyInput, Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,11 +178,6 @@ class DQN(OffPolicyAgent):
         """One step down the gradient of `loss`."""
         return self.step(batch)
 
-    def learn(self, batch: Batch) -> Learned:
-        learned = super().learn(batch)
-        self._update_target()
-        return learned
-
     def loss(self, batch: Batch) -> tuple[Tensor, LossReport]:
         """The loss of a batch [B, ...]; it, the mean of Q, and delta [B]."""
         with torch.no_grad():
@@ -206,7 +201,7 @@ class DQN(OffPolicyAgent):
         native_q_backward(online, d_q)
         return {"loss/q": loss, "train/q_mean": q_mean, "td_error": td_error}
 
-    def _update_target(self) -> None:
+    def after_update(self) -> None:
         """theta^- <- (1 - tau) theta^- + tau theta, when target_update_interval environment steps have passed."""
         if self.env_steps - self.last_target_update < self.config.target_update_interval:
             return

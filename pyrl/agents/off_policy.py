@@ -119,7 +119,13 @@ class OffPolicyAgent(Agent):
         metrics = self.updater(self.update, prepared, *self.update_data(prepared))
         td_error = metrics.pop("td_error", None)
         self.updates += 1
+        self.after_update()
+        if batch.weight is None:  # nobody asks for priorities
+            return Learned(metrics)
         return Learned(metrics, None if td_error is None else priority_of(td_error, isinstance(batch.index, np.ndarray)))
+
+    def after_update(self) -> None:
+        """What an algorithm does beside the update, at intervals of its own."""
 
     def learned_action(self, action: Array) -> Array:
         """Stored actions [B, ...] as losses see them."""

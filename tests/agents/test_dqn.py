@@ -110,9 +110,9 @@ def test_hard_and_soft_target_updates() -> None:
     with torch.no_grad():
         online += 1.0
     agent.progress = Progress(1)
-    agent._update_target()
+    agent.after_update()
     torch.testing.assert_close(target, old + 0.25)
-    agent._update_target()  # no environment step since
+    agent.after_update()  # no environment step since
     torch.testing.assert_close(target, old + 0.25)
 
 
