@@ -2,9 +2,9 @@
 
 Flags are made from dataclasses: those of the commands, and the config of the algorithm with its preset's values as
 defaults. Training itself is `pyrl.experiment.train`; its records become a progress bar here. Heavy libraries are imported
-where they are used and a command's own file when it is called, so that a mistyped name is answered at once. That is why the commands are a table
-here and not tyro's subcommands: those build the parsers of all commands before one is chosen, which takes 0.5 s of imports in place of
-0.04, and 2.3 s with the algorithms' configs, which import torch (CPU time, 2026-11-29).
+where they are used and a command's own file when it is called, so that a mistyped name is answered at once. That is why the
+commands are a table here and not tyro's subcommands: those build the parsers of all commands before one is chosen, which takes
+0.5 s of imports in place of 0.04, and 2.3 s with the algorithms' configs, which import torch (CPU time, 2026-11-29).
 
 Exit codes: 0; 1 when an environment failed (or `doctor` found something wrong); 2, with one line, for what the user can mend: a
 mistake, a missing package, a damaged checkpoint, a full disk; 128 and the signal's number after SIGHUP (129), Ctrl-C (130) and
