@@ -30,6 +30,10 @@ def find_spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     if is_library(module):
         return library_spec(module, name)
+    if is_library(name):
+        raise UnknownNameError(f"{env_id} is a library; name its environment too: {env_id}:NAME")
+    if module.endswith((".c", ".cpp")):
+        raise UnknownNameError(f"{env_id} is a source file; compile it to a shared library first (docs/native_environments.md)")
     if module:
         import_module(env_id, module)
     if name.startswith("ALE/") and not _register_atari():

@@ -178,6 +178,10 @@ def test_paths_that_are_none(tmp_path: Path) -> None:
         make(str(tmp_path / "libtext.so:Name"))
     with pytest.raises(UnknownNameError, match="not the name of an environment"):
         make(str(tmp_path / "libtext.so:a b"))
+    with pytest.raises(UnknownNameError, match=r"libtext\.so is a library; name its environment too: .*libtext\.so:NAME"):
+        make(str(tmp_path / "libtext.so"))
+    with pytest.raises(UnknownNameError, match="is a source file; compile it"):
+        make("./walk.c:Walk")
 
 
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
