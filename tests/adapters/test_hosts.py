@@ -52,7 +52,7 @@ except MissingPackageError as error:
 
 
 def test_the_extras_are_there() -> None:
-    project = (FOLDER.parent.parent / "pyproject.toml").read_text()
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     for adapter in ADAPTERS:
         if HOSTS[adapter] is not None:
             assert f"\n{adapter} = [" in project

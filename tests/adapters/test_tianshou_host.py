@@ -27,8 +27,8 @@ LEFT_OUT = {
 CHECKOUT = os.environ.get("PYRL_TIANSHOU_CHECKOUT", "")
 FILE = Path(CHECKOUT) / "test" / "base" / "test_buffer.py"
 if not CHECKOUT or not FILE.exists():
-    pytest.skip("PYRL_TIANSHOU_CHECKOUT names no checkout: the docstring says how", allow_module_level=True)
-pytest.importorskip("tianshou", reason="Tianshou is not installed here: the docstring says how")
+    pytest.skip("Tianshou has an environment of its own, and its tests are in a checkout: the docstring says how", allow_module_level=True)
+pytest.importorskip("tianshou", reason="Tianshou has an environment of its own: the docstring says how")
 
 
 def host_tests() -> dict[str, Any]:
