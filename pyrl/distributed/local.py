@@ -7,7 +7,6 @@ Chunks come through slots in shared memory, weights go through shared memory, th
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import pickle
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ class LocalEngine(Pool[Process]):
         self.weights.write(self.learner.weights())
 
     def _begin(self, index: int, task: bytes, begun_at: int) -> Process:
-        context = _context()
+        context = torch.multiprocessing.get_context("spawn")
         (slots_there, free), (filled, slots_back) = context.Pipe(duplex=False), context.Pipe(duplex=False)
         shared = Shared(self.weights, self.memory[index], self.vitals, self.stop_flag)
         name = f"{self.learner.agent.name}-collector-{index}"
@@ -116,20 +115,10 @@ class LocalEngine(Pool[Process]):
         member.filled.close()
 
 
-def _context() -> Any:
-    """Collectors are forked by a process that has imported pyrl and done nothing else (`multiprocessing.forkserver`): it has no threads and
-    no CUDA, and who takes a dead one's place need not import."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return torch.multiprocessing.get_context("spawn")
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyrl.experiment.train", __name__])  # of no effect once it runs
-    return context
-
-
 def _work(payload: bytes, shared: Shared, free: Connection, filled: Connection) -> None:
     """The life of a collector."""
-    enter_worker(os.getppid())  # the server's, which ends with the program
-    np.random.seed()  # noqa: NPY002 - environments may draw from this global stream, which a fork copies
+    enter_worker(os.getppid())
+    np.random.seed()  # noqa: NPY002 - environments may draw from this global stream
     torch.set_num_threads(1)
     try:
         _collect(pickle.loads(payload), shared, free, filled)
