@@ -102,7 +102,7 @@ def _ray_engine() -> Any:
     try:
         from pyrl.distributed.ray import RayEngine
     except ModuleNotFoundError as error:
-        if error.name != "ray":
+        if (error.name or "").partition(".")[0] != "ray":  # ray.exceptions, where a folder is called ray
             raise
         what = "train: worker_engine 'ray' needs a package that is not installed: pip install 'pyrl[ray]'"
         raise ModuleNotFoundError(what, name="ray") from error

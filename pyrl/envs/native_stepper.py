@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from pyrl.envs.native import NativeEnv
 from pyrl.envs.observations import ObservationBuffer
+from pyrl.envs.processes import OneThread
 from pyrl.envs.stepper import Stepper
 from pyrl.errors import EnvError
 from pyrl.ops.environments import EnvironmentPool, NativePolicy, collect
@@ -57,7 +58,7 @@ class NativeStepper(Stepper):
             low, high = (np.ascontiguousarray(bound, np.float32).ravel() for bound in (self._border._low, self._border._high))
             self._bounds = low, high
         self._rollout_columns: tuple[Array, ...] = ()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: OneThread | None = None
         self._under_way: Future[StepResult] | None = None
 
     def _reset(self, seeds: list[int] | None, buffer: ObservationBuffer) -> None:
@@ -95,7 +96,7 @@ class NativeStepper(Stepper):
 
     def _send(self, action: Array) -> None:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "pyrl-native")
+            self._thread = OneThread("pyrl-native")
         self._under_way = self._thread.submit(self.step, action)
 
     def _receive(self, action: Array) -> StepResult:

@@ -24,7 +24,7 @@ from pyrl.envs.factory import EnvFactory
 from pyrl.envs.guard import failure
 from pyrl.envs.inline import LeanStepper
 from pyrl.envs.observations import ObservationBuffer
-from pyrl.envs.processes import PATIENCE, end_of, enter_worker, late_in_words, poll_function
+from pyrl.envs.processes import PATIENCE, Home, end_of, enter_worker, late_in_words, poll_function
 from pyrl.envs.stepper import Stepper
 from pyrl.errors import EnvError, SpaceError
 from pyrl.seeding import stream_seed
@@ -188,6 +188,7 @@ class ProcessStepper(Stepper):
         super().__init__(env.observation_space, env.action_space, num_envs, seed, factory.name, factory.env_spec)
         self.timeout = math.inf if timeout is None else timeout
         self._failure: EnvError | None = None
+        self._home = Home()
         self._render_mode = factory.render_mode if factory.render_mode is not None else env.render_mode
         context = multiprocessing.get_context()
         spaces = self.single_observation_space, self.single_action_space
@@ -275,6 +276,7 @@ class ProcessStepper(Stepper):
         self._ask_each(name, [arguments] * len(self._pipes))
 
     def _ask_each(self, name: str, arguments: list[tuple[Any, ...]]) -> None:
+        self._home.require(self.name)
         if self._asked:  # before an interrupt: nobody wants the answers
             with contextlib.suppress(EnvError):
                 self._answers("step")
@@ -289,6 +291,7 @@ class ProcessStepper(Stepper):
 
     def _answers(self, phase: str) -> list[Any]:
         """What each process answers; EnvError where one fails, dies or is late."""
+        self._home.require(self.name)
         deadline = time.monotonic() + self.timeout
         answers: list[Any] = []
         failed: Any = None
@@ -362,8 +365,8 @@ class ProcessStepper(Stepper):
         return self._answers("render")[0]
 
     def _close(self) -> None:
-        if self._failure is not None:
-            return  # it was said
+        if self._failure is not None or not self._home.is_here:
+            return  # it was said; or it is another process's to close
         try:
             self._ask("close")
             self._answers("close")

@@ -10,14 +10,47 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeVar
 
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from pyrl.envs.guard import Failure, Finished
+from pyrl.errors import EnvError
+
+T = TypeVar("T")
 
 PATIENCE = 5.0  # seconds that the other workers get to close when one has failed
+
+
+class Home:
+    """The process that made something which a fork of it must not touch: two programs would read each other's answers from one pipe."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+
+    @property
+    def is_here(self) -> bool:
+        return os.getpid() == self.process
+
+    def require(self, name: str) -> None:
+        if not self.is_here:
+            raise EnvError(
+                f"{name}: its environments' processes belong to process {self.process}, of which this is a fork; make new ones here"
+            )
+
+
+class OneThread:
+    """A thread for one call at a time; a fork has one of its own, as threads are not forked."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._pool, self._home = name, ThreadPoolExecutor(1, name), Home()
+
+    def submit(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
+        if not self._home.is_here:
+            self._pool, self._home = ThreadPoolExecutor(1, self._name), Home()
+        return self._pool.submit(call, *arguments)
 
 
 class WorkerFailure(Exception):
@@ -37,6 +70,7 @@ class ProcessVector(AsyncVectorEnv):
     def __init__(self, env_fns: Sequence[Callable[[], Any]], mode: AutoresetMode, timeout: float | None) -> None:
         self.timeout = math.inf if timeout is None else timeout
         self.failure: WorkerFailure | None = None
+        self._home = Home()
         self._polls: list[Callable[[float | None], Any]] = []
         self.close_failures: list[tuple[int, Failure]] = []
         # The stepper copies what it is given, so the vector environment need not.
@@ -70,6 +104,7 @@ class ProcessVector(AsyncVectorEnv):
 
     def _ask(self, phase: str, send: Callable[[], None] | None, receive: Callable[[], Any] | None) -> Any:
         """Ask all workers, and what they answered; None leaves out the one or the other."""
+        self._home.require("env")
         if self.failure is not None:
             raise self.failure
         try:
@@ -104,6 +139,8 @@ class ProcessVector(AsyncVectorEnv):
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Every environment's `close`, where its process still answers; then no process is left."""
+        if not self._home.is_here:
+            return
         disturbed = self.failure is not None or self._state.value != "default"
         deadline = time.monotonic() + (min(PATIENCE, self.timeout) if disturbed else self.timeout)
         asked = [i for i, process in enumerate(self.processes) if not (self.failure and i == self.failure.index)]

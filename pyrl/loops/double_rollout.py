@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from pyrl.agents.actor import Actor
 from pyrl.agents.base import Agent
 from pyrl.envs import Stepper
 from pyrl.envs.native_stepper import NativeStepper
+from pyrl.envs.processes import OneThread
 from pyrl.errors import CheckpointError, SettingError
 from pyrl.loops.base import Limits
 from pyrl.loops.on_policy import OnPolicyLoop, rollout_buffer
@@ -45,7 +46,7 @@ class DoubleRolloutLoop(OnPolicyLoop):
         self.actor: Actor = pickle.loads(pickle.dumps(agent.acting))
         self.actor.random = RandomStream(agent.seed, "overlap")
         self._next = rollout_buffer(agent, stepper.num_envs)
-        self._thread = ThreadPoolExecutor(1, "pyrl-rollout")
+        self._thread = OneThread("pyrl-rollout")
         self._broken_off = False
 
     def reset(self) -> None:

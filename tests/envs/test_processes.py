@@ -148,3 +148,45 @@ def test_an_interrupted_step_is_followed_by_a_reset(monkeypatch: pytest.MonkeyPa
             stepper.step(np.zeros(3, np.int64))
         same(stepper.reset(9), lean.reset(9))
         same(stepper.step(np.ones(3, np.int64)).next_observation, lean.step(np.ones(3, np.int64)).next_observation)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("backend", ["processes", "async"])
+def test_a_fork_does_not_touch_the_environments_of_its_parent(backend: str) -> None:
+    action = np.zeros(2, np.int64)
+    with make("CartPole-v1", 2, backend="lean", seed=0) as plain, make("CartPole-v1", 2, backend=backend, seed=0) as stepper:
+        plain.reset()
+        stepper.reset()
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            words = []
+            for call in (lambda: stepper.step(action), stepper.reset):
+                try:
+                    call()
+                except EnvError as error:
+                    words.append(str(error))
+            stepper.close()
+            os.write(writer, "\n".join(words).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        step_words, reset_words = os.read(reader, 10_000).decode().split("\n")
+        assert "of which this is a fork; make new ones here" in step_words
+        assert "of which this is a fork; make new ones here" in reset_words
+        for _ in range(20):
+            same(stepper.step(action).observation, plain.step(action).observation)
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_steps_native_environments_in_a_thread_of_its_own() -> None:
+    action = np.zeros(2, np.int64)
+    with make("CartPole-v1", 2, backend="native", seed=0) as stepper:
+        stepper.reset()
+        stepper.send(action)
+        stepper.receive()
+        if (child := os.fork()) == 0:
+            signal.alarm(20)
+            stepper.send(action)
+            os._exit(int(stepper.receive().reward.sum()))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
