@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from pyrl import _core, ops
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.errors import DeviceError, DTypeError
-from tests.fuzz.signatures import TABLE
+from signatures import TABLE
 
 ROOT = Path(__file__).parents[1]
 CLASSES = [value for value in vars(_core).values() if isinstance(value, type)]

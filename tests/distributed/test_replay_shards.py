@@ -388,7 +388,8 @@ def test_a_state_of_other_shards_is_refused(tmp_path: Path) -> None:
 
 def test_in_processes_collectors_are_killed_and_the_books_agree(books: list[ReplayLoop], tmp_path: Path) -> None:
     """Two of them, at work; the run goes on, is saved, and goes on from there with what the shards hold."""
-    rows, killed, options = list[Any](), list[str](), {**SMALL, "worker_engine": "local", "backend": "native"}
+    rows, killed, seen = list[Any](), list[str](), set[int]()
+    options = {**SMALL, "worker_engine": "local", "backend": "native"}
 
     def watch(metrics: Any) -> bool:
         rows.append(dict(metrics))
@@ -397,7 +398,9 @@ def test_in_processes_collectors_are_killed_and_the_books_agree(books: list[Repl
             name = sorted(children)[len(killed) % len(children)]
             os.kill(children[name].pid or 0, signal.SIGKILL)
             killed.append(name)
-        return bool(metrics["time/restarts"] >= 2 and metrics["time/updates"] > 100)
+        seen.update(episode.env_index for episode in metrics.episodes)
+        everyone = len(seen) == 4 or metrics["time/env_steps"] > 50_000
+        return bool(metrics["time/restarts"] >= 2 and metrics["time/updates"] > 100 and everyone)
 
     run = pyrl.train("dqn", "CartPole-v1", **{**options, "total_steps": 10**7, "run_dir": tmp_path / "run", "on_metrics": watch})
     (loop,) = books
