@@ -2,9 +2,10 @@
 
     python benchmarks/atari.py ppo --threads 2 --rounds 7
     python benchmarks/atari.py dqn --threads 2 --rounds 8
-    python benchmarks/atari.py network --threads 1        # NatureCNN, milliseconds of forward and backward, by the order of its images
+    python benchmarks/atari.py network --threads 1
 
 Stable-Baselines3 runs its own wrappers around PongNoFrameskip-v4, pyrl ale-py's vector environment. Needs both packages and ale-py.
+`network` gives milliseconds of NatureCNN forward and backward: of planes of floats, as pyrl has it, in bfloat16.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ CONFIGS: dict[str, tuple[int, int, dict[str, Any]]] = {  # environments, steps a
 }  # fmt: skip
 
 
-def ours(algorithm: str, overlap: bool) -> Callable[[int], None]:
+def ours(algorithm: str, **options: Any) -> Callable[[int], None]:
     import pyrl
 
     num_envs, _, config = CONFIGS[algorithm]
     stepper = pyrl.envs.make("ALE/Pong-v5", num_envs, seed=0)
     spaces = stepper.single_observation_space, stepper.single_action_space
-    agent = pyrl.make_agent(algorithm, *spaces, seed=0, num_envs=num_envs, **config)
+    overlap = options.pop("overlap", False)
+    agent = pyrl.make_agent(algorithm, *spaces, seed=0, num_envs=num_envs, **config, **options)
     rounds = iter(pyrl.iterate(agent, stepper, total_steps=100_000_000, overlap=overlap))
 
     def run(steps: int) -> None:
@@ -59,7 +61,9 @@ def theirs(algorithm: str) -> Callable[[int], Any]:
 
 def trainings(algorithm: str, rounds: int) -> None:
     steps = CONFIGS[algorithm][1]
-    contenders = {"sb3": theirs(algorithm), "pyrl": ours(algorithm, False), "pyrl overlap": ours(algorithm, True)}
+    contenders = {"sb3": theirs(algorithm), "pyrl": ours(algorithm), "pyrl overlap": ours(algorithm, overlap=True)}
+    contenders["pyrl bfloat16"] = ours(algorithm, precision="bfloat16")
+    contenders["pyrl bfloat16, overlap"] = ours(algorithm, precision="bfloat16", overlap=True)
     for run in contenders.values():
         run(300)  # past learning_starts
     rates: dict[str, list[float]] = {name: [] for name in contenders}
@@ -70,7 +74,7 @@ def trainings(algorithm: str, rounds: int) -> None:
             rates[name].append(steps / (time.perf_counter() - start))
     for name, found in rates.items():
         ratio = np.median(np.array(found) / np.array(rates["sb3"]))
-        print(f"{algorithm} Pong  {name:14} {np.median(found):7.1f} steps/s (best {max(found):.1f}), {ratio:.2f} times sb3")
+        print(f"{algorithm} Pong  {name:22} {np.median(found):7.1f} steps/s (best {max(found):.1f}), {ratio:.2f} times sb3")
 
 
 def network() -> None:
@@ -83,6 +87,8 @@ def network() -> None:
             return self.network(image.float() / 255.0)
 
     networks = {kind.__name__: kind((4, 84, 84), NatureCNN) for kind in (Planes, ImageFeatures)}
+    networks["bfloat16"] = ImageFeatures((4, 84, 84), NatureCNN)
+    networks["bfloat16"].precision = "bfloat16"
     for batch, calls in ((8, 10), (32, 3), (256, 1)):
         images = torch.randint(0, 256, (batch, 4, 84, 84), dtype=torch.uint8)
         least = dict.fromkeys(networks, np.inf)

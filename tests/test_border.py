@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from signatures import TABLE
 
 from pyrl import _core, ops
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer
 from pyrl.errors import DeviceError, DTypeError
-from signatures import TABLE
 
 ROOT = Path(__file__).parents[1]
 CLASSES = [value for value in vars(_core).values() if isinstance(value, type)]
