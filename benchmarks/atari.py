@@ -49,10 +49,13 @@ def ours(algorithm: str, **options: Any) -> Callable[[int], None]:
 
 
 def theirs(algorithm: str) -> Callable[[int], Any]:
+    import ale_py
+    import gymnasium
     import stable_baselines3 as sb3
     from stable_baselines3.common.env_util import make_atari_env
     from stable_baselines3.common.vec_env import VecFrameStack
 
+    gymnasium.register_envs(ale_py)
     num_envs, _, config = CONFIGS[algorithm]
     env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=num_envs, seed=0), 4)
     model = getattr(sb3, algorithm.upper())("CnnPolicy", env, seed=0, device="cpu", **config)

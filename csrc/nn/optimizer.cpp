@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "core/interrupt.hpp"
 #include "core/parallel.hpp"
@@ -24,6 +25,11 @@ void each(std::int64_t n, const Body& body) {
   if (n < 2 * grain) return range(0, n);
   const Uninterrupted whole;
   parallel_for(n, grain, range);
+}
+
+template <class Real>
+PYRL_INLINE Real without_subnormals(Real x) {
+  return std::abs(x) < std::numeric_limits<Real>::min() ? Real{0} : x;
 }
 
 }  // namespace
@@ -60,8 +66,8 @@ void adam(const AdamArgs<Real>& args) {
   const auto kept = static_cast<Real>(args.decoupled ? 1 - args.learning_rate * args.weight_decay : 1);
   each(args.parameters.size(), [=](std::int64_t i) PYRL_INLINE_LAMBDA {
     const Real g = gradients[i] * factor + added * w[i];
-    m[i] = beta1 * m[i] + fresh1 * g;
-    v[i] = beta2 * v[i] + fresh2 * (g * g);
+    m[i] = without_subnormals(beta1 * m[i] + fresh1 * g);
+    v[i] = without_subnormals(beta2 * v[i] + fresh2 * (g * g));
     w[i] = w[i] * kept - step_size * m[i] / (std::sqrt(v[i]) * inverse_correction + epsilon);
   });
 }
@@ -75,7 +81,7 @@ void rmsprop(const RmspropArgs<Real>& args) {
   const auto rate = static_cast<Real>(args.learning_rate), added = static_cast<Real>(args.weight_decay);
   each(args.parameters.size(), [=](std::int64_t i) PYRL_INLINE_LAMBDA {
     const Real g = gradients[i] * factor + added * w[i];
-    v[i] = alpha * v[i] + fresh * (g * g);
+    v[i] = without_subnormals(alpha * v[i] + fresh * (g * g));
     w[i] -= rate * g / (std::sqrt(v[i] + inside) + outside);
   });
 }

@@ -302,7 +302,8 @@ def native_critic_gradient(
         own, d_q = ops.value_loss(q, target, weight=batch.weight, coefficient=coefficient, huber=huber)
         network.backward(critic.parameters, critic.gradients, d_q)
         loss, q_mean = loss + coefficient * own, q_mean + float(q.mean()) / len(critic.networks)
-        td_error.append(q[:, 0] - target)
+        if batch.weight is not None:
+            td_error.append(q[:, 0] - target)
     report = {"loss/critic": loss, "train/q_mean": q_mean}
     return report if batch.weight is None else {**report, "td_error": np.stack(td_error)}
 

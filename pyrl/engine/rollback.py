@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,9 @@ class Rollback:
 
     def __init__(self, *arenas: Arena) -> None:
         self.arenas = arenas
+        self.with_buffers = True  # of the modules; the native engine, which never calls a module, cannot change one
+        self._live: list[Tensor] = []
+        self._versions: list[int] = []  # of the arenas whose tensors were copied last
         self._saved: list[Tensor] = []
         self._strangers = [arena.optimizer for arena in arenas if arena.optimizer is not None and not is_known(arena.optimizer)]
         self._states: list[Any] = []  # theirs
@@ -38,24 +42,29 @@ class Rollback:
         for arena in self.arenas:
             known = is_known(arena.optimizer)
             found += [arena.values, *(optimizer_state(arena.optimizer).values() if known and arena.optimizer is not None else ())]
-            found += [buffer for module in arena.modules for buffer in module.buffers()]
+            if self.with_buffers:
+                found += [buffer for module in arena.modules for buffer in module.buffers()]
         return found
 
-    @torch.no_grad()
     def save(self) -> None:
         """What `restore` goes back to. Allocates nothing but the first time: a CUDA graph may hold it."""
         for arena in self.arenas:
             arena.sync()  # weights that were loaded since are what to go back to
-        live = self._tensors()
+        versions, live = [arena.version for arena in self.arenas], self._tensors()
+        if versions != self._versions or len(live) != len(self._live) or not all(map(operator.is_, live, self._live)):
+            self._make_room(live)
+            self._versions, self._live = versions, live
+        _copy(self._saved, live)
+        if self._strangers:
+            self._states = [copy.deepcopy(dict(optimizer.state[_values(optimizer)])) for optimizer in self._strangers]
+
+    def _make_room(self, live: list[Tensor]) -> None:
         alike = len(self._saved) == len(live) and all(
             s.dtype == t.dtype and s.device == t.device and s.numel() == t.numel() for s, t in zip(self._saved, live)
         )
         if not alike:  # the first time, or after a cast
-            self._saved = [torch.empty_like(tensor) for tensor in live]
-        _copy(self._saved, live)
-        self._states = [copy.deepcopy(dict(optimizer.state[_values(optimizer)])) for optimizer in self._strangers]
+            self._saved = [torch.empty_like(tensor, requires_grad=False) for tensor in live]
 
-    @torch.no_grad()
     def restore(self) -> None:
         _copy(self._tensors(), self._saved)
         for optimizer, state in zip(self._strangers, self._states):
@@ -79,10 +88,12 @@ def _copy(to: list[Tensor], source: list[Tensor]) -> None:
     if not to[0].is_cpu:
         # In pieces, as a block of threads gets up to 65536 numbers of one tensor: whole arenas would leave most of a GPU idle.
         pieces, others = ([piece for x in tensors for piece in x.view(-1).split(PIECE)] for tensors in (to, source))
-        torch._foreach_copy_(pieces, others)
+        with torch.no_grad():
+            torch._foreach_copy_(pieces, others)
         return
     for a, b in zip(to, source):  # not by torch: its threads would spin for more work while those of the native engine start
         if a.is_contiguous():
             ops.copy_nontemporal(b, a)
         else:
-            a.copy_(b)
+            with torch.no_grad():
+                a.copy_(b)

@@ -126,6 +126,8 @@ class Updater:
         self.is_native = self._all_native() and self.engine == "native"
         for step in self.steps:
             step.is_native = self.is_native
+        if self.rollback is not None:
+            self.rollback.with_buffers = not self.is_native
         return self.is_native
 
     def _all_native(self) -> bool:

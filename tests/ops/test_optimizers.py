@@ -143,6 +143,34 @@ def test_numpy_arrays_and_tensors_are_the_same(rule, size, dtype, seed):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop", "TensorFlowRMSprop"])
+def test_moments_of_a_weight_without_gradient_end_at_zero(name, dtype):
+    """As subnormal numbers, rounded up at every step, they would stay for ever; the weights are torch's all the same."""
+    rule = Rule(
+        name,
+        {"lr": 1e-3, "betas": (0.6, 0.6), "weight_decay": 0.0}
+        if name.startswith("Adam")
+        else {"lr": 1e-3, "alpha": 0.6, "weight_decay": 0.0},
+    )
+    start, gradients = torch.linspace(-1, 1, 37, dtype=dtype), torch.zeros(37, dtype=dtype)
+    gradients[:5] = 1e-3  # the others are dead from the second step on
+    weights, state = start.clone(), rule.state(start)
+    expected = torch.nn.Parameter(start.clone())
+    theirs = rule.torch(expected, foreach=False)
+    for step in range(2000):
+        now = torch.full_like(gradients, 0.1) if step == 0 else gradients
+        rule.native(weights, now, state, None)
+        expected.grad = now.clone()
+        theirs.step()
+    smallest = torch.finfo(dtype).tiny
+    for moment in (state[key] for key in state if key != "step"):
+        assert not ((moment.abs() < smallest) & (moment != 0)).any()
+        assert (moment[5:] == 0).all()
+        assert (moment[:5] != 0).all()
+    torch.testing.assert_close(weights, expected.detach(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["Adam", "RMSprop"])
 def test_results_do_not_depend_on_the_threads(name):
     size, seen = (1 << 20) + 37, []
