@@ -74,9 +74,10 @@ def gae() -> Work:
 def act(algo: str, num_envs: int) -> Work:
     import pyrl
 
-    env = {"ppo": "CartPole-v1", "dqn": "CartPole-v1", "sac": "Pendulum-v1"}[algo]
+    env = "CartPole-v1" if algo in ("ppo", "dqn") else "Pendulum-v1"
+    options = {"random_steps": 0} if env == "Pendulum-v1" else {}  # else they would be uniform actions
     with pyrl.envs.make(env, num_envs, seed=0) as stepper:
-        agent = pyrl.make_agent(algo, stepper.single_observation_space, stepper.single_action_space, num_envs=num_envs, seed=0)
+        agent = pyrl.make_agent(algo, stepper.single_observation_space, stepper.single_action_space, num_envs=num_envs, seed=0, **options)
         observation = np.array(stepper.reset() if stepper.observation is None else stepper.observation)
     return lambda: agent.act(observation, deterministic=False)
 
@@ -128,6 +129,7 @@ CASES: dict[str, Callable[[], Work]] = {
     "act ppo, 8 environments": lambda: act("ppo", 8),
     "act dqn, 1 environment": lambda: act("dqn", 1),
     "act sac, 1 environment": lambda: act("sac", 1),
+    "act td3, 1 environment": lambda: act("td3", 1),
     "learn ppo 8 x 128": lambda: learn("ppo", 2048, n_steps=128, batch_size=256, n_epochs=4),
     "learn dqn b128": lambda: learn("dqn", 800, batch_size=128, learning_starts=200, train_freq=4),
     "learn sac b256": lambda: learn("sac", 600, learning_starts=300),

@@ -6,13 +6,16 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'LimiterCore', 'NetworkCore', 'RandomStream', 'ReplayCore', 'RolloutRows', 'StepBook', 'SumTreeCore', 'act', 'act_greedily', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'LimiterCore', 'NetworkCore', 'RandomStream', 'ReplayCore', 'RolloutRows', 'StepBook', 'StepCalls', 'SumTreeCore', 'act', 'act_continuously', 'act_greedily', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'is_plain', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
     """
     @staticmethod
     def intact(values):
+        ...
+    @staticmethod
+    def intact_and_trainable(values):
         ...
     @staticmethod
     def trainable():
@@ -294,6 +297,18 @@ class StepBook:
     @property
     def clock(self) -> int:
         ...
+class StepCalls:
+    """
+    One step of environments that are functions.
+    """
+    @staticmethod
+    def run(steps, actions, buffer, ended):
+        ...
+    def __init__(self, book: typing.Any, observations: list, rewards: list, infos: list, terminated: typing.Any, buffers: collections.abc.Sequence[typing.Any]) -> None:
+        ...
+    @property
+    def at(self) -> int:
+        ...
 class SumTreeCore:
     """
     The sum tree behind pyrl.ops.SumTree.
@@ -336,7 +351,9 @@ class SumTreeCore:
         ...
 def act(network, parameters, observation, moments, mask, nvec, log_std, random, deterministic):
     ...
-def act_greedily(network, parameters, observation, moments, mask, epsilon, random):
+def act_continuously(network, parameters, observation, moments, mask, log_std_range, noise, scale, random, deterministic):
+    ...
+def act_greedily(network, parameters, observation, moments, mask, epsilon, random, tells):
     ...
 def adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm):
     ...
@@ -353,6 +370,8 @@ def dueling(value, advantage, out):
 def dueling_backward(d_q, d_value, d_advantage):
     ...
 def gae(reward, value, next_value, terminated, truncated, final_value, valid, gamma, gae_lambda, out):
+    ...
+def is_plain(observation, like):
     ...
 def lambda_return(reward, value, next_value, terminated, truncated, final_value, valid, gamma, lambda_, out):
     ...

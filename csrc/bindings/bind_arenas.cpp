@@ -50,6 +50,18 @@ class ArenaViews {
     return true;
   }
 
+  // Both in one look, for an update.
+  bool intact_and_trainable(py::handle values) const {
+    if (!same_modules()) return false;
+    const auto* arena = static_cast<const char*>(cpu_address(values));
+    if (arena == nullptr) return false;
+    for (const View& view : views_) {
+      PyObject* parameter = PyDict_GetItemWithError(view.parameters.ptr(), view.name.ptr());
+      if (parameter == nullptr || torch_type(Py_TYPE(parameter)).type == nullptr || cpu_address(parameter) != arena + view.offset || !requires_grad(parameter)) return false;
+    }
+    return true;
+  }
+
   bool trainable() const {
     for (const View& view : views_) {
       PyObject* parameter = PyDict_GetItem(view.parameters.ptr(), view.name.ptr());
@@ -92,6 +104,7 @@ class ArenaViews {
 };
 
 py::object intact(ArenaViews& self, FastArgs args) { return py::bool_(self.intact(args[0])); }
+py::object intact_and_trainable(ArenaViews& self, FastArgs args) { return py::bool_(self.intact_and_trainable(args[0])); }
 py::object trainable(ArenaViews& self, FastArgs) { return py::bool_(self.trainable()); }
 
 }  // namespace
@@ -104,5 +117,6 @@ PYRL_BINDINGS(arenas, m) {
                      const std::vector<std::tuple<py::dict, py::str, py::object>>&>(),
             py::arg("views"), py::arg("sizes"), py::arg("entries"));
   def_fast_method<ArenaViews, intact, "intact(values)">(views);
+  def_fast_method<ArenaViews, intact_and_trainable, "intact_and_trainable(values)">(views);
   def_fast_method<ArenaViews, trainable, "trainable()">(views);
 }

@@ -37,23 +37,26 @@ std::vector<std::int64_t> explore(const EpsilonGreedyArgs<Real>& args) {
 template <class Real>
 void epsilon_greedy(const EpsilonGreedyArgs<Real>& args) {
   const std::int64_t batch = args.value.extent[0], choices = args.value.extent[1];
+  const bool draws = args.epsilon >= 0 || args.epsilons.present(), tells = args.taken.present() || args.largest.present();
   std::vector<std::int64_t> chance, uniform;
-  if (args.epsilon >= 0) {
+  if (draws) {
     chance.resize(static_cast<std::size_t>(batch));
     uniform_indices({{chance.data(), {batch}}, std::uint64_t{1} << 53, {args.random.key, args.random.draw, nullptr}});
     uniform = explore(args);
   }
   for (std::int64_t row = 0; row < batch; ++row) {
-    if (args.epsilon >= 0 && static_cast<double>(chance[static_cast<std::size_t>(row)]) * 0x1p-53 < args.epsilon) {
-      args.action(row) = uniform[static_cast<std::size_t>(row)];
-      continue;
-    }
+    const double epsilon = args.epsilons.present() ? args.epsilons(row) : args.epsilon;
+    const bool explores = draws && static_cast<double>(chance[static_cast<std::size_t>(row)]) * 0x1p-53 < epsilon;
+    if (explores) args.action(row) = uniform[static_cast<std::size_t>(row)];
+    if (explores && !tells) continue;
     const auto value = [&](std::int64_t k) { return args.mask.present() && !args.mask(row, k) ? static_cast<Real>(forbidden_value) : args.value(row, k); };
     std::int64_t best = 0;
     Real largest = value(0);
     for (std::int64_t k = 1; k < choices && !std::isnan(largest); ++k)
       if (const Real other = value(k); other > largest || std::isnan(other)) largest = other, best = k;
-    args.action(row) = best;
+    if (!explores) args.action(row) = best;
+    if (args.largest.present()) args.largest(row) = largest;
+    if (args.taken.present()) args.taken(row) = value(args.action(row));
   }
 }
 

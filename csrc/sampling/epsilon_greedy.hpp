@@ -6,8 +6,9 @@
 // Two draws a call: u takes the first, the uniform actions the second (`uniform_indices`, or `sample_categorical` of equal logits where
 // there is a mask). None if `epsilon` is negative: all actions are greedy then.
 //
-// value: float32 or float64 [B, K]; mask: bool [B, K], false forbids, or absent; action: int64 [B]. Rows without a possible action throw
-// where actions are drawn.
+// value: float32 or float64 [B, K]; mask: bool [B, K], false forbids, or absent; action: int64 [B]. `epsilons` [B], if present, are those of each
+// row, in place of one. `taken` [B], if present, gets the value of the action, and `largest` [B] that of the greedy one. Rows without a possible
+// action throw where actions are drawn.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,8 @@ struct EpsilonGreedyArgs {
   ArrayView<const bool, 2> mask;
   ArrayView<std::int64_t, 1> action;
   double epsilon = -1;
+  ArrayView<const double, 1> epsilons;
+  ArrayView<Real, 1> taken, largest;
   RandomStream random;  // its next two draws
 };
 

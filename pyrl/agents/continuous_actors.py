@@ -15,7 +15,8 @@ from pyrl.agents.actor import LADDER, Actor
 from pyrl.agents.base import tensors
 from pyrl.agents.random import UniformActions
 from pyrl.engine.native import Native
-from pyrl.nets.noise import standard_normal
+from pyrl.nets.noise import NormalNoise, standard_normal
+from pyrl.ops.acting import act_continuously
 from pyrl.ops.random import RandomStream
 from pyrl.schedules import value_at
 from pyrl.trees import first_leaf
@@ -35,6 +36,10 @@ class ContinuousActor(Actor):
         super().__init__(agent, agent.trainables["actor"])
         self.scale, self.noise, self.random_steps = agent.scale, agent.noise, agent.random_steps
         self.uniform = UniformActions(agent.action_space)
+        self._at_once = type(self).native_actor_action in (
+            DeterministicActor.native_actor_action,
+            SquashedGaussianActor.native_actor_action,
+        )
 
     def own_noise(self, random: RandomStream) -> Any:
         noise = copy.deepcopy(self.noise)
@@ -56,8 +61,36 @@ class ContinuousActor(Actor):
     def native_choice(self, native: Native, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
         if self._begins(deterministic, progress):
             return self._uniform(given)
+        noise = None if deterministic else self._plain_noise(progress)
+        if self._at_once and (deterministic or noise is not None):
+            return self._in_one_call(native, given, deterministic, noise)
         action = self.native_actor_action(native, self.encoded(given.observation, native), deterministic)
         return self._choice(action, deterministic, progress)
+
+    def _plain_noise(self, progress: Progress) -> tuple[float, RandomStream] | tuple[()] | None:
+        """(std, random) of exploration noise that is Gaussian and the same everywhere; (): there is none; None: it is of another kind."""
+        if self.config.noise_std == 0:
+            return ()
+        std = value_at(self.config.noise_std, progress.share)
+        if type(self.noise) is not NormalNoise or self.rungs is not None or type(std) is not float:
+            return None
+        self.noise.std = std
+        return std, self.noise.random
+
+    def _in_one_call(
+        self, native: Native, given: PolicyInput, deterministic: bool, noise: tuple[float, RandomStream] | tuple[()] | None
+    ) -> Choice:
+        features, moments = self.features(given.observation, native)
+        action = act_continuously(
+            native.networks[0], native.parameters, features, moments, self.log_std_range, noise or None, self.scale.native, self.random,
+            deterministic,
+        )  # fmt: skip
+        return Choice(self.scale.shaped(action))
+
+    @property
+    def log_std_range(self) -> tuple[float, float] | None:
+        """Of a policy that is a squashed Gaussian."""
+        return None
 
     def torch_choice(self, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
         if self._begins(deterministic, progress):
@@ -94,6 +127,10 @@ class DeterministicActor(ContinuousActor):
 
 class SquashedGaussianActor(ContinuousActor):
     """tanh(mean + std * xi), xi ~ N(0, 1), or tanh(mean)."""
+
+    @property
+    def log_std_range(self) -> tuple[float, float] | None:
+        return self.network.log_std_range  # type: ignore[no-any-return]
 
     def actor_action(self, observation: Observation, deterministic: bool) -> Tensor:
         mean, log_std = self.network(observation)

@@ -14,7 +14,7 @@ n-step returns (Sutton 1988) come summed from the replay, whose discount already
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -92,21 +92,27 @@ class QActor(Actor):
     can_tell_values = True
 
     def native_choice(self, native: Native, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
-        if len(native.networks) > 1 or self.tells_values or self.rungs is not None:  # dueling; collectors of a distributed replay
-            return self._choice(self._native_q(native, given), given, deterministic, progress)
-        epsilon = None if deterministic else max(0.0, exploration_rate(self.config, progress, self.updates))
+        epsilon: Any = None
+        if not deterministic:
+            epsilon = max(0.0, float(exploration_rate(self.config, progress, self.updates)))
+            epsilon = epsilon if self.rungs is None else epsilon ** (1 + LADDER * self.rungs)
+        if not self.tells_values:
+            return Choice(self._greedily(native, given, epsilon))
+        action, q, value = self._greedily(native, given, epsilon, tells=True)
+        return Choice(action, stored={"q": q, "value": value})
+
+    def _greedily(self, native: Native, given: PolicyInput, epsilon: Any, tells: bool = False) -> Any:
         features, moments = self.features(given.observation, native)
-        return Choice(act_greedily(native.networks[0], native.parameters, features, moments, given.action_mask, epsilon, self.random))
+        return act_greedily(native.networks, native.parameters, features, moments, given.action_mask, epsilon, self.random, tells)
 
     def torch_choice(self, given: PolicyInput, deterministic: bool, progress: Progress) -> Choice:
         return self._choice(self._torch_q(given), given, deterministic, progress)
 
     def value(self, given: PolicyInput) -> np.ndarray:
         native = self.native_form()
-        return masked(self._torch_q(given) if native is None else self._native_q(native, given), given.action_mask).max(axis=1)
-
-    def _native_q(self, native: Native, given: PolicyInput) -> np.ndarray:
-        return native_q(native, self.encoded(given.observation, native), keep=False)
+        if native is not None:
+            return self._greedily(native, given, None, tells=True)[2]
+        return masked(self._torch_q(given), given.action_mask).max(axis=1)
 
     def _torch_q(self, given: PolicyInput) -> np.ndarray:
         with torch.no_grad():

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pyrl.errors import DTypeError, ShapeError
+from pyrl.ops.acting import is_plain
 from pyrl.spaces.observations import Numbers
 from pyrl.types import Observation, map_observation
 
@@ -20,17 +21,12 @@ class ObservationReader:
 
     def __init__(self, space: spaces.Space) -> None:
         self._root = _node(space, "observation")
+        usual = type(self._root) is _Leaf and self._root.dtype in (np.float32, np.float64)
+        self._like = np.zeros((1, *self._root.shape), self._root.dtype) if usual else None
 
     def __call__(self, observation: Any) -> tuple[Observation, bool]:
-        root = self._root
-        if (
-            type(observation) is np.ndarray
-            and type(root) is _Leaf
-            and observation.dtype == root.dtype
-            and observation.ndim
-            and observation.shape[1:] == root.shape
-        ):
-            return root.read(observation, root.caption), False  # a batch as it should be, in a third of the time
+        if self._like is not None and is_plain(observation, self._like):
+            return observation, False  # a batch as it should be, in a tenth of the time
         leading: list[tuple[int, ...]] = []
         observation = _read(self._root, observation, leading)
         if leading.count(leading[0]) < len(leading):

@@ -79,6 +79,11 @@ class Arena:
             self._adopt()
 
     @property
+    def ready(self) -> bool:
+        """Whether `sync` would change nothing and every parameter requires grad, on the CPU: in one look. No says nothing."""
+        return self._views is not None and self._views.intact_and_trainable(self.values)
+
+    @property
     def trainable(self) -> bool:
         """Whether every parameter requires grad. The native engine learns all of an arena or nothing."""
         return self._views is not None and self._views.trainable()

@@ -57,7 +57,12 @@ class Native:
 
     def sync_to_learn(self) -> bool:
         """`sync`, and no parameter of a network that learns is frozen."""
-        return self.sync() and (self.arena.optimizer is None or self.arena.trainable)
+        arena = self.arena
+        if arena.optimizer is None:
+            return self.sync()
+        if arena.ready and self._version == arena.version:
+            return self._usable
+        return self.sync() and arena.trainable
 
     def infer(self, *inputs: Array) -> np.ndarray:
         """The output [B, out] of a single network, for no backward pass."""

@@ -22,7 +22,7 @@ from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.stepper import NEVER, Stepper
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError, SpaceError
-from pyrl.ops.steps import StepBook
+from pyrl.ops.steps import StepBook, StepCalls
 from pyrl.spaces import difference
 from pyrl.spaces.masks import MASK_KEY
 from pyrl.types import Array, Episode, StepResult, map_observation
@@ -56,6 +56,8 @@ class LeanStepper(Stepper):
         self._finite_reward = finite_test(self._reward)
         self._book = StepBook(self._reward, self._truncated, [limit for _, limit in peeled])
         self._infos: list[Any] = [None] * len(envs)
+        buffers = [array for buffer in self._buffers if (array := buffer.plain_array()) is not None]
+        self._calls = StepCalls(self._book, self._observations, self._rewards, self._infos, self._terminated, buffers)
         self._given: list[tuple[Any, Any]] = [(None, None)] * len(envs)  # observation and info of the first step, as returned
         self._flags_set = False
         self._first_step = True  # after a reset: it is checked in full
@@ -111,44 +113,24 @@ class LeanStepper(Stepper):
         observation = self._begin()
         action = self._border.check(action)
         env_actions = self._border.each(action)
-        observations, rewards, infos = self._observations, self._rewards, self._infos
         terminated, truncated = self._terminated, self._truncated
         if self._flags_set:
             terminated[:] = truncated[:] = self._flags_set = False
         ended: list[int] = []
-        i, result = 0, None
-        try:
-            for i, (step, env_action) in enumerate(zip(self._step_functions, env_actions)):
-                result = observations[i], rewards[i], over, cut, infos[i] = step(env_action)
-                if over or cut:
-                    if type(over) is not bool or type(cut) is not bool:
-                        over, cut = read_flag(over, "terminated"), read_flag(cut, "truncated")
-                    terminated[i], truncated[i] = over, cut
-                    ended.append(i)
-                elif over is None or cut is None:
-                    read_flag(over, "terminated"), read_flag(cut, "truncated")
-        except FROM_ENVS as error:
-            raise self._step_error(i, error, env_actions[i], result) from error
-        if self._first_step:
-            self._step_freely()
         current = (self._current + 1) % 3
         following = self._buffers[current]
         try:
-            following.write(observations)
-            due = self._book.step(rewards) if following.finite() else None
-            if due is None:  # maybe numbers of another type, maybe not numbers
-                self._all_rewards[:] = rewards
-        except Exception as error:
-            raise self._output_error(env_actions) from error
-        if due is None:
-            self._check_numbers(following, "step", self._raw)
-            due = self._book.step(None)
-        if due:
-            ended = self._book.cut(ended)
+            at = self._calls.run(self._step_functions, env_actions, current, ended)
+        except FROM_ENVS as error:
+            raise self._step_error(self._calls.at, error, env_actions) from error
+        if at >= 0:
+            self._read_results(at, env_actions, following, ended)
+        if self._first_step:
+            self._step_freely()
         episodes: list[Episode] = []
         after, first, mask, restarted = following, self.first, self.action_mask, self._nowhere
         next_mask = after_mask = None if self._masks is None else self._mask_rows(self._given_masks())
-        lives = [info["lives"] for info in infos] if self.episodic_life else None
+        lives = [info["lives"] for info in self._infos] if self.episodic_life else None
         if ended:
             current = (current + 1) % 3
             after = self._buffers[current]
@@ -163,6 +145,36 @@ class LeanStepper(Stepper):
         return StepResult(
             observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes, mask, next_mask, first=first
         )  # fmt: skip
+
+    def _read_results(self, at: int, env_actions: list[Any], following: ObservationBuffer, ended: list[int]) -> None:
+        """What `StepCalls.run` does, of results of any form, from environment ``at`` on, which has returned ``_observations[at]``."""
+        observations, rewards, terminated, truncated = self._observations, self._rewards, self._terminated, self._truncated
+        i, result = at, None
+        try:
+            for i in range(at, self.num_envs):
+                result = observations[i] if i == at else self._step_functions[i](env_actions[i])
+                observations[i], rewards[i], over, cut, self._infos[i] = result
+                if over or cut:
+                    if type(over) is not bool or type(cut) is not bool:
+                        over, cut = read_flag(over, "terminated"), read_flag(cut, "truncated")
+                    terminated[i], truncated[i] = over, cut
+                    ended.append(i)
+                elif over is None or cut is None:
+                    read_flag(over, "terminated"), read_flag(cut, "truncated")
+        except FROM_ENVS as error:
+            raise self._step_error(i, error, env_actions, (result,)) from error
+        try:
+            following.write(observations)
+            due = self._book.step(rewards) if following.finite() else None
+            if due is None:  # maybe numbers of another type, maybe not numbers
+                self._all_rewards[:] = rewards
+        except Exception as error:
+            raise self._output_error(env_actions) from error
+        if due is None:
+            self._check_numbers(following, "step", self._raw)
+            due = self._book.step(None)
+        if due:
+            self._book.cut(ended)
 
     def _restart(self, ended: list[int], following: ObservationBuffer, after: ObservationBuffer) -> list[Episode]:
         self._flags_set = True
@@ -183,16 +195,17 @@ class LeanStepper(Stepper):
             raise self._error(after.not_finite_rows()[0], "reset returned an observation that is not finite")
         return episodes
 
-    def _step_error(self, index: int, error: BaseException, action: Any, result: Any) -> EnvError:
-        """The error of stepping one environment: it raised, or returned a ``result`` of the wrong form."""
+    def _step_error(self, index: int, error: BaseException, env_actions: list[Any], results: tuple[Any, ...] = ()) -> EnvError:
+        """The error of stepping one environment: it raised, or returned a result of the wrong form, one of ``results``."""
         place = error.__traceback__
         if isinstance(error, TypeError | ValueError) and place is not None and place.tb_next is None:  # not in its code
             try:
-                read_step(result)
+                for result in results:
+                    read_step(result)
             except EnvError as fault:
                 error = fault
         text = str(error) if isinstance(error, EnvError) else f"step raised {described(error)}"
-        return self._error(index, f"{text} (action {_shown(action)})")
+        return self._error(index, f"{text} (action {_shown(env_actions[index])})")
 
     def _reward_fault(self, index: int) -> str | None:
         try:

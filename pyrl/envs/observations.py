@@ -14,6 +14,7 @@ from pyrl.spaces.observations import Numbers
 from pyrl.trees import zeros_for
 from pyrl.types import Observation
 
+_CHECKED_IN_C = (np.float32, np.float64, np.uint8)
 _SMALL = 2048  # elements up to which BLAS's dot beats NumPy's sum (and stays on one thread)
 
 
@@ -151,6 +152,12 @@ class ObservationBuffer:
             return None
         copy = observation.copy()
         return copy if leaf.zeros is None or is_finite(copy, leaf.zeros) else None
+
+    def plain_array(self) -> np.ndarray | None:
+        """The array [N, ...] of observations that are one array, of which dtype, shape and finite numbers are all there is to check."""
+        leaf = self._only
+        usual = leaf is not None and leaf.shape and not leaf.numbers.table and leaf.array.dtype in _CHECKED_IN_C
+        return leaf.array if usual and leaf is not None else None
 
     def write_batch(self, observation: Observation) -> None:
         """A batch as vector environments give it; ValueError saying what is wrong with its shape or dtype."""

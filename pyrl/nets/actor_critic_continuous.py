@@ -15,6 +15,7 @@ from pyrl.nets.batched_mlp import batched_mlp
 from pyrl.nets.convolutional import FeaturesExtractor
 from pyrl.nets.encoder import Encoder, MakeFeatures
 from pyrl.nets.mlp import Activation, MakeActivation, NetArch, layers_of, mlp
+from pyrl.ops.acting import Scale
 from pyrl.types import Array, Observation
 
 
@@ -37,9 +38,14 @@ class ActionScale:
         self.shape, self.dtype = space.shape, np.result_type(space.dtype, np.float32)
         self.size = half.size
         self.center, self.half = center, half
+        self.native = Scale(center, half, self.dtype == np.float64)  # as `pyrl.ops.acting` takes it
         wide = half >= np.finfo(np.float32).tiny  # a Box may have no width
         self.inverse = np.divide(1.0, half, out=np.zeros_like(half), where=wide)
         self._on_gpus: dict[torch.device, tuple[Tensor, ...]] = {}  # center and inverse there
+
+    def shaped(self, action: np.ndarray) -> np.ndarray:
+        """[N, A] in the Box -> [N, *shape]."""
+        return action if len(self.shape) == 1 else action.reshape(-1, *self.shape)
 
     def to_box(self, action: np.ndarray) -> np.ndarray:
         """[N, A] in [-1, 1] -> [N, *shape] in the Box, float32 or as precise as the Box."""

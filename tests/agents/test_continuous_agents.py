@@ -13,11 +13,12 @@ from agent_envs import BOXES, CONTINUOUS, OBSERVATION_SPACES, StayOrGo, TwoTarge
 from gymnasium import spaces
 
 import pyrl
+from pyrl.agents.continuous_actors import DeterministicActor
 from pyrl.agents.entropy import EntropyAgent
 from pyrl.agents.registry import agent_class
 from pyrl.errors import SpaceError
 from pyrl.experiment.presets import preset
-from pyrl.types import Progress
+from pyrl.types import PolicyInput, Progress
 
 SMALL: dict[str, Any] = {"buffer_size": 2000, "learning_starts": 16, "batch_size": 16, "net_arch": (8,)}
 QUICK: dict[str, Any] = {**SMALL, "batch_size": 64, "net_arch": (32,), "tau": 0.05, "learning_rate": 3e-3, "random_steps": 300}
@@ -217,3 +218,44 @@ def test_going_on_is_exact(algo: str, options: dict[str, Any], tmp_path: Path) -
     assert resumed.env_steps == agent.env_steps == 160
     assert torch.equal(weights(resumed), weights(agent))
     assert {n: s.state for n, s in resumed.streams().items()} == {n: s.state for n, s in agent.streams().items()}
+
+
+# -- acting in one call --------------------------------------------------------------------------------------------------
+
+
+NOISES = [{}, {"noise_std": 0.3}, {"noise_std": 0.2, "noise_type": "ornstein-uhlenbeck"}, {"noise_std": 0.1, "normalize_observation": True}]
+
+
+@pytest.mark.parametrize("rungs", [None, np.linspace(0.0, 1.0, 3)])
+@pytest.mark.parametrize("options", NOISES)
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("algo", ["ddpg", "sac", "svg", "td3"])
+def test_acting_in_one_call_is_acting_in_parts(algo: str, box: str, options: dict[str, Any], rungs: np.ndarray | None) -> None:
+    spaces_ = OBSERVATION_SPACES["box"], BOXES[box]
+    one, parts = (pyrl.make_agent(algo, *spaces_, num_envs=3, seed=1, net_arch=(8,), random_steps=0, **options) for _ in range(2))
+    parts.acting._at_once = False
+    rng = np.random.default_rng(0)
+    for agent in (one, parts):
+        agent.acting.rungs = rungs
+    for step in range(6):
+        observation = rng.standard_normal((3, *spaces_[0].shape)).astype(np.float32)
+        chosen = []
+        for agent in (one, parts):
+            agent.normalizer.update(observation)
+            chosen.append(agent.choose(PolicyInput(observation, np.zeros(3, bool)), deterministic=step % 3 == 2).action)
+        assert (chosen[0].dtype, chosen[0].shape) == (chosen[1].dtype, chosen[1].shape)
+        np.testing.assert_array_equal(*chosen)
+    ours, theirs = ({name: stream.state for name, stream in agent.streams().items()} for agent in (one, parts))
+    assert ours == theirs
+
+
+def test_an_actor_with_an_action_of_its_own_is_asked_for_it() -> None:
+    class Halved(DeterministicActor):
+        def native_actor_action(self, native: Any, observation: np.ndarray, deterministic: bool) -> np.ndarray:
+            return 0.5 * super().native_actor_action(native, observation, deterministic)
+
+    agent = pyrl.make_agent("td3", OBSERVATION_SPACES["box"], BOXES["asymmetric"], seed=1, net_arch=(8,))
+    given = PolicyInput(np.ones((1, *OBSERVATION_SPACES["box"].shape), np.float32), np.zeros(1, bool))
+    usual = agent.scale.to_unit(agent.choose(given, deterministic=True).action)
+    halved = agent.scale.to_unit(Halved(agent).choose(given, deterministic=True).action)
+    np.testing.assert_allclose(halved, 0.5 * usual, rtol=1e-5, atol=1e-6)

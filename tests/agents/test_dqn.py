@@ -14,7 +14,8 @@ from gymnasium import spaces
 
 import pyrl
 from pyrl.agents.dqn import q_loss, q_target
-from pyrl.types import Progress
+from pyrl.engine.native import native_q
+from pyrl.types import PolicyInput, Progress
 
 SMALL = {"buffer_size": 1000, "learning_starts": 16, "batch_size": 16, "train_freq": 2, "target_update_interval": 20, "net_arch": (8,)}
 
@@ -179,3 +180,28 @@ def test_priorities_are_td_errors_and_beta_is_annealed() -> None:
             stored = loop.buffer.priorities(np.array(list(last)))
             np.testing.assert_allclose(stored, np.array(list(last.values())) + 1e-6, rtol=1e-5)
     assert loop.buffer.beta == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("tells", [False, True])
+@pytest.mark.parametrize("rungs", [None, np.linspace(0.0, 1.0, 5)])
+@pytest.mark.parametrize("net_arch", [(8,), (8, 8)])
+@pytest.mark.parametrize("dueling", [False, True])
+def test_acting_in_one_call_is_acting_in_parts(dueling: bool, net_arch: tuple[int, ...], rungs: Any, tells: bool) -> None:
+    observations, actions = spaces.Box(-1, 1, (3,)), spaces.Discrete(4)
+    one, parts = (pyrl.make_agent("dqn", observations, actions, num_envs=5, seed=1, dueling=dueling, net_arch=net_arch) for _ in range(2))
+    rng, progress = np.random.default_rng(0), Progress(0, 0.06)
+    for agent in (one, parts):
+        agent.acting.rungs, agent.acting.tells_values = rungs, tells
+    for step in range(6):
+        mask = rng.random((5, 4)) < 0.7 if step % 2 else None
+        if mask is not None:
+            mask[:, 0] = True
+        given = PolicyInput(rng.standard_normal((5, 3)).astype(np.float32), np.zeros(5, bool), mask)
+        q = native_q(parts.native["q_network"], given.observation, keep=False)
+        got = one.acting.choose(given, step == 5, progress)
+        expected = parts.acting._choice(q, given, step == 5, progress)
+        for a, b in zip((got.action, *got.stored.values()), (expected.action, *expected.stored.values()), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(one.acting.value(given), (q if mask is None else np.where(mask, q, np.float32(-1e8))).max(axis=1))
+    assert one.random.state == parts.random.state

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrl.errors import DTypeError, ShapeError
-from pyrl.ops.steps import StepBook
+from pyrl.ops.steps import StepBook, StepCalls
 
 NEVER = 1 << 62
 
@@ -159,3 +159,134 @@ def test_state_goes_over_to_another_book() -> None:
     assert second.finish(0, second.clock) == (5.0, 5)
     with pytest.raises(ShapeError, match="2 returns and 3 ages, expected 3 of each"):
         second.load([0.0] * 2, [0] * 3)
+
+
+class Calls:
+    """`StepCalls` of functions that return what ``results`` says."""
+
+    def __init__(self, results: list[Any], limits: list[int] | None = None, buffers: int = 1) -> None:
+        count = len(results)
+        self.results = results
+        self.book, self.reward, self.truncated = book_of(limits or [NEVER] * count)
+        self.terminated = np.zeros(count, bool)
+        self.buffers = [np.zeros((count, 2), np.float32) for _ in range(buffers)]
+        self.lists: tuple[list[Any], ...] = ([None] * count, [0.0] * (count + 1), [None] * count)
+        self.calls = StepCalls(self.book, *self.lists, self.terminated, self.buffers)
+        self.actions: list[Any] = []
+
+    def run(self, buffer: int = 0) -> tuple[int, list[int]]:
+        def step(i: int) -> Any:
+            def call(action: Any) -> Any:
+                self.actions.append(action)
+                if isinstance(self.results[i], BaseException):
+                    raise self.results[i]
+                return self.results[i]
+
+            return call
+
+        ended: list[int] = []
+        count = len(self.results)
+        return self.calls.run([step(i) for i in range(count)], [f"action {i}" for i in range(count)], buffer, ended), ended
+
+
+def result(*row: float, reward: Any = 1.0, terminated: Any = False, truncated: Any = False) -> tuple[Any, ...]:
+    return np.array(row, np.float32), reward, terminated, truncated, {"row": row}
+
+
+def test_usual_results_are_taken_in_one_call() -> None:
+    case = Calls(
+        [result(1, 2, reward=3), result(3, 4, terminated=True), result(5, 6, truncated=True), result(7, 8, reward=np.float64(0.5))]
+    )
+    assert case.run() == (-1, [1, 2])
+    assert case.actions == [f"action {i}" for i in range(4)]
+    assert case.buffers[0].tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert case.reward.tolist() == [3, 1, 1, 0.5]
+    assert (case.terminated.tolist(), case.truncated.tolist()) == ([False, True, False, False], [False, False, True, False])
+    observations, rewards, infos = case.lists
+    assert all(observation is given[0] and info is given[4] for observation, info, given in zip(observations, infos, case.results))
+    assert rewards == [3, 1.0, 1.0, 0.5, 0.0]
+    assert case.book.clock == 1
+    assert case.book.finish(0, 1) == (3.0, 1)
+
+
+def test_time_limits_end_episodes_in_the_same_call() -> None:
+    case = Calls([result(1, 2), result(3, 4), result(5, 6)], [2, 1, 2])
+    assert case.run() == (-1, [1])
+    assert case.truncated.tolist() == [False, True, False]
+    case.book.finish(1, 1)
+    case.truncated[:] = False
+    case.results[0] = result(1, 2, terminated=True)
+    assert case.run() == (-1, [0, 1, 2])
+    assert (case.terminated.tolist(), case.truncated.tolist()) == ([True, False, False], [True] * 3)
+
+
+FORMS = [
+    None,
+    3,
+    [*result(3, 4)],
+    result(3, 4)[:4],
+    result(3, 4, terminated=0),
+    result(3, 4, truncated=np.False_),
+    result(3, 4, terminated=None),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_result_of_another_form_is_left_to_the_caller(form: Any) -> None:
+    """From the first one on: the environments behind it are not called."""
+    case = Calls([result(1, 2, terminated=True), form, result(5, 6)])
+    assert case.run() == (1, [0])
+    assert len(case.actions) == 2
+    assert case.lists[0][1] is form
+    assert case.book.clock == 0
+
+
+NUMBERS = [
+    *(
+        (x, 1.0)
+        for x in ([1.0, 2.0], np.zeros(2), np.zeros(3, np.float32), np.zeros((2, 2), np.float32)[:, 0], np.array([0, np.nan], np.float32))
+    ),
+    *((np.zeros(2, np.float32), reward) for reward in (np.float32(1), True, None, math.nan, 1 << 2000)),
+]
+
+
+@pytest.mark.parametrize(("observation", "reward"), NUMBERS)
+def test_numbers_of_another_kind_are_left_to_the_caller(observation: Any, reward: Any) -> None:
+    """All were called, nothing is booked."""
+    case = Calls([(observation, reward, False, False, {}), result(5, 6)])
+    assert case.run() == (2, [])
+    assert case.lists[0][0] is observation
+    assert case.lists[1][0] is reward
+    assert case.book.clock == 0
+
+
+def test_without_buffers_the_observations_are_left_to_the_caller() -> None:
+    case = Calls([result(1, 2), result(3, 4, terminated=True)], buffers=0)
+    assert case.run() == (2, [1])
+
+
+def test_an_error_says_where_it_was() -> None:
+    case = Calls([result(1, 2), KeyError("wheels"), result(3, 4)])
+    with pytest.raises(KeyError, match="wheels"):
+        case.run()
+    assert case.calls.at == 1
+    assert len(case.actions) == 2
+
+
+def test_calls_that_are_refused() -> None:
+    book, _, truncated = book_of([9, 9])
+    usual = dict(book=book, observations=[0, 0], rewards=[0, 0], infos=[0, 0], terminated=truncated.copy(), buffers=[np.zeros((2, 3))])
+    for error, text, other in (
+        (ShapeError, "a list has 1 entries, expected at least 2", {"infos": [0]}),
+        (ShapeError, r"terminated has shape \[3\]", {"terminated": np.zeros(3, bool)}),
+        (ShapeError, r"buffer has shape \[3, 3\]", {"buffers": [np.zeros((3, 3))]}),
+        (ShapeError, r"buffer has shape \[2\]", {"buffers": [np.zeros(2)]}),
+        (ValueError, "not contiguous", {"buffers": [np.zeros((2, 6))[:, ::2]]}),
+    ):
+        with pytest.raises(error, match=text):
+            StepCalls(**{**usual, **other})
+    calls = StepCalls(**usual)
+    with pytest.raises(ShapeError, match="run: 1 steps and 2 actions, expected 2 of each"):
+        calls.run([len], [0, 0], 0, [])
+    with pytest.raises(DTypeError, match="run: ended is a tuple, expected a list"):
+        calls.run([len, len], [0, 0], 0, ())
