@@ -42,6 +42,7 @@ void multiply(const Product<Real>& product) {
     part.rows = end - begin;
     part.a += begin * product.a_row;
     part.c += begin * product.c_row;
+    if (part.seen != nullptr) part.seen += begin * product.c_row;
     multiply_rows(part);
   });
 }

@@ -106,6 +106,34 @@ TEST_CASE_TEMPLATE("a product with long rows goes through packed panels", Real, 
   at_every_level([] { check_product<Real>(70, 270, 131); });
 }
 
+TEST_CASE_TEMPLATE("what finishes a product is what a pass over it would do", Real, float, double) {
+  constexpr std::int64_t rows = 31, depth = 9;
+  const Real nan = std::numeric_limits<Real>::quiet_NaN();
+  at_every_level([&] {
+    for (const std::int64_t columns : {1, 2, 3, 5, 16, 21, 70, 129}) {
+      CAPTURE(columns);
+      auto a = whole_numbers<Real>(rows, depth, 1), seen = whole_numbers<Real>(rows, columns + 2, 4);
+      const auto b = whole_numbers<Real>(depth, columns, 2);
+      a(4, 3) = nan;
+      for (const Finish finish : {Finish::Relu, Finish::ReluGate, Finish::TanhGate}) {
+        Matrix<Real> plain(rows, columns + 2), c(rows, columns + 2);
+        Product<Real> product{.rows = rows, .columns = columns, .depth = depth, .a = a.data.get(), .a_row = depth, .b = b.data.get(),
+                              .b_row = columns, .c = plain.data.get(), .c_row = columns + 2};
+        multiply(product);
+        product.c = c.data.get(), product.finish = finish, product.seen = finish == Finish::Relu ? nullptr : seen.data.get();
+        multiply(product);
+        for (std::int64_t i = 0; i < rows; ++i)
+          for (std::int64_t j = 0; j < columns + 2; ++j) {
+            const Real x = plain(i, j), y = seen(i, j);
+            const Real expected = j >= columns ? Real(0) : finish == Finish::Relu ? (x < 0 ? Real(0) : x)
+                                : finish == Finish::ReluGate ? (y <= 0 ? Real(0) : x) : x * (1 - y * y);
+            CHECK((c(i, j) == expected || (std::isnan(c(i, j)) && std::isnan(expected))));
+          }
+      }
+    }
+  });
+}
+
 TEST_CASE_TEMPLATE("a product is the same to the bit on any number of threads", Real, float, double) {
   constexpr std::int64_t rows = 419, columns = 301, depth = 203;
   Matrix<Real> a(rows, depth), b(depth, columns), c(rows, columns);
