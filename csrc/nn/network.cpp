@@ -28,7 +28,7 @@ Finish gate_of(Activation activation) {
 }  // namespace
 
 template <class Real>
-Network<Real>::Network(std::vector<Layer> layers) : layers_(std::move(layers)), kept_(layers_.size()) {
+Network<Real>::Network(std::vector<Layer> layers, bool bfloat16) : layers_(std::move(layers)), bfloat16_(bfloat16), kept_(layers_.size()) {
   for (const Layer& layer : layers_) widest_ = std::max({widest_, layer.in, layer.out});
 }
 
@@ -54,7 +54,7 @@ void Network<Real>::layer_forward(const Layer& layer, const Real* parameters, co
   const bool relu_at_once = layer.activation == Activation::Relu && layer.gain < 0;
   multiply<Real>({.rows = rows, .columns = layer.out, .depth = layer.in, .a = x, .a_row = layer.in, .b = parameters + layer.weight,
                   .b_row = layer.out, .init = layer.bias < 0 ? nullptr : parameters + layer.bias, .c = z, .c_row = layer.out,
-                  .finish = relu_at_once ? Finish::Relu : Finish::None});
+                  .finish = relu_at_once ? Finish::Relu : Finish::None, .bfloat16 = bfloat16_});
   if (relu_at_once) return;
   if (layer.gain >= 0) {
     Real* const unit = kept == nullptr ? nullptr : kept->unit.reserve(size);
@@ -121,13 +121,14 @@ void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Re
       transpose(d_weight, layer.out, layer.in, gradients + layer.weight);
     } else {
       multiply<Real>({.rows = layer.in, .columns = layer.out, .depth = batch_, .a = x, .a_row = 1, .a_step = layer.in, .b = dz,
-                      .b_row = layer.out, .c = gradients + layer.weight, .c_row = layer.out});
+                      .b_row = layer.out, .c = gradients + layer.weight, .c_row = layer.out, .bfloat16 = bfloat16_});
     }
   }
   if (dx == nullptr) return;
   const Finish gate = index == 0 ? Finish::None : gate_of(layers_[index - 1].activation);
   multiply<Real>({.rows = batch_, .columns = layer.in, .depth = layer.out, .a = dz, .a_row = layer.out, .b = parameters + layer.weight,
-                  .b_row = layer.out, .b_transposed = true, .c = dx, .c_row = layer.in, .finish = gate, .seen = gate == Finish::None ? nullptr : x});
+                  .b_row = layer.out, .b_transposed = true, .c = dx, .c_row = layer.in, .finish = gate,
+                  .seen = gate == Finish::None ? nullptr : x, .bfloat16 = bfloat16_});
 }
 
 template <class Real>

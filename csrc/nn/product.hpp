@@ -37,6 +37,7 @@ struct Product {
   std::int64_t c_row = 0;
   Finish finish = Finish::None;
   const Real* seen = nullptr;                      // seen[i * c_row + j], of the gates
+  bool bfloat16 = false;                           // A and B may be rounded to it (product_bfloat16.hpp), where that is faster
 };
 
 // Uses threads where they pay; they share the rows of C.
