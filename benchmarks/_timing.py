@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns
 from typing import Any
 
 Call = Callable[[], object]
@@ -23,6 +23,7 @@ PACKAGES = (
     "pyrl", "numpy", "torch", "numba", "gymnasium", "envpool", "stable-baselines3", "tianshou", "torchrl", "tensordict",
     "cpprb", "pufferlib", "jax", "flashbax", "ray",
 )  # fmt: skip
+clock_ns = process_time_ns if os.environ.get("PYRL_BENCHMARK_CLOCK") == "cpu" else perf_counter_ns
 SLOWEST_CALL = 10e9  # ns; a contender slower than this is reported, not repeated
 
 
@@ -81,10 +82,10 @@ def keep_one(build: Callable[..., Any]) -> Callable[..., Any]:
 def time_loops(call: Call, loops: int) -> int:
     """Nanoseconds of ``loops`` calls. The last result stays alive during the next call, as a batch does in training."""
     result = None
-    start = perf_counter_ns()
+    start = clock_ns()
     for _ in range(loops):
         result = call()
-    elapsed = perf_counter_ns() - start
+    elapsed = clock_ns() - start
     del result
     return elapsed
 

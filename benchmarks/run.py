@@ -1,6 +1,6 @@
 """The one benchmark driver: pyrl, references and peers on the same work, in turns. See README.md.
 
-python benchmarks/run.py [SUBJECT ...] [--quick] [--goals] [--only REGEX] [--peers sb3,cpprb] [--threads N] [--list]
+python benchmarks/run.py [SUBJECT ...] [--quick] [--goals] [--only REGEX] [--peers sb3,cpprb] [--threads N] [--cpu] [--list]
 python benchmarks/run.py --install-peers [--peers sb3,cpprb]
 """
 
@@ -170,6 +170,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--goals", action="store_true", help="only the cases that have goals of their own")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"comma-separated, of {', '.join(PEERS)}; default: all; '' for none")
     parser.add_argument("--threads", type=int, default=1, help="threads for everyone; default: 1")
+    parser.add_argument("--cpu", action="store_true", help="time in CPU seconds of the contender's process: for a busy machine")
     parser.add_argument("--list", action="store_true", help="show cases and contenders, time nothing")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the JSON file")
     parser.add_argument("--install-peers", action="store_true", help="make the peers' virtual environments")
@@ -179,6 +180,8 @@ def arguments() -> argparse.Namespace:
         if unknown := set(given) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; expected {', '.join(known)}")
     options.subjects = options.subjects or SUBJECTS
+    if options.cpu:
+        os.environ["PYRL_BENCHMARK_CLOCK"] = "cpu"
     options.rounds, options.seconds = (3, 0.05) if options.quick else (5, 0.2)
     return options
 

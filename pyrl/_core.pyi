@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'LimiterCore', 'NetworkCore', 'RandomStream', 'ReplayCore', 'RolloutRows', 'StepBook', 'StepCalls', 'SumTreeCore', 'act', 'act_continuously', 'act_greedily', 'adam', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'is_plain', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'LimiterCore', 'NetworkCore', 'RandomStream', 'ReplayCore', 'RolloutRows', 'StepBook', 'StepCalls', 'SumTreeCore', 'act', 'act_continuously', 'act_greedily', 'adam', 'bfloat16_products', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'is_plain', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -136,7 +136,7 @@ class NetworkCore:
     @staticmethod
     def infer(parameters, x, x1, out):
         ...
-    def __init__(self, layers: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, str]], dtype: str) -> None:
+    def __init__(self, layers: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, str]], dtype: str, precision: str) -> None:
         ...
     @property
     def num_inputs(self) -> int:
@@ -357,6 +357,10 @@ def act_greedily(network, parameters, observation, moments, mask, epsilon, rando
     ...
 def adam(parameters, gradients, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, decoupled, max_grad_norm):
     ...
+def bfloat16_products() -> bool:
+    """
+    Whether this processor multiplies matrices in bfloat16.
+    """
 def collect(pool, network, parameters, log_std, low, high, random, steps, stop_at_end, seconds, observation, returns, columns):
     ...
 def copy_nontemporal(array, kept):

@@ -12,6 +12,7 @@
 #include "bindings/fast_call.hpp"
 #include "bindings/network_core.hpp"
 #include "bindings/registry.hpp"
+#include "nn/product_bfloat16.hpp"
 
 namespace py = pybind11;
 using namespace pyrl;
@@ -21,7 +22,8 @@ using pyrl::nn::Layer;
 
 namespace pyrl::bindings {
 
-NetworkCore::NetworkCore(std::vector<Layer> layers, DType type) : network(nn::Network<float>(layers)), dtype(type), in(layers.front().in), out(layers.back().out) {
+NetworkCore::NetworkCore(std::vector<Layer> layers, DType type, bool bfloat16)
+    : network(nn::Network<float>(layers, bfloat16)), dtype(type), in(layers.front().in), out(layers.back().out) {
   for (const Layer& layer : layers) {
     arena_size = std::max({arena_size, layer.weight + layer.in * layer.out, layer.bias + layer.out, layer.gain + layer.out, layer.shift + layer.out});
   }
@@ -52,9 +54,10 @@ Activation activation_of(const std::string& name) {
   throw ArgumentError(concat("Network: activation is '", name, "', expected one of identity, relu, tanh, silu, gelu"));
 }
 
-NetworkCore* make(const std::vector<LayerSpec>& specs, const std::string& dtype) {
+NetworkCore* make(const std::vector<LayerSpec>& specs, const std::string& dtype, const std::string& precision) {
   PYRL_CHECK(!specs.empty(), ArgumentError, "Network: layers is empty, expected at least one");
   PYRL_CHECK(dtype == "float32" || dtype == "float64", DTypeError, "Network: dtype is ", dtype, ", expected float32 or float64");
+  PYRL_CHECK(precision == "float32" || precision == "bfloat16", ArgumentError, "Network: precision is '", precision, "', expected float32 or bfloat16");
   std::vector<Layer> layers;
   for (const auto& [in, out, weight, bias, gain, shift, activation] : specs) {
     constexpr std::int64_t most = std::int64_t{1} << 30;  // so that no size overflows
@@ -70,7 +73,7 @@ NetworkCore* make(const std::vector<LayerSpec>& specs, const std::string& dtype)
     layers.push_back({in, out, weight, bias, gain, shift, activation_of(activation)});
   }
   // Not a unique_ptr: where pybind11 then runs out of memory, it would free the object twice.
-  return new NetworkCore(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32);
+  return new NetworkCore(std::move(layers), dtype == "float64" ? DType::Float64 : DType::Float32, precision == "bfloat16");
 }
 
 // One or two matrices [B, width] side by side.
@@ -160,9 +163,10 @@ py::object backward(NetworkCore& core, FastArgs args) {
 
 PYRL_BINDINGS(networks, m) {
   py::class_<NetworkCore> core(m, "NetworkCore", "A multilayer perceptron over an arena.");
-  core.def(py::init(&make), py::arg("layers"), py::arg("dtype"))
+  core.def(py::init(&make), py::arg("layers"), py::arg("dtype"), py::arg("precision"))
       .def_readonly("num_inputs", &NetworkCore::in)
       .def_readonly("num_outputs", &NetworkCore::out);
+  m.def("bfloat16_products", &nn::bfloat16::available, "Whether this processor multiplies matrices in bfloat16.");
   def_fast_method<NetworkCore, run<true>, "forward(parameters, x, x1, out)">(core);
   def_fast_method<NetworkCore, run<false>, "infer(parameters, x, x1, out)">(core);
   def_fast_method<NetworkCore, backward, "backward(parameters, gradients, dy, dx, dx1)">(core);

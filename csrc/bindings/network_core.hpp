@@ -15,7 +15,7 @@
 namespace pyrl::bindings {
 
 struct NetworkCore {
-  NetworkCore(std::vector<nn::Layer> layers, DType type);
+  NetworkCore(std::vector<nn::Layer> layers, DType type, bool bfloat16);
 
   // Calls body(network) with the Network<float> or Network<double>.
   template <class Body>

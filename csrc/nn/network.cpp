@@ -20,10 +20,15 @@ void column_sums(const Real* x, std::int64_t rows, std::int64_t columns, Real* s
                   .c = sums, .c_row = columns});
 }
 
+// The derivative that the product which makes a gradient w.r.t. outputs can apply; None: `differentiate` does.
+Finish gate_of(Activation activation) {
+  return activation == Activation::Relu ? Finish::ReluGate : activation == Activation::Tanh ? Finish::TanhGate : Finish::None;
+}
+
 }  // namespace
 
 template <class Real>
-Network<Real>::Network(std::vector<Layer> layers) : layers_(std::move(layers)), kept_(layers_.size()) {
+Network<Real>::Network(std::vector<Layer> layers, bool bfloat16) : layers_(std::move(layers)), bfloat16_(bfloat16), kept_(layers_.size()) {
   for (const Layer& layer : layers_) widest_ = std::max({widest_, layer.in, layer.out});
 }
 
@@ -46,8 +51,11 @@ template <class Real>
 void Network<Real>::layer_forward(const Layer& layer, const Real* parameters, const Real* x, std::int64_t rows, Real* y, Kept* kept) {
   const std::int64_t size = rows * layer.out;
   Real* const z = kept != nullptr && needs_argument(layer.activation) ? kept->argument.reserve(size) : y;
+  const bool relu_at_once = layer.activation == Activation::Relu && layer.gain < 0;
   multiply<Real>({.rows = rows, .columns = layer.out, .depth = layer.in, .a = x, .a_row = layer.in, .b = parameters + layer.weight,
-                  .b_row = layer.out, .init = layer.bias < 0 ? nullptr : parameters + layer.bias, .c = z, .c_row = layer.out});
+                  .b_row = layer.out, .init = layer.bias < 0 ? nullptr : parameters + layer.bias, .c = z, .c_row = layer.out,
+                  .finish = relu_at_once ? Finish::Relu : Finish::None, .bfloat16 = bfloat16_});
+  if (relu_at_once) return;
   if (layer.gain >= 0) {
     Real* const unit = kept == nullptr ? nullptr : kept->unit.reserve(size);
     Real* const deviation = kept == nullptr ? nullptr : kept->deviation.reserve(rows);
@@ -87,13 +95,15 @@ void Network<Real>::infer(const Real* parameters, const Inputs<Real>& x, std::in
   }
 }
 
-// `dz` comes as the gradient w.r.t. the layer's output and is used up; dx (null: not wanted) is that w.r.t. its input.
+// `dz` comes as the gradient w.r.t. the layer's output, or already through its activation (`gated`), and is used up; dx (null: not wanted) is
+// that w.r.t. its input, which for some activations of the layer before is gated.
 template <class Real>
 void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Real* gradients, Real* dz, Real* dx) {
   const Layer& layer = layers_[index];
   const Kept& kept = kept_[index];
   const Real* const x = index == 0 ? input_.data() : kept_[index - 1].output.data();
-  if (layer.activation != Activation::Identity) {
+  const bool gated = index + 1 < layers_.size() && gate_of(layer.activation) != Finish::None;
+  if (layer.activation != Activation::Identity && !gated) {
     const Real* const seen = needs_argument(layer.activation) ? kept.argument.data() : kept.output.data();
     differentiate(layer.activation, seen, dz, batch_ * layer.out, dz);
   }
@@ -111,12 +121,14 @@ void Network<Real>::layer_backward(std::size_t index, const Real* parameters, Re
       transpose(d_weight, layer.out, layer.in, gradients + layer.weight);
     } else {
       multiply<Real>({.rows = layer.in, .columns = layer.out, .depth = batch_, .a = x, .a_row = 1, .a_step = layer.in, .b = dz,
-                      .b_row = layer.out, .c = gradients + layer.weight, .c_row = layer.out});
+                      .b_row = layer.out, .c = gradients + layer.weight, .c_row = layer.out, .bfloat16 = bfloat16_});
     }
   }
   if (dx == nullptr) return;
+  const Finish gate = index == 0 ? Finish::None : gate_of(layers_[index - 1].activation);
   multiply<Real>({.rows = batch_, .columns = layer.in, .depth = layer.out, .a = dz, .a_row = layer.out, .b = parameters + layer.weight,
-                  .b_row = layer.out, .b_transposed = true, .c = dx, .c_row = layer.in});
+                  .b_row = layer.out, .b_transposed = true, .c = dx, .c_row = layer.in, .finish = gate,
+                  .seen = gate == Finish::None ? nullptr : x, .bfloat16 = bfloat16_});
 }
 
 template <class Real>

@@ -41,8 +41,8 @@ struct Inputs {
 template <class Real>
 class Network {
  public:
-  // Each layer's `in` is the `out` of the one before.
-  explicit Network(std::vector<Layer> layers);
+  // Each layer's `in` is the `out` of the one before. `bfloat16`: products round to it where that is faster; all else stays in Real.
+  explicit Network(std::vector<Layer> layers, bool bfloat16 = false);
 
   std::int64_t in() const { return layers_.front().in; }
   std::int64_t out() const { return layers_.back().out; }
@@ -72,6 +72,7 @@ class Network {
   const Real* joined(const Inputs<Real>& x, std::int64_t rows, Workspace<Real>& memory) const;
 
   std::vector<Layer> layers_;
+  bool bfloat16_;
   std::vector<Kept> kept_;
   std::int64_t widest_ = 0, batch_ = -1, a_width_ = 0;  // the last two of the latest forward
   Workspace<Real> input_, joined_, rows_[2], gradient_[2], narrow_;

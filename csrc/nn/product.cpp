@@ -4,6 +4,7 @@
 
 #include "core/parallel.hpp"
 #include "core/platform.hpp"
+#include "nn/product_bfloat16.hpp"
 #include "nn/product_levels.hpp"
 #include "nn/workspace.hpp"
 
@@ -15,6 +16,8 @@ constexpr std::int64_t multiply_adds_a_thread = 500'000;
 
 template <class Real>
 void multiply_rows(const Product<Real>& product) {
+  if constexpr (sizeof(Real) == sizeof(float))
+    if (product.bfloat16) return bfloat16::multiply(product);
   thread_local Workspace<Real> scratch;
   Real* const packed = scratch.reserve(packed_size(product.depth));
 #if PYRL_X86
@@ -30,11 +33,17 @@ void multiply_rows(const Product<Real>& product) {
   portable::multiply(product, packed);
 }
 
+// Decided for all rows, so that threads, which get some of them, change nothing.
+bool rounds(const Product<float>& product) { return product.bfloat16 && bfloat16::pays(product) && bfloat16::available(); }
+bool rounds(const Product<double>&) { return false; }
+
 }  // namespace
 
 template <class Real>
-void multiply(const Product<Real>& product) {
-  const std::int64_t row_cost = std::max<std::int64_t>(1, product.columns * product.depth);
+void multiply(const Product<Real>& wanted) {
+  Product<Real> product = wanted;
+  product.bfloat16 = rounds(wanted);
+  const std::int64_t row_cost = std::max<std::int64_t>(1, product.columns * product.depth / (product.bfloat16 ? 6 : 1));
   const std::int64_t grain = std::max<std::int64_t>(1, multiply_adds_a_thread / row_cost);
   if (product.rows < 2 * grain) return multiply_rows(product);
   parallel_for(product.rows, grain, [&](std::int64_t begin, std::int64_t end) {
@@ -42,6 +51,7 @@ void multiply(const Product<Real>& product) {
     part.rows = end - begin;
     part.a += begin * product.a_row;
     part.c += begin * product.c_row;
+    if (part.seen != nullptr) part.seen += begin * product.c_row;
     multiply_rows(part);
   });
 }

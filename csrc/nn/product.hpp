@@ -5,6 +5,9 @@
 // A has any strides, B may be given as its transpose, and B and C have rows of their own length. Forward: Y = X W + bias, gradient
 // w.r.t. weights: X^T dY, gradient w.r.t. inputs: dY W^T. C may overlap nothing.
 //
+// `finish` is done to each c[i, j] while it is in a register: an activation, or the derivative of the one before (which saves a pass
+// over memory).
+//
 // A tile of C stays in registers over the whole sum: rows x vectors as the register file allows (AVX-512: 6 x 4). Fused
 // multiply-adds where the level has them, so levels differ in the last bits; the split into tiles or rows changes nothing.
 // Cost: M N P multiply-adds; floor on Zen 4 at 512 bits: 16 a cycle (float).
@@ -13,6 +16,13 @@
 #include <cstdint>
 
 namespace pyrl::nn {
+
+enum class Finish : std::uint8_t {
+  None,
+  Relu,      // c < 0 ? 0 : c
+  ReluGate,  // seen <= 0 ? 0 : c
+  TanhGate,  // c (1 - seen^2)
+};
 
 template <class Real>
 struct Product {
@@ -25,6 +35,9 @@ struct Product {
   const Real* init = nullptr;                      // [N]; null: zero
   Real* c = nullptr;
   std::int64_t c_row = 0;
+  Finish finish = Finish::None;
+  const Real* seen = nullptr;                      // seen[i * c_row + j], of the gates
+  bool bfloat16 = false;                           // A and B may be rounded to it (product_bfloat16.hpp), where that is faster
 };
 
 // Uses threads where they pay; they share the rows of C.

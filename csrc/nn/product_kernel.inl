@@ -63,6 +63,22 @@ void store_few(typename Simd<Real>::Vector value, std::int64_t n, Real* to) {
   copy_few<Simd<Real>::width / 2>(lanes, n, to);
 }
 
+// One vector or number of C; `seen` is read by the gates only.
+template <class Number, class Seen>
+inline __attribute__((always_inline)) Number finished(Finish finish, Number c, const Seen& seen) {
+  const Number zero{};
+  switch (finish) {
+    case Finish::Relu: return c < zero ? zero : c;
+    case Finish::ReluGate: return seen() <= zero ? zero : c;
+    case Finish::TanhGate: {
+      const Number y = seen();
+      return c - c * (y * y);
+    }
+    case Finish::None: break;
+  }
+  return c;
+}
+
 template <class Real, int rows, int vectors>
 inline __attribute__((always_inline)) void tile(const Product<Real>& p, std::int64_t row, const Panel<Real>& panel, Real* to) {
   using Vector = typename Simd<Real>::Vector;
@@ -86,6 +102,15 @@ inline __attribute__((always_inline)) void tile(const Product<Real>& p, std::int
     }
     a += p.a_step;
     b += panel.b_row;
+  }
+  if (p.finish != Finish::None) {
+    const Real* const seen = p.seen == nullptr ? nullptr : p.seen + (to - p.c) + row * p.c_row;
+    PYRL_UNROLL for (int i = 0; i < rows; ++i)
+      PYRL_UNROLL for (int v = 0; v < vectors; ++v)
+        sum[i][v] = finished(p.finish, sum[i][v], [&]() PYRL_INLINE_LAMBDA {
+          const Real* const from = seen + i * p.c_row + v * width;
+          return v < whole || rest == width ? load(from) : load_few(from, rest);
+        });
   }
   PYRL_UNROLL for (int i = 0; i < rows; ++i) {
     Real* const out = to + (row + i) * p.c_row;
@@ -195,7 +220,11 @@ void narrow(const Product<Real>& p, const Real* b, std::int64_t b_row) {
     total += add_up<1>(sum);
     const std::int64_t count = std::min<std::int64_t>(rows, p.rows - first);
     Real* const to = p.c + first * p.c_row;
-    if (p.c_row == columns && count == rows) {
+    if (p.finish != Finish::None) {
+      for (std::int64_t i = 0; i < count; ++i)
+        for (std::int64_t j = 0; j < p.columns; ++j)
+          to[i * p.c_row + j] = finished<Real>(p.finish, total[i * columns + j], [&] { return p.seen[(first + i) * p.c_row + j]; });
+    } else if (p.c_row == columns && count == rows) {
       store(total, to);
     } else {
       for (std::int64_t i = 0; i < count; ++i)

@@ -19,17 +19,22 @@ struct Penalty {
 template <class Real>
 PYRL_INLINE Penalty<Real> penalty(Real delta, bool huber) {
   if (!huber) return {delta * delta, 2 * delta};
-  const Real size = std::abs(delta);
-  if (size < Real(1)) return {Real(0.5) * delta * delta, delta};
-  return {size - Real(0.5), std::copysign(Real(1), delta)};
+  // By the part of delta within [-1, 1], branch-free: which side it is on is not predictable. A NaN stays one.
+  const Real inside = std::clamp(delta, Real(-1), Real(1));
+  return {inside * (delta - Real(0.5) * inside), inside};
 }
 
-// Of the first of equals. A NaN counts as the largest, as it does for torch: so that it shows in the loss.
+// Of the first of equals. A NaN counts as the largest, as it does for torch: so that it shows in the loss. Branch-free: which action is
+// best is not predictable.
 template <class Real>
 std::int64_t argmax(const Real* x, std::int64_t count) {
   std::int64_t best = 0;
-  for (std::int64_t k = 1; k < count && !std::isnan(x[best]); ++k)
-    if (!(x[k] <= x[best])) best = k;
+  Real largest = x[0];
+  for (std::int64_t k = 1; k < count; ++k) {
+    const bool larger = !(x[k] <= largest) & (largest == largest);  // a NaN stays
+    best = larger ? k : best;
+    largest = larger ? x[k] : largest;
+  }
   return best;
 }
 
@@ -62,17 +67,17 @@ QLossReport q_loss(const QLossArgs<Real>& args) {
   const std::int64_t batch = args.q.extent[0], actions = args.q.extent[1];
   const Real share = Real(1) / static_cast<Real>(std::max<std::int64_t>(1, batch));
   double loss = 0, q_sum = 0;
+  const ArrayView<const Real, 2>& chooser = args.next_q_online.present() ? args.next_q_online : args.next_q_target;
+  std::fill_n(args.d_q.data, batch * actions, Real(0));
   for (std::int64_t b = 0; b < batch; ++b) {
     if (b % asked_rows == 0) check_interrupt();
-    const Real* const chooser = args.next_q_online.present() ? args.next_q_online.row(b) : args.next_q_target.row(b);
-    const std::int64_t next = argmax(chooser, actions), taken = args.action(b);
+    const std::int64_t next = argmax(chooser.row(b), actions), taken = args.action(b);
     const Real q = args.q(b, taken), delta = q - (args.reward(b) + args.discount(b) * args.next_q_target(b, next));
     const Real weight = args.weight.present() ? args.weight(b) : Real(1);
     const auto [value, slope] = penalty(delta, args.huber);
     loss += static_cast<double>(weight * value);
     q_sum += static_cast<double>(q);
     args.td_error(b) = delta;
-    std::fill_n(args.d_q.row(b), actions, Real(0));
     args.d_q(b, taken) = share * weight * slope;
   }
   const auto count = static_cast<double>(std::max<std::int64_t>(1, batch));

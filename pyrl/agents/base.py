@@ -80,7 +80,7 @@ class AgentConfig:
     clip_reward: Positive | None = None  # bound of (normalised) rewards
     # of images; auto: nature where they are large enough, else flatten; a callable: features of your own, of any observation
     features_extractor: FeaturesExtractor | OwnFeatures = "auto"
-    precision: Precision = "float32"  # in which convolutional networks are computed; bfloat16 is what GPUs are fastest at
+    precision: Precision = "float32"  # of convolutions by torch; of MLPs' products by the native engine, where the CPU has AMX
     engine: Engine = "auto"  # of updates: native kernels, torch, torch.compile, CUDA graphs; auto: graph on a GPU, native where it can
     device: NetworkDevice = "auto"  # of the networks: cpu, cuda, cuda:1; auto: cuda for images, where torch finds one, else cpu
 
@@ -145,9 +145,9 @@ class Agent(ABC):
         self.num_envs = num_envs = checked(f"{self.name}: num_envs", num_envs, NumEnvs)
         self.progress = Progress()  # replaced by the loop that trains the agent, and when a state is loaded; by nothing else
         self.updates = 0  # gradient steps made
-        if config.precision != "float32" and (brings_own(config) or not has_images(observation_space, config.features_extractor)):
-            what = f"{self.name}: precision is {config.precision!r}, which is for pyrl's convolutional networks"
-            raise SpaceError(f"{what}, but features_extractor {config.features_extractor!r} makes none for {observation_space}")
+        if config.precision != "float32" and brings_own(config):
+            what = f"{self.name}: precision is {config.precision!r}, which is for pyrl's own networks"
+            raise SpaceError(f"{what}, expected 'float32' for yours")
         self.device = self.choose_device()  # of the networks; data come and go as NumPy arrays
         self.updater: Updater | None = None  # of agents that learn by gradient steps
         self.random = RandomStream(seed, "agent")
@@ -202,6 +202,10 @@ class Agent(ABC):
     def make_updater(self, *steps: Step) -> Updater:
         """What runs the updates of this agent, which make ``steps`` in this order."""
         updater = Updater(self.name, self.device, self.config.engine, *steps)
+        in_torch = self.config.precision != "float32" and updater.engine != "native"
+        if in_torch and not has_images(self.observation_space, self.config.features_extractor):
+            what = f"{self.name}: precision is 'bfloat16', which is for convolutional networks and for MLPs on the native engine"
+            raise SpaceError(f"{what}, but engine is {updater.engine!r} and {self.observation_space} has no image")
         owners: dict[int, str] = {}
         for name, trainable in updater.trainables.items():
             for path, parameter in trainable.network.named_parameters():

@@ -81,7 +81,8 @@ class Native:
         self.encoder: Encoder | None = getattr(self.network, "encoder", None)  # here, as torch's modules take long to find an attribute
         self.dtype = np.float64 if values.dtype == torch.float64 else np.float32
         parts = parts_of(self.network)
-        networks = [native_network(self.arena, part) for part in parts or ()]
+        precision = getattr(self.network, "precision", "float32")
+        networks = [native_network(self.arena, part, precision) for part in parts or ()]
         self.networks = tuple(network for network in networks if network is not None)
         complete = parts is not None and len(self.networks) == len(networks) and self._covers_arena(parts)
         self._usable = complete and values.dtype in (torch.float32, torch.float64) and values.is_cpu
@@ -133,7 +134,7 @@ def optimizer_step(
     return ops.rmsprop(values, gradients, state["square_avg"], state["step"], alpha=group["alpha"], epsilon_inside=True, **shared)
 
 
-def native_network(arena: Arena, module: nn.Module) -> Network | None:
+def native_network(arena: Arena, module: nn.Module, precision: str = "float32") -> Network | None:
     """The native form of a plain MLP whose parameters are in ``arena``; None for anything else.
 
     A plain MLP is a Sequential of Linear layers, each followed by a LayerNorm or not, and by an activation or not.
@@ -156,7 +157,7 @@ def native_network(arena: Arena, module: nn.Module) -> Network | None:
         else:
             return None
         previous = part
-    return Network(layers, str(arena.values.dtype).removeprefix("torch.")) if layers else None
+    return Network(layers, str(arena.values.dtype).removeprefix("torch."), precision) if layers else None
 
 
 def _flattened(module: nn.Module) -> Iterator[nn.Module]:

@@ -100,10 +100,10 @@ class ImageFeatures(nn.Module):
 
 
 def set_precision(network: nn.Module, precision: Precision) -> None:
-    """Of all convolutional extractors in ``network``."""
+    """Of all convolutional extractors in ``network``, and of the native form of all that has one (`pyrl.engine.native`)."""
     for module in network.modules():
-        if isinstance(module, ImageFeatures):
-            module.precision = precision
+        if isinstance(module, ImageFeatures) or hasattr(module, "native_parts"):
+            module.precision = precision  # type: ignore[assignment]
 
 
 def image_network(space: spaces.Space, features_extractor: FeaturesExtractor) -> type[NatureCNN] | type[ImpalaCNN] | None:

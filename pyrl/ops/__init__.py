@@ -17,7 +17,7 @@ from pyrl.ops.losses import (
     squashed_gaussian_backward,
     value_loss,
 )
-from pyrl.ops.networks import Layer, Network
+from pyrl.ops.networks import Layer, Network, bfloat16_products
 from pyrl.ops.optimizers import adam, copy_nontemporal, polyak, rmsprop
 from pyrl.ops.platform import simd_level
 from pyrl.ops.random import RandomStream
@@ -41,6 +41,7 @@ __all__ = [
     "RunningMoments",
     "SumTree",
     "adam",
+    "bfloat16_products",
     "copy_nontemporal",
     "cuda_built",
     "discounted_return",

@@ -14,7 +14,7 @@ from typing import Any
 from pyrl import _core
 from pyrl.types import Array
 
-__all__ = ["Layer", "Network"]
+__all__ = ["Layer", "Network", "bfloat16_products"]
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,33 @@ class Layer:
     activation: str = "identity"
 
 
+def bfloat16_products() -> bool:
+    """Whether this processor multiplies matrices in bfloat16 (Intel's AMX, on Linux) and ``PYRL_SIMD`` does not ask for less."""
+    return _core.bfloat16_products()
+
+
 class Network:
     """``y = network.forward(parameters, x)``, then ``network.backward(parameters, gradients, dy)``.
+
+    ``precision`` "bfloat16" rounds the factors of products of at least 32 rows, columns and steps to bfloat16 and sums in float32, where
+    `bfloat16_products()` says that the processor can; elsewhere, and in float64, it changes nothing. Arrays stay float32.
 
     Calls of several threads take turns, and `backward` follows the latest `forward` of them all. The object owns what that needs, and
     allocates only where a batch is larger than any before.
     """
 
-    def __init__(self, layers: Sequence[Layer], dtype: str = "float32") -> None:
+    def __init__(self, layers: Sequence[Layer], dtype: str = "float32", precision: str = "float32") -> None:
         self.layers = tuple(layers)
         self.dtype = dtype
+        self.precision = precision
         places = [[-1 if place is None else place for place in (x.weight, x.bias, x.gain, x.shift)] for x in self.layers]
         specs = [(x.num_inputs, x.num_outputs, *at, x.activation) for x, at in zip(self.layers, places)]
-        self._core = _core.NetworkCore(specs, dtype)  # type: ignore[arg-type]
+        self._core = _core.NetworkCore(specs, dtype, precision)  # type: ignore[arg-type]
         self.num_inputs, self.num_outputs = self._core.num_inputs, self._core.num_outputs
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy knows nothing of the latest `forward`."""
-        return Network, (self.layers, self.dtype)
+        return Network, (self.layers, self.dtype, self.precision)
 
     def forward(self, parameters: Array, x: Array, x1: Array | None = None, *, out: Array | None = None) -> Array:
         """y [B, num_outputs] of x [B, num_inputs], or of the columns of x and x1 side by side; kept for `backward`."""

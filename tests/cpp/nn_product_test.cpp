@@ -14,6 +14,7 @@
 #include "core/platform.hpp"
 #include "nn/network.hpp"
 #include "nn/product.hpp"
+#include "nn/product_bfloat16.hpp"
 
 using namespace pyrl;
 using namespace pyrl::nn;
@@ -62,7 +63,7 @@ void at_every_level(const Body& body) {
 
 // C = init + A B, with A and B as they are and transposed, and C inside a wider matrix whose other columns stay.
 template <class Real>
-void check_product(std::int64_t rows, std::int64_t columns, std::int64_t depth) {
+void check_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, bool rounded = false) {
   CAPTURE(rows);
   CAPTURE(columns);
   CAPTURE(depth);
@@ -81,7 +82,7 @@ void check_product(std::int64_t rows, std::int64_t columns, std::int64_t depth) 
     multiply<Real>({.rows = rows, .columns = columns, .depth = depth,
                     .a = a_turned ? a_across.data.get() : a.data.get(), .a_row = a_turned ? 1 : depth, .a_step = a_turned ? rows : 1,
                     .b = b_turned ? b_across.data.get() : b.data.get(), .b_row = b_turned ? depth : columns, .b_transposed = b_turned,
-                    .init = with_init ? init.data.get() : nullptr, .c = c.data.get(), .c_row = wide});
+                    .init = with_init ? init.data.get() : nullptr, .c = c.data.get(), .c_row = wide, .bfloat16 = rounded});
     bool right = true;
     for (std::int64_t i = 0; i < rows; ++i)
       for (std::int64_t j = 0; j < wide; ++j) {
@@ -104,6 +105,63 @@ TEST_CASE_TEMPLATE("a product is the sum of products, at every size and level", 
 
 TEST_CASE_TEMPLATE("a product with long rows goes through packed panels", Real, float, double) {
   at_every_level([] { check_product<Real>(70, 270, 131); });
+}
+
+// Whole numbers up to 8 are exact in bfloat16, and so are their sums in float.
+TEST_CASE("a product in bfloat16 is that of the rounded factors") {
+  for (const std::int64_t columns : {32, 33, 47, 64, 100, 129})
+    for (const std::int64_t rows : {32, 49, 64, 95})
+      for (const std::int64_t depth : {32, 37, 63, 64, 130}) check_product<float>(rows, columns, depth, true);
+  if (!bfloat16::available()) return;
+  constexpr std::int64_t size = 40;
+  Matrix<float> a(size, size), b(size, size), c(size, size);
+  for (std::int64_t i = 0; i < size * size; ++i) a.data[static_cast<std::size_t>(i)] = 1.0f + 1.0f / 512, b.data[static_cast<std::size_t>(i)] = 1;
+  const Product<float> product{.rows = size, .columns = size, .depth = size, .a = a.data.get(), .a_row = size, .b = b.data.get(), .b_row = size,
+                               .c = c.data.get(), .c_row = size, .bfloat16 = true};
+  multiply(product);
+  for (std::int64_t i = 0; i < size * size; ++i) CHECK(c.data[static_cast<std::size_t>(i)] == size);  // 1 + 1/512 rounds to 1
+  std::vector<std::vector<float>> seen;
+  Matrix<float> big(900, 300), other(300, 270), result(900, 270);
+  for (std::int64_t i = 0; i < 900 * 300; ++i) big.data[static_cast<std::size_t>(i)] = std::sin(static_cast<float>(i));
+  for (std::int64_t i = 0; i < 300 * 270; ++i) other.data[static_cast<std::size_t>(i)] = std::cos(static_cast<float>(i));
+  for (int threads : {1, 2, 3}) {
+    set_num_threads(threads);
+    multiply<float>({.rows = 900, .columns = 270, .depth = 300, .a = big.data.get(), .a_row = 300, .b = other.data.get(), .b_row = 270,
+                     .c = result.data.get(), .c_row = 270, .bfloat16 = true});
+    seen.push_back(result.copy());
+  }
+  set_num_threads(0);
+  CHECK(seen[0] == seen[1]);
+  CHECK(seen[0] == seen[2]);
+}
+
+TEST_CASE_TEMPLATE("what finishes a product is what a pass over it would do", Real, float, double) {
+  constexpr std::int64_t rows = 37, depth = 33;
+  const Real nan = std::numeric_limits<Real>::quiet_NaN();
+  at_every_level([&] {
+    for (const std::int64_t columns : {1, 2, 3, 5, 16, 21, 70, 129}) {
+      CAPTURE(columns);
+      const bool rounded = columns == 70;
+      auto a = whole_numbers<Real>(rows, depth, 1), seen = whole_numbers<Real>(rows, columns + 2, 4);
+      const auto b = whole_numbers<Real>(depth, columns, 2);
+      a(4, 3) = nan;
+      for (const Finish finish : {Finish::Relu, Finish::ReluGate, Finish::TanhGate}) {
+        Matrix<Real> plain(rows, columns + 2), c(rows, columns + 2);
+        Product<Real> product{.rows = rows, .columns = columns, .depth = depth, .a = a.data.get(), .a_row = depth, .b = b.data.get(),
+                              .b_row = columns, .c = plain.data.get(), .c_row = columns + 2, .bfloat16 = rounded};
+        multiply(product);
+        product.c = c.data.get(), product.finish = finish, product.seen = finish == Finish::Relu ? nullptr : seen.data.get();
+        multiply(product);
+        for (std::int64_t i = 0; i < rows; ++i)
+          for (std::int64_t j = 0; j < columns + 2; ++j) {
+            const Real x = plain(i, j), y = seen(i, j);
+            const Real expected = j >= columns ? Real(0) : finish == Finish::Relu ? (x < 0 ? Real(0) : x)
+                                : finish == Finish::ReluGate ? (y <= 0 ? Real(0) : x) : x * (1 - y * y);
+            CHECK((c(i, j) == expected || (std::isnan(c(i, j)) && std::isnan(expected))));
+          }
+      }
+    }
+  });
 }
 
 TEST_CASE_TEMPLATE("a product is the same to the bit on any number of threads", Real, float, double) {
