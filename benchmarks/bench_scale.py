@@ -21,6 +21,7 @@ where the work is spread evenly.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,16 +67,23 @@ CASES = [
 ]  # fmt: skip
 
 
+def offspring(pid: int) -> set[int]:
+    """Processes that it started, and theirs: collectors are forked by another."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    return children.union(*map(offspring, children))
+
+
 class Processes:
     """Those that a contender has started: they run during its calls only, and end with it."""
 
     def __init__(self) -> None:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        self._before = set(multiprocessing.active_children())
-        self._ours: list[Any] = []
+        self._before = offspring(os.getpid())
+        self._ours = set[int]()
 
     def started(self) -> None:
-        self._ours = [child for child in multiprocessing.active_children() if child not in self._before]
+        self._ours = offspring(os.getpid()) - self._before
 
     def during(self, call: Callable[[], None]) -> Callable[[], None]:
         def timed() -> None:
@@ -91,8 +100,7 @@ class Processes:
         """Of this process and of those, so far."""
         ticks = 0
         for child in self._ours:
-            with open(f"/proc/{child.pid}/stat") as stat:
-                ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+            ticks += sum(map(int, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]))
         return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
     def __del__(self) -> None:
@@ -100,8 +108,8 @@ class Processes:
 
     def _signal(self, number: int) -> None:
         for child in self._ours:
-            if child.is_alive():
-                os.kill(child.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
 
 
 def until(mark: Callable[[], int], step: Callable[[], object], each: int) -> Callable[[], None]:
