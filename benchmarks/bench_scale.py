@@ -28,7 +28,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,13 @@ class Processes:
         self._before = offspring(os.getpid())
         self._ours = set[int]()
 
-    def started(self) -> None:
-        self._ours = offspring(os.getpid()) - self._before
+    def started(self, engine: Any = None) -> None:
+        """They are there, those of ``engine`` too, which does not wait for its collectors."""
+        while engine is not None and any(member.process.is_alive() and member.process.pid is None for member in engine.members):
+            time.sleep(0.01)
+        self._ours = {
+            pid for pid in offspring(os.getpid()) - self._before if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        }
 
     def during(self, call: Callable[[], None]) -> Callable[[], None]:
         def timed() -> None:
@@ -146,7 +151,7 @@ def agent_and_engine(backend: str, **config: Any) -> tuple[Any, Any]:
 def collect(backend: str, env_steps: int) -> Callable[[], None]:
     processes, (_, engine) = Processes(), agent_and_engine(backend, n_steps=STEPS)
     engine.start(0)
-    processes.started()
+    processes.started(engine)
 
     def step() -> None:
         _, release = engine.take(lambda: False)
@@ -261,7 +266,7 @@ def learn(env_steps: int) -> Callable[[], None]:
 
     processes, (agent, engine) = Processes(), agent_and_engine("native", net_arch=LARGE)
     engine.start(0)
-    processes.started()
+    processes.started(engine)
 
     def step() -> None:
         chunks, release = engine.take(lambda: False)
@@ -354,15 +359,17 @@ def register(name: str) -> None:
         spaces = stepper.single_observation_space, stepper.single_action_space
         agent = pyrl.make_agent(algorithm, *spaces, seed=0, num_envs=num_envs, **config)
         limits = {"total_steps": 10**9, "total_episodes": None, "stop_at_return": None, "stop_window": None}
-        rounds: Iterator[Any]
+        rounds, engine = iter(list[Any]()), None
         if workers and algorithm != "a3c":
             told = {"workers": workers, "worker_engine": "local", "max_policy_lag": None}
             options = {"backend": backend, "env_timeout": None}
-            rounds = iter(iterate_with_workers(agent, ENV, stepper, told, limits, options))
+            loop = iterate_with_workers(agent, ENV, stepper, told, limits, options)
+            rounds = iter(loop)
+            engine = loop.engine
         else:
             rounds = iter(pyrl.iterate(agent, stepper, total_steps=10**9))
         next(rounds)
-        processes.started()
+        processes.started(engine)
         return processes.during(until(lambda: agent.env_steps, lambda: next(rounds), env_steps))
 
 
