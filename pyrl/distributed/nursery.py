@@ -1,16 +1,18 @@
-"""A process that has imported the program and pyrl, and forks collectors in milliseconds: who takes a dead one's place need not import.
+"""A process that has imported the program and pyrl, and forks collectors or learners in milliseconds: who takes a dead one's place need
+not import.
 
 It is spawned as any process of `multiprocessing` is, with the program's `sys.path` and main file. A server of `multiprocessing`'s own
 ("forkserver") imports by the current folder up to Python 3.11, where another pyrl may lie, and there is one for all of a program.
 
 A fork has the memory of its parent but not its threads, which may have held locks. So the nursery runs nothing but imports and, where those
-have started threads, refuses; collectors are then spawned one by one, as everywhere but on Linux.
+have started threads, refuses; they are then spawned one by one, as everywhere but on Linux.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import multiprocessing
 import os
 import signal
@@ -30,16 +32,17 @@ import torch.multiprocessing
 from pyrl.envs.processes import leave_signals
 from pyrl.loops.supervision import START_SECONDS
 
-Work = Callable[[bytes, Any, Connection, Connection], None]  # a child's life: by its order, what it shares, and its pipes
+Work = Callable[..., None]  # a child's life: by its order (bytes), what it shares, and its ends of pipes (Connection)
 
 PATIENCE = 5.0  # seconds until an answer that must come at once is not awaited any more
+PIPES = 2  # of a child, at most
 TICK = 0.5  # seconds between two looks at whether the program is still there
 READY, REFUSED, BEGUN, ENDED = range(4)  # what the nursery says: of itself; of a child, with its process id or exit code
 _ANSWER, _REQUEST = struct.Struct("<3q"), struct.Struct("<2q")
 
 
 class Child:
-    """A process that the nursery forks, as `multiprocessing.Process` shows one."""
+    """A process that the nursery forks, as `multiprocessing.Process` shows one. Its ``exitcode`` is as `is_alive` saw it last."""
 
     def __init__(self, nursery: Nursery) -> None:
         self.pid: int | None = None
@@ -62,9 +65,10 @@ class Child:
         if self.exitcode is None:
             self._nursery.end()
 
-    def join(self) -> None:
-        while self.is_alive():
-            self._nursery.await_answer(time.monotonic() + TICK)
+    def join(self, timeout: float = math.inf) -> None:
+        deadline = time.monotonic() + timeout
+        while self.is_alive() and (now := time.monotonic()) < deadline:
+            self._nursery.await_answer(min(deadline, now + TICK))
 
 
 class Nursery:
@@ -203,7 +207,7 @@ def _serve(program: socket.socket, modules: list[str], work: Work, shared: list[
                     process.join()
                     program.send(_ANSWER.pack(ENDED, number, process.exitcode))
                     continue
-                request, fds, _, _ = socket.recv_fds(program, _REQUEST.size, 3)
+                request, fds, _, _ = socket.recv_fds(program, _REQUEST.size, PIPES + 1)
                 if not request:
                     return
                 number, index = _REQUEST.unpack(request)
@@ -229,5 +233,4 @@ def _begin(program: socket.socket, work: Work, shared: Any, place: int, *pipes: 
     with open(place, "rb") as file:
         file.seek(0)
         order = file.read()
-    slots, filled = pipes
-    work(order, shared, Connection(slots, writable=False), Connection(filled, readable=False))
+    work(order, shared, *map(Connection, pipes))
