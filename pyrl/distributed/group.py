@@ -35,7 +35,8 @@ from pyrl.distributed.nursery import Nursery
 from pyrl.distributed.shared import ChunkLayout
 from pyrl.envs.processes import enter_worker, exit_in_words
 from pyrl.errors import LearnerError
-from pyrl.loops.supervision import DEATHS, ENOUGH, START_SECONDS, torchrun_rank
+from pyrl.loops.supervision import DEATHS, ENOUGH, START_SECONDS
+from pyrl.torchrun import torchrun_rank
 from pyrl.types import Learned, Progress, Rollout
 
 CHECK = 100  # updates between two comparisons of the weights of all ranks

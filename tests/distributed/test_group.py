@@ -113,6 +113,7 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # one rank writes
     assert ended.stdout.count("return") <= 30
+    assert ended.stdout.count("preset for CartPole-v1") == 1
     own = pyrl.train("impala", "CartPole-v1", learners=2, **SYNC)
     assert pyrl.load(tmp_path / "run/checkpoints/last").env_steps == own.agent.env_steps == 3840
     refused = subprocess.run([*command, *flags, *more, "3"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
