@@ -21,14 +21,16 @@ where the work is spread evenly.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,16 +67,28 @@ CASES = [
 ]  # fmt: skip
 
 
+def offspring(pid: int) -> set[int]:
+    """Processes that it started, and theirs: collectors are forked by another."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    return children.union(*map(offspring, children))
+
+
 class Processes:
     """Those that a contender has started: they run during its calls only, and end with it."""
 
     def __init__(self) -> None:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        self._before = set(multiprocessing.active_children())
-        self._ours: list[Any] = []
+        self._before = offspring(os.getpid())
+        self._ours = set[int]()
 
-    def started(self) -> None:
-        self._ours = [child for child in multiprocessing.active_children() if child not in self._before]
+    def started(self, engine: Any = None) -> None:
+        """They are there, those of ``engine`` too, which does not wait for its collectors."""
+        while engine is not None and any(member.process.is_alive() and member.process.pid is None for member in engine.members):
+            time.sleep(0.01)
+        self._ours = {
+            pid for pid in offspring(os.getpid()) - self._before if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        }
 
     def during(self, call: Callable[[], None]) -> Callable[[], None]:
         def timed() -> None:
@@ -91,8 +105,7 @@ class Processes:
         """Of this process and of those, so far."""
         ticks = 0
         for child in self._ours:
-            with open(f"/proc/{child.pid}/stat") as stat:
-                ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+            ticks += sum(map(int, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]))
         return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
     def __del__(self) -> None:
@@ -100,8 +113,8 @@ class Processes:
 
     def _signal(self, number: int) -> None:
         for child in self._ours:
-            if child.is_alive():
-                os.kill(child.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
 
 
 def until(mark: Callable[[], int], step: Callable[[], object], each: int) -> Callable[[], None]:
@@ -138,7 +151,7 @@ def agent_and_engine(backend: str, **config: Any) -> tuple[Any, Any]:
 def collect(backend: str, env_steps: int) -> Callable[[], None]:
     processes, (_, engine) = Processes(), agent_and_engine(backend, n_steps=STEPS)
     engine.start(0)
-    processes.started()
+    processes.started(engine)
 
     def step() -> None:
         _, release = engine.take(lambda: False)
@@ -253,7 +266,7 @@ def learn(env_steps: int) -> Callable[[], None]:
 
     processes, (agent, engine) = Processes(), agent_and_engine("native", net_arch=LARGE)
     engine.start(0)
-    processes.started()
+    processes.started(engine)
 
     def step() -> None:
         chunks, release = engine.take(lambda: False)
@@ -346,15 +359,17 @@ def register(name: str) -> None:
         spaces = stepper.single_observation_space, stepper.single_action_space
         agent = pyrl.make_agent(algorithm, *spaces, seed=0, num_envs=num_envs, **config)
         limits = {"total_steps": 10**9, "total_episodes": None, "stop_at_return": None, "stop_window": None}
-        rounds: Iterator[Any]
+        rounds, engine = iter(list[Any]()), None
         if workers and algorithm != "a3c":
             told = {"workers": workers, "worker_engine": "local", "max_policy_lag": None}
             options = {"backend": backend, "env_timeout": None}
-            rounds = iter(iterate_with_workers(agent, ENV, stepper, told, limits, options))
+            loop = iterate_with_workers(agent, ENV, stepper, told, limits, options)
+            rounds = iter(loop)
+            engine = loop.engine
         else:
             rounds = iter(pyrl.iterate(agent, stepper, total_steps=10**9))
         next(rounds)
-        processes.started()
+        processes.started(engine)
         return processes.during(until(lambda: agent.env_steps, lambda: next(rounds), env_steps))
 
 

@@ -14,7 +14,7 @@ import pytest
 from pyrl.agents.registry import SHARED, agent_class
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"errors", "own", "schedules", "seeding", "spaces", "trees", "types"}
+LEAVES = {"errors", "own", "schedules", "seeding", "spaces", "torchrun", "trees", "types"}
 # What each room may import from pyrl, beside itself and the leaves.
 ALLOWED = {
     "ops": {"_core"},

@@ -17,6 +17,7 @@ from pyrl.cli.flags import check_by_id, check_names, import_from_here, known_alg
 from pyrl.cli.own import objects_of, require_given, with_objects
 from pyrl.errors import UnknownNameError
 from pyrl.own import BROUGHT
+from pyrl.torchrun import torchrun_rank
 
 if TYPE_CHECKING:
     from pyrl.types import Metrics
@@ -166,7 +167,9 @@ def _before(config: Mapping[str, Any], name: str) -> Any:
 
 
 def _print_dim(line: str) -> None:
-    """What rich would print, before it is imported."""
+    """What rich would print, before it is imported; of torchrun's ranks by the first."""
+    if torchrun_rank() > 0:
+        return
     dim = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     print(f"\x1b[2m{line}\x1b[0m" if dim else line, flush=True)
 
@@ -183,7 +186,6 @@ def _train_watched(algo: str, env: str, quiet: bool, **keywords: Any) -> int:
     from pyrl.experiment.runs import RunFolder, shown
     from pyrl.experiment.signals import Interrupted, Stopped
     from pyrl.experiment.train import train
-    from pyrl.loops.supervision import torchrun_rank
 
     console = Console(quiet=quiet or torchrun_rank() > 0)
     curve = keywords.pop("curve", True)

@@ -29,11 +29,14 @@ from torch import distributed as dist
 
 from pyrl.agents.base import Agent
 from pyrl.agents.registry import Blueprint
+from pyrl.distributed import nursery
 from pyrl.distributed.chunks import Chunk, split
+from pyrl.distributed.nursery import Nursery
 from pyrl.distributed.shared import ChunkLayout
 from pyrl.envs.processes import enter_worker, exit_in_words
 from pyrl.errors import LearnerError
-from pyrl.loops.supervision import DEATHS, ENOUGH, START_SECONDS, torchrun_rank
+from pyrl.loops.supervision import DEATHS, ENOUGH, START_SECONDS
+from pyrl.torchrun import torchrun_rank
 from pyrl.types import Learned, Progress, Rollout
 
 CHECK = 100  # updates between two comparisons of the weights of all ranks
@@ -243,32 +246,41 @@ class OwnGroup(LearnerGroup):
         self.followers: list[Follower] = []
         self._failures, self._met_at, self._first = 0, agent.updates, ""
         self._place: int | None = None  # file descriptor
+        self.nursery: Nursery | None = None
 
     def stop(self) -> None:
         """No other process is left."""
         super().stop()
         self._end(PATIENCE)
+        if self.nursery is not None:
+            self.nursery.end()
+            self.nursery = None
 
     def _meet(self) -> Exchange:
         self._place = os.memfd_create("pyrl-learners")  # where the ranks find each other; memory without a name: nothing is left of it
         self._met_at = self.agent.updates
         agent, path = self.agent, f"/proc/{os.getpid()}/fd/{self._place}"
         try:
-            about = pickle.dumps((agent.blueprint(), agent.num_envs, self.layout, path, self.learners, os.getpid()))
+            about = pickle.dumps((agent.blueprint(), agent.num_envs, self.layout, path, self.learners))
         except Exception as error:
             what = agent.blueprint().unpicklable() or "a space"
             raise ValueError(
                 f"{agent.name}: learners is {self.learners}, but {what} cannot be sent to another process ({error})"
             ) from error
-        context = torch.multiprocessing.get_context("spawn")
+        context, name = torch.multiprocessing.get_context("spawn"), f"{agent.name}-learner"
+        if self.nursery is None and nursery.possible():
+            self.nursery = Nursery(_life, list(range(self.learners)), name)
         for rank in range(1, self.learners):
             here, there = context.Pipe(duplex=False)
-            process = context.Process(target=_life, args=(about, rank, there), name=f"{agent.name}-learner-{rank}")
+            if self.nursery is not None and self.nursery.ready():
+                process: Any = self.nursery.begin(rank, about, there)
+            else:
+                process = context.Process(target=_life, args=(about, rank, there), name=f"{name}-{rank}")
+                process.start()
             self.followers.append(Follower(process, here))
-            process.start()
             there.close()
         for follower in self.followers:
-            wait([follower.pipe, follower.process.sentinel], START_SECONDS)
+            wait([follower.pipe], START_SECONDS)  # which ends with the process
             if (trouble := follower.said()) is not None:
                 raise LearnerLost(trouble)
         try:
@@ -320,8 +332,8 @@ def _group(path: str, rank: int, size: int, seconds: float) -> Any:
 def _life(about: bytes, rank: int, pipe: Connection) -> None:
     """Of a process."""
     blueprint: Blueprint
-    blueprint, num_envs, layout, path, size, parent = pickle.loads(about)
-    enter_worker(parent)
+    enter_worker(os.getppid())
+    blueprint, num_envs, layout, path, size = pickle.loads(about)
     torch.set_num_threads(1)
     try:
         agent = blueprint.make(num_envs)

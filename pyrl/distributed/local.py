@@ -1,7 +1,8 @@
 """The engine ``local``: collectors in processes of their own on this machine, the learner in this one (Espeholt et al. 2018, figure 1).
 
 Chunks come through slots in shared memory, weights go through shared memory, the right to a slot goes over a pipe
-(`pyrl.distributed.shared`). A collector has `Pool.ahead` slots, so it is never further ahead of the learner than that.
+(`pyrl.distributed.shared`). A collector has `Pool.ahead` slots, so it is never further ahead of the learner than that. Processes are forked
+by one that has imported what they need (`pyrl.distributed.nursery`), where that is possible.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
+from pyrl.distributed import nursery
+from pyrl.distributed.nursery import Nursery
 from pyrl.distributed.pool import TICK, Incoming, Member, Pool, Task, collecting, failure_of
 from pyrl.distributed.shared import SharedWeights
 from pyrl.distributed.supervisor import Vital, Vitals
 from pyrl.envs.processes import enter_worker, exit_in_words
+from pyrl.errors import EnvError
+
+UNGUARDED = "before its first step; workers import the program, which must start them under if __name__ == '__main__': only"
 
 
 @dataclass
@@ -47,12 +53,24 @@ class Process(Member):
 class LocalEngine(Pool[Process]):
     """See the module."""
 
+    nursery: Nursery | None = None
+
     def _open(self) -> None:
         self.memory = [self.layout.slots(self.ahead) for _ in range(self.workers)]
         self.slots = [memory.numpy() for memory in self.memory]
         self.held: list[set[int]] = [set() for _ in range(self.workers)]  # slots that wait to be read
         self.stop_flag = torch.zeros((), dtype=torch.bool).share_memory_()
         self.weights = SharedWeights(self.learner.weights().values)
+        self.shared = [Shared(self.weights, memory, self.vitals, self.stop_flag) for memory in self.memory]
+        name = f"{self.learner.agent.name}-collector"
+        self.nursery = Nursery(_work, self.shared, name) if nursery.possible() else None
+
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            if self.nursery is not None:
+                self.nursery.end()
 
     def publish(self) -> None:
         self.weights.write(self.learner.weights())
@@ -60,10 +78,14 @@ class LocalEngine(Pool[Process]):
     def _begin(self, index: int, task: bytes, begun_at: int) -> Process:
         context = torch.multiprocessing.get_context("spawn")
         (slots_there, free), (filled, slots_back) = context.Pipe(duplex=False), context.Pipe(duplex=False)
-        shared = Shared(self.weights, self.memory[index], self.vitals, self.stop_flag)
-        name = f"{self.learner.agent.name}-collector-{index}"
-        process = context.Process(target=_work, args=(task, shared, slots_there, slots_back), daemon=False, name=name)
-        process.start()
+        if self.nursery is not None and self.nursery.ready():
+            process: Any = self.nursery.begin(index, task, slots_there, slots_back)
+        elif self.nursery is not None and self.nursery.exitcode == 1:
+            raise EnvError(self._where(index, f"its process {exit_in_words(1)} {UNGUARDED}"))
+        else:
+            name = f"{self.learner.agent.name}-collector-{index}"
+            process = context.Process(target=_work, args=(task, self.shared[index], slots_there, slots_back), daemon=False, name=name)
+            process.start()
         slots_there.close()
         slots_back.close()
         for slot in set(range(self.ahead)) - self.held[index]:
@@ -77,7 +99,7 @@ class LocalEngine(Pool[Process]):
         words = f"its process {exit_in_words(member.process.exitcode)}"
         if member.process.exitcode != 1 or member.received:
             return words
-        return f"{words} before its first step; workers import the program, which must start them under if __name__ == '__main__': only"
+        return f"{words} {UNGUARDED}"
 
     def _incoming(self, index: int, member: Process) -> Incoming:
         try:

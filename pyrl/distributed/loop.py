@@ -23,8 +23,8 @@ from pyrl.distributed.transitions import TransitionSpec
 from pyrl.envs import EnvSource, Stepper
 from pyrl.errors import SettingError
 from pyrl.loops.base import Limits, Loop
-from pyrl.loops.supervision import torchrun_rank, torchrun_ranks
 from pyrl.spaces.masks import MaskReader
+from pyrl.torchrun import torchrun_rank, torchrun_ranks
 from pyrl.types import Learned, Metrics, Progress
 
 WorkerEngine: TypeAlias = Literal["local", "sync", "ray"]

@@ -219,12 +219,17 @@ def end_of(process: Any) -> str:
     return exit_in_words(process.exitcode)
 
 
-def enter_worker(parent: int) -> None:
-    """In a new process: signals are handled by the parent, and the process ends when the parent, with this id, has ended."""
+def leave_signals() -> None:
+    """In a new process: signals are handled by the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):  # not the parent's handlers
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def enter_worker(parent: int) -> None:
+    """In a new process: `leave_signals`, and the process ends when the parent, with this id, has ended."""
+    leave_signals()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +19,6 @@ START_SECONDS = 120.0  # that a new process gets before its environment's time c
 DEATHS = 3  # of one worker in a row, each with fewer than ENOUGH steps made, that end the run
 ENOUGH = 1000
 _PHASES = ("start", "agent", "make", "reset", "step", "close")  # what a worker is doing; the last four are calls of the environment
-
-
-def torchrun_ranks() -> int:
-    """How many processes torchrun started; 0: it did not."""
-    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
-
-
-def torchrun_rank() -> int:
-    """Which of them this is; 0 without torchrun too."""
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 @dataclass

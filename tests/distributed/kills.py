@@ -49,6 +49,13 @@ def left_over() -> set[str]:
     }
 
 
+def processes(loop: Any, role: str) -> dict[str, Any]:
+    """Those of a run, by name."""
+    if role == "collector":
+        return {f"collector-{index}": member.process for index, member in enumerate(loop.engine.members)}
+    return {f"learner-{rank}": follower.process for rank, follower in enumerate(loop.learner.group.followers, 1)}
+
+
 def of_collectors(kills: int, random: np.random.Generator) -> dict[str, Any]:
     return _killed_in_a_run(kills, random, "collector", {}, lambda metrics: metrics["time/restarts"])
 
@@ -65,7 +72,8 @@ def _killed_in_a_run(
     killed: dict[str, float] = {}  # name of a process: when
     made: dict[int, int] = {}  # environment steps of each collector that is alive
     state = {"due": 0.0, "last": 0.0, "kills": 0, "updates": 0.0}
-    put, close = RolloutQueue.put, DistributedLoop.close
+    put, close, begin = RolloutQueue.put, DistributedLoop.close, DistributedLoop.reset
+    loops = list[DistributedLoop]()
 
     def arrived(queue: RolloutQueue, chunk: Any, release: Any) -> None:
         put(queue, chunk, release)
@@ -74,6 +82,10 @@ def _killed_in_a_run(
         if chunk.sequence == 0 and when is not None:
             back.append(time.monotonic() - when)
             del killed[f"collector-{chunk.collector}"]
+
+    def beginning(loop: DistributedLoop) -> None:
+        loops.append(loop)
+        begin(loop)
 
     def closing(loop: DistributedLoop) -> None:
         close(loop)
@@ -89,27 +101,26 @@ def _killed_in_a_run(
             back.append(now - killed.popitem()[1])
             state["updates"] = metrics["time/updates"]
         # Three deaths in a row, each within ENOUGH steps or updates, end a run: random moments, but for those.
-        ready = [
-            child
-            for child in multiprocessing.active_children()
-            if role in child.name
-            and child.name.split("-", 1)[1] not in killed
-            and (made.get(int(child.name[-1]), 0) if role == "collector" else metrics["time/updates"] - state["updates"]) >= ENOUGH
-        ]
+        enough = metrics["time/updates"] - state["updates"] >= ENOUGH
+        ready = {
+            name: process
+            for name, process in processes(loops[-1], role).items()
+            if name not in killed and process.is_alive() and (made.get(int(name[-1]), 0) >= ENOUGH if role == "collector" else enough)
+        }
         if now > state["due"] and state["kills"] < kills and ready:
-            victim = ready[random.integers(len(ready))]
-            os.kill(victim.pid, signal.SIGKILL)
-            killed[victim.name.split("-", 1)[1]] = now
-            made.pop(int(victim.name[-1]), None)
+            victim = list(ready)[random.integers(len(ready))]
+            os.kill(ready[victim].pid, signal.SIGKILL)
+            killed[victim] = now
+            made.pop(int(victim[-1]), None)
             state["kills"] += 1
             state["due"] = now + random.random()
         return bool(state["kills"] >= kills and not killed and now > state["due"])
 
-    RolloutQueue.put, DistributedLoop.close = arrived, closing  # type: ignore[method-assign]
+    RolloutQueue.put, DistributedLoop.close, DistributedLoop.reset = arrived, closing, beginning  # type: ignore[method-assign]
     try:
         run = pyrl.train("impala", "CartPole-v1", total_steps=10**9, on_metrics=watch, **{**SMALL, **more})
     finally:
-        RolloutQueue.put, DistributedLoop.close = put, close  # type: ignore[method-assign]
+        RolloutQueue.put, DistributedLoop.close, DistributedLoop.reset = put, close, begin  # type: ignore[method-assign]
     assert not multiprocessing.active_children()
     assert restarts(run.metrics[-1]) >= kills
     (book,) = books

@@ -16,7 +16,7 @@ from test_roles import chunk, same_rollouts
 
 import pyrl
 from pyrl.distributed.chunks import joined, split
-from pyrl.distributed.group import LearnerGroup
+from pyrl.distributed.group import LearnerGroup, OwnGroup
 from pyrl.errors import LearnerError, SettingError
 
 SMALL: dict[str, Any] = {"num_envs": 4, "n_steps": 8, "net_arch": (8,), "backend": "native", "curve": False, "run_dir": False, "seed": 3}
@@ -41,13 +41,22 @@ def test_two_learners_make_the_run_of_one(algo: str, engine: str) -> None:
     torch.testing.assert_close(two.agent.arena.values, one.agent.arena.values, rtol=0, atol=1e-3 * float(moved.abs().max()))
 
 
-def test_a_learner_that_dies_is_replaced() -> None:
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[OwnGroup]:
+    """Of every run."""
+    seen, meet = list[OwnGroup](), OwnGroup._meet
+    monkeypatch.setattr(OwnGroup, "_meet", lambda group: seen.append(group) or meet(group))
+    return seen
+
+
+def test_a_learner_that_dies_is_replaced(groups: list[OwnGroup]) -> None:
     whole, killed = pyrl.train("impala", "CartPole-v1", learners=2, **SYNC), list[float]()
 
     def watch(metrics: Any) -> None:
         if metrics["time/updates"] in (20, 60):
-            (child,) = multiprocessing.active_children()
-            os.kill(child.pid, signal.SIGKILL)
+            (follower,) = groups[-1].followers
+            assert follower.process.is_alive()
+            os.kill(follower.process.pid, signal.SIGKILL)
             killed.append(metrics["time/updates"])
 
     run = pyrl.train("impala", "CartPole-v1", learners=2, on_metrics=watch, **SYNC)
@@ -55,10 +64,11 @@ def test_a_learner_that_dies_is_replaced() -> None:
     assert torch.equal(run.agent.arena.values, whole.agent.arena.values)  # nothing was lost, and nothing learned twice
 
 
-def test_learners_that_die_again_and_again_end_the_run() -> None:
+def test_learners_that_die_again_and_again_end_the_run(groups: list[OwnGroup]) -> None:
     def watch(metrics: Any) -> None:
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, signal.SIGKILL)
+        for follower in groups[-1].followers:
+            if follower.process.is_alive():
+                os.kill(follower.process.pid, signal.SIGKILL)
 
     with pytest.raises(LearnerError, match=r"impala: learner 1: its process was killed by SIGKILL\nso did 2 groups after it"):
         pyrl.train("impala", "CartPole-v1", learners=2, on_metrics=watch, **SYNC)
@@ -103,6 +113,7 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # one rank writes
     assert ended.stdout.count("return") <= 30
+    assert ended.stdout.count("preset for CartPole-v1") == 1
     own = pyrl.train("impala", "CartPole-v1", learners=2, **SYNC)
     assert pyrl.load(tmp_path / "run/checkpoints/last").env_steps == own.agent.env_steps == 3840
     refused = subprocess.run([*command, *flags, *more, "3"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)

@@ -20,6 +20,7 @@ from pyrl.agents.actor import Weights
 from pyrl.agents.storage import PrioritySpec, ReplaySpec
 from pyrl.distributed.chunks import Chunk
 from pyrl.distributed.engine_loop import EngineLoop
+from pyrl.distributed.local import LocalEngine
 from pyrl.distributed.replay import ReplayLoop, ladder, parts
 from pyrl.distributed.shard import ReplayShard, ShardLost, ShardSpec
 from pyrl.distributed.sync import SyncEngine
@@ -386,18 +387,23 @@ def test_a_state_of_other_shards_is_refused(tmp_path: Path) -> None:
         pyrl.train("dqn", TwoStates, resume=tmp_path / "run", total_steps=1000)
 
 
-def test_in_processes_collectors_are_killed_and_the_books_agree(books: list[ReplayLoop], tmp_path: Path) -> None:
+def test_in_processes_collectors_are_killed_and_the_books_agree(
+    books: list[ReplayLoop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two of them, at work; the run goes on, is saved, and goes on from there with what the shards hold."""
-    rows, killed, seen = list[Any](), list[str](), set[int]()
+    engines, start = list[Any](), LocalEngine.start
+    monkeypatch.setattr(LocalEngine, "start", lambda engine, steps: engines.append(engine) or start(engine, steps))
+    rows, killed, seen = list[Any](), list[int](), set[int]()
     options = {**SMALL, "worker_engine": "local", "backend": "native"}
 
     def watch(metrics: Any) -> bool:
         rows.append(dict(metrics))
-        children = {child.name: child for child in multiprocessing.active_children() if "collector" in child.name}
         if metrics["time/env_steps"] > 400 and len(killed) == metrics["time/restarts"] < 2:
-            name = sorted(children)[len(killed) % len(children)]
-            os.kill(children[name].pid or 0, signal.SIGKILL)
-            killed.append(name)
+            index = len(killed) % 2
+            process = engines[0].members[index].process
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(index)
         seen.update(episode.env_index for episode in metrics.episodes)
         everyone = len(seen) == 4 or metrics["time/env_steps"] > 50_000
         return bool(metrics["time/restarts"] >= 2 and metrics["time/updates"] > 100 and everyone)
