@@ -13,7 +13,7 @@ from torchrl.data import LazyTensorStorage
 
 from pyrl import ops
 from pyrl.adapters.columns import count
-from pyrl.adapters.torchrl.following import Following
+from pyrl.adapters.torchrl.following import Following, Run, ring, runs_of
 from pyrl.errors import DeviceError, DTypeError, SettingError, ShapeError
 
 _FLAGS = {"done", "terminated", "truncated", "reward"}  # which say something else in "next" than in the step after it
@@ -47,6 +47,7 @@ class RecordStorage(LazyTensorStorage):
         self._wanted = None if shared is None else tuple(_key(name) for name in ([shared] if isinstance(shared, str) else shared))
         self._following: Following | None = None  # from the first data on, if they share keys
         self._columns: dict[Key, np.ndarray] | None = None
+        self._layout: dict[Key, tuple[tuple[int, ...], np.dtype]] | None = None
 
     # -- writing ----------------------------------------------------------------------------------------------------------
 
@@ -68,26 +69,30 @@ class RecordStorage(LazyTensorStorage):
         if not leaves:
             raise DTypeError(f"RecordStorage: data is a {type(data).__name__}, expected a TensorDict with 'next'")
         positions = _positions(cursor, self.max_size)
-        rows: dict[Key, Any] = {key: _rows(key, leaf, data.ndim, len(positions)) for key, leaf in leaves.items()}
+        runs = runs_of(positions, self.max_size)
+        _check_once(positions, runs)
+        given = {key: _rows(leaf, data.ndim, len(positions)) for key, leaf in leaves.items()}
         keys = self._following.keys
-        here: list[Any]
-        after: list[Any]
-        here, after = ([rows.pop((*prefix, *key), None) for key in keys] for prefix in ((), ("next",)))
-        rows |= dict(zip(keys, here))
-        if self._columns is None and not self.initialized:
+        first = self._columns is None and not self.initialized
+        if not first:
+            self._check(given)
+        here, after = ([given[(*prefix, *key)] for key in keys] for prefix in ((), ("next",)))
+        if first:
             super().set(torch.from_numpy(positions), data.exclude(*(("next", *key) for key in keys)).reshape(-1), set_cursor=set_cursor)
             self._following.stored = [self._storage.get(key).numpy() for key in keys]
-            self._following.write(positions, here, after, None)
+            self._following.write(runs, here, after, None)
             return
-        columns = self._stored()
-        self._check(columns, rows, after)
-        old = self._following.first_rows(positions)
-        for key, column in columns.items():
-            column[positions] = rows[key]
+        old = self._following.first_rows(runs)
+        pieces: list[tuple[Any, slice]] = [(positions, slice(None))]
+        if len(runs) == 1:
+            pieces = [*ring(runs[0].first, len(positions), self.max_size)]
+        for key, column in self._stored().items():
+            for where, rows in pieces:
+                column[where] = given[key][rows]
         if set_cursor:
             self._set_last_cursor(cursor)
             self._len = min(len(self) + len(positions), self.max_size)
-        self._following.write(positions, here, after, old)
+        self._following.write(runs, here, after, old)
         self._bump_mutation_revision()
 
     def _plan(self, data: Any, leaves: dict[Key, Any]) -> Following | None:
@@ -114,14 +119,17 @@ class RecordStorage(LazyTensorStorage):
             self._columns = {key: leaf.numpy() for key, leaf in _leaves(self._storage)}
         return self._columns
 
-    def _check(self, columns: dict[Key, np.ndarray], rows: dict[Key, Any], after: list[Any]) -> None:
-        assert self._following is not None
-        following = self._following
-        wanted = {key: (column.shape[1:], column.dtype) for key, column in columns.items()}
-        wanted |= {
-            ("next", *key): (shape, np.dtype(dtype)) for key, shape, dtype in zip(following.keys, following.shapes, following.dtypes)
-        }
-        given = rows | {("next", *key): array for key, array in zip(following.keys, after)}
+    def _elements(self) -> dict[Key, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of an element's keys, "next" too."""
+        if self._layout is None:
+            following: Any = self._following
+            self._layout = {key: (column.shape[1:], column.dtype) for key, column in self._stored().items()}
+            for key, shape, dtype in zip(following.keys, following.shapes, following.dtypes):
+                self._layout[("next", *key)] = (shape, np.dtype(dtype))
+        return self._layout
+
+    def _check(self, given: dict[Key, np.ndarray]) -> None:
+        wanted = self._elements()
         if odd := wanted.keys() ^ given.keys():
             name = min(odd)
             raise ShapeError(
@@ -129,8 +137,8 @@ class RecordStorage(LazyTensorStorage):
             )
         for key, (shape, dtype) in wanted.items():
             array = given[key]
-            if array is None or array.shape[1:] != shape:
-                has = "is missing" if array is None else f"has shape {list(array.shape[1:])} an element"
+            if array.shape[1:] != shape:
+                has = f"has shape {list(array.shape[1:])} an element"
                 raise ShapeError(f"RecordStorage: {'/'.join(key)} {has}, expected {list(shape)}, that of the first data")
             if array.dtype != dtype:
                 raise DTypeError(f"RecordStorage: {'/'.join(key)} has dtype {array.dtype}, expected {dtype}, that of the first data")
@@ -194,7 +202,7 @@ class RecordStorage(LazyTensorStorage):
         self._restore(following)
 
     def _restore(self, following: Following | None) -> None:
-        self._columns, self._following = None, following
+        self._columns, self._layout, self._following = None, None, following
         if following is not None:
             following.stored = [self._storage.get(key).numpy() for key in following.keys]
 
@@ -210,7 +218,7 @@ class RecordStorage(LazyTensorStorage):
     def __getstate__(self) -> dict[str, Any]:
         if get_spawning_popen() is not None:
             raise RuntimeError("RecordStorage: it cannot be shared between processes; LazyMemmapStorage can")
-        return {**super().__getstate__(), "_columns": None}
+        return {**super().__getstate__(), "_columns": None, "_layout": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -230,9 +238,9 @@ def _leaves(data: TensorDictBase, path: Key = ()) -> Iterator[tuple[Key, Any]]:
             yield (*path, name), value
 
 
-def _rows(key: Key, leaf: torch.Tensor, ndim: int, count: int) -> np.ndarray:
+def _rows(leaf: torch.Tensor, ndim: int, count: int) -> np.ndarray:
     """[K, ...]; ShapeError for another number of elements."""
-    array = leaf.detach().cpu().numpy()
+    array = leaf.numpy() if leaf.is_cpu and not leaf.requires_grad else leaf.detach().cpu().numpy()
     if ndim == 0:
         array = array[None]
     if ndim > 1 or len(array) != count:
@@ -242,18 +250,25 @@ def _rows(key: Key, leaf: torch.Tensor, ndim: int, count: int) -> np.ndarray:
 
 
 def _positions(cursor: Any, size: int) -> np.ndarray:
-    """int64 [K]; IndexError outside of the storage, ShapeError where a position comes twice."""
+    """int64 [K]; IndexError outside of the storage."""
     if isinstance(cursor, slice):
         cursor = range(*cursor.indices(size))
     elif isinstance(cursor, tuple) and len(cursor) == 1:
         (cursor,) = cursor
-    positions = np.atleast_1d(np.asarray(cursor, np.int64)).reshape(-1)
-    if len(positions) and not (-size <= positions.min() and positions.max() < size):
-        raise IndexError(f"RecordStorage: cursor has {positions.max()}, expected positions below {size}")
-    positions = positions % size
-    if len(positions) > 1 and len(np.unique(positions)) != len(positions):
+    plain = isinstance(cursor, torch.Tensor) and cursor.dtype is torch.int64 and cursor.is_cpu
+    positions = np.asarray(cursor.numpy() if plain else cursor, np.int64).reshape(-1)
+    if not len(positions):
+        return positions
+    least, most = positions.min(), positions.max()
+    if least < -size or most >= size:
+        raise IndexError(f"RecordStorage: cursor has {most if most >= size else least}, expected positions below {size}")
+    return positions % size if least < 0 else positions
+
+
+def _check_once(positions: np.ndarray, runs: list[Run]) -> None:
+    """ShapeError where a position comes twice."""
+    if len(runs) > 1 and len(np.unique(positions)) != len(positions):
         raise ShapeError("RecordStorage: cursor has a position twice, expected each once")
-    return positions
 
 
 def _put(nest: dict[str, Any], key: Key, value: torch.Tensor) -> None:
