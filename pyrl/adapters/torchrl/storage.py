@@ -149,24 +149,25 @@ class RecordStorage(LazyTensorStorage):
         """The elements at these positions (any index), with their "next" whole."""
         if self._following is None:
             return super().get(index)
+        if type(index) is torch.Tensor and index.dtype is torch.int64 and index.ndim == 1 and index.is_cpu:  # of a sampler
+            at = index.contiguous().numpy()
+            if not len(at) or (at.min() >= 0 and at.max() < len(self)):
+                return self._gathered(at)
         length = len(self)
         if isinstance(index, tuple) and len(index) == 1:
             index = index[0]
         if isinstance(index, int):
             if not -length <= index < length:
                 raise IndexError(f"RecordStorage: index is {index}, expected one below {length}")
-            return self._gathered(torch.tensor([index % length]))[0]
+            return self._gathered(np.array([index % length]))[0]
         if not isinstance(index, torch.Tensor | slice | type(...) | type(None)):
             index = torch.as_tensor(index)
-        plain = isinstance(index, torch.Tensor) and index.dtype is torch.int64 and index.ndim == 1
-        if plain and (not len(index) or (int(index.min()) >= 0 and int(index.max()) < length)):
-            return self._gathered(index)
         where = torch.arange(length)[index]  # IndexError is torch's
-        return self._gathered(where.reshape(-1)).reshape(where.shape)
+        return self._gathered(where.reshape(-1).numpy()).reshape(where.shape)
 
-    def _gathered(self, index: torch.Tensor) -> TensorDict:
+    def _gathered(self, at: np.ndarray) -> TensorDict:
         assert self._following is not None
-        columns, at = self._stored(), index.contiguous().numpy()
+        columns = self._stored()
         found: dict[str, Any] = {}
         for key, array in zip(columns, ops.take_rows(tuple(columns.values()), at)):
             _put(found, key, torch.from_numpy(array))
