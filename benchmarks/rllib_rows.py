@@ -143,6 +143,8 @@ def connector(steps: int) -> tuple[Call, Call]:
             return self
 
     class Modules(MultiRLModule):
+        framework = "torch"
+
         def __init__(self) -> None:
             self._rl_modules = {"default_policy": Module()}
 
