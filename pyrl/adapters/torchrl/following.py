@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyrl import ops
-from pyrl.errors import ShapeError
+from pyrl.errors import CheckpointError, ShapeError
 
 _NONE = -1
 _COLUMNS = "following_{}.npy"
@@ -155,11 +155,27 @@ class Following:
         """None of None: nothing was shared."""
         if state is None:
             return None
-        row = np.asarray(state["row"], np.int64).copy()
-        if row.shape != (size,):
+        try:
+            row, kept = np.asarray(state["row"]).copy(), [np.asarray(x).copy() for x in state["kept"]]
+            keys, shapes = [tuple(key) for key in state["keys"]], [tuple(shape) for shape in state["shapes"]]
+            free, dtypes = np.asarray(state["free"], dtype=np.int64), [np.dtype(dtype) for dtype in state["dtypes"]]
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise CheckpointError(f"RecordStorage: the state is damaged: {error!r}") from None
+        if row.ndim == 1 and len(row) != size:
             raise ShapeError(f"RecordStorage: the state is of {len(row)} elements, expected max_size, {size}")
-        made = cls(size, [tuple(key) for key in state["keys"]], [tuple(shape) for shape in state["shapes"]], list(state["dtypes"]))
-        made.row, made.kept, made.free = row, [np.asarray(x).copy() for x in state["kept"]], list(state["free"])
+        if not keys or not len(keys) == len(shapes) == len(dtypes) == len(kept) or not all(isinstance(n, str) for key in keys for n in key):
+            raise CheckpointError("RecordStorage: the state is damaged: keys, shapes, dtypes and kept do not fit together")
+        number = len(kept[0]) if kept[0].ndim else 0
+        for key, shape, dtype, column in zip(keys, shapes, dtypes, kept):
+            if column.dtype != dtype or column.shape != (number, *shape):
+                what = f"{column.dtype} {list(column.shape)}, expected {dtype} {[number, *shape]}"
+                raise CheckpointError(f"RecordStorage: the state is damaged: the next {'/'.join(key)} is {what}")
+        there = row[row >= size] - size if row.dtype == np.int64 and row.ndim == 1 else None
+        places = None if there is None or free.ndim != 1 else np.sort(np.concatenate((there, free)))
+        if places is None or (row < _NONE).any() or not np.array_equal(places, np.arange(number)):  # each once: used or free
+            raise CheckpointError("RecordStorage: the state is damaged: row does not say where next observations are")
+        made = cls(size, keys, shapes, [dtype.name for dtype in dtypes])
+        made.row, made.kept, made.free = row, kept, free.tolist()
         return made
 
     @staticmethod
@@ -178,8 +194,11 @@ class Following:
         folder = Path(path)
         if not (folder / "following.json").exists():
             return None
-        state = json.loads((folder / "following.json").read_text())
-        row, *kept = (np.load(folder / _COLUMNS.format(number), allow_pickle=False) for number in range(1 + len(state["keys"])))
+        try:
+            state = json.loads((folder / "following.json").read_text())
+            row, *kept = (np.load(folder / _COLUMNS.format(number), allow_pickle=False) for number in range(1 + len(state["keys"])))
+        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+            raise CheckpointError(f"RecordStorage: the files in {folder} are damaged: {error}") from None
         return {**state, "row": row, "kept": kept}
 
 

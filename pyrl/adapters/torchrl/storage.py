@@ -12,9 +12,9 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import LazyTensorStorage
 
 from pyrl import ops
-from pyrl.adapters.columns import count
+from pyrl.adapters.columns import count, device_of
 from pyrl.adapters.torchrl.following import Following, Run, ring, runs_of
-from pyrl.errors import DeviceError, DTypeError, SettingError, ShapeError
+from pyrl.errors import CheckpointError, DeviceError, DTypeError, SettingError, ShapeError
 
 _FLAGS = {"done", "terminated", "truncated", "reward"}  # which say something else in "next" than in the step after it
 _CPU = torch.device("cpu")
@@ -39,12 +39,14 @@ class RecordStorage(LazyTensorStorage):
     writing into one does not change the storage.
     """
 
+    _storage: Any  # of the host
+
     def __init__(self, max_size: int, *, shared: Any = None, device: torch.device | str = "cpu") -> None:
-        if torch.device(device).type != "cpu":
+        if device_of("RecordStorage", device).type != "cpu":
             raise DeviceError(f"RecordStorage: device is {device}, expected the CPU")
         size = count("RecordStorage", "max_size", max_size)
         super().__init__(size, device=torch.device("cpu"))
-        self._wanted = None if shared is None else tuple(_key(name) for name in ([shared] if isinstance(shared, str) else shared))
+        self._wanted = None if shared is None else _keys(shared)
         self._following: Following | None = None  # from the first data on, if they share keys
         self._columns: dict[Key, np.ndarray] | None = None
         self._layout: dict[Key, tuple[tuple[int, ...], np.dtype]] | None = None
@@ -70,7 +72,7 @@ class RecordStorage(LazyTensorStorage):
             raise DTypeError(f"RecordStorage: data is a {type(data).__name__}, expected a TensorDict with 'next'")
         positions = _positions(cursor, self.max_size)
         runs = runs_of(positions, self.max_size)
-        _check_once(positions, runs)
+        _check_once(positions, runs, self.max_size)
         given = {key: _rows(leaf, data.ndim, len(positions)) for key, leaf in leaves.items()}
         keys = self._following.keys
         first = self._columns is None and not self.initialized
@@ -78,7 +80,8 @@ class RecordStorage(LazyTensorStorage):
             self._check(given)
         here, after = ([given[(*prefix, *key)] for key in keys] for prefix in ((), ("next",)))
         if first:
-            super().set(torch.from_numpy(positions), data.exclude(*(("next", *key) for key in keys)).reshape(-1), set_cursor=set_cursor)
+            alone = data.exclude(*(("next", *key) for key in keys)).detach().reshape(-1)
+            super().set(torch.from_numpy(positions), alone, set_cursor=set_cursor)
             self._following.stored = [self._storage.get(key).numpy() for key in keys]
             self._following.write(runs, here, after, None)
             return
@@ -196,11 +199,46 @@ class RecordStorage(LazyTensorStorage):
         return state if self._following is None else {**state, "following": self._following.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """ShapeError for a state of another size; then nothing has changed."""
+        """ShapeError for a state of another size, CheckpointError for a damaged one; then nothing has changed."""
+        if not isinstance(state_dict, dict):
+            raise CheckpointError(f"RecordStorage: state_dict is a {type(state_dict).__name__}, expected what state_dict() gives")
         state = dict(state_dict)
         following = Following.of_state(self.max_size, state.pop("following", None))
-        super().load_state_dict(state)
+        self._check_state(state, following)
+        before: Any = self._storage
+        if following is not None and self.initialized and not _alike(_flattened(state["_storage"]), _leaves(before)):
+            self._storage = None  # the host copies into what is there
+        try:
+            super().load_state_dict(state)
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+            self._storage = before
+            raise CheckpointError(f"RecordStorage: the state is damaged: {error}") from None
         self._restore(following)
+
+    def _check_state(self, state: Any, following: Following | None) -> None:
+        """Of the host's part: what is shared is there, and whole."""
+        length, columns = state.get("_len"), state.get("_storage")
+        if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= self.max_size:
+            raise CheckpointError(f"RecordStorage: the state is damaged: _len is {length!r}, expected 0 to max_size, {self.max_size}")
+        if not isinstance(state.get("initialized"), bool):
+            raise CheckpointError(f"RecordStorage: the state is damaged: initialized is {state.get('initialized')!r}, expected a flag")
+        if following is None:
+            return
+        if not isinstance(columns, dict):
+            raise CheckpointError(f"RecordStorage: the state is damaged: _storage is a {type(columns).__name__}, expected a dict")
+        for name, column in _flattened(columns):
+            if not isinstance(column, torch.Tensor) or not column.ndim or len(column) != self.max_size:
+                what = list(column.shape) if isinstance(column, torch.Tensor) else f"a {type(column).__name__}"
+                raise CheckpointError(f"RecordStorage: the state is damaged: {'/'.join(name)} is {what}, expected {self.max_size} elements")
+        for key, shape, dtype in zip(following.keys, following.shapes, following.dtypes):
+            column = dict(_flattened(columns)).get(key)
+            if not isinstance(column, torch.Tensor) or tuple(column.shape[1:]) != shape or str(column.dtype)[6:] != dtype:
+                what = f"a {type(column).__name__}" if not isinstance(column, torch.Tensor) else f"{column.dtype} {list(column.shape)}"
+                raise CheckpointError(
+                    f"RecordStorage: the state is damaged: {'/'.join(key)} is {what}, expected {dtype} {[self.max_size, *shape]}"
+                )
+        if (following.row[:length] < 0).any():
+            raise CheckpointError("RecordStorage: the state is damaged: elements have no next observation")
 
     def _restore(self, following: Following | None) -> None:
         self._columns, self._layout, self._following = None, None, following
@@ -214,6 +252,8 @@ class RecordStorage(LazyTensorStorage):
     def loads(self, path: Any) -> None:
         following = Following.of_state(self.max_size, Following.saved(path))
         super().loads(path)
+        if following is not None:
+            self._check_state({**super().state_dict()}, following)
         self._restore(following)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -227,8 +267,25 @@ class RecordStorage(LazyTensorStorage):
             self._following.stored = [self._storage.get(key).numpy() for key in self._following.keys]
 
 
-def _key(name: Any) -> Key:
-    return (name,) if isinstance(name, str) else tuple(name)
+def _keys(shared: Any) -> tuple[Key, ...]:
+    listed = [shared] if isinstance(shared, str) else shared
+    if not isinstance(listed, list | tuple) or not all(isinstance(name, str | tuple) for name in listed):
+        raise DTypeError(f"RecordStorage: shared is {shared!r}, expected a list of keys")
+    return tuple((name,) if isinstance(name, str) else name for name in listed)
+
+
+def _flattened(columns: dict[str, Any]) -> Iterator[tuple[Key, Any]]:
+    """The columns of a state of the host's, which joins their keys with dots."""
+    for name, column in columns.items():
+        key = tuple(name.split("."))
+        if not key[-1].startswith("__"):  # the host's notes
+            yield key, column
+
+
+def _alike(one: Iterator[tuple[Key, Any]], other: Iterator[tuple[Key, Any]]) -> bool:
+    """Whether both have the same columns."""
+    found = [{key: (column.shape, column.dtype) for key, column in columns} for columns in (one, other)]
+    return found[0] == found[1]
 
 
 def _leaves(data: TensorDictBase, path: Key = ()) -> Iterator[tuple[Key, Any]]:
@@ -266,8 +323,10 @@ def _positions(cursor: Any, size: int) -> np.ndarray:
     return positions % size if least < 0 else positions
 
 
-def _check_once(positions: np.ndarray, runs: list[Run]) -> None:
+def _check_once(positions: np.ndarray, runs: list[Run], size: int) -> None:
     """ShapeError where a position comes twice."""
+    if len(positions) > size:
+        raise ShapeError(f"RecordStorage: cursor has {len(positions)} positions, expected at most max_size, {size}")
     if len(runs) > 1 and len(np.unique(positions)) != len(positions):
         raise ShapeError("RecordStorage: cursor has a position twice, expected each once")
 
