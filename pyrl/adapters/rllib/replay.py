@@ -16,7 +16,7 @@ from pyrl.adapters.rllib.episodes import each, steps_of
 from pyrl.adapters.rllib.frames import Frames
 from pyrl.adapters.rllib.store import COLUMNS, EpisodeStore, slots_of
 from pyrl.adapters.rllib.table import Episode
-from pyrl.errors import DTypeError, SettingError
+from pyrl.errors import CheckpointError, DTypeError, SettingError
 from pyrl.types import Batch, map_observation
 
 _IN_SLOTS = (
@@ -304,14 +304,22 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
         return {**state, "random": self._random.bit_generator.state, "store": None if self._store is None else self._store.get_state()}
 
     def set_state(self, state: Any) -> None:
-        """Of a buffer of the same options. ValueError or DTypeError, and nothing is changed, if it is of another."""
+        """Of a buffer of the same options. ValueError or DTypeError if it is of another, CheckpointError if it is damaged; then nothing is
+        changed."""
         if not isinstance(state, dict) or "store" not in state:
             raise DTypeError("set_state: state is not what get_state of this buffer gives; that of the host's buffers does not load here")
-        if state["capacity"] != self.capacity:
-            raise ValueError(f"set_state: the state is of a buffer with capacity {state['capacity']}, this one has {self.capacity}")
-        store = None if state["store"] is None else EpisodeStore.from_state(state["store"], self._frames, self._with_infos, self._make)
-        self._store, self.sampled_timesteps, self._num_timesteps_added = store, state["sampled_timesteps"], state["_num_timesteps_added"]
-        self._random.bit_generator.state = state["random"]
+        if state.get("capacity") != self.capacity:
+            raise ValueError(f"set_state: the state is of a buffer with capacity {state.get('capacity')}, this one has {self.capacity}")
+        random, counts = np.random.default_rng(), [state.get(name) for name in ("sampled_timesteps", "_num_timesteps_added")]
+        try:
+            store = None if state["store"] is None else EpisodeStore.from_state(state["store"], self._frames, self._with_infos, self._make)
+            random.bit_generator.state = state["random"]
+            sampled, added = (count("set_state", "a count of steps", number, 0) for number in counts)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
+            if str(error).startswith("set_state: the state is of a buffer"):
+                raise
+            raise CheckpointError(f"set_state: the state is damaged: {error!r}") from None
+        self._store, self.sampled_timesteps, self._num_timesteps_added, self._random = store, sampled, added, random
 
 
 def by_agent_and_module(numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:
