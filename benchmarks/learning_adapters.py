@@ -88,7 +88,14 @@ def sb3_curve(model: Any, steps: int) -> list[float]:
 def rllib_tasks() -> list[Task]:
     import ray  # noqa: F401
 
-    return [Task("RLlib DQN CartPole-v1", 5_000, partial(rllib_rows.learning_curve, 5_000, POINTS))]
+    def task(name: str, n_step: int, *buffers: str) -> Task:
+        return Task(f"RLlib DQN CartPole-v1, {name}", 5_000, partial(rllib_rows.learning_curve, 5_000, POINTS, n_step, buffers))
+
+    return [
+        task("1 step", 1, "host", "ours"),
+        task("3 steps", 3, "host", "ours"),
+        task("3 steps, host: ours drawing whole windows only", 3, "whole", "ours"),
+    ]
 
 
 def tianshou_tasks() -> list[Task]:

@@ -143,6 +143,8 @@ def connector(steps: int) -> tuple[Call, Call]:
             return self
 
     class Modules(MultiRLModule):
+        framework = "torch"
+
         def __init__(self) -> None:
             self._rl_modules = {"default_policy": Module()}
 
@@ -211,8 +213,24 @@ def memory(transitions: int, theirs_of: int) -> str:
 # -- learning -------------------------------------------------------------------------------------------------------------
 
 
-def learning_curve(steps: int, points: int, own: bool, seed: int) -> list[float]:
-    """DQN on CartPole: prioritized replay, 3-step returns, 64 of them learned from four times in 16 steps, all in this process."""
+def draw_whole_windows(buffer: Any, n_step: int) -> None:
+    """Our buffer draws as the host's does from here on: only steps that n - 1 others of their episode follow."""
+
+    def draw(size: int, beta: float) -> tuple[Any, Any]:
+        buffer.replay.beta = beta
+        index = buffer.replay.sample(8 * size).index
+        index = index[(buffer.replay.steps(index, n_step) >= 0).all(1)]
+        buffer._drawn = np.random.default_rng(int(index[0])).choice(index, size)
+        return buffer.replay.get(buffer._drawn), buffer.replay.weight(buffer._drawn)
+
+    buffer._draw = draw
+
+
+def learning_curve(steps: int, points: int, n_step: int, buffers: tuple[str, str], own: bool, seed: int) -> list[float]:
+    """DQN on CartPole: prioritized replay, 64 returns learned from four times in 16 steps, all in this process.
+
+    ``buffers``: in the places of the host's and of ours: "host", "ours" or "whole" (`draw_whole_windows`).
+    """
     import ray
     from ray.rllib.algorithms.dqn import DQNConfig
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
@@ -222,21 +240,24 @@ def learning_curve(steps: int, points: int, own: bool, seed: int) -> list[float]
         patience = {"health_check_failure_threshold": 1000, "health_check_timeout_ms": 60_000}
         ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _system_config=patience)
     name = BUFFERS[True]
+    made = name if buffers[own] == "host" else f"pyrl.adapters.rllib.{name}"
     config = (
         DQNConfig()
         .environment("CartPole-v1")
         .env_runners(num_env_runners=0, num_envs_per_env_runner=1, rollout_fragment_length=16)
         .learners(num_learners=0)
         .training(
-            lr=1e-3, train_batch_size_per_learner=64, training_intensity=16, n_step=3, double_q=True, dueling=True, gamma=0.99,
+            lr=1e-3, train_batch_size_per_learner=64, training_intensity=16, n_step=n_step, double_q=True, dueling=True, gamma=0.99,
             target_network_update_freq=250, num_steps_sampled_before_learning_starts=500, epsilon=[(0, 1.0), (3000, 0.04)],
-            replay_buffer_config={"type": f"pyrl.adapters.rllib.{name}" if own else name, "capacity": 50_000, "alpha": 0.6, "beta": 0.4},
+            replay_buffer_config={"type": made, "capacity": 50_000, "alpha": 0.6, "beta": 0.4},
         )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="relu"))
         .reporting(metrics_num_episodes_for_smoothing=20, min_sample_timesteps_per_iteration=steps // points, min_time_s_per_iteration=0)
         .debugging(seed=seed, log_level="ERROR")
     )  # fmt: skip
     algorithm = config.build_algo()
+    if buffers[own] == "whole":
+        draw_whole_windows(algorithm.local_replay_buffer, n_step)
     returns: list[float] = []
     for _ in range(points):
         result = algorithm.train()[ENV_RUNNER_RESULTS]

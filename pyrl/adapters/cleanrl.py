@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from pyrl import buffers, ops
-from pyrl.adapters.columns import column_space, count
+from pyrl.adapters.columns import action_rows, column_space, count, device_of, flag, rows_of, share
+from pyrl.buffers.layout import check_number
 from pyrl.errors import DTypeError, ShapeError, SpaceError
 from pyrl.types import Array
 
@@ -72,8 +73,9 @@ class ReplayBuffer:
         self.n_envs = count(type(self).__name__, "n_envs", n_envs)
         size = count(type(self).__name__, "buffer_size", buffer_size, 2 * self.n_envs)
         self.observation_space, self.action_space = observation_space, action_space
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        self.optimize_memory_usage, self.handle_timeout_termination = optimize_memory_usage, handle_timeout_termination
+        self.device = device_of(type(self).__name__, device)
+        self.optimize_memory_usage = flag(type(self).__name__, "optimize_memory_usage", optimize_memory_usage)
+        self.handle_timeout_termination = flag(type(self).__name__, "handle_timeout_termination", handle_timeout_termination)
         self._observation = self._column("observation_space", observation_space)
         action_dtype = getattr(action_space, "dtype", None)
         self._action = self._column("action_space", action_space, np.float32 if action_dtype == np.float64 else action_dtype)
@@ -104,8 +106,9 @@ class ReplayBuffer:
             truncated = terminated & self._flags("infos", self._time_limits(infos))
             terminated = terminated & ~truncated
         self.replay.add(
-            self._shaped("obs", obs, self._rows), self._shaped("action", action, self._action_rows), np.asarray(reward).reshape(-1),
-            self._shaped("next_obs", next_obs, self._rows), self._flags("done", terminated), truncated,
+            rows_of("add", "obs", obs, self._rows),
+            action_rows("add", action, self.action_space.shape, self._action_rows), np.asarray(reward).reshape(-1),
+            rows_of("add", "next_obs", next_obs, self._rows), self._flags("done", terminated), truncated,
         )  # fmt: skip
 
     @staticmethod
@@ -125,15 +128,6 @@ class ReplayBuffer:
         if flags.shape != (self.n_envs,):
             raise ShapeError(f"add: {name} has {flags.size} flags, expected one an environment: n_envs is {self.n_envs}")
         return flags
-
-    def _shaped(self, name: str, rows: Any, shape: tuple[int, ...]) -> np.ndarray:
-        array = np.asarray(rows)
-        if array.shape == shape:
-            return array
-        try:
-            return array.reshape(shape)
-        except ValueError:
-            raise ShapeError(f"add: {name} has shape {list(array.shape)}, expected {list(shape)}; n_envs is {self.n_envs}") from None
 
     def extend(self, *columns: Any) -> None:
         """`add` for each step of columns [T, N, ...]."""
@@ -174,6 +168,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     """
 
     def __init__(self, *arguments: Any, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6, **options: Any) -> None:
+        check_number("PrioritizedReplayBuffer", "eps", eps)
+        if not 0 < eps < np.inf:
+            raise ValueError(f"PrioritizedReplayBuffer: eps is {eps!r}, expected a positive number")
         self._priorities: dict[str, Any] = {"alpha": alpha, "beta": beta, "epsilon": eps}
         super().__init__(*arguments, **options)
 
@@ -186,9 +183,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     @beta.setter
     def beta(self, beta: float) -> None:
-        if not 0 <= beta <= 1:
-            raise ValueError(f"PrioritizedReplayBuffer: beta is {beta}, expected a number in [0, 1]")
-        self.replay.beta = float(beta)
+        self.replay.beta = share("PrioritizedReplayBuffer", "beta", beta)
 
     def sample(self, batch_size: int) -> PrioritizedSamples:
         batch = self.replay.sample(batch_size)
@@ -225,8 +220,13 @@ def gae(rewards: Array, values: Array, dones: Array, next_value: Array, next_don
         if tuple(getattr(array, "shape", ())) != shape:
             raise ShapeError(f"gae: {name} has shape {list(getattr(array, 'shape', ()))}, expected {list(shape)}, that of rewards")
     tensors = isinstance(rewards, torch.Tensor)
+    for name, array in (("values", values), ("dones", dones)):
+        if isinstance(array, torch.Tensor) != tensors:
+            raise DTypeError(f"gae: {name} is a {type(array).__name__}, rewards is a {type(rewards).__name__}, expected arrays of one kind")
     last: list[Any] = []
     for name, row, like in (("next_value", next_value, values), ("next_done", next_done, dones)):
+        if row is None:
+            raise DTypeError(f"gae: {name} is None, expected {envs} elements, one an environment")
         row = torch.as_tensor(row, dtype=like.dtype, device=like.device) if tensors else np.asarray(row, like.dtype)
         if row.shape not in ((envs,), (1, envs), (envs, 1)):
             raise ShapeError(f"gae: {name} has shape {list(row.shape)}, expected [{envs}], one an environment")

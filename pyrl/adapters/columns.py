@@ -1,13 +1,14 @@
-"""What the adapters share: counts among the hosts' arguments, and columns of rows as the spaces that `pyrl.buffers` is made from."""
+"""What the adapters share: checks of the hosts' arguments, and columns of rows as the spaces that `pyrl.buffers` is made from."""
 
 from __future__ import annotations
 
 import operator
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from pyrl.errors import DTypeError
+from pyrl.errors import DeviceError, DTypeError, ShapeError
 
 
 def count(caller: str, name: str, value: Any, least: int = 1) -> int:
@@ -19,6 +20,57 @@ def count(caller: str, name: str, value: Any, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{caller}: {name} is {value!r}, expected at least {least}")
     return number
+
+
+def share(caller: str, name: str, value: Any) -> float:
+    """The argument ``name``; DTypeError if it is not a number, ValueError outside of [0, 1]."""
+    if not isinstance(value, Real):
+        raise DTypeError(f"{caller}: {name} is {value!r}, expected a number")
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"{caller}: {name} is {value!r}, expected a number in [0, 1]")
+    return float(value)
+
+
+def flag(caller: str, name: str, value: Any) -> bool:
+    """The argument ``name``; DTypeError if it is not True or False: "False" would be true."""
+    if not isinstance(value, bool | np.bool_):
+        raise DTypeError(f"{caller}: {name} is {value!r}, expected True or False")
+    return bool(value)
+
+
+def device_of(caller: str, device: Any) -> Any:
+    """A torch.device; DeviceError for what torch does not take for one. "auto" is a GPU if torch finds one."""
+    import torch
+
+    if isinstance(device, str) and device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise DeviceError(f"{caller}: device is {device!r}, expected a device of torch, such as 'cpu' or 'cuda:0'") from None
+
+
+def rows_of(caller: str, name: str, rows: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The rows as an array of this shape: dimensions of 1 may be missing or too many. ShapeError for any other shape: images with their
+    channels last, or rows that are turned over, have the same number of values."""
+    array = np.asarray(rows)
+    if array.shape == shape:
+        return array
+    if _extents(array.shape) != _extents(shape):
+        raise ShapeError(f"{caller}: {name} has shape {list(array.shape)}, expected {list(shape)}")
+    return array.reshape(shape)
+
+
+def action_rows(caller: str, action: Any, space_shape: tuple[int, ...], rows: tuple[int, ...]) -> np.ndarray:
+    """Actions in the shape of their space, or flat, as [N, A] or [N], ``rows``."""
+    array = np.asarray(action)
+    if _extents(array.shape) == _extents((rows[0], *space_shape)):
+        return array.reshape(rows)
+    return rows_of(caller, "action", array, rows)
+
+
+def _extents(shape: tuple[int, ...]) -> list[int]:
+    return [n for n in shape if n != 1]
 
 
 def column_space(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from pyrl.adapters.cleanrl import PrioritizedReplayBuffer, ReplayBuffer, gae
-from pyrl.errors import DTypeError, NonFiniteError, ShapeError, SpaceError
+from pyrl.errors import DeviceError, DTypeError, NonFiniteError, ShapeError, SpaceError
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 DISCRETE, CONTINUOUS = spaces.Discrete(4), spaces.Box(-1, 1, (2,), np.float64)
@@ -163,7 +163,14 @@ def advantages(**changes: Any) -> None:
         (lambda: ReplayBuffer(9, BOX, None), SpaceError, r"action_space is None, expected Box"),
         (lambda: PrioritizedReplayBuffer(9, BOX, DISCRETE, alpha=2), ValueError, r"alpha is 2, expected a number in \[0, 1\]"),
         (lambda: setattr(PrioritizedReplayBuffer(9, BOX, DISCRETE), "beta", 2), ValueError, r"beta is 2"),
-        (lambda: add(obs=np.zeros((3, 3))), ShapeError, r"add: obs has shape \[3, 3\], expected \[2, 3\]; n_envs is 2"),
+        (lambda: add(obs=np.zeros((3, 3))), ShapeError, r"add: obs has shape \[3, 3\], expected \[2, 3\]"),
+        (lambda: add(obs=np.zeros((3, 2))), ShapeError, r"add: obs has shape \[3, 2\], expected \[2, 3\]"),
+        (lambda: ReplayBuffer(9, BOX, DISCRETE, "gpu"), DeviceError, r"device is 'gpu', expected a device of torch"),
+        (lambda: ReplayBuffer(9, BOX, DISCRETE, handle_timeout_termination="no"), DTypeError, r"termination is 'no', expected True or"),
+        (lambda: PrioritizedReplayBuffer(9, BOX, DISCRETE, eps=0), ValueError, r"eps is 0, expected a positive number"),
+        (lambda: setattr(PrioritizedReplayBuffer(9, BOX, DISCRETE), "beta", "x"), DTypeError, r"beta is 'x', expected a number"),
+        (lambda: advantages(values=torch.zeros(2, 3)), DTypeError, r"gae: values is a Tensor, rewards is a ndarray"),
+        (lambda: advantages(next_value=None), DTypeError, r"gae: next_value is None, expected 3 elements"),
         (lambda: add(next_obs=np.zeros(3)), ShapeError, r"add: next_obs has shape \[3\], expected \[2, 3\]"),
         (lambda: add(action=[1]), ShapeError, r"add: action has shape \[1\], expected \[2, 1\]"),
         (lambda: add(done=[True]), ShapeError, r"add: done has 1 flags, .* n_envs is 2"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pyrl.adapters import cpprb as ours
-from pyrl.errors import DTypeError, NonFiniteError, SettingError, ShapeError
+from pyrl.errors import CheckpointError, DTypeError, NonFiniteError, SettingError, ShapeError
 
 host_module = pytest.importorskip("cpprb", reason="cpprb is not installed: pip install 'pyrl[cpprb]'")
 COLUMNS = {
@@ -334,6 +334,17 @@ ROW = {"obs": np.zeros(2), "done": 0}
         (lambda: made().add(obs=np.zeros(3), done=0), ShapeError, r"add: obs has shape \[3\], expected \[2\] or \[T, ...\] of it"),
         (lambda: made().add(obs=np.zeros((3, 2)), done=[0, 1]), ShapeError, r"add: done has 2 rows, obs has 3"),
         (lambda: made().add(obs="left", done=0), DTypeError, r"add: obs is 'left', expected numbers of dtype float32"),
+        (
+            lambda: made().add(obs=np.zeros((2, 3)), done=[0, 1, 0]),
+            ShapeError,
+            r"add: obs has shape \[2, 3\], expected \[2\] or \[T, ...\]",
+        ),
+        (lambda: made().add(obs=None, done=0), DTypeError, r"add: obs is None, expected numbers of dtype float32"),
+        (lambda: bytes_of(300), ValueError, r"add: a is 300, which uint8, the dtype of its column, does not hold"),
+        (lambda: bytes_of(np.array([0.5])), ValueError, r"does not hold"),
+        (lambda: bytes_of(np.array([-1])), ValueError, r"does not hold"),
+        (lambda: ours.ReplayBuffer(5, {"obs": {}}, next_of=3), SettingError, r"next_of is 3, expected a name or a list of names"),
+        (lambda: made().update_priorities([0.5], [1]), DTypeError, r"indexes have dtype float64, expected integers"),
         (lambda: made().sample(4), ValueError, r"sample: batch_size is 4, but only 0 transitions are stored"),
         (lambda: made().update_priorities(None, [1]), DTypeError, r"update_priorities: indexes is None"),
         (lambda: made().update_priorities([0, 1], [1]), ShapeError, r"priorities has 1 elements, indexes has 2"),
@@ -344,6 +355,33 @@ ROW = {"obs": np.zeros(2), "done": 0}
 def test_mistakes(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def bytes_of(value: Any) -> None:
+    ours.ReplayBuffer(5, {"a": {"dtype": np.uint8}}).add(a=value)
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    """Cut anywhere, or with another byte: refused, or what was saved; nothing is added then."""
+    file, buffer = tmp_path / "saved.npz", made()
+    for step in range(4):
+        buffer.add(obs=np.full(2, step), done=step)
+    buffer.save_transitions(file)
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    for at in rng.integers(0, len(whole), 60):
+        for damage in (whole[:at], whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]):
+            file.write_bytes(damage)
+            other = made()
+            try:
+                other.load_transitions(file)
+            except (CheckpointError, KeyError, ShapeError):
+                assert other.get_stored_size() == 0
+    np.savez(file, obs=np.zeros((3, 4)), done=np.zeros((3, 1)))
+    with pytest.raises(ShapeError, match=r"load_transitions: obs has shape \[3, 4\], expected \[3, 2\]"):
+        made().load_transitions(file)
+    file.write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="damaged, or not of save_transitions"):
+        made().load_transitions(file)
 
 
 def stacked(*stacks: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from pyrl.errors import DTypeError, NonFiniteError, SettingError, ShapeError, SpaceError
+from pyrl.errors import CheckpointError, DTypeError, NonFiniteError, SettingError, ShapeError, SpaceError
 
 try:
     from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
@@ -232,6 +232,39 @@ def test_a_state_goes_on_alike(made: Any) -> None:
         made(200).set_state(buffer.get_state())
     with pytest.raises(DTypeError, match="state is not what get_state of this buffer gives"):
         made(200).set_state(host.EpisodeReplayBuffer().get_state())
+
+
+def entries(state: dict[str, Any], path: tuple[str, ...] = ()) -> Any:
+    for name, value in state.items():
+        yield (*path, name)
+        if isinstance(value, dict):
+            yield from entries(value, (*path, name))
+
+
+@pytest.mark.parametrize("made", BUFFERS)
+def test_a_damaged_state_is_refused(made: Any) -> None:
+    """One entry lost or another at a time: an error of ours, and nothing has changed."""
+    buffer, env = made(200), Environment(0, "a")
+    for _ in range(10):
+        buffer.add(env.piece(7, True))
+    state, refused = buffer.get_state(), 0
+    for path in list(entries(state)):
+        for value in (None, "x", -7, [], np.zeros(2), KeyError):
+            damaged = copy.deepcopy(state)
+            inner: Any = damaged
+            for name in path[:-1]:
+                inner = inner[name]
+            if value is KeyError:
+                del inner[path[-1]]
+            else:
+                inner[path[-1]] = value
+            other = made(200)
+            try:
+                other.set_state(damaged)
+            except (CheckpointError, ValueError, DTypeError):
+                refused += 1
+                assert other.replay is None
+    assert refused > 100
 
 
 def alike(one: Any, other: Any) -> None:

@@ -21,7 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
 
 from pyrl.adapters import sb3  # noqa: E402
-from pyrl.errors import CheckpointError, DTypeError, NonFiniteError, ShapeError, SpaceError  # noqa: E402
+from pyrl.errors import CheckpointError, DeviceError, DTypeError, NonFiniteError, ShapeError, SpaceError  # noqa: E402
 
 BOX, DISCRETE = spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Discrete(4)
 DICT = spaces.Dict({"a": BOX, "b": spaces.Discrete(7), "c": spaces.MultiBinary(5)})
@@ -308,6 +308,16 @@ def test_the_seed_of_the_host_is_ours() -> None:
 # -- mistakes ---------------------------------------------------------------------------------------------------------------------
 
 
+ROW = np.zeros(BOX.shape, np.float32)
+ONE = (np.zeros(1, np.int64), np.zeros(1), np.zeros(1, bool), torch.zeros(1), torch.zeros(1))  # action ... log_prob of a rollout's step
+
+
+def rolled(buffer: Any, reward: float = 0.0) -> Any:
+    for _ in range(2):
+        buffer.add(ROW[None], ONE[0], np.full(1, reward), *ONE[2:])
+    return buffer
+
+
 class TestMistakes:
     made: ClassVar[dict[str, Any]] = {"observation_space": BOX, "action_space": DISCRETE, "device": "cpu"}
 
@@ -323,6 +333,10 @@ class TestMistakes:
             ({"frame_stack": 2}, SpaceError, "frame_stack is 2, and observation_space is"),
             ({"observation_space": spaces.Tuple([BOX, BOX])}, SpaceError, "observation_space is"),
             ({"action_space": spaces.Tuple([DISCRETE])}, SpaceError, "action_space is"),
+            ({"gamma": "0.9"}, DTypeError, "gamma is '0.9', expected a number"),
+            ({"device": "gpu"}, DeviceError, "device is 'gpu', expected a device of torch"),
+            ({"optimize_memory_usage": "no"}, DTypeError, "optimize_memory_usage is 'no', expected True or False"),
+            ({"handle_timeout_termination": "no"}, DTypeError, "handle_timeout_termination is 'no', expected True or False"),
             ({"n_step": 3}, TypeError, "unexpected keyword argument 'n_step'"),
         ],
     )  # fmt: skip
@@ -338,6 +352,9 @@ class TestMistakes:
             (2, np.zeros(1, np.float32), DTypeError, "action has dtype float32, expected int64"),
             (3, np.array([np.nan], np.float32), NonFiniteError, "reward"),
             (4, np.zeros(2, bool), ShapeError, "done has shape"),
+            (4, np.ones(2, bool), ShapeError, r"done has shape \[2\], expected \[1\]"),
+            (5, {}, DTypeError, "infos is {}, expected a list of 1 dicts, for handle_timeout_termination"),
+            (5, [{}, {}], DTypeError, "expected a list of 1 dicts"),
         ],
     )
     def test_of_add(self, position: int, value: Any, error: Any, message: str) -> None:
@@ -348,6 +365,47 @@ class TestMistakes:
         with pytest.raises(error, match=message):
             buffer.add(*step)
         assert (len(buffer.replay), buffer.pos) == (0, 0)
+
+    def test_images_with_their_channels_last_are_not_taken_for_others(self) -> None:
+        image, last = spaces.Box(0, 255, (3, 8, 8), np.uint8), np.zeros((1, 8, 8, 3), np.uint8)
+        rows = (np.zeros(1, np.int64), np.zeros(1, np.float32), np.zeros(1, bool), [{}])
+        for options in ({}, {"frame_stack": 3}):
+            with pytest.raises(ShapeError, match=r"add: obs has shape \[1, 8, 8, 3\], expected \[1, 3, 8, 8\]"):
+                sb3.ReplayBuffer(100, image, DISCRETE, "cpu", **options).add(last, last, *rows)
+        with pytest.raises(ShapeError, match=r"add: obs has shape \[1, 8, 8, 3\]"):
+            sb3.RolloutBuffer(4, image, DISCRETE, "cpu").add(last, rows[0], rows[1], rows[2], torch.zeros(1), torch.zeros(1))
+        both = spaces.Dict({"a": image})
+        with pytest.raises(ShapeError, match=r"obs\['a'\] has shape \[1, 8, 8, 3\]"):
+            sb3.ReplayBuffer(100, both, DISCRETE, "cpu").add({"a": last}, {"a": last}, *rows)
+        with pytest.raises(DTypeError, match=r"obs is a ndarray, expected a dict with \['a'\]"):
+            sb3.ReplayBuffer(100, both, DISCRETE, "cpu").add(last, last, *rows)
+
+    def test_lists_and_numbers_are_taken(self) -> None:
+        buffer = sb3.ReplayBuffer(100, **self.made)
+        buffer.add([[0.0] * len(ROW)], [[1.0] * len(ROW)], [1], [0.5], [False], [{}])
+        buffer.add([[1.0] * len(ROW)], [[2.0] * len(ROW)], 1, 0.5, True, [{}])
+        assert len(buffer.replay) == 2
+
+    @pytest.mark.parametrize(
+        ("call", "error", "message"),
+        [
+            (lambda b: b.add(ROW[None, :2], *ONE), ShapeError, "add: obs has shape"),
+            (lambda b: b.add(ROW[None], np.zeros(2), *ONE[1:]), ShapeError, r"add: action has shape \[2\], expected \[1, 1\]"),
+            (lambda b: b.add(ROW[None], ONE[0], np.zeros(2), *ONE[2:]), ShapeError, "add: reward has shape"),
+            (lambda b: b.add(ROW[None], *ONE[:3], np.zeros(1), ONE[4]), ShapeError, "add: value is a ndarray, expected a tensor"),
+            (lambda b: b.add(ROW[None], *ONE[:3], torch.zeros(2), ONE[4]), ShapeError, r"add: value has shape \[2\]"),
+            (lambda b: rolled(b).compute_returns_and_advantage(torch.zeros(3), np.zeros(1, bool)), ShapeError, "last_values has shape"),
+            (lambda b: rolled(b).compute_returns_and_advantage(ONE[4], np.zeros(3, bool)), ShapeError, r"dones has shape \[3\]"),
+            (lambda b: rolled(b, np.nan).compute_returns_and_advantage(ONE[4], ONE[2]), NonFiniteError, "reward 0 of environment 0 is nan"),
+            (lambda b: next(rolled(b).get(0)), ValueError, "get: batch_size is 0, expected at least 1"),
+            (lambda b: next(rolled(b).get(2.5)), DTypeError, "get: batch_size is 2.5, expected an integer"),
+            (lambda b: sb3.RolloutBuffer(0, BOX, DISCRETE), ValueError, "n_steps is 0"),
+            (lambda b: sb3.RolloutBuffer(4, BOX, DISCRETE, gamma="x"), DTypeError, "gamma is 'x', expected a number"),
+        ],
+    )  # fmt: skip
+    def test_of_rollout_calls(self, call: Any, error: Any, message: str) -> None:
+        with pytest.raises(error, match=message):
+            call(sb3.RolloutBuffer(2, BOX, DISCRETE, "cpu"))
 
     def test_of_rollouts(self) -> None:
         with pytest.raises(ValueError, match="gae_lambda is 2"):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from sb3_settings import off_policy
 
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed (pyrl[sb3])")
@@ -15,6 +16,7 @@ pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not instal
 from stable_baselines3 import DQN
 
 from pyrl.adapters import sb3
+from pyrl.errors import DTypeError, SettingError
 
 
 @pytest.mark.parametrize("name", ["DQN", "DDPG", "TD3", "SAC"])
@@ -107,3 +109,23 @@ def test_returns_summed_with_another_gamma_than_the_algorithms_are_refused() -> 
     with pytest.raises(ValueError, match=r"PrioritizedDQN: gamma is 0\.5, but replay_buffer_kwargs sum returns with gamma 0\.99"):
         made(0.99)
     assert made(0.5).replay_buffer.gamma == 0.5
+
+
+def test_options_of_the_algorithm_reach_the_buffer_or_are_refused() -> None:
+    made = sb3.PrioritizedDQN("MlpPolicy", "CartPole-v1", n_steps=3, gamma=0.9, **off_policy()).replay_buffer
+    assert (made.n_steps, made.gamma) == (3, 0.9)
+    with pytest.raises(SettingError, match="PrioritizedDQN: alpha is an option of the buffer: give it in replay_buffer_kwargs"):
+        sb3.PrioritizedDQN("MlpPolicy", "CartPole-v1", alpha=0.6)
+    with pytest.raises(ValueError, match="n_steps is 3, but replay_buffer_kwargs have 2"):
+        sb3.PrioritizedDQN("MlpPolicy", "CartPole-v1", n_steps=3, replay_buffer_kwargs={"n_steps": 2, "gamma": 0.99}, **off_policy())
+
+
+def test_priorities_as_a_column_with_gradients() -> None:
+    buffer = sb3.PrioritizedReplayBuffer(10, spaces.Box(-1, 1, (1,)), spaces.Discrete(2), "cpu")
+    for _ in range(2):
+        buffer.add(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.zeros(1), np.zeros(1, bool), [{}])
+    index = buffer.sample(2).indices
+    buffer.update_priorities(index, torch.full((2, 1), -3.0, requires_grad=True))
+    np.testing.assert_allclose(buffer.replay.priorities(index.numpy()), (3 + 1e-6) ** 0.6, rtol=1e-6)
+    with pytest.raises(DTypeError, match="td_error is None"):
+        buffer.update_priorities(index, None)

@@ -293,6 +293,15 @@ def added(**changes: Any) -> None:
         assert buffer.last_index.tolist() == [0]
 
 
+def pixels(value: float) -> None:
+    """An image between 0 and 1 after one of bytes."""
+    buffer = ours.ReplayBuffer(5)
+    for pixel in (np.zeros(3, np.uint8), np.full(3, value)):
+        step = row()
+        step.update(obs=pixel, obs_next=pixel)
+        buffer.add(step)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -310,6 +319,14 @@ def added(**changes: Any) -> None:
         (lambda: vector().add(row(2), buffer_ids=[0, 3]), ValueError, r"buffer_ids is \[0, 3\], expected 0 to 2"),
         (lambda: vector().add(row(2), buffer_ids=[1, 1]), ValueError, "expected each subbuffer once"),
         (lambda: vector().add(row(2)), ShapeError, r"rew has shape \[2\], expected \[3\], a row for each of buffer_ids"),
+        (lambda: added(rew=np.nan), NonFiniteError, "add: rew is nan, expected finite numbers"),
+        (lambda: pixels(0.5), DTypeError, "add: obs has dtype float64, expected uint8"),
+        (lambda: ours.ReplayBuffer(5).add(row(2)), ShapeError, r"terminated has shape \[2\], .* single buffer; give buffer_ids=\[0\]"),
+        (lambda: ours.ReplayBuffer(5, alpha=0.6), SettingError, "ReplayBuffer: alpha is given, expected ignore_obs_next"),
+        (lambda: ours.VectorReplayBuffer(5, 2, ignore_obs_next=3), DTypeError, "ignore_obs_next is 3, expected True or False"),
+        (lambda: ours.ReplayBuffer(5, stack_num=0), ValueError, "stack_num is 0, expected at least 1"),
+        (lambda: pairs(False)[0].set_beta(-1), SettingError, "set_beta: beta is -1"),
+        (lambda: pairs(False)[0].update_weight([0], None), DTypeError, "update_weight: new_weight is None, expected numbers"),
         (lambda: ours.ReplayBuffer(5).sample(2), ValueError, "batch_size is 2, and nothing is stored"),
         (lambda: filled().sample(2.5), DTypeError, "batch_size is 2.5, expected an integer"),
         (lambda: ours.ReplayBuffer(-1), ValueError, "ReplayBuffer: size is -1, expected at least 0"),

@@ -221,7 +221,7 @@ def made(**changes: Any) -> PrioritizedSampler:
         (lambda: made(eps=0), SettingError, "eps is 0, expected a positive number"),
         (lambda: made(dtype=torch.int64), DTypeError, "dtype is torch.int64, expected torch.float32 or torch.float64"),
         (lambda: made(device="cuda"), DeviceError, "device is cuda, expected the CPU"),
-        (lambda: made(max_capacity=0), ValueError, "size is 0"),
+        (lambda: made(max_capacity=0), ValueError, "max_capacity is 0"),
         (lambda: made().update_priority([5], 1.0), ValueError, "update_priority: element 0 of index is 5, expected 0 to 3"),
         (lambda: made().update_priority([0, 1], [1.0, -1.0]), ValueError, "update_priority: element 1 of priority is -1"),
         (lambda: made().update_priority([0], torch.nan), NonFiniteError, "update_priority: element 0 of priority is nan"),

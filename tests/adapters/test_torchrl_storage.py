@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrl.errors import DeviceError, DTypeError, SettingError, ShapeError
+from pyrl.errors import CheckpointError, DeviceError, DTypeError, SettingError, ShapeError
 
 pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'pyrl[torchrl]'")
 
@@ -208,6 +209,90 @@ def test_states(way: str, initialized: bool, tmp_path: Path) -> None:
     assert_equal(other._storage[:], own._storage[:])
 
 
+def damaged(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A state with one entry lost or another, at a time."""
+    for path, value in list(entries(state)):
+        others = [None, "x", -7, [], {}, torch.zeros(2), torch.full((40,), -5), torch.full((40,), 10**6)]
+        if isinstance(value, torch.Tensor):
+            others += [value[:-1], value.to(torch.float16), value[None]]
+        for other in [DELETED, *others]:
+            made = copy.deepcopy(state)
+            inner = made
+            for name in path[:-1]:
+                inner = inner[name]
+            if other is DELETED:
+                del inner[path[-1]]
+            else:
+                inner[path[-1]] = other
+            yield f"{path}: {other}", made
+
+
+DELETED = object()
+
+
+def entries(state: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in state.items():
+        if not name.startswith("__"):  # the host's notes of a tensordict
+            yield (*path, name), value
+        if isinstance(value, dict):
+            yield from entries(value, (*path, name))
+
+
+def test_a_damaged_state_is_refused() -> None:
+    """Whatever is lost or another: refused, and nothing has changed; or all of it is taken, and what is read is sound."""
+    own = both(40)[0]
+    for block in range(3):
+        own.extend(steps(25, block))
+    before, refused = own._storage[:].clone(), 0
+    for name, state in damaged(own._storage.state_dict()):
+        other = own._storage.__class__(40)
+        other.load_state_dict(own._storage.state_dict())
+        try:
+            other.load_state_dict(state)
+        except (CheckpointError, ShapeError):
+            refused += 1
+            assert_equal(other[:], before)
+            continue
+        assert "row" not in name
+        assert "kept" not in name
+        assert "'observation'" not in name
+        other[:]
+    assert refused > 100
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    own = both(40)[0]
+    own.extend(steps(25, 0))
+    own._storage.dumps(tmp_path)
+    whole = (tmp_path / "following_0.npy").read_bytes()
+    for file, damage in (("following_0.npy", whole[:-9]), ("following_0.npy", b""), ("following.json", b"{"), ("following.json", b"[]")):
+        (tmp_path / "following_0.npy").write_bytes(whole)
+        kept = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(damage)
+        with pytest.raises(CheckpointError, match="damaged"):
+            RecordStorage(40).loads(tmp_path)
+        (tmp_path / file).write_bytes(kept)
+    RecordStorage(40).loads(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alpha", "x"), ("alpha", -1), ("beta", None), ("eps", 0.0), ("largest", "x"), ("tree", None), ("tree", [1.0] * 10),
+        ("tree", torch.full((10,), float("nan"))), ("tree", -torch.ones(10)), ("tree", torch.ones(10, dtype=torch.int32)),
+    ],
+)  # fmt: skip
+def test_a_damaged_sampler_state_is_refused(name: str, value: Any) -> None:
+    own = PrioritizedSampler(10, alpha=0.7, beta=0.5)
+    own.update_priority(torch.arange(10), torch.rand(10))
+    before = own.state_dict()
+    with pytest.raises(CheckpointError, match=rf"damaged: .*{'weight' if isinstance(value, torch.Tensor) else name}|tree is"):
+        own.load_state_dict({**PrioritizedSampler(10, 0.1, 0.2).state_dict(), name: value})
+    after = own.state_dict()
+    assert torch.equal(before.pop("tree"), after.pop("tree"))
+    assert before == after
+
+
 def test_lists_lazy_stacks_and_emptying() -> None:
     data = steps(6, 0)
     own, host = (ReplayBuffer(storage=made(10), batch_size=2) for made in (RecordStorage, LazyTensorStorage))
@@ -279,6 +364,12 @@ SEQUENCE = TensorDict({"a": torch.zeros(1, 4)}, [1, 4])
         (lambda: stored(more=torch.zeros(2)), ShapeError, "data has a new key more"),
         (lambda: RecordStorage(5).set(range(4), steps(5, 0)), ShapeError, r"data has batch size \[5\], expected \[4\]"),
         (lambda: RecordStorage(5).set([1, 1], steps(2, 0)), ShapeError, "cursor has a position twice"),
+        (lambda: RecordStorage(5).set(torch.arange(6) % 5, steps(6, 0)), ShapeError, "cursor has 6 positions, expected at most"),
+        (lambda: RecordStorage(5, device="gpu"), DeviceError, "RecordStorage: device is 'gpu', expected a device of torch"),
+        (lambda: RecordStorage(5, shared=3), DTypeError, "shared is 3, expected a list of keys"),
+        (lambda: PrioritizedSampler(5, 0.6, 0.4, reduction="sum"), SettingError, "reduction is 'sum', expected one of max"),
+        (lambda: PrioritizedSampler(5, 0.6, 0.4).update_priority(torch.tensor([0.5]), 1.0), DTypeError, "index has dtype torch.float32"),
+        (lambda: generalized_advantage_estimate(0.9, 0.9, *[torch.ones(2, 0, 1)] * 4), ShapeError, "expected at least one element"),
         (lambda: RecordStorage(5).set([5], steps(1, 0)), IndexError, "cursor has 5, expected positions below 5"),
     ],
 )  # fmt: skip

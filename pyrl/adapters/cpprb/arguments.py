@@ -52,6 +52,8 @@ def each_column(caller: str, env_dict: Mapping[str, Any], default_dtype: Any) ->
 
 
 def names_in(caller: str, argument: str, given: Any, columns: Mapping[str, Column]) -> tuple[str, ...]:
+    if given is not None and not isinstance(given, str | list | tuple | set | frozenset | np.ndarray):
+        raise SettingTypeError(f"{caller}: {argument} is {given!r}, expected a name or a list of names")
     names = () if given is None else (given,) if isinstance(given, str) else tuple(given)
     for name in names:
         if name not in columns:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -12,9 +16,11 @@ from pyrl.adapters.columns import column_space
 from pyrl.adapters.cpprb.arguments import Column, columns_of, names_in, whole_number
 from pyrl.adapters.cpprb.windows import Frames, NStep
 from pyrl.buffers.layout import check_number
-from pyrl.errors import DTypeError, SettingError, SettingTypeError, ShapeError
+from pyrl.errors import CheckpointError, DTypeError, SettingError, SettingTypeError, ShapeError
 
 __all__ = ["PrioritizedReplayBuffer", "ReplayBuffer"]
+
+_UNREADABLE = (ValueError, TypeError, AttributeError, EOFError, OverflowError, RuntimeError, BadZipFile, zlib.error, struct.error)
 
 
 class ReplayBuffer:
@@ -153,12 +159,20 @@ class ReplayBuffer:
 
     def load_transitions(self, file: Any) -> None:
         """Add the transitions of `save_transitions`, n-step ones as they were stored."""
-        with np.load(file, allow_pickle=False) as saved:
-            wanted = {**{k: self._given[k] for k in self._given}, **self._stored}
-            if missing := sorted(wanted.keys() - set(saved.files)):
-                raise KeyError(f"load_transitions: file has no column {missing[0]!r}, expected {', '.join(wanted)}")
-            rows = {name: np.asarray(saved[name], column.dtype) for name, column in wanted.items()}
-            self._store(rows, len(next(iter(rows.values()))))
+        wanted = {**self._given, **self._stored}
+        try:
+            opened = nullcontext(file) if hasattr(file, "read") else open(file, "rb")  # NumPy leaves a damaged one open
+            with opened as stream, np.load(stream, allow_pickle=False) as saved:
+                if missing := sorted(wanted.keys() - set(saved.files)):
+                    raise KeyError(f"load_transitions: file has no column {missing[0]!r}, expected {', '.join(wanted)}")
+                rows = {name: np.asarray(saved[name], column.dtype) for name, column in wanted.items()}
+        except _UNREADABLE as error:
+            raise CheckpointError(f"load_transitions: {file} is damaged, or not of save_transitions: {error}") from None
+        steps = len(np.atleast_1d(next(iter(rows.values()))))
+        for name, (shape, _) in wanted.items():
+            if rows[name].shape != (steps, *shape):
+                raise ShapeError(f"load_transitions: {name} has shape {list(rows[name].shape)}, expected {[steps, *shape]}")
+        self._store(rows, steps)
 
     def _newest(self) -> int:
         """The index of the newest record: where observations are not linked, every record takes the next one."""
@@ -170,15 +184,17 @@ class ReplayBuffer:
         steps, first = -1, ""
         for name, (shape, dtype) in self._given.items():
             try:
-                value = np.asarray(columns[name], dtype)
+                value = self._value(name, columns[name], dtype)
             except KeyError:
                 raise KeyError(f"add: column {name!r} is missing, expected {', '.join(self._given)}") from None
-            except (TypeError, ValueError) as error:
-                raise DTypeError(f"add: {name} is {columns[name]!r}, expected numbers of dtype {dtype}: {error}") from None
-            try:
-                rows[name] = value = value[None] if value.shape == shape else value.reshape((-1, *shape))
-            except ValueError:
-                raise ShapeError(f"add: {name} has shape {list(value.shape)}, expected {list(shape)} or [T, ...] of it") from None
+            if value.shape == shape:
+                value = value[None]
+            elif value.shape[1:] != shape:
+                dense = [n for n in shape if n != 1]  # rows of one element may be numbers
+                if [n for n in value.shape if n != 1] != dense and [n for n in value.shape[1:] if n != 1] != dense:
+                    raise ShapeError(f"add: {name} has shape {list(value.shape)}, expected {list(shape)} or [T, ...] of it")
+                value = value.reshape((-1, *shape))
+            rows[name] = value
             if steps < 0:
                 steps, first = len(value), name
             elif len(value) != steps:
@@ -187,6 +203,23 @@ class ReplayBuffer:
             unknown = next(name for name in columns if name not in rows)
             raise SettingError(f"add: column {unknown!r} is not in env_dict, expected {', '.join(self._given)}")
         return rows, steps
+
+    @staticmethod
+    def _value(name: str, given: Any, dtype: np.dtype) -> np.ndarray:
+        """Of the column's dtype. DTypeError or ValueError where it does not hold what is given."""
+        try:
+            value = np.asarray(given)
+            if value.dtype == dtype:
+                return value
+            if value.dtype.kind == "O":
+                raise TypeError("objects")
+            with np.errstate(invalid="ignore"):
+                cast = value.astype(dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DTypeError(f"add: {name} is {given!r}, expected numbers of dtype {dtype}: {error}") from None
+        if dtype.kind in "iub" and not np.array_equal(cast, value):
+            raise ValueError(f"add: {name} is {given!r}, which {dtype}, the dtype of its column, does not hold")
+        return cast
 
     def _store(self, rows: dict[str, np.ndarray], steps: int) -> int:
         nothing, zero, false = self._idle if steps == 1 else _idle(steps)
@@ -285,7 +318,10 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """New priorities, a number each, from 0 on; those of records that are gone are dropped."""
         if indexes is None or priorities is None:
             raise DTypeError(f"update_priorities: {'indexes' if indexes is None else 'priorities'} is None, expected an array")
-        index, priority = np.asarray(indexes, np.int64).ravel(), np.asarray(priorities, np.float64).ravel()
+        given = np.asarray(indexes)
+        if given.dtype.kind not in "iu" and given.size:
+            raise DTypeError(f"update_priorities: indexes have dtype {given.dtype}, expected integers")
+        index, priority = given.astype(np.int64, copy=False).ravel(), np.asarray(priorities, np.float64).ravel()
         if len(index) != len(priority):
             raise ShapeError(f"update_priorities: priorities has {len(priority)} elements, indexes has {len(index)}")
         self._buffer.update_priorities(index, priority)

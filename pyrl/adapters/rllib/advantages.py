@@ -10,6 +10,7 @@ from ray.rllib.algorithms.ppo.torch import ppo_torch_learner as host_learner
 from ray.rllib.connectors.learner import general_advantage_estimation as host
 
 from pyrl import ops
+from pyrl.adapters.columns import share
 from pyrl.errors import ShapeError
 
 
@@ -25,9 +26,8 @@ def compute_value_targets(
     for name, column in columns.items():
         if np.ndim(column) != 1 or len(column) != len(rewards):
             raise ShapeError(f"compute_value_targets: {name} have shape {list(np.shape(column))}, expected [T], that of rewards")
-    for name, share in (("gamma", gamma), ("lambda_", lambda_)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"compute_value_targets: {name} is {share!r}, expected a number in [0, 1]")
+    for name, number in (("gamma", gamma), ("lambda_", lambda_)):
+        share("compute_value_targets", name, number)
     value, reward = (np.ascontiguousarray(column, np.float32)[:, None] for column in (values, rewards))
     following = np.zeros_like(value)
     following[:-1] = value[1:]

@@ -9,8 +9,9 @@ import numpy as np
 from ray.rllib.utils.replay_buffers import prioritized_episode_buffer as host
 
 from pyrl import buffers
+from pyrl.adapters.columns import share
 from pyrl.adapters.rllib.replay import EpisodeReplayBuffer
-from pyrl.errors import DTypeError, SettingError, ShapeError
+from pyrl.errors import SettingError, ShapeError
 from pyrl.types import Batch
 
 
@@ -23,11 +24,9 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, host.PrioritizedEpisod
     _replay_class = buffers.PrioritizedReplayBuffer
 
     def __init__(self, capacity: int = 10000, *, alpha: float = 1.0, **options: Any) -> None:
-        self._alpha = _share(self._name, "alpha", alpha)
+        self._alpha = share(self._name, "alpha", alpha)
         self._drawn: np.ndarray | None = None  # the indices of the last sample, until their priorities come
         super().__init__(capacity, **options)
-        if options.get("beta") is not None:
-            _share(self._name, "beta", options["beta"])
 
     def _make(self, **options: Any) -> Any:
         return super()._make(**options, alpha=self._alpha, epsilon=1e-12, weights_over="buffer")  # the host's
@@ -47,7 +46,7 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, host.PrioritizedEpisod
     def _draw(self, size: int, beta: Any) -> tuple[Batch, Any]:
         if beta is None:
             raise SettingError('sample: beta is None, expected a number in [0, 1]; give replay_buffer_config "beta"')
-        self.replay.beta = _share("sample", "beta", beta)
+        self.replay.beta = share("sample", "beta", beta)
         batch = self.replay.sample(size)
         self._drawn = batch.index
         return batch, batch.weight
@@ -64,11 +63,3 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, host.PrioritizedEpisod
             )
         self.replay.update_priorities(self._drawn, given)
         self._drawn = None
-
-
-def _share(caller: str, name: str, value: Any) -> float:
-    if not isinstance(value, Real):
-        raise DTypeError(f"{caller}: {name} is {value!r}, expected a number")
-    if not 0 <= float(value) <= 1:
-        raise ValueError(f"{caller}: {name} is {value!r}, expected a number in [0, 1]")
-    return float(value)

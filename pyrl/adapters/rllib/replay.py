@@ -11,12 +11,12 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.replay_buffers import episode_replay_buffer as host
 
 from pyrl import buffers
-from pyrl.adapters.columns import count
+from pyrl.adapters.columns import count, flag, share
 from pyrl.adapters.rllib.episodes import each, steps_of
 from pyrl.adapters.rllib.frames import Frames
 from pyrl.adapters.rllib.store import COLUMNS, EpisodeStore, slots_of
 from pyrl.adapters.rllib.table import Episode
-from pyrl.errors import DTypeError, SettingError
+from pyrl.errors import CheckpointError, DTypeError, SettingError
 from pyrl.types import Batch, map_observation
 
 _IN_SLOTS = (
@@ -75,13 +75,15 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
         self.batch_length_T = self._default_length if batch_length_T is None else count(self._name, "batch_length_T", batch_length_T)
         self._num_envs = None if num_envs is None else count(self._name, "num_envs", num_envs)
         self._frames = Frames(count(self._name, "frame_stack", frame_stack), stack_padding)
-        for name, value in (("store_infos", store_infos), ("store_extra_model_outputs", store_extra_model_outputs)):
-            if not isinstance(value, bool):
-                raise DTypeError(f"{self._name}: {name} is {value!r}, expected True or False")
-        self._with_infos, self._with_outputs = store_infos, store_extra_model_outputs
-        self._seed = int(np.random.randint(2**31)) if seed is None else seed  # noqa: NPY002 (the host seeds NumPy's global stream)
+        self._with_infos = flag(self._name, "store_infos", store_infos)
+        self._with_outputs = flag(self._name, "store_extra_model_outputs", store_extra_model_outputs)
+        if beta is not None:
+            share(self._name, "beta", beta)
+        self._seed = int(np.random.randint(2**31)) if seed is None else count(self._name, "seed", seed, 0)  # noqa: NPY002 (the host's seed)
         self.metrics = MetricsLogger(root=False)
-        self._metrics_num_episodes_for_smoothing = metrics_num_episodes_for_smoothing
+        self._metrics_num_episodes_for_smoothing = count(
+            self._name, "metrics_num_episodes_for_smoothing", metrics_num_episodes_for_smoothing
+        )
         self._sampled: Counter[str] = Counter()  # since the metrics were asked for
         self.sampled_timesteps = self._num_timesteps_added = 0
         self._store: EpisodeStore | None = None  # made for the episodes of the first `add`
@@ -176,8 +178,7 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
         if not len(self):
             raise ValueError("sample: nothing is stored")
         steps = self._lengths(n_step, size)
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"sample: gamma is {gamma!r}, expected a number in [0, 1]")
+        share("sample", "gamma", gamma)
         made = self._write(*self._draw(size, beta), steps, gamma, include_extra_model_outputs)
         return [episode.to_numpy() for episode in made] if to_numpy else made
 
@@ -303,14 +304,22 @@ class EpisodeReplayBuffer(host.EpisodeReplayBuffer):
         return {**state, "random": self._random.bit_generator.state, "store": None if self._store is None else self._store.get_state()}
 
     def set_state(self, state: Any) -> None:
-        """Of a buffer of the same options. ValueError or DTypeError, and nothing is changed, if it is of another."""
+        """Of a buffer of the same options. ValueError or DTypeError if it is of another, CheckpointError if it is damaged; then nothing is
+        changed."""
         if not isinstance(state, dict) or "store" not in state:
             raise DTypeError("set_state: state is not what get_state of this buffer gives; that of the host's buffers does not load here")
-        if state["capacity"] != self.capacity:
-            raise ValueError(f"set_state: the state is of a buffer with capacity {state['capacity']}, this one has {self.capacity}")
-        store = None if state["store"] is None else EpisodeStore.from_state(state["store"], self._frames, self._with_infos, self._make)
-        self._store, self.sampled_timesteps, self._num_timesteps_added = store, state["sampled_timesteps"], state["_num_timesteps_added"]
-        self._random.bit_generator.state = state["random"]
+        if state.get("capacity") != self.capacity:
+            raise ValueError(f"set_state: the state is of a buffer with capacity {state.get('capacity')}, this one has {self.capacity}")
+        random, counts = np.random.default_rng(), [state.get(name) for name in ("sampled_timesteps", "_num_timesteps_added")]
+        try:
+            store = None if state["store"] is None else EpisodeStore.from_state(state["store"], self._frames, self._with_infos, self._make)
+            random.bit_generator.state = state["random"]
+            sampled, added = (count("set_state", "a count of steps", number, 0) for number in counts)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
+            if str(error).startswith("set_state: the state is of a buffer"):
+                raise
+            raise CheckpointError(f"set_state: the state is damaged: {error!r}") from None
+        self._store, self.sampled_timesteps, self._num_timesteps_added, self._random = store, sampled, added, random
 
 
 def by_agent_and_module(numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from pyrl import buffers
 from pyrl.adapters.rllib.episodes import Steps, Writer, fitted, space_of
@@ -22,7 +23,9 @@ from pyrl.types import map_observation
 
 COLUMNS: dict[str, Any] = {"episode": ((), "int64"), "t": ((), "int64"), "time_limit": ((), "bool")}  # of each record, beside the host's
 
-_KEPT = ("capacity", "outputs", "observed", "table", "writer", "evicted")
+_KEPT: dict[str, type] = {  # in a state, and what it is
+    "capacity": int, "outputs": dict, "observed": spaces.Space, "table": Table, "writer": Writer, "evicted": int,
+}  # fmt: skip
 _ARGUMENTS = {"capacity", "observation_space", "action_space", "num_envs", "extra", "gamma", "frame_stack", "stack_padding"}
 
 
@@ -93,7 +96,9 @@ class EpisodeStore:
                 raise ValueError(f"set_state: the state is of a buffer with {name} {given}, this one has {own}")
         made = cls.__new__(cls)
         made.frames, made.with_infos, made.infos = frames, with_infos, list(state["infos"])
-        for name in _KEPT:
+        for name, kind in _KEPT.items():
+            if not isinstance(state[name], kind):
+                raise TypeError(f"{name} is {state[name]!r}, expected {kind.__name__}")
             setattr(made, name, copy.deepcopy(state[name]))
         made.replay = make(**{name: value for name, value in arguments.items() if name in _ARGUMENTS})
         made.replay.load_state_dict(state["replay"])

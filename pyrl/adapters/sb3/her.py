@@ -11,7 +11,7 @@ from stable_baselines3 import her as host
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from pyrl import buffers
-from pyrl.adapters.columns import count
+from pyrl.adapters.columns import count, flag
 from pyrl.adapters.sb3.replay import DictReplayBuffer
 
 
@@ -39,7 +39,7 @@ class HerReplayBuffer(DictReplayBuffer, host.HerReplayBuffer):  # type: ignore[m
         copy_info_dict: bool = False,
         **options: Any,
     ) -> None:
-        self.copy_info_dict = copy_info_dict
+        self.copy_info_dict = flag(self._name, "copy_info_dict", copy_info_dict)
         super().__init__(
             buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage, handle_timeout_termination, **options
         )

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from pyrl import buffers
+from pyrl.adapters.columns import share
 from pyrl.adapters.sb3.replay import ReplayBuffer
+from pyrl.errors import DTypeError, SettingError
 from pyrl.types import Array
 
 
@@ -52,8 +55,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         weights_over: Literal["batch", "buffer"] = "batch",
         **options: Any,
     ) -> None:
-        if not 0 <= beta_final <= 1:
-            raise ValueError(f"{self._name}: beta_final is {beta_final!r}, expected a number in [0, 1]")
+        share(self._name, "beta_final", beta_final)
         self._priorities: dict[str, Any] = {"alpha": alpha, "beta": beta, "epsilon": epsilon, "weights_over": weights_over}
         self.beta, self.beta_final = beta, beta_final
         self._unanswered = 0  # draws before the first update of priorities
@@ -79,8 +81,14 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return PrioritizedSamples(**super()._samples(batch, env)._asdict(), **own)
 
     def update_priorities(self, indices: Array, td_error: Array) -> None:
-        """The TD errors [B] of these samples, of either sign. Those of samples that are overwritten meanwhile are left out."""
-        self.replay.update_priorities(indices, abs(td_error))
+        """The TD errors [B] or [B, 1] of these samples, of either sign. Those of samples that are overwritten meanwhile are left out."""
+        if isinstance(td_error, torch.Tensor):
+            td_error = td_error.detach().cpu()
+        try:
+            error = np.abs(np.asarray(td_error))
+        except TypeError:
+            raise DTypeError(f"update_priorities: td_error is {td_error!r}, expected an array of numbers") from None
+        self.replay.update_priorities(np.asarray(indices), error.reshape(-1))
         self._unanswered = -1
 
 
@@ -92,9 +100,23 @@ class Prioritized:
     """
 
     replay_buffer: Any
+    replay_buffer_kwargs: Any
+    gamma: float
     gradient_of_error: float  # of one critic's loss by its output, where the TD error is 1, times the batch size
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        if misplaced := sorted(options.keys() & {"alpha", "beta", "beta_final", "epsilon", "weights_over"}):
+            raise SettingError(f"{type(self).__name__}: {misplaced[0]} is an option of the buffer: give it in replay_buffer_kwargs")
+        super().__init__(*args, **options)
+
     def _setup_model(self) -> None:
+        wanted = getattr(self, "n_steps", 1)  # which the host hands to its own buffers only
+        if wanted > 1 and (self.replay_buffer_kwargs or {}).get("n_steps", wanted) != wanted:
+            given = self.replay_buffer_kwargs["n_steps"]
+            raise ValueError(f"{type(self).__name__}: n_steps is {wanted}, but replay_buffer_kwargs have {given}, expected the same")
+        if wanted > 1:
+            self.replay_buffer_kwargs = {"gamma": self.gamma, **(self.replay_buffer_kwargs or {}), "n_steps": wanted}
+            self.n_steps = 1  # during the host's own, which warns that it leaves this to the buffer
         if self.replay_buffer_class is None:  # type: ignore[has-type]
             self.replay_buffer_class: Any = PrioritizedReplayBuffer
         if not issubclass(self.replay_buffer_class, PrioritizedReplayBuffer):
@@ -103,6 +125,7 @@ class Prioritized:
                 f"{type(self).__name__}: replay_buffer_class is {given}, expected a PrioritizedReplayBuffer of pyrl.adapters.sb3"
             )
         super()._setup_model()  # type: ignore[misc]
+        self.n_steps = wanted
         returns = self.replay_buffer.gamma
         if returns is not None and returns != self.gamma:  # type: ignore[attr-defined]
             own = f"gamma is {self.gamma}"  # type: ignore[attr-defined]

@@ -13,8 +13,9 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pyrl import buffers
-from pyrl.adapters.columns import count
+from pyrl.adapters.columns import action_rows, count, device_of, flag, rows_of, share
 from pyrl.adapters.sb3.spaces import check_spaces, column_space, frame_space, observation_columns
+from pyrl.errors import DTypeError, ShapeError
 from pyrl.types import Array, Batch, map_observation
 
 _HOST_NAMES = {"next_observation": "next_obs", "observation": "obs", "terminated": "done"}  # of what `add` is given
@@ -59,14 +60,16 @@ class ReplayBuffer(host.ReplayBuffer):
             raise ValueError(
                 f"{self._name}: n_steps is {n_steps} and gamma is missing: give replay_buffer_kwargs the algorithm's gamma too"
             )
-        if gamma is not None and not 0 <= gamma <= 1:
-            raise ValueError(f"{self._name}: gamma is {gamma!r}, expected a number in [0, 1]")
+        if gamma is not None:
+            share(self._name, "gamma", gamma)
         if buffer_size < n_envs * (n_steps + frame_stack):
             least = f"n_envs * (n_steps + frame_stack) = {n_envs * (n_steps + frame_stack)}"
             raise ValueError(f"{self._name}: buffer_size is {buffer_size}, expected at least {least}")
+        device_of(self._name, device)
         super(host.ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs)  # allocates nothing
         self.buffer_size = buffer_size // n_envs
-        self.optimize_memory_usage, self.handle_timeout_termination = optimize_memory_usage, handle_timeout_termination
+        self.optimize_memory_usage = flag(self._name, "optimize_memory_usage", optimize_memory_usage)
+        self.handle_timeout_termination = flag(self._name, "handle_timeout_termination", handle_timeout_termination)
         self.n_steps, self.gamma, self.frame_stack, self.stack_padding = n_steps, gamma, frame_stack, stack_padding
         stored = observation_columns(observation_space, self.obs_shape)
         self.replay = self._make_replay(
@@ -121,18 +124,22 @@ class ReplayBuffer(host.ReplayBuffer):
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """One step of every environment, as the host's buffers take it. Errors are those of `pyrl.buffers.ReplayBuffer.add`."""
         # A step of 4 numbers takes a microsecond in all: nothing is converted or called that need not be.
+        if not (type(action) is type(done) is np.ndarray and (type(obs) is np.ndarray or self._shape is None)):
+            obs, next_obs, action, done = self._arrays(obs, next_obs, action, done)
+        if len(done) != self.n_envs:
+            raise ShapeError(f"add: done has shape {list(done.shape)}, expected [{self.n_envs}], one an environment")
         terminated = truncated = self._never
         if done[0] if self.n_envs == 1 else np.count_nonzero(done):
             terminated = np.asarray(done, bool)
             if self.handle_timeout_termination:
-                truncated = terminated & [bool(info.get("TimeLimit.truncated", False)) for info in infos]
+                truncated = terminated & self._time_limits(infos)
                 terminated = terminated & ~truncated
         if action.shape != self._action_shape:
-            action = _reshaped(action, self._action_shape)
+            action = action_rows("add", action, self.action_space.shape, self._action_shape)  # type: ignore[arg-type]
         if self._shape is None:
             obs, next_obs = self._rows(obs, next_obs, done)
         elif obs.shape != self._shape:
-            obs, next_obs = _reshaped(obs, self._shape), _reshaped(next_obs, self._shape)
+            obs, next_obs = (rows_of("add", name, rows, self._shape) for name, rows in (("obs", obs), ("next_obs", next_obs)))
         try:
             if self._columns:
                 self.replay.add(obs, action, reward, next_obs, terminated, truncated, **self._columns)
@@ -144,17 +151,32 @@ class ReplayBuffer(host.ReplayBuffer):
         if self.pos == self.buffer_size:
             self.full, self.pos = True, 0
 
+    def _arrays(self, obs: Any, next_obs: Any, action: Any, done: Any) -> tuple[Any, Any, np.ndarray, np.ndarray]:
+        """Lists and numbers, which the host takes too."""
+        if self._shape is not None:
+            obs, next_obs = np.asarray(obs), np.asarray(next_obs)
+        return obs, next_obs, np.asarray(action), np.atleast_1d(np.asarray(done))
+
+    def _time_limits(self, infos: Any) -> list[bool]:
+        if not isinstance(infos, list | tuple) or len(infos) != self.n_envs or not all(isinstance(info, dict) for info in infos):
+            raise DTypeError(f"add: infos is {infos!r}, expected a list of {self.n_envs} dicts, for handle_timeout_termination")
+        return [bool(info.get("TimeLimit.truncated", False)) for info in infos]
+
     def _rows(self, obs: Any, next_obs: Any, done: Any) -> tuple[Any, Any]:
         """What is stored of the observations of dicts and of stacked frames."""
         if self._frames is None:
             return self._entries("obs", obs), self._entries("next_obs", next_obs)
-        newest = self._newest_frames(np.asarray(obs), np.asarray(next_obs))
+        whole = (self.n_envs, *self.obs_shape)  # type: ignore[misc]
+        newest = self._newest_frames(rows_of("add", "obs", obs, whole), rows_of("add", "next_obs", next_obs, whole))
         self._begins = np.asarray(done, bool)
         return newest
 
     def _entries(self, name: str, obs: Any) -> dict[str, np.ndarray]:
+        if not isinstance(obs, dict):
+            raise DTypeError(f"add: {name} is a {type(obs).__name__}, expected a dict with {sorted(self.obs_shape)}")
+        shapes: Any = self.obs_shape
         try:
-            return {key: _reshaped(obs[key], (self.n_envs, *shape)) for key, shape in self.obs_shape.items()}  # type: ignore[attr-defined]
+            return {key: rows_of("add", f"{name}[{key!r}]", obs[key], (self.n_envs, *shape)) for key, shape in shapes.items()}
         except KeyError as missing:
             raise ValueError(f"add: {name} has no entry {missing}, expected {sorted(self.obs_shape)}") from None
 
@@ -230,12 +252,6 @@ class ReplayBuffer(host.ReplayBuffer):
         return cls._replay_class.forecast(buffer_size, frame, cls._action_column(action_space), n_envs, frame_stack=frame_stack)
 
     _replay_class = buffers.ReplayBuffer
-
-
-def _reshaped(rows: Any, shape: tuple[int, ...]) -> Any:
-    """The host gives Discrete values without their last dimension, and actions with the dimensions of their space. What has another
-    number of values is left to `pyrl.buffers`, which says so."""
-    return np.reshape(rows, shape) if np.size(rows) == np.prod(shape) else rows
 
 
 class _Ends:

@@ -12,7 +12,9 @@ from stable_baselines3.common import buffers as host
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from pyrl import ops
+from pyrl.adapters.columns import action_rows, count, device_of, rows_of, share
 from pyrl.adapters.sb3.spaces import check_spaces
+from pyrl.errors import NonFiniteError, ShapeError
 from pyrl.types import map_observation
 
 
@@ -37,9 +39,11 @@ class RolloutBuffer(host.RolloutBuffer):
         n_envs: int = 1,
     ) -> None:
         check_spaces(observation_space, action_space)
-        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{type(self).__name__}: {name} is {value!r}, expected a number in [0, 1]")
+        name = type(self).__name__
+        buffer_size, n_envs = count(name, "n_steps", buffer_size), count(name, "n_envs", n_envs)
+        for argument, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+            share(name, argument, value)
+        device_of(name, device)
         super(host.RolloutBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs)
         self.gae_lambda, self.gamma = gae_lambda, gamma
         rows = (buffer_size, n_envs)
@@ -66,23 +70,35 @@ class RolloutBuffer(host.RolloutBuffer):
         t = self.pos
         if isinstance(self.obs_shape, dict):
             for key, shape in self.obs_shape.items():
-                self.observations[key][t] = np.asarray(obs[key]).reshape(self.n_envs, *shape)
+                self.observations[key][t] = rows_of("add", f"obs[{key!r}]", obs[key], (self.n_envs, *shape))
         else:
-            self.observations[t] = obs if np.shape(obs) == self.observations.shape[1:] else np.reshape(obs, self.observations.shape[1:])
-        self.actions[t] = np.reshape(action, (self.n_envs, self.action_dim))
-        self.rewards[t], self.episode_starts[t] = reward, episode_start
-        self.values[t], self.log_probs[t] = value.detach().cpu().view(-1).numpy(), log_prob.detach().cpu().view(-1).numpy()
+            self.observations[t] = rows_of("add", "obs", obs, self.observations.shape[1:])
+        self.actions[t] = action_rows("add", action, self.action_space.shape, self.actions.shape[1:])  # type: ignore[arg-type]
+        one = (self.n_envs,)
+        self.rewards[t], self.episode_starts[t] = rows_of("add", "reward", reward, one), rows_of("add", "episode_start", episode_start, one)
+        self.values[t], self.log_probs[t] = self._numbers("add: value", value), self._numbers("add: log_prob", log_prob)
         self.pos += 1
         self.full = self.pos == self.buffer_size
+
+    def _numbers(self, name: str, tensor: Any) -> np.ndarray:
+        """[n_envs] of a tensor of the policy's."""
+        if not isinstance(tensor, torch.Tensor) or tensor.numel() != self.n_envs:
+            what = f"has shape {list(tensor.shape)}" if isinstance(tensor, torch.Tensor) else f"is a {type(tensor).__name__}"
+            raise ShapeError(f"{name} {what}, expected a tensor of {self.n_envs} elements, one an environment")
+        return tensor.detach().cpu().view(-1).numpy()
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Generalized advantages (Schulman et al. 2016) and lambda returns, once all rows are written."""
         if not self.full:
             raise ValueError(f"{type(self).__name__}: {self.pos} of n_steps = {self.buffer_size} rows are written, expected all")
-        self._values[-1] = last_values.detach().cpu().view(-1).numpy()
+        self._values[-1] = self._numbers("compute_returns_and_advantage: last_values", last_values)
+        if not np.isfinite(self.rewards).all():
+            t, env = np.argwhere(~np.isfinite(self.rewards))[0]
+            wrong = f"reward {t} of environment {env} is {self.rewards[t, env]}"
+            raise NonFiniteError(f"compute_returns_and_advantage: {wrong}, expected a finite number")
         ended = np.empty(self.rewards.shape, bool)
         np.not_equal(self.episode_starts[1:], 0, out=ended[:-1])
-        ended[-1] = dones
+        ended[-1] = rows_of("compute_returns_and_advantage", "dones", dones, (self.n_envs,))
         ops.gae(
             self.rewards, self._values, None, ended, np.zeros_like(ended), gamma=self.gamma, gae_lambda=self.gae_lambda,
             out=(self.advantages, self.returns),
@@ -93,9 +109,10 @@ class RolloutBuffer(host.RolloutBuffer):
         if not self.full:
             raise ValueError(f"{type(self).__name__}: {self.pos} of n_steps = {self.buffer_size} rows are written, expected all")
         size = self.buffer_size * self.n_envs
+        step = size if batch_size is None else count("get", "batch_size", batch_size)
         order = torch.from_numpy(ops.permutation(size, self._random))
-        for start in range(0, size, batch_size or size):
-            yield self._get_samples(order[start : start + (batch_size or size)])
+        for start in range(0, size, step):
+            yield self._get_samples(order[start : start + step])
 
     def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
         if self._columns is None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tianshou.data import Batch
 
-from pyrl.errors import ShapeError
+from pyrl.errors import DTypeError, ShapeError
 
 
 def is_batch(value: Any) -> bool:
@@ -38,12 +38,15 @@ def matched(columns: dict[str, Any], given: dict[str, Any], path: str = "") -> l
 
 
 def check_shapes(found: list[tuple[str, Any, Any]], rows: tuple[int, ...]) -> None:
-    """ShapeError where a value is not of shape [*rows, ...]."""
+    """ShapeError where a value is not of shape [*rows, ...], DTypeError where a column would lose its fractions."""
     for name, column, value in found:
         shape = value.shape if hasattr(value, "shape") else np.shape(value)
         expected = (*rows, *column.shape[1:])
-        if shape != expected and getattr(getattr(column, "dtype", None), "kind", "") != "O":
+        kind = getattr(getattr(column, "dtype", None), "kind", "")
+        if shape != expected and kind != "O":
             raise ShapeError(f"add: {name} has shape {list(shape)}, expected {list(expected)}")
+        if kind in "iub" and kind and getattr(getattr(value, "dtype", None), "kind", "") == "f":
+            raise DTypeError(f"add: {name} has dtype {value.dtype}, expected {column.dtype}, that of the first rows")
 
 
 def leaves(columns: dict[str, Any]) -> Iterator[Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from tianshou import data as host
 
-from pyrl.adapters.columns import count
-from pyrl.adapters.tianshou.replay import Columns, subbuffers
+from pyrl.adapters.columns import count, flag
+from pyrl.adapters.tianshou.replay import Columns, check_options, subbuffers
 from pyrl.adapters.tianshou.tree import SegmentTree
 from pyrl.errors import DTypeError, NonFiniteError, SettingError, ShapeError
 
@@ -45,6 +45,10 @@ class _Prioritized:
         tree = self.weight  # type: ignore[attr-defined]
         return tree.get_prefix_sum_idx(np.random.rand(size) * tree.reduce())  # noqa: NPY002
 
+    def set_beta(self, beta: float) -> None:
+        self._check_options("set_beta", 1.0, beta)
+        super().set_beta(beta)  # type: ignore[misc]
+
     def get_weight(self, index: Any) -> Any:
         """Importance weights, not yet divided by the largest; positions below 0 count from the end."""
         return super().get_weight(np.asarray(index)[()] % self.maxsize)  # type: ignore[misc]
@@ -52,6 +56,8 @@ class _Prioritized:
     def update_weight(self, index: Any, new_weight: Any) -> None:
         """New priorities [B], of either sign as |td_error|, at positions [B]. ShapeError or NonFiniteError, and nothing is changed."""
         weight = np.asarray(new_weight.detach().cpu() if hasattr(new_weight, "detach") else new_weight)
+        if weight.dtype.kind not in "iuf":
+            raise DTypeError(f"update_weight: new_weight is {new_weight!r}, expected numbers")
         if np.size(weight) != np.size(index):
             raise ShapeError(f"update_weight: new_weight has {np.size(weight)} elements, index has {np.size(index)}")
         if not np.isfinite(weight).all():
@@ -66,6 +72,8 @@ class PrioritizedReplayBuffer(_Prioritized, Columns, host.PrioritizedReplayBuffe
     def __init__(self, size: int, alpha: float, beta: float, weight_norm: bool = True, *, random_seed: int = 42, **options: Any) -> None:
         name = type(self).__name__
         self._check_options(name, alpha, beta)
+        check_options(name, options)
+        flag(name, "weight_norm", weight_norm)
         host.PrioritizedReplayBuffer.__init__(
             self, count(name, "size", size, 0), alpha, beta, weight_norm, random_seed=random_seed, **options
         )

@@ -9,12 +9,13 @@ from tianshou import data as host
 from tianshou.data import Batch
 
 from pyrl import ops
-from pyrl.adapters.columns import count
+from pyrl.adapters.columns import count, flag
 from pyrl.adapters.tianshou.following import Following, row
 from pyrl.adapters.tianshou.nested import check_shapes, is_batch, leaves, matched, nested
-from pyrl.errors import DTypeError, ShapeError
+from pyrl.errors import DTypeError, NonFiniteError, SettingError, ShapeError
 
 _SAMPLED = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next", "info", "policy")  # what every sample has
+_FLAGS = ("ignore_obs_next", "save_only_last_obs", "sample_avail")
 _REQUIRED = ("obs", "act", "rew", "terminated", "truncated")
 
 
@@ -98,6 +99,12 @@ class Columns:
         given = dict(batch.__dict__)
         if missing := [name for name in _REQUIRED if name not in given]:
             raise ValueError(f"add: batch has no {missing[0]}, expected {', '.join(_REQUIRED)}")
+        reward = given["rew"]
+        if isinstance(reward, np.ndarray | float | np.floating) and not np.isfinite(reward).all():
+            raise NonFiniteError(f"add: rew is {reward}, expected finite numbers")
+        if buffer_ids is None and not isinstance(self, host.ReplayBufferManager) and np.ndim(given["terminated"]):
+            name, shape = type(self).__name__, list(np.shape(given["terminated"]))
+            raise ShapeError(f"add: terminated has shape {shape}, expected one flag: {name} is a single buffer; give buffer_ids=[0]")
         given["done"] = np.logical_or(given["terminated"], given["truncated"])
         ids = self._subbuffers(buffer_ids)
         if ids is not None:
@@ -255,6 +262,7 @@ class ReplayBuffer(Columns, host.ReplayBuffer):  # type: ignore[misc]
 
     def __init__(self, size: int, *args: Any, random_seed: int = 42, **options: Any) -> None:
         size = count(type(self).__name__, "size", size, 0)
+        check_options(type(self).__name__, options)
         super().__init__(size, *args, random_seed=random_seed, **options)
         self._start(random_seed)
 
@@ -265,6 +273,17 @@ class VectorReplayBuffer(Columns, host.VectorReplayBuffer):  # type: ignore[misc
     def __init__(self, total_size: int, buffer_num: int, **options: Any) -> None:
         host.ReplayBufferManager.__init__(self, subbuffers(type(self).__name__, ReplayBuffer, total_size, buffer_num, options))
         self._start(options.get("random_seed", 42))
+
+
+def check_options(caller: str, options: dict[str, Any]) -> None:
+    """SettingError for what the host would ignore, DTypeError for values of another type."""
+    for name, value in options.items():
+        if name in _FLAGS:
+            flag(caller, name, value)
+        elif name == "stack_num":
+            count(caller, name, value)
+        else:
+            raise SettingError(f"{caller}: {name} is given, expected {', '.join((*_FLAGS, 'stack_num', 'random_seed'))}")
 
 
 def subbuffers(caller: str, made: Any, total_size: Any, buffer_num: Any, options: dict[str, Any]) -> list[Any]:

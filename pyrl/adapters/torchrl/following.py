@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyrl import ops
-from pyrl.errors import ShapeError
+from pyrl.errors import CheckpointError, ShapeError
 
 _NONE = -1
 _COLUMNS = "following_{}.npy"
+
+
+class Run(NamedTuple):
+    """Positions one behind the other in the ring, from ``first``, for the rows ``start`` to ``end - 1``."""
+
+    first: int
+    start: int
+    end: int
+
+
+def runs_of(positions: np.ndarray, size: int) -> list[Run]:
+    """The positions [K] of a ring of ``size`` in their order."""
+    count = len(positions)
+    if not count:
+        return []
+    first = int(positions[0])
+    if first + count <= size and np.array_equal(positions, np.arange(first, first + count)):
+        return [Run(first, 0, count)]
+    step = positions[1:] - positions[:-1]
+    starts = np.flatnonzero((step != 1) & (step != 1 - size)) + 1
+    edges = [0, *starts.tolist(), count]
+    return [Run(int(positions[start]), start, end) for start, end in zip(edges, edges[1:])]
+
+
+def ring(first: int, count: int, size: int) -> list[tuple[slice, slice]]:
+    """A run's positions as slices, with the rows that belong there."""
+    there = min(count, size - first)
+    pieces = [(slice(first, first + there), slice(0, there))]
+    return pieces if there == count else [*pieces, (slice(0, count - there), slice(there, count))]
 
 
 class Following:
@@ -36,35 +65,38 @@ class Following:
     def nbytes(self) -> int:
         return self.row.nbytes + sum(column.nbytes for column in self.kept)
 
-    def first_rows(self, positions: np.ndarray) -> list[np.ndarray] | None:
-        """Of each run of positions the row that is stored at its first one, for `write`; None before anything was written."""
+    def first_rows(self, runs: list[Run]) -> list[np.ndarray] | None:
+        """The row that is stored at the first position of each run, for `write`; None before anything was written."""
         if self.stored is None:
             return None
-        return [column[positions[self._starts(positions)]] for column in self.stored]
+        first = [run.first for run in runs]
+        return [column[first] for column in self.stored]
 
-    def _starts(self, positions: np.ndarray) -> np.ndarray:
-        """Where runs of positions one behind the other begin, int64 [runs]."""
-        return np.flatnonzero(np.append(len(positions) > 0, positions[1:] != (positions[:-1] + 1) % self.size))
-
-    def write(self, positions: np.ndarray, here: list[np.ndarray], after: list[np.ndarray], old: list[np.ndarray] | None) -> None:
-        """Positions [K] have observations ``here`` now, and ``after`` follows them, [K, ...] each; ``old``: `first_rows` of before."""
-        starts = self._starts(positions)
-        for run, (start, end) in enumerate(zip(starts.tolist(), [*starts[1:].tolist(), len(positions)])):
-            before, first = int(positions[start] - 1) % self.size, int(positions[start])
+    def write(self, runs: list[Run], here: list[np.ndarray], after: list[np.ndarray], old: list[np.ndarray] | None) -> None:
+        """The positions of these runs have observations ``here`` now, and ``after`` follows them, [K, ...] each; ``old``: `first_rows` of
+        before."""
+        for number, (first, start, end) in enumerate(runs):
+            before = (first - 1) % self.size
             if old is not None and end - start < self.size and self.row[before] != _NONE:
-                self._overwritten(before, first, [x[run : run + 1] for x in old], [x[start : start + 1] for x in here])
-            self._write_run(positions[start:end], [x[start:end] for x in here], [x[start:end] for x in after])
+                self._overwritten(before, first, [x[number : number + 1] for x in old], [x[start : start + 1] for x in here])
+            self._write_run(first, [x[start:end] for x in here], [x[start:end] for x in after])
 
-    def _write_run(self, positions: np.ndarray, here: list[np.ndarray], after: list[np.ndarray]) -> None:
-        """Positions one behind the other."""
-        self._release(self.row[positions])
-        linked = np.ones(len(positions) - 1, bool)
+    def _write_run(self, first: int, here: list[np.ndarray], after: list[np.ndarray]) -> None:
+        count = len(here[0])
+        pieces = ring(first, count, self.size)
+        for positions, _ in pieces:
+            self._release(self.row[positions])
+        broken = np.zeros(count, bool)
+        broken[-1] = True
         for one, other in zip(after, here):
-            linked &= _equal(one[:-1], other[1:])
-        alone = np.append(~linked, True)
-        rows = np.append(positions[1:], 0)
-        rows[alone] = self.size + self._keep([x[alone] for x in after])
-        self.row[positions] = rows
+            broken[_unequal(one[:-1], other[1:])] = True
+        alone = np.flatnonzero(broken)
+        places = self.size + self._keep([x[alone] for x in after])
+        for positions, _ in pieces:
+            self.row[positions] = np.arange(positions.start + 1, positions.stop + 1)
+        if pieces[0][0].stop == self.size:
+            self.row[-1] = 0
+        self.row[(first + alone) % self.size] = places
 
     def _overwritten(self, before: int, position: int, old: list[np.ndarray], here: list[np.ndarray]) -> None:
         """``position`` has another observation than the ``old`` one: that of what follows ``before``, or not."""
@@ -90,7 +122,9 @@ class Following:
         return places
 
     def _release(self, rows: np.ndarray) -> None:
-        self.free.extend((rows[rows >= self.size] - self.size).tolist())
+        kept = rows[rows >= self.size]
+        if len(kept):
+            self.free.extend((kept - self.size).tolist())
 
     def take(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
         """What follows these positions: of each column [B, ...]."""
@@ -121,11 +155,27 @@ class Following:
         """None of None: nothing was shared."""
         if state is None:
             return None
-        row = np.asarray(state["row"], np.int64).copy()
-        if row.shape != (size,):
+        try:
+            row, kept = np.asarray(state["row"]).copy(), [np.asarray(x).copy() for x in state["kept"]]
+            keys, shapes = [tuple(key) for key in state["keys"]], [tuple(shape) for shape in state["shapes"]]
+            free, dtypes = np.asarray(state["free"], dtype=np.int64), [np.dtype(dtype) for dtype in state["dtypes"]]
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise CheckpointError(f"RecordStorage: the state is damaged: {error!r}") from None
+        if row.ndim == 1 and len(row) != size:
             raise ShapeError(f"RecordStorage: the state is of {len(row)} elements, expected max_size, {size}")
-        made = cls(size, [tuple(key) for key in state["keys"]], [tuple(shape) for shape in state["shapes"]], list(state["dtypes"]))
-        made.row, made.kept, made.free = row, [np.asarray(x).copy() for x in state["kept"]], list(state["free"])
+        if not keys or not len(keys) == len(shapes) == len(dtypes) == len(kept) or not all(isinstance(n, str) for key in keys for n in key):
+            raise CheckpointError("RecordStorage: the state is damaged: keys, shapes, dtypes and kept do not fit together")
+        number = len(kept[0]) if kept[0].ndim else 0
+        for key, shape, dtype, column in zip(keys, shapes, dtypes, kept):
+            if column.dtype != dtype or column.shape != (number, *shape):
+                what = f"{column.dtype} {list(column.shape)}, expected {dtype} {[number, *shape]}"
+                raise CheckpointError(f"RecordStorage: the state is damaged: the next {'/'.join(key)} is {what}")
+        there = row[row >= size] - size if row.dtype == np.int64 and row.ndim == 1 else None
+        places = None if there is None or free.ndim != 1 else np.sort(np.concatenate((there, free)))
+        if places is None or (row < _NONE).any() or not np.array_equal(places, np.arange(number)):  # each once: used or free
+            raise CheckpointError("RecordStorage: the state is damaged: row does not say where next observations are")
+        made = cls(size, keys, shapes, [dtype.name for dtype in dtypes])
+        made.row, made.kept, made.free = row, kept, free.tolist()
         return made
 
     @staticmethod
@@ -144,19 +194,27 @@ class Following:
         folder = Path(path)
         if not (folder / "following.json").exists():
             return None
-        state = json.loads((folder / "following.json").read_text())
-        row, *kept = (np.load(folder / _COLUMNS.format(number), allow_pickle=False) for number in range(1 + len(state["keys"])))
+        try:
+            state = json.loads((folder / "following.json").read_text())
+            row, *kept = (np.load(folder / _COLUMNS.format(number), allow_pickle=False) for number in range(1 + len(state["keys"])))
+        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+            raise CheckpointError(f"RecordStorage: the files in {folder} are damaged: {error}") from None
         return {**state, "row": row, "kept": kept}
 
 
-def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Which rows are the same bits, NaN too: bool [K]."""
+def _unequal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The rows that are not the same bits (NaN may be), int64, perhaps more than once."""
     number = len(one)
     if not number or not one[0].size:
-        return np.ones(number, bool)
-    bits = [np.ascontiguousarray(x).reshape(number, -1).view(np.uint8) for x in (one, other)]
-    return (bits[0] == bits[1]).all(1)
+        return np.zeros(0, np.int64)
+    width = one[0].nbytes
+    word = next(size for size in (8, 4, 2, 1) if width % size == 0)  # the widest are the fewest
+    bits = [np.ascontiguousarray(x).reshape(number, -1).view(f"u{word}") for x in (one, other)]
+    different = bits[0] != bits[1]
+    if np.count_nonzero(different) > number:
+        return np.flatnonzero(different.any(1))
+    return np.flatnonzero(different) // (width // word)  # a reduction of short rows takes longer
 
 
 def _same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
-    return all(_equal(x, y)[0] for x, y in zip(one, other))
+    return all(x.tobytes() == y.tobytes() for x, y in zip(one, other))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pyrl import ops
+from pyrl.adapters.columns import count
 from pyrl.errors import DTypeError, SettingError, ShapeError
 
 _NUMBERS = (torch.float32, torch.float64)
@@ -103,6 +104,9 @@ class _Steps:
             if tensor.requires_grad and torch.is_grad_enabled():
                 raise DTypeError(f"{function}: {name} requires grad, and the result has none; detach it, or call under torch.no_grad()")
         self.shape, self.dtype = tensors[like].shape, tensors[like].dtype
+        time_dim = count(function, "time_dim", time_dim, -(2**62))
+        if not self.shape.numel():
+            raise ShapeError(f"{function}: {like} has shape {list(self.shape)}, expected at least one element")
         if not -len(self.shape) <= time_dim < len(self.shape):
             raise ShapeError(f"{function}: time_dim is {time_dim}, and {like} has shape {list(self.shape)}")
         self.time_dim = time_dim

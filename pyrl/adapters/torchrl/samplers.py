@@ -13,9 +13,11 @@ from torchrl.data.replay_buffers import samplers as host
 from torchrl.data.replay_buffers.utils import unravel_index
 
 from pyrl import ops
-from pyrl.errors import DeviceError, DTypeError, NonFiniteError, SettingError, ShapeError
+from pyrl.adapters.columns import count, device_of
+from pyrl.errors import CheckpointError, DeviceError, DTypeError, NonFiniteError, SettingError, ShapeError
 
 _NUMBERS = (torch.float32, torch.float64)
+_REDUCTIONS = ("max", "min", "median", "mean")
 
 
 class _Random:
@@ -48,6 +50,7 @@ class RandomSampler(host.RandomSampler):
     def sample(self, storage: Any, batch_size: int) -> tuple[Any, dict[str, Any]]:
         if len(storage) == 0:
             raise RuntimeError("sample: storage is empty")
+        batch_size = count("sample", "batch_size", batch_size)
         size = len(storage) if storage.ndim == 1 else len(storage) * int(np.prod(storage.shape[1:]))
         index = ops.uniform_indices(batch_size, size, self._random(self._rng), out=torch.empty(batch_size, dtype=torch.int64))
         return _unravelled(index, storage), {}
@@ -87,8 +90,11 @@ class PrioritizedSampler(host.PrioritizedSampler):
                 )
         if dtype not in _NUMBERS:
             raise DTypeError(f"PrioritizedSampler: dtype is {dtype}, expected torch.float32 or torch.float64")
-        if device is not None and torch.device(device).type != "cpu":
+        if device is not None and device_of("PrioritizedSampler", device).type != "cpu":
             raise DeviceError(f"PrioritizedSampler: device is {device}, expected the CPU, where the tree is")
+        if reduction not in _REDUCTIONS:
+            raise SettingError(f"PrioritizedSampler: reduction is {reduction!r}, expected one of {', '.join(_REDUCTIONS)}")
+        max_capacity = count("PrioritizedSampler", "max_capacity", max_capacity)
         self._max_capacity, self._alpha, self._beta, self._eps = max_capacity, float(alpha), float(beta), float(eps)
         self.dtype, self.reduction, self._max_priority_within_buffer = dtype, reduction, max_priority_within_buffer
         self._device = torch.device("cpu")
@@ -130,7 +136,7 @@ class PrioritizedSampler(host.PrioritizedSampler):
     def sample(self, storage: Any, batch_size: int) -> tuple[Any, dict[str, Any]]:
         if len(storage) == 0:
             raise RuntimeError("sample: storage is empty")
-        index = self._tree.draw(batch_size, self._random(self._rng), kind="torch")
+        index = self._tree.draw(count("sample", "batch_size", batch_size), self._random(self._rng), kind="torch")
         weight = self._tree.importance(index, self._beta)
         return _unravelled(index, storage), {"priority_weight": weight if self.dtype is torch.float32 else weight.to(self.dtype)}
 
@@ -145,7 +151,10 @@ class PrioritizedSampler(host.PrioritizedSampler):
 
         ``index`` is int64 [B], or [B, dimensions of ``storage``]. ShapeError, NonFiniteError, ValueError name the argument.
         """
-        index = torch.as_tensor(index, dtype=torch.int64, device="cpu")
+        index = torch.as_tensor(index, device="cpu")
+        if index.dtype is torch.bool or (index.is_floating_point() and index.numel()):
+            raise DTypeError(f"update_priority: index has dtype {index.dtype}, expected integers")
+        index = index.to(torch.int64)
         if index.ndim > 1:
             if storage is None:
                 raise ShapeError(f"update_priority: index has shape {list(index.shape)}, which needs storage")
@@ -178,15 +187,29 @@ class PrioritizedSampler(host.PrioritizedSampler):
         return {"alpha": self._alpha, "beta": self._beta, "eps": self._eps, "largest": self._largest}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """ValueError if it is not of a sampler like this one; then nothing has changed."""
+        """ValueError if it is not of a sampler like this one, CheckpointError if it is damaged; then nothing has changed."""
+        if not isinstance(state_dict, Mapping):
+            raise CheckpointError(f"load_state_dict: state_dict is a {type(state_dict).__name__}, expected what state_dict() gives")
         if missing := sorted({*self._numbers(), "tree"} - state_dict.keys()):
             raise ValueError(f"load_state_dict: state_dict has no {missing[0]!r}: it is not of pyrl.adapters.torchrl.PrioritizedSampler")
+        numbers = {name: state_dict[name] for name in self._numbers()}
+        for name, value in numbers.items():
+            if name == "largest" and value is None:
+                continue
+            if not isinstance(value, int | float) or not 0 <= value < float("inf") or (name == "eps" and value == 0):
+                expected = "a positive number" if name == "eps" else "a number from 0"
+                raise CheckpointError(f"load_state_dict: state_dict is damaged: {name} is {value!r}, expected {expected}")
         tree = state_dict["tree"]
+        if not isinstance(tree, torch.Tensor) or not tree.is_floating_point():
+            what = tree.dtype if isinstance(tree, torch.Tensor) else f"a {type(tree).__name__}"
+            raise CheckpointError(f"load_state_dict: state_dict is damaged: tree is {what}, expected a tensor of float64")
         if tuple(tree.shape) != (self._max_capacity,):
             raise ShapeError(f"load_state_dict: tree has shape {list(tree.shape)}, expected [{self._max_capacity}], max_capacity")
-        self._tree.set(np.arange(self._max_capacity), tree.to(torch.float64).numpy())
-        self._alpha, self._beta, self._eps = (state_dict[name] for name in ("alpha", "beta", "eps"))
-        self._largest = state_dict["largest"]
+        try:
+            self._tree.set(np.arange(self._max_capacity), tree.to(torch.float64).numpy())
+        except (ValueError, NonFiniteError) as error:
+            raise CheckpointError(f"load_state_dict: state_dict is damaged: {error}") from None
+        self._alpha, self._beta, self._eps, self._largest = (numbers[name] for name in ("alpha", "beta", "eps", "largest"))
 
     def dumps(self, path: Any) -> None:
         """A folder with the tree's leaves (.npy) and the numbers (.json)."""
@@ -196,9 +219,14 @@ class PrioritizedSampler(host.PrioritizedSampler):
         (folder / "sampler.json").write_text(json.dumps(self._numbers()))
 
     def loads(self, path: Any) -> None:
+        """`load_state_dict` of the folder; CheckpointError where it cannot be read."""
         folder = Path(path)
-        tree = torch.from_numpy(np.load(folder / "tree.npy", allow_pickle=False))
-        self.load_state_dict({**json.loads((folder / "sampler.json").read_text()), "tree": tree})
+        try:
+            tree = torch.from_numpy(np.load(folder / "tree.npy", allow_pickle=False))
+            numbers = dict(json.loads((folder / "sampler.json").read_text()))
+        except (ValueError, TypeError, OSError, EOFError) as error:
+            raise CheckpointError(f"PrioritizedSampler: the files in {folder} are damaged: {error}") from None
+        self.load_state_dict({**numbers, "tree": tree})
 
     def __repr__(self) -> str:
         return f"PrioritizedSampler(alpha={self._alpha}, beta={self._beta}, eps={self._eps}, reduction={self.reduction})"

@@ -12,9 +12,9 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import LazyTensorStorage
 
 from pyrl import ops
-from pyrl.adapters.columns import count
-from pyrl.adapters.torchrl.following import Following
-from pyrl.errors import DeviceError, DTypeError, SettingError, ShapeError
+from pyrl.adapters.columns import count, device_of
+from pyrl.adapters.torchrl.following import Following, Run, ring, runs_of
+from pyrl.errors import CheckpointError, DeviceError, DTypeError, SettingError, ShapeError
 
 _FLAGS = {"done", "terminated", "truncated", "reward"}  # which say something else in "next" than in the step after it
 _CPU = torch.device("cpu")
@@ -39,14 +39,17 @@ class RecordStorage(LazyTensorStorage):
     writing into one does not change the storage.
     """
 
+    _storage: Any  # of the host
+
     def __init__(self, max_size: int, *, shared: Any = None, device: torch.device | str = "cpu") -> None:
-        if torch.device(device).type != "cpu":
+        if device_of("RecordStorage", device).type != "cpu":
             raise DeviceError(f"RecordStorage: device is {device}, expected the CPU")
         size = count("RecordStorage", "max_size", max_size)
         super().__init__(size, device=torch.device("cpu"))
-        self._wanted = None if shared is None else tuple(_key(name) for name in ([shared] if isinstance(shared, str) else shared))
+        self._wanted = None if shared is None else _keys(shared)
         self._following: Following | None = None  # from the first data on, if they share keys
         self._columns: dict[Key, np.ndarray] | None = None
+        self._layout: dict[Key, tuple[tuple[int, ...], np.dtype]] | None = None
 
     # -- writing ----------------------------------------------------------------------------------------------------------
 
@@ -68,26 +71,31 @@ class RecordStorage(LazyTensorStorage):
         if not leaves:
             raise DTypeError(f"RecordStorage: data is a {type(data).__name__}, expected a TensorDict with 'next'")
         positions = _positions(cursor, self.max_size)
-        rows: dict[Key, Any] = {key: _rows(key, leaf, data.ndim, len(positions)) for key, leaf in leaves.items()}
+        runs = runs_of(positions, self.max_size)
+        _check_once(positions, runs, self.max_size)
+        given = {key: _rows(leaf, data.ndim, len(positions)) for key, leaf in leaves.items()}
         keys = self._following.keys
-        here: list[Any]
-        after: list[Any]
-        here, after = ([rows.pop((*prefix, *key), None) for key in keys] for prefix in ((), ("next",)))
-        rows |= dict(zip(keys, here))
-        if self._columns is None and not self.initialized:
-            super().set(torch.from_numpy(positions), data.exclude(*(("next", *key) for key in keys)).reshape(-1), set_cursor=set_cursor)
+        first = self._columns is None and not self.initialized
+        if not first:
+            self._check(given)
+        here, after = ([given[(*prefix, *key)] for key in keys] for prefix in ((), ("next",)))
+        if first:
+            alone = data.exclude(*(("next", *key) for key in keys)).detach().reshape(-1)
+            super().set(torch.from_numpy(positions), alone, set_cursor=set_cursor)
             self._following.stored = [self._storage.get(key).numpy() for key in keys]
-            self._following.write(positions, here, after, None)
+            self._following.write(runs, here, after, None)
             return
-        columns = self._stored()
-        self._check(columns, rows, after)
-        old = self._following.first_rows(positions)
-        for key, column in columns.items():
-            column[positions] = rows[key]
+        old = self._following.first_rows(runs)
+        pieces: list[tuple[Any, slice]] = [(positions, slice(None))]
+        if len(runs) == 1:
+            pieces = [*ring(runs[0].first, len(positions), self.max_size)]
+        for key, column in self._stored().items():
+            for where, rows in pieces:
+                column[where] = given[key][rows]
         if set_cursor:
             self._set_last_cursor(cursor)
             self._len = min(len(self) + len(positions), self.max_size)
-        self._following.write(positions, here, after, old)
+        self._following.write(runs, here, after, old)
         self._bump_mutation_revision()
 
     def _plan(self, data: Any, leaves: dict[Key, Any]) -> Following | None:
@@ -114,14 +122,17 @@ class RecordStorage(LazyTensorStorage):
             self._columns = {key: leaf.numpy() for key, leaf in _leaves(self._storage)}
         return self._columns
 
-    def _check(self, columns: dict[Key, np.ndarray], rows: dict[Key, Any], after: list[Any]) -> None:
-        assert self._following is not None
-        following = self._following
-        wanted = {key: (column.shape[1:], column.dtype) for key, column in columns.items()}
-        wanted |= {
-            ("next", *key): (shape, np.dtype(dtype)) for key, shape, dtype in zip(following.keys, following.shapes, following.dtypes)
-        }
-        given = rows | {("next", *key): array for key, array in zip(following.keys, after)}
+    def _elements(self) -> dict[Key, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of an element's keys, "next" too."""
+        if self._layout is None:
+            following: Any = self._following
+            self._layout = {key: (column.shape[1:], column.dtype) for key, column in self._stored().items()}
+            for key, shape, dtype in zip(following.keys, following.shapes, following.dtypes):
+                self._layout[("next", *key)] = (shape, np.dtype(dtype))
+        return self._layout
+
+    def _check(self, given: dict[Key, np.ndarray]) -> None:
+        wanted = self._elements()
         if odd := wanted.keys() ^ given.keys():
             name = min(odd)
             raise ShapeError(
@@ -129,8 +140,8 @@ class RecordStorage(LazyTensorStorage):
             )
         for key, (shape, dtype) in wanted.items():
             array = given[key]
-            if array is None or array.shape[1:] != shape:
-                has = "is missing" if array is None else f"has shape {list(array.shape[1:])} an element"
+            if array.shape[1:] != shape:
+                has = f"has shape {list(array.shape[1:])} an element"
                 raise ShapeError(f"RecordStorage: {'/'.join(key)} {has}, expected {list(shape)}, that of the first data")
             if array.dtype != dtype:
                 raise DTypeError(f"RecordStorage: {'/'.join(key)} has dtype {array.dtype}, expected {dtype}, that of the first data")
@@ -141,24 +152,25 @@ class RecordStorage(LazyTensorStorage):
         """The elements at these positions (any index), with their "next" whole."""
         if self._following is None:
             return super().get(index)
+        if type(index) is torch.Tensor and index.dtype is torch.int64 and index.ndim == 1 and index.is_cpu:  # of a sampler
+            at = index.contiguous().numpy()
+            if not len(at) or (at.min() >= 0 and at.max() < len(self)):
+                return self._gathered(at)
         length = len(self)
         if isinstance(index, tuple) and len(index) == 1:
             index = index[0]
         if isinstance(index, int):
             if not -length <= index < length:
                 raise IndexError(f"RecordStorage: index is {index}, expected one below {length}")
-            return self._gathered(torch.tensor([index % length]))[0]
+            return self._gathered(np.array([index % length]))[0]
         if not isinstance(index, torch.Tensor | slice | type(...) | type(None)):
             index = torch.as_tensor(index)
-        plain = isinstance(index, torch.Tensor) and index.dtype is torch.int64 and index.ndim == 1
-        if plain and (not len(index) or (int(index.min()) >= 0 and int(index.max()) < length)):
-            return self._gathered(index)
         where = torch.arange(length)[index]  # IndexError is torch's
-        return self._gathered(where.reshape(-1)).reshape(where.shape)
+        return self._gathered(where.reshape(-1).numpy()).reshape(where.shape)
 
-    def _gathered(self, index: torch.Tensor) -> TensorDict:
+    def _gathered(self, at: np.ndarray) -> TensorDict:
         assert self._following is not None
-        columns, at = self._stored(), index.contiguous().numpy()
+        columns = self._stored()
         found: dict[str, Any] = {}
         for key, array in zip(columns, ops.take_rows(tuple(columns.values()), at)):
             _put(found, key, torch.from_numpy(array))
@@ -187,14 +199,49 @@ class RecordStorage(LazyTensorStorage):
         return state if self._following is None else {**state, "following": self._following.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """ShapeError for a state of another size; then nothing has changed."""
+        """ShapeError for a state of another size, CheckpointError for a damaged one; then nothing has changed."""
+        if not isinstance(state_dict, dict):
+            raise CheckpointError(f"RecordStorage: state_dict is a {type(state_dict).__name__}, expected what state_dict() gives")
         state = dict(state_dict)
         following = Following.of_state(self.max_size, state.pop("following", None))
-        super().load_state_dict(state)
+        self._check_state(state, following)
+        before: Any = self._storage
+        if following is not None and self.initialized and not _alike(_flattened(state["_storage"]), _leaves(before)):
+            self._storage = None  # the host copies into what is there
+        try:
+            super().load_state_dict(state)
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+            self._storage = before
+            raise CheckpointError(f"RecordStorage: the state is damaged: {error}") from None
         self._restore(following)
 
+    def _check_state(self, state: Any, following: Following | None) -> None:
+        """Of the host's part: what is shared is there, and whole."""
+        length, columns = state.get("_len"), state.get("_storage")
+        if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= self.max_size:
+            raise CheckpointError(f"RecordStorage: the state is damaged: _len is {length!r}, expected 0 to max_size, {self.max_size}")
+        if not isinstance(state.get("initialized"), bool):
+            raise CheckpointError(f"RecordStorage: the state is damaged: initialized is {state.get('initialized')!r}, expected a flag")
+        if following is None:
+            return
+        if not isinstance(columns, dict):
+            raise CheckpointError(f"RecordStorage: the state is damaged: _storage is a {type(columns).__name__}, expected a dict")
+        for name, column in _flattened(columns):
+            if not isinstance(column, torch.Tensor) or not column.ndim or len(column) != self.max_size:
+                what = list(column.shape) if isinstance(column, torch.Tensor) else f"a {type(column).__name__}"
+                raise CheckpointError(f"RecordStorage: the state is damaged: {'/'.join(name)} is {what}, expected {self.max_size} elements")
+        for key, shape, dtype in zip(following.keys, following.shapes, following.dtypes):
+            column = dict(_flattened(columns)).get(key)
+            if not isinstance(column, torch.Tensor) or tuple(column.shape[1:]) != shape or str(column.dtype)[6:] != dtype:
+                what = f"a {type(column).__name__}" if not isinstance(column, torch.Tensor) else f"{column.dtype} {list(column.shape)}"
+                raise CheckpointError(
+                    f"RecordStorage: the state is damaged: {'/'.join(key)} is {what}, expected {dtype} {[self.max_size, *shape]}"
+                )
+        if (following.row[:length] < 0).any():
+            raise CheckpointError("RecordStorage: the state is damaged: elements have no next observation")
+
     def _restore(self, following: Following | None) -> None:
-        self._columns, self._following = None, following
+        self._columns, self._layout, self._following = None, None, following
         if following is not None:
             following.stored = [self._storage.get(key).numpy() for key in following.keys]
 
@@ -205,12 +252,14 @@ class RecordStorage(LazyTensorStorage):
     def loads(self, path: Any) -> None:
         following = Following.of_state(self.max_size, Following.saved(path))
         super().loads(path)
+        if following is not None:
+            self._check_state({**super().state_dict()}, following)
         self._restore(following)
 
     def __getstate__(self) -> dict[str, Any]:
         if get_spawning_popen() is not None:
             raise RuntimeError("RecordStorage: it cannot be shared between processes; LazyMemmapStorage can")
-        return {**super().__getstate__(), "_columns": None}
+        return {**super().__getstate__(), "_columns": None, "_layout": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -218,8 +267,25 @@ class RecordStorage(LazyTensorStorage):
             self._following.stored = [self._storage.get(key).numpy() for key in self._following.keys]
 
 
-def _key(name: Any) -> Key:
-    return (name,) if isinstance(name, str) else tuple(name)
+def _keys(shared: Any) -> tuple[Key, ...]:
+    listed = [shared] if isinstance(shared, str) else shared
+    if not isinstance(listed, list | tuple) or not all(isinstance(name, str | tuple) for name in listed):
+        raise DTypeError(f"RecordStorage: shared is {shared!r}, expected a list of keys")
+    return tuple((name,) if isinstance(name, str) else name for name in listed)
+
+
+def _flattened(columns: dict[str, Any]) -> Iterator[tuple[Key, Any]]:
+    """The columns of a state of the host's, which joins their keys with dots."""
+    for name, column in columns.items():
+        key = tuple(name.split("."))
+        if not key[-1].startswith("__"):  # the host's notes
+            yield key, column
+
+
+def _alike(one: Iterator[tuple[Key, Any]], other: Iterator[tuple[Key, Any]]) -> bool:
+    """Whether both have the same columns."""
+    found = [{key: (column.shape, column.dtype) for key, column in columns} for columns in (one, other)]
+    return found[0] == found[1]
 
 
 def _leaves(data: TensorDictBase, path: Key = ()) -> Iterator[tuple[Key, Any]]:
@@ -230,9 +296,9 @@ def _leaves(data: TensorDictBase, path: Key = ()) -> Iterator[tuple[Key, Any]]:
             yield (*path, name), value
 
 
-def _rows(key: Key, leaf: torch.Tensor, ndim: int, count: int) -> np.ndarray:
+def _rows(leaf: torch.Tensor, ndim: int, count: int) -> np.ndarray:
     """[K, ...]; ShapeError for another number of elements."""
-    array = leaf.detach().cpu().numpy()
+    array = leaf.numpy() if leaf.is_cpu and not leaf.requires_grad else leaf.detach().cpu().numpy()
     if ndim == 0:
         array = array[None]
     if ndim > 1 or len(array) != count:
@@ -242,18 +308,27 @@ def _rows(key: Key, leaf: torch.Tensor, ndim: int, count: int) -> np.ndarray:
 
 
 def _positions(cursor: Any, size: int) -> np.ndarray:
-    """int64 [K]; IndexError outside of the storage, ShapeError where a position comes twice."""
+    """int64 [K]; IndexError outside of the storage."""
     if isinstance(cursor, slice):
         cursor = range(*cursor.indices(size))
     elif isinstance(cursor, tuple) and len(cursor) == 1:
         (cursor,) = cursor
-    positions = np.atleast_1d(np.asarray(cursor, np.int64)).reshape(-1)
-    if len(positions) and not (-size <= positions.min() and positions.max() < size):
-        raise IndexError(f"RecordStorage: cursor has {positions.max()}, expected positions below {size}")
-    positions = positions % size
-    if len(positions) > 1 and len(np.unique(positions)) != len(positions):
+    plain = isinstance(cursor, torch.Tensor) and cursor.dtype is torch.int64 and cursor.is_cpu
+    positions = np.asarray(cursor.numpy() if plain else cursor, np.int64).reshape(-1)
+    if not len(positions):
+        return positions
+    least, most = positions.min(), positions.max()
+    if least < -size or most >= size:
+        raise IndexError(f"RecordStorage: cursor has {most if most >= size else least}, expected positions below {size}")
+    return positions % size if least < 0 else positions
+
+
+def _check_once(positions: np.ndarray, runs: list[Run], size: int) -> None:
+    """ShapeError where a position comes twice."""
+    if len(positions) > size:
+        raise ShapeError(f"RecordStorage: cursor has {len(positions)} positions, expected at most max_size, {size}")
+    if len(runs) > 1 and len(np.unique(positions)) != len(positions):
         raise ShapeError("RecordStorage: cursor has a position twice, expected each once")
-    return positions
 
 
 def _put(nest: dict[str, Any], key: Key, value: torch.Tensor) -> None:
