@@ -86,4 +86,13 @@ inline void dispatch(const Body& body) {
   body();
 }
 
+// The same without AVX-512, for bodies that use no vector of more than 32 bytes: a third less to compile.
+template <class Body>
+inline void dispatch_to_avx2(const Body& body) {
+#if PYRL_X86
+  if (level() != Level::Portable) return run_avx2(body);
+#endif
+  body();
+}
+
 }  // namespace pyrl::simd

@@ -170,7 +170,7 @@ std::int64_t LaneRing::add(const AddArgs& args) {
   if (bad >= 0) return bad;
   if (selector_ != nullptr) selector_->adding();
   std::int64_t drawable = size();
-  simd::dispatch([&]() PYRL_INLINE_LAMBDA {
+  simd::dispatch_to_avx2([&]() PYRL_INLINE_LAMBDA {
     RingView ring = view_;
     const AddArgs rows = args;
     const auto add_all = [&](Selector* selector) PYRL_INLINE_LAMBDA {

@@ -12,7 +12,8 @@
 namespace pyrl::sampling {
 namespace {
 
-constexpr std::int64_t tile_columns = 256;  // columns whose sums are held at a time
+constexpr std::int64_t tile_columns = 256;         // columns whose sums are held at a time
+constexpr std::int64_t normalized_columns = 1024;  // whose means and scales are: the first-level cache keeps them
 constexpr std::int64_t block_rows = 33;     // the first, and the deviations of eight times four others from it
 
 // Narrow rows are taken `repeat` at a time, as one row of repeat * D columns: enough of them side by side to fill vector registers.
@@ -109,7 +110,7 @@ void require_finite(const ArrayView<const T, 2>& batch) {
                ", column ", i % batch.extent[1], ", expected finite numbers");
 }
 
-std::int64_t tiles_of(std::int64_t columns) { return (columns + tile_columns - 1) / tile_columns; }
+std::int64_t tiles_of(std::int64_t columns, std::int64_t tile = tile_columns) { return (columns + tile - 1) / tile; }
 
 template <class T>
 PYRL_INLINE void normalize_run(const NormalizeArgs<T>& args, const T* value, float* out, const double* mean, const double* scale,
@@ -122,7 +123,7 @@ PYRL_INLINE void normalize_run(const NormalizeArgs<T>& args, const T* value, flo
 template <class T>
 PYRL_INLINE void normalize_columns(const NormalizeArgs<T>& args, std::int64_t from, std::int64_t width) {
   const std::int64_t columns = args.value.extent[1], rows = args.value.extent[0], repeat = width == columns ? repeats(columns) : 1;
-  double mean[tile_columns], scale[tile_columns];
+  double mean[normalized_columns], scale[normalized_columns];
   for (std::int64_t c = 0; c < width; ++c) {
     mean[c] = args.center ? args.moments.mean(from + c) : 0.0;
     scale[c] = inverse_deviation(*args.moments.count, args.moments.m2(from + c), args.epsilon);
@@ -169,11 +170,12 @@ void update_moments(const ArrayView<const T, 2>& batch, const Moments& moments) 
 template <class T>
 void normalize(const NormalizeArgs<T>& args) {
   const std::int64_t columns = args.value.extent[1], rows = args.value.extent[0];
-  parallel_for(tiles_of(columns), std::max<std::int64_t>(1, 128 / std::max<std::int64_t>(rows, 1)),
+  parallel_for(tiles_of(columns, normalized_columns), std::max<std::int64_t>(1, 128 / std::max<std::int64_t>(rows, 1)),
                [&args](std::int64_t begin, std::int64_t end) {
                  simd::dispatch([&]() PYRL_INLINE_LAMBDA {
                    for (std::int64_t tile = begin; tile < end; ++tile)
-                     normalize_columns(args, tile * tile_columns, std::min(tile_columns, args.value.extent[1] - tile * tile_columns));
+                     normalize_columns(args, tile * normalized_columns,
+                                       std::min(normalized_columns, args.value.extent[1] - tile * normalized_columns));
                  });
                });
 }
