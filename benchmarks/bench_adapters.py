@@ -115,6 +115,20 @@ def sb3_floor(kind: str, batch: int) -> tuple[Call, Call]:
     return copy, partial(ours.sample, batch)
 
 
+def sb3_add_floor(kind: str, num_envs: int) -> tuple[Call, Call]:
+    """In the place of the host: each column copied to where it is kept, observations once, and nothing else."""
+    _, ours = sb3_add(kind, num_envs)
+    buffer, _ = sb3_pair(kind, num_envs)
+    stream, places = itertools.cycle(_data.stream(kind, num_envs)), itertools.cycle(range(buffer.buffer_size))
+
+    def copy() -> None:
+        step, at = next(stream), next(places)
+        buffer.observations[at], buffer.rewards[at], buffer.dones[at] = step.observation, step.reward, step.terminated
+        buffer.actions[at] = step.action.reshape(num_envs, -1)
+
+    return copy, ours
+
+
 @keep_one
 def sb3_prioritized_pair(kind: str) -> tuple[Any, Any]:
     from pyrl.adapters import sb3
@@ -211,6 +225,9 @@ def sb3_rows() -> Iterator[Row]:
     for kind in ("obs376", "img4x84x84"):
         for batch in (32, 256, 4096):
             yield Row(f"copy alone / sample {batch}, {kind}", partial(sb3_floor, kind, batch), goal=0)
+    for kind in ("obs4", "obs376", "img4x84x84"):
+        for num_envs in (1, 8):
+            yield Row(f"copy alone / add {num_envs} environments, {kind}", partial(sb3_add_floor, kind, num_envs), goal=0)
     yield Row("3-step sample 256, obs17", partial(sb3_sample, "obs17", 256, 3))
     yield Row("uniform sample 256 / prioritized + update, obs17", partial(sb3_prioritized, "obs17", 256), goal=1)
     yield Row("hindsight sample 256, 50 bits", partial(sb3_her, 256))

@@ -101,14 +101,19 @@ class ReplayBuffer:
         ``next_obs`` is the final observation where an episode ended. ``infos`` is a list of dicts, one an environment, or a dict whose
         ``TimeLimit.truncated`` is an array [N]; it is read only with ``handle_timeout_termination``, and only where ``done``.
         """
-        terminated, truncated = np.asarray(done, bool).reshape(-1), self._never
+        one = self._never.shape
+        terminated, truncated = np.asarray(done, bool), self._never
+        if terminated.shape != one:
+            terminated = self._flags("done", terminated.reshape(-1))
         if self.handle_timeout_termination and terminated.any():
             truncated = terminated & self._flags("infos", self._time_limits(infos))
             terminated = terminated & ~truncated
         self.replay.add(
-            rows_of("add", "obs", obs, self._rows),
-            action_rows("add", action, self.action_space.shape, self._action_rows), np.asarray(reward).reshape(-1),
-            rows_of("add", "next_obs", next_obs, self._rows), self._flags("done", terminated), truncated,
+            obs if type(obs) is np.ndarray and obs.shape == self._rows else rows_of("add", "obs", obs, self._rows),
+            action_rows("add", action, self.action_space.shape, self._action_rows),
+            reward if type(reward) is np.ndarray and reward.shape == one else np.asarray(reward).reshape(-1),
+            next_obs if type(next_obs) is np.ndarray and next_obs.shape == self._rows else rows_of("add", "next_obs", next_obs, self._rows),
+            terminated, truncated,
         )  # fmt: skip
 
     @staticmethod

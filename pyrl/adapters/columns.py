@@ -64,7 +64,10 @@ def rows_of(caller: str, name: str, rows: Any, shape: tuple[int, ...]) -> np.nda
 def action_rows(caller: str, action: Any, space_shape: tuple[int, ...], rows: tuple[int, ...]) -> np.ndarray:
     """Actions in the shape of their space, or flat, as [N, A] or [N], ``rows``."""
     array = np.asarray(action)
-    if _extents(array.shape) == _extents((rows[0], *space_shape)):
+    if array.shape == rows:
+        return array
+    whole = (rows[0], *space_shape)
+    if array.shape == whole or _extents(array.shape) == _extents(whole):
         return array.reshape(rows)
     return rows_of(caller, "action", array, rows)
 

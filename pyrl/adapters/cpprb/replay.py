@@ -161,7 +161,8 @@ class ReplayBuffer:
         """Add the transitions of `save_transitions`, n-step ones as they were stored."""
         wanted = {**self._given, **self._stored}
         try:
-            opened = nullcontext(file) if hasattr(file, "read") else open(file, "rb")  # NumPy leaves a damaged one open
+            # NumPy leaves a damaged file open.
+            opened = nullcontext(file) if hasattr(file, "read") else open(file, "rb")  # noqa: SIM115
             with opened as stream, np.load(stream, allow_pickle=False) as saved:
                 if missing := sorted(wanted.keys() - set(saved.files)):
                     raise KeyError(f"load_transitions: file has no column {missing[0]!r}, expected {', '.join(wanted)}")
@@ -189,8 +190,10 @@ class ReplayBuffer:
                 raise KeyError(f"add: column {name!r} is missing, expected {', '.join(self._given)}") from None
             if value.shape == shape:
                 value = value[None]
+            elif shape == (1,) and value.ndim <= 1:  # rows of one element may be numbers
+                value = value.reshape(-1, 1)
             elif value.shape[1:] != shape:
-                dense = [n for n in shape if n != 1]  # rows of one element may be numbers
+                dense = [n for n in shape if n != 1]
                 if [n for n in value.shape if n != 1] != dense and [n for n in value.shape[1:] if n != 1] != dense:
                     raise ShapeError(f"add: {name} has shape {list(value.shape)}, expected {list(shape)} or [T, ...] of it")
                 value = value.reshape((-1, *shape))
