@@ -139,9 +139,10 @@ def test_learns_two_targets(algo: str, num_envs: int) -> None:
 
 @pytest.mark.parametrize(("algo", "n_step"), [*((algo, 1) for algo in AGENTS), ("sac", 3)])
 def test_tells_truncation_from_termination(algo: str, n_step: int) -> None:
-    options = {**known(algo, QUICK), "gamma": 0.8, "n_step": n_step, "random_steps": 1500, "learning_starts": 64, **AGENTS[algo]}
+    steps = 3000 if algo == "crossq" else 1500  # after 1500 its values differ by 0.4 between seeds, as batches normalise them
+    options = {**known(algo, QUICK), "gamma": 0.8, "n_step": n_step, "random_steps": steps, "learning_starts": 64, **AGENTS[algo]}
     agent = pyrl.make_agent(algo, StayOrGo.observation_space, StayOrGo.action_space, seed=1, **options)
-    run(agent, StayOrGo, 1500)
+    run(agent, StayOrGo, steps)
     assert agent.act(0)[0] > 0.0
     q = agent.critic(torch.tensor([0, 0, 1]), torch.tensor([[-1.0], [1.0], [0.0]])).detach()
     q = (q if q.ndim == 2 else q.mean(2)).mean(0)

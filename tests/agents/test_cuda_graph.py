@@ -156,6 +156,7 @@ def assert_elsewhere(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Arena, "differentiate", differentiate)
     monkeypatch.setattr(Arena, "sync", lambda self: None)
+    monkeypatch.setattr(Arena, "ready", False)
     monkeypatch.setattr(Arena, "step", lambda self, max_grad_norm=None: None)
     monkeypatch.setattr(Trainable, "average", lambda *_: None)
     if hasattr(agent, "samples"):
