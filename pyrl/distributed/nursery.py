@@ -59,7 +59,8 @@ class Child:
         while self.pid is None and self.is_alive() and time.monotonic() < deadline:
             self._nursery.await_answer(deadline)
         if self.is_alive() and self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, signal.SIGKILL)
         while self.is_alive() and time.monotonic() < deadline:
             self._nursery.await_answer(deadline)
         if self.exitcode is None:
