@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from _timing import Case, contender
+from _timing import Case, Unsupported, contender
 
 PPO = dict(
     n_steps=128, batch_size=256, n_epochs=4, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, clip_range=0.2,
@@ -44,8 +44,8 @@ CASES = [
     ),
     case("ppo Pendulum-v1 8 envs 64x64", "ppo", "Pendulum-v1", 8, 8_192, PPO, [64, 64], "pyrl native 20x sb3"),
     case("ppo FrozenLake-v1 8 envs 64x64", "ppo", "FrozenLake-v1", 8, 8_192, PPO, [64, 64], "pyrl native 20x sb3"),
-    case("a2c CartPole-v1 8 envs 64x64", "a2c", "CartPole-v1", 8, 8_000, A2C, [64, 64], "pyrl lean 6x sb3"),
-    case("dqn CartPole-v1 b64 f4 256x256", "dqn", "CartPole-v1", 1, 2_000, DQN, [256, 256], "pyrl lean 4x sb3"),
+    case("a2c CartPole-v1 8 envs 64x64", "a2c", "CartPole-v1", 8, 8_000, A2C, [64, 64], "pyrl lean 7.5x sb3"),
+    case("dqn CartPole-v1 b64 f4 256x256", "dqn", "CartPole-v1", 1, 2_000, DQN, [256, 256], "pyrl lean 4.5x sb3"),
     case(
         "dqn CartPole-v1 b256 f1 256x256", "dqn", "CartPole-v1", 1, 600, {**DQN, "batch_size": 256, "train_freq": 1}, [256, 256],
         "pyrl lean 1.9x sb3",
@@ -78,7 +78,14 @@ def training(algorithm: str, backend: str, env_id: str, num_envs: int, env_steps
 def register(algorithm: str, backend: str) -> None:
     @contender(f"train.{algorithm}", f"pyrl {backend}")
     def make(env_id: str, num_envs: int, env_steps: int, config: dict[str, Any], net_arch: list[int]) -> Callable[[], None]:
-        return training(algorithm, backend, env_id, num_envs, env_steps, {**config, "net_arch": tuple(net_arch)})
+        options = {**config, "net_arch": tuple(net_arch)}
+        if backend != "bfloat16":
+            return training(algorithm, backend, env_id, num_envs, env_steps, options)
+        from pyrl import ops
+
+        if not ops.bfloat16_products():
+            raise Unsupported("this processor has no AMX")
+        return training(algorithm, "lean", env_id, num_envs, env_steps, {**options, "precision": "bfloat16"})
 
 
 for _algorithm in ("ppo", "a2c"):
@@ -86,3 +93,4 @@ for _algorithm in ("ppo", "a2c"):
         register(_algorithm, _backend)
 for _algorithm in ("dqn", "ddpg", "sac"):
     register(_algorithm, "lean")
+    register(_algorithm, "bfloat16")
