@@ -41,6 +41,7 @@ _DEFAULTS: dict[str, Preset] = {
     "svg": Preset(config={"buffer_size": 100_000}),
     "a3c": Preset(total_steps=500_000, num_envs=2),
     "impala": Preset(num_envs=8),
+    "appo": Preset(num_envs=8, config={"n_steps": 128, "batch_size": 256}),
     "random": Preset(total_steps=10_000),
 }
 
@@ -81,6 +82,15 @@ _PRESETS: dict[tuple[str, str], Preset] = {
         num_envs=8,
         config={
             "n_steps": 16, "learning_rate": "linear_2e-3", "gamma": 0.98, "gae_lambda": 0.9, "ent_coef": 0.0, "max_grad_norm": 0.5,
+        },
+    ),
+    # PPO's.
+    ("appo", "CartPole-v1"): Preset(
+        total_steps=100_000,
+        num_envs=8,
+        config={
+            "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gae_lambda": 0.8, "gamma": 0.98,
+            "learning_rate": "linear_1e-3", "clip_range": "linear_0.2",
         },
     ),
     # Our own: small rollouts and Adam. By RMSprop and 16 x 20 steps an update, nothing was learned in 800,000 steps.
