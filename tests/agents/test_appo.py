@@ -106,3 +106,11 @@ def test_tells_truncation_from_termination() -> None:
 def test_a_minibatch_larger_than_the_rollout_is_refused_by_its_name() -> None:
     with pytest.raises(ValueError, match="appo: batch_size is 64, but a rollout holds only n_steps \\* num_envs = 21 transitions"):
         make(batch_size=64)
+
+
+def test_workers_do_not_wait_for_each_other() -> None:
+    """A cap on the lag is refused where there is none (`ppo`)."""
+    options = {"num_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (8,), "run_dir": False, "curve": False}
+    run = pyrl.train("appo", TwoStates, total_steps=320, workers=2, max_policy_lag=3, **options)
+    assert run.agent.env_steps >= 320
+    assert all(metrics["train/policy_lag"] <= 3 for metrics in run.metrics)
