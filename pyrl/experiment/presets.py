@@ -84,9 +84,9 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "n_steps": 16, "learning_rate": "linear_2e-3", "gamma": 0.98, "gae_lambda": 0.9, "ent_coef": 0.0, "max_grad_norm": 0.5,
         },
     ),
-    # PPO's.
+    # PPO's, for twice as long: after 100,000 steps one seed in five was at 411.
     ("appo", "CartPole-v1"): Preset(
-        total_steps=100_000,
+        total_steps=200_000,
         num_envs=8,
         config={
             "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gae_lambda": 0.8, "gamma": 0.98,
