@@ -62,7 +62,7 @@ WIDE_BOXES = {
 }
 EVERY_ACTION = {**DISCRETE, **SEVERAL, **INTEGER_BOXES, **BOUNDED_BOXES, **WIDE_BOXES}
 ACTIONS = {
-    **dict.fromkeys(("a2c", "a3c", "impala", "ppo", "random"), EVERY_ACTION),
+    **dict.fromkeys(("a2c", "a3c", "impala", "appo", "ppo", "random"), EVERY_ACTION),
     "dqn": DISCRETE,
     **dict.fromkeys(CONTINUOUS, BOUNDED_BOXES),
 }
@@ -124,6 +124,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "a3c": ON_POLICY,
     "impala": ON_POLICY,
     "ppo": {**ON_POLICY, "batch_size": 5, "n_epochs": 2},
+    "appo": {**ON_POLICY, "batch_size": 5, "n_epochs": 2},
     "random": {"n_steps": 4},
     "dqn": {**OFF_POLICY, "train_freq": 1},
     **{name: {**OFF_POLICY, "noise_std": 0.1} for name in CONTINUOUS},

@@ -230,6 +230,18 @@ class ActorCriticAgent(Agent):
             return form.networks[1].infer(form.parameters, observation)[:, 0]
         return self.in_pieces(self.network.value, observation).numpy()
 
+    def log_prob(self, samples: Samples, native: bool) -> np.ndarray:
+        """log pi(a|o) [M] of the policy of now, for what the one that acted did."""
+        network = self.network
+        if native:
+            form = self.native["network"]
+            output = torch.from_numpy(form.networks[0].infer(form.parameters, samples.observation))
+        else:
+            output = self.in_pieces(network.policy, samples.observation)
+        output = masked(output, samples.action_mask)
+        log_prob, _ = network.distribution.log_prob_and_entropy(output, network.log_std.cpu(), torch.as_tensor(samples.action))
+        return log_prob.numpy().astype(samples.log_prob.dtype, copy=False)
+
     def in_pieces(self, function: Callable[[Any], Tensor], observation: Observation) -> Tensor:
         """``function`` of observations [M, ...], on the CPU: what convolutions of a whole rollout keep would not fit into memory."""
         starts = range(0, len(first_leaf(observation)), _VALUES_AT_ONCE)

@@ -17,17 +17,29 @@ acted is the one that learns, pi / mu is 1 and V-trace is the n-step return: thi
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 import numpy as np
-import torch
 
 from pyrl import ops
 from pyrl.agents.a2c import AdvantageAgent, AdvantageConfig
 from pyrl.agents.actor_critic import Samples
 from pyrl.agents.checks import Count, Positive, Rate, Weight
 from pyrl.agents.registry import register
-from pyrl.nets.distributions import masked
 from pyrl.types import Array, Rollout
+
+
+class VTraceBounds(Protocol):
+    """What `vtrace` reads of a config."""
+
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def gae_lambda(self) -> float: ...
+    @property
+    def rho_bar(self) -> float: ...
+    @property
+    def c_bar(self) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +54,18 @@ class IMPALAConfig(AdvantageConfig):
     c_bar: Positive = 1.0  # bound of those of the traces; gae_lambda multiplies them (remark 2 of the paper)
 
 
+def vtrace(
+    config: VTraceBounds, log_prob: np.ndarray, rollout: Rollout, samples: Samples, reward: Array, value: Array, final_value: Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """(v, A) [T, N], eq. 1, of the arguments of `ActorCriticAgent.targets`; ``log_prob`` [T N]: of the policy that learns."""
+    shape = reward.shape
+    return ops.vtrace(
+        log_prob.reshape(shape), samples.log_prob.reshape(shape), reward, value, None, rollout.terminated, rollout.truncated,
+        gamma=config.gamma, lambda_=config.gae_lambda, rho_bar=config.rho_bar, c_bar=config.c_bar,
+        final_value=final_value, valid=rollout.valid,
+    )  # fmt: skip
+
+
 @register("impala")
 class IMPALA(AdvantageAgent):
     """Discrete, multi-discrete, multi-binary and continuous actions."""
@@ -54,22 +78,5 @@ class IMPALA(AdvantageAgent):
         self, rollout: Rollout, samples: Samples, reward: Array, value: Array, final_value: Array, native: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """(A, v), eq. 1."""
-        config, shape = self.config, reward.shape
-        log_prob = self.log_prob(samples, native).astype(value.dtype, copy=False)
-        return_, advantage = ops.vtrace(
-            log_prob.reshape(shape), samples.log_prob.reshape(shape), reward, value, None, rollout.terminated, rollout.truncated,
-            gamma=config.gamma, lambda_=config.gae_lambda, rho_bar=config.rho_bar, c_bar=config.c_bar,
-            final_value=final_value, valid=rollout.valid,
-        )  # fmt: skip
+        return_, advantage = vtrace(self.config, self.log_prob(samples, native), rollout, samples, reward, value, final_value)
         return advantage, return_
-
-    def log_prob(self, samples: Samples, native: bool) -> np.ndarray:
-        """log pi(a|o) [T N] of the policy of now, for what the one that acted did."""
-        network = self.network
-        if native:
-            form = self.native["network"]
-            output = torch.from_numpy(form.networks[0].infer(form.parameters, samples.observation))
-        else:
-            output = self.in_pieces(network.policy, samples.observation)
-        output = masked(output, samples.action_mask)
-        return network.distribution.log_prob_and_entropy(output, network.log_std.cpu(), torch.as_tensor(samples.action))[0].numpy()

@@ -14,6 +14,7 @@ The data of one rollout serve n_epochs passes in minibatches of batch_size; eq. 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,14 +33,19 @@ from pyrl.types import Array, Learned, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PPOConfig(ActorCriticConfig):
-    """Defaults as in Stable-Baselines3."""
+class SurrogateConfig(ActorCriticConfig):
+    """What `SurrogateAgent` reads; defaults as in Stable-Baselines3."""
 
     batch_size: Count = 64  # minibatch
     n_epochs: Count = 10  # passes over a rollout
     clip_range: Rate = 0.2  # epsilon of the surrogate
     clip_range_vf: Positive | None = None  # epsilon of the value clip; None: off
     target_kl: Positive | None = None  # stop the passes over a rollout when the KL estimate exceeds 1.5 times this; None: off
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOConfig(SurrogateConfig):
+    """Defaults as in Stable-Baselines3."""
 
 
 def clipped_surrogate(log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor, epsilon: Tensor) -> Tensor:
@@ -64,19 +70,16 @@ def approximate_kl(log_prob: Tensor, log_prob_old: Tensor) -> Tensor:
     return (torch.exp(log_r) - 1.0 - log_r).mean()
 
 
-@register("ppo")
-class PPO(ActorCriticAgent):
-    """Discrete, multi-discrete, multi-binary and continuous actions."""
+class SurrogateAgent(ActorCriticAgent):
+    """What the synchronous form and the asynchronous one (`pyrl.agents.appo`) share: passes over a rollout down the clipped surrogate."""
 
     honours_masks = True
-    Config = PPOConfig
-    config: PPOConfig
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: PPOConfig, seed: int, num_envs: int) -> None:
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: Any, seed: int, num_envs: int) -> None:
         super().__init__(observation_space, action_space, config, seed, num_envs)
         if config.batch_size > config.n_steps * num_envs:
             held = f"n_steps * num_envs = {config.n_steps * num_envs}"
-            raise ValueError(f"ppo: batch_size is {config.batch_size}, but a rollout holds only {held} transitions")
+            raise ValueError(f"{self.name}: batch_size is {config.batch_size}, but a rollout holds only {held} transitions")
         self.minibatches = ops.RandomStream(seed, "minibatches")
 
     def streams(self) -> dict[str, ops.RandomStream]:
@@ -147,3 +150,10 @@ class PPO(ActorCriticAgent):
         actor.backward(w, g, self.distribution.by_output(d_output))
         critic.backward(w, g, d_value)
         return {"loss/policy": policy_loss, "loss/value": critic_loss, "loss/entropy": entropy, "train/kl": kl}
+
+
+@register("ppo")
+class PPO(SurrogateAgent):
+    """Discrete, multi-discrete, multi-binary and continuous actions."""
+
+    Config = PPOConfig

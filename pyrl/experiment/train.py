@@ -115,8 +115,8 @@ def train(
     threads: of torch and of pyrl's own kernels while training. None takes one, the fastest for small networks (more pay from about
         256x256 at batches of 128 on), and leaves torch's as they are for networks of images.
     workers: that collect for the learner, num_envs / workers environments each (docs/scale.md); None: this process does it all.
-    worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala, which corrects for weights
-        that lag, and waits for all of them for ppo and a2c. "sync": all in this process, the same run for any number of workers.
+    worker_engine: "local" (None): each worker is a process, and the learner takes what is ready; for impala and appo, which correct for
+        weights that lag, and waits for all of them for ppo and a2c. "sync": all in this process, the same run for any number of workers.
         "ray": each worker is an actor of Ray (the extra ``ray``), on one machine or many.
     max_policy_lag: chunks by weights of more updates ago are discarded; None: 20.
     replay_shards: of agents with a replay and workers: its parts, num_envs / replay_shards environments each; None: one. A num_envs that is

@@ -45,7 +45,7 @@ class FeaturesModule(Protocol):
 
 
 class ActorCriticModule(Protocol):
-    """What ``network=`` makes for ppo, a2c, a3c and impala.
+    """What ``network=`` makes for ppo, a2c, a3c, impala and appo.
 
     ``output`` [B, size] is what the action distribution reads: the logits of a Discrete action, of all components of a MultiDiscrete
     side by side, one logit for each number of a MultiBinary, the mean of each number of a Box.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import pyrl
 
-DISCRETE = ("ppo", "a2c", "a3c", "impala", "dqn")
+DISCRETE = ("ppo", "a2c", "a3c", "impala", "appo", "dqn")
 AGENTS = DISCRETE + CONTINUOUS
 OBSERVATION = spaces.Dict({"kind": spaces.Discrete(4, start=3), "pair": spaces.MultiDiscrete([2, 3]), "place": spaces.Box(-1, 1, (3,))})
 ACTION: dict[str, Any] = {

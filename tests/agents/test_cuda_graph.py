@@ -161,7 +161,7 @@ def assert_elsewhere(agent: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Trainable, "average", lambda *_: None)
     if hasattr(agent, "samples"):
         monkeypatch.setattr(agent, "_values", lambda observation, native: np.zeros(len(observation), np.float32))
-    if hasattr(agent, "log_prob"):  # IMPALA's of the whole rollout, before the update
+    if hasattr(agent, "log_prob"):  # V-trace's of the whole rollout, before the update
         monkeypatch.setattr(agent, "log_prob", lambda samples, native: np.zeros(len(samples.log_prob), np.float32))
     agent.updater = Elsewhere(agent.updater)
     for module in agent.modules().values():

@@ -35,6 +35,8 @@ CASES: dict[str, tuple[str, spaces.Space, spaces.Space, dict[str, Any]]] = {
     "a2c categorical": ("a2c", VECTOR, spaces.Discrete(3), dict(ent_coef=0.01, **ON_POLICY)),
     "impala": ("impala", VECTOR, spaces.Discrete(3), dict(rho_bar=2.0, **ON_POLICY)),
     "impala gaussian adam": ("impala", VECTOR, spaces.Box(-1, 1, (2,)), dict(use_rms_prop=False, gae_lambda=0.9, **ON_POLICY)),
+    "appo": ("appo", VECTOR, spaces.Discrete(3), dict(batch_size=32, n_epochs=4, rho_bar=2.0, **ON_POLICY)),
+    "appo gaussian": ("appo", VECTOR, spaces.Box(-1, 1, (2,)), dict(batch_size=32, n_epochs=4, ent_coef=0.01, **ON_POLICY)),
     "a3c": ("a3c", VECTOR, spaces.Discrete(3), dict(use_rms_prop=True, **ON_POLICY)),
     "a2c gaussian adam": ("a2c", VECTOR, spaces.Box(-1, 1, (2,)), dict(use_rms_prop=False, normalize_advantage=True, **ON_POLICY)),
     "dqn": ("dqn", VECTOR, spaces.Discrete(3), dict(batch_size=32, net_arch=(32, 16), learning_rate=1e-3)),

@@ -21,12 +21,13 @@ from pyrl.nets.distributions import distribution_for, masked
 from pyrl.types import Batch, PolicyInput, Rollout
 
 SPACES = {"discrete": spaces.Discrete(5), "multi": spaces.MultiDiscrete([2, 3])}
-MASKING = ("ppo", "a2c", "a3c", "impala", "dqn", "random")
+MASKING = ("ppo", "a2c", "a3c", "impala", "appo", "dqn", "random")
 SMALL: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 16, "batch_size": 16},
     "a2c": {},
     "a3c": {},
     "impala": {"n_steps": 5},
+    "appo": {"n_steps": 16, "batch_size": 16},
     "dqn": {"learning_starts": 20, "batch_size": 16, "train_freq": 1, "buffer_size": 400},
     "random": {},
 }
@@ -74,7 +75,7 @@ def weights(agent: Any) -> np.ndarray:
 def cases() -> Iterator[tuple[str, str, str, str]]:
     for algo in MASKING:
         for kind in {"dqn": ("discrete",), "a3c": ("multi",)}.get(algo, tuple(SPACES)):
-            for engine in ("native", "torch") if algo in ("ppo", "a2c", "impala", "dqn") else ("auto",):
+            for engine in ("native", "torch") if algo in ("ppo", "a2c", "impala", "appo", "dqn") else ("auto",):
                 for backend in ("lean", "sync") if algo != "a3c" else ("auto",):
                     yield algo, kind, engine, backend
 

@@ -564,7 +564,7 @@ def moments(network: nn.Module) -> list[Tensor]:
 def test_batch_norm_as_in_stable_baselines(algo: str) -> None:
     """Its moments move in updates alone, as acting and targets are in evaluation mode; targets take them over when they follow."""
     agent = make(algo, network=network_of(algo, PIECES["batch norm"]))
-    data, name = train(agent)[-1], "q_network" if algo == "dqn" else "network" if algo in ("ppo", "a2c", "impala") else "critic"
+    data, name = train(agent)[-1], "q_network" if algo == "dqn" else "network" if algo in ("ppo", "a2c", "impala", "appo") else "critic"
     network = agent.modules()[name]
     before = moments(network)
     agent.act(own.Toy().reset(seed=0)[0])

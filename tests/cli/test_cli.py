@@ -211,7 +211,7 @@ RESUMED = "cannot go with --resume: a resumed run keeps its settings"
         ("trian ppo", "unknown command 'trian'; did you mean train?"),
         ("train", "train needs ALGO and ENV first"),
         ("train ppo --seed 1", "train needs ALGO and ENV first"),
-        ("train poo CartPole-v1", "unknown algorithm 'poo'; did you mean ppo?"),
+        ("train poo CartPole-v1", "unknown algorithm 'poo'; did you mean ppo, appo?"),
         ("train CartPole-v1 ppo", "unknown algorithm 'CartPole-v1'; did you mean ppo CartPole-v1, the algorithm first?"),
         ("train ppo CartPole-v7", "CartPole-v1"),
         ("train ppo CartPol-v1", "CartPole-v1"),

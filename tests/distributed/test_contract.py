@@ -278,11 +278,12 @@ def test_a_run_that_was_stopped_goes_on(engine: str, tmp_path: Path, loops: list
 
 
 @everywhere
-def test_what_is_collected_is_learned_from(engine: str, loops: list[Any]) -> None:
+@pytest.mark.parametrize(("algo", "options"), [("impala", {"learning_rate": 0.01}), ("appo", {"learning_rate": 3e-3, "n_epochs": 4})])
+def test_what_is_collected_is_learned_from(algo: str, options: dict[str, Any], engine: str, loops: list[Any]) -> None:
     """Half of ten rewards by chance, all of them by the best policy."""
     run = pyrl.train(
-        "impala", TwoStates, total_steps=40_000, stop_at_return=9.5, stop_window=100, workers=2, worker_engine=engine, seed=1,
-        learning_rate=0.01, **SMALL | {"n_steps": 20},
+        algo, TwoStates, total_steps=40_000, stop_at_return=9.5, stop_window=100, workers=2, worker_engine=engine, seed=1,
+        **SMALL | {"n_steps": 20, **options},
     )  # fmt: skip
     assert run.ending.startswith("stop_at_return"), run
     books = loops[0].engine.accounts

@@ -20,6 +20,7 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "impala, lean, torch": ("impala", TwoStates, {"engine": "torch"}),
     "impala, masks": ("impala", Masked, {}),
     "impala, continuous": ("impala", "Pendulum-v1", {}),
+    "appo, masks": ("appo", Masked, {"batch_size": 16, "n_epochs": 2}),
     "ppo": ("ppo", "CartPole-v1", {"batch_size": 16, "n_epochs": 2}),
     "a2c": ("a2c", TwoStates, {}),
 }

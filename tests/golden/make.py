@@ -2,7 +2,7 @@
 
 Each folder here is a short run with its checkpoint `last`, as an older pyrl left it, and ``expected.json``: what the agent did
 there. `test_golden.py` holds every later pyrl to them: the same weights, the same actions, and training goes on. The folders
-that are here now were written by commit 8b30366, those of tqc and crossq by the commit that brought these agents. They are never
+that are here now were written by commit 8b30366, those of tqc, crossq and appo by the commits that brought these agents. They are never
 written again: a change of the format gets folders of its own.
 """
 
@@ -38,6 +38,7 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {  # name: algorithm, en
     "a2c": ("a2c", "CartPole-v1", 2, ON_POLICY),
     "a2c_adam": ("a2c", "Pendulum-v1", 1, {**ON_POLICY, "use_rms_prop": False, "net_arch": ()}),
     "impala": ("impala", "CartPole-v1", 2, ON_POLICY),
+    "appo": ("appo", "CartPole-v1", 2, PPO),
     "a3c": ("a3c", "CartPole-v1", 1, ON_POLICY),
     "dqn": ("dqn", "CartPole-v1", 1, {**OFF_POLICY, "target_update_interval": 20}),
     "dqn_prioritized": (
