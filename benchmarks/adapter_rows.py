@@ -12,6 +12,7 @@ from typing import Any
 
 import _data
 import numpy as np
+import training_rows as training
 from _timing import keep_one
 
 Call = Callable[[], object]
@@ -99,6 +100,8 @@ def cpprb_rows() -> Rows:
     yield "add, 3-step, obs17", partial(cpprb_add, "obs17", 3), 3
     for batch in BATCHES:
         yield f"prioritized sample + update {batch}, obs17", partial(cpprb_prioritized, "obs17", batch), 3
+    yield "examples/cpprb_unchanged.py, 400 episodes", training.cpprb_example, 1
+    yield "prioritized DQN CartPole-v1, 1,000 steps and updates", partial(training.cpprb_dqn, 1000), 1
 
 
 # -- CleanRL --------------------------------------------------------------------------------------------------------------
@@ -175,11 +178,14 @@ def cleanrl_gae(T: int, N: int) -> tuple[Call, Call]:
 def cleanrl_rows() -> Rows:
     for T, N in ROLLOUTS:
         yield f"GAE {T} x {N}, the scripts' loop", partial(cleanrl_gae, T, N), 3
+    yield "PPO CartPole-v1, ten updates of 128 x 4", partial(training.cleanrl_ppo, 10), 1
     from importlib.util import find_spec
 
     if find_spec("cleanrl_utils") is None:
         print("\ncleanrl: of its buffer nothing is measured (no cleanrl_utils: put a checkout of vwxyzjn/cleanrl on PYTHONPATH)")
         return
+    yield "DQN CartPole-v1, 5,000 steps, an update each ten", partial(training.cleanrl_dqn, 5000, 10), 1
+    yield "DQN CartPole-v1, 1,500 steps, an update each", partial(training.cleanrl_dqn, 1500, 1), 1
     for kind in KINDS:
         for batch in BATCHES:
             yield f"sample {batch}, {kind}", partial(cleanrl_sample, kind, batch), 3
@@ -263,8 +269,10 @@ def torchrl_returns(name: str, T: int, N: int) -> tuple[Call, Call]:
 
 
 def torchrl_rows() -> Rows:
+    from torchrl import logger
     from torchrl.data.replay_buffers.samplers import prioritized
 
+    logger.setLevel("WARNING")  # it reports each storage
     for T, N in ROLLOUTS:
         yield f"GAE {T} x {N}", partial(torchrl_returns, "generalized_advantage_estimate", T, N), 3
         yield f"V-trace {T} x {N}", partial(torchrl_returns, "vtrace_advantage_estimate", T, N), 3
@@ -276,6 +284,9 @@ def torchrl_rows() -> Rows:
         yield f"extend by 1,000, {kind}", partial(torchrl_extend, kind, 1000), 1
     for batch in BATCHES:
         yield f"sample {batch} over our storage, obs17", partial(torchrl_storage, "obs17", batch, True), 1
+    for batch in (128, 4096):
+        yield f"DQN CartPole-v1, 1,000 steps, 100 updates of {batch}", partial(training.torchrl_dqn, 1000, batch), 1
+    yield "PPO CartPole-v1, two updates of 512 x 1", partial(training.torchrl_ppo, 2), 1
     if prioritized.SumSegmentTreeFp32 is None:
         print("\ntorchrl: priorities are not measured (its C++ extension does not load beside this torch)")
         return
@@ -407,6 +418,8 @@ def tianshou_rows() -> Rows:
         yield f"_gae {T}", partial(tianshou_gae, T), 3
     for batch in (256, 4096):
         yield f"_nstep_return {batch}, 3 steps", partial(tianshou_nstep, batch), 3
+    for name in ("DQN", "prioritized DQN"):
+        yield f"{name} CartPole-v1, 1,500 steps", partial(training.tianshou_dqn, name, 1500), 1
 
 
 HOSTS = {"cpprb": cpprb_rows, "cleanrl": cleanrl_rows, "torchrl": torchrl_rows, "tianshou": tianshou_rows}

@@ -357,13 +357,12 @@ def main() -> None:
         except ImportError as missing:
             print(f"\n{host}: not measured ({missing})")
             continue
-        print(f"\n{host} {version(host)}{'host us':>38}{'ours us':>11}{'times':>8}")
+        print(f"\n{host} {version(host)}{'host us':>48}{'ours us':>11}{'times':>8}")
         for row in rows:
             theirs, own, ratio = measure(row, rounds, seconds)
-            print(
-                f"{row.name:50}{1e6 * theirs:11.1f}{1e6 * own:11.1f}{ratio:8.1f}{'' if ratio >= row.goal else f'   goal {row.goal:g}'}",
-                flush=True,
-            )
+            times = f"{ratio:8.2f}" if row.goal == 1 else f"{ratio:8.1f}"
+            missed = "" if ratio >= row.goal else f"   goal {row.goal:g}"
+            print(f"{row.name:60}{1e6 * theirs:11.1f}{1e6 * own:11.1f}{times}{missed}", flush=True)
 
 
 if __name__ == "__main__":
