@@ -265,7 +265,7 @@ def torchrl_returns(name: str, T: int, N: int) -> tuple[Call, Call]:
     columns = (r.log_prob, r.behaviour_log_prob, r.value, r.next_value, r.reward, r.terminated, r.terminated)
     tensors = [torch.from_numpy(np.ascontiguousarray(x.T)).unsqueeze(-1) for x in columns]  # [N, T, 1]
     arguments = (0.99, *tensors) if name.startswith("vtrace") else (0.99, 0.95, *tensors[2:])
-    return partial(getattr(host, name), *arguments), partial(getattr(ours, name), *arguments)
+    return partial(getattr(host, name), *arguments), partial(getattr(ours, name.removeprefix("vec_")), *arguments)
 
 
 def torchrl_rows() -> Rows:
@@ -275,6 +275,7 @@ def torchrl_rows() -> Rows:
     logger.setLevel("WARNING")  # it reports each storage
     for T, N in ROLLOUTS:
         yield f"GAE {T} x {N}", partial(torchrl_returns, "generalized_advantage_estimate", T, N), 3
+        yield f"GAE {T} x {N}, the host's vectorized", partial(torchrl_returns, "vec_generalized_advantage_estimate", T, N), 3
         yield f"V-trace {T} x {N}", partial(torchrl_returns, "vtrace_advantage_estimate", T, N), 3
     for batch in BATCHES:
         yield f"uniform sample {batch}, obs17 (the host's storage)", partial(torchrl_sample, "obs17", batch), 1
