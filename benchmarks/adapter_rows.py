@@ -12,6 +12,7 @@ from typing import Any
 
 import _data
 import numpy as np
+import training_rows as training
 from _timing import keep_one
 
 Call = Callable[[], object]
@@ -99,6 +100,8 @@ def cpprb_rows() -> Rows:
     yield "add, 3-step, obs17", partial(cpprb_add, "obs17", 3), 3
     for batch in BATCHES:
         yield f"prioritized sample + update {batch}, obs17", partial(cpprb_prioritized, "obs17", batch), 3
+    yield "examples/cpprb_unchanged.py, 400 episodes", training.cpprb_example, 1
+    yield "prioritized DQN CartPole-v1, 1,000 steps and updates", partial(training.cpprb_dqn, 1000), 1
 
 
 # -- CleanRL --------------------------------------------------------------------------------------------------------------
@@ -175,11 +178,14 @@ def cleanrl_gae(T: int, N: int) -> tuple[Call, Call]:
 def cleanrl_rows() -> Rows:
     for T, N in ROLLOUTS:
         yield f"GAE {T} x {N}, the scripts' loop", partial(cleanrl_gae, T, N), 3
+    yield "PPO CartPole-v1, ten updates of 128 x 4", partial(training.cleanrl_ppo, 10), 1
     from importlib.util import find_spec
 
     if find_spec("cleanrl_utils") is None:
         print("\ncleanrl: of its buffer nothing is measured (no cleanrl_utils: put a checkout of vwxyzjn/cleanrl on PYTHONPATH)")
         return
+    yield "DQN CartPole-v1, 5,000 steps, an update each ten", partial(training.cleanrl_dqn, 5000, 10), 1
+    yield "DQN CartPole-v1, 1,500 steps, an update each", partial(training.cleanrl_dqn, 1500, 1), 1
     for kind in KINDS:
         for batch in BATCHES:
             yield f"sample {batch}, {kind}", partial(cleanrl_sample, kind, batch), 3
@@ -259,14 +265,17 @@ def torchrl_returns(name: str, T: int, N: int) -> tuple[Call, Call]:
     columns = (r.log_prob, r.behaviour_log_prob, r.value, r.next_value, r.reward, r.terminated, r.terminated)
     tensors = [torch.from_numpy(np.ascontiguousarray(x.T)).unsqueeze(-1) for x in columns]  # [N, T, 1]
     arguments = (0.99, *tensors) if name.startswith("vtrace") else (0.99, 0.95, *tensors[2:])
-    return partial(getattr(host, name), *arguments), partial(getattr(ours, name), *arguments)
+    return partial(getattr(host, name), *arguments), partial(getattr(ours, name.removeprefix("vec_")), *arguments)
 
 
 def torchrl_rows() -> Rows:
+    from torchrl import logger
     from torchrl.data.replay_buffers.samplers import prioritized
 
+    logger.setLevel("WARNING")  # it reports each storage
     for T, N in ROLLOUTS:
         yield f"GAE {T} x {N}", partial(torchrl_returns, "generalized_advantage_estimate", T, N), 3
+        yield f"GAE {T} x {N}, the host's vectorized", partial(torchrl_returns, "vec_generalized_advantage_estimate", T, N), 3
         yield f"V-trace {T} x {N}", partial(torchrl_returns, "vtrace_advantage_estimate", T, N), 3
     for batch in BATCHES:
         yield f"uniform sample {batch}, obs17 (the host's storage)", partial(torchrl_sample, "obs17", batch), 1
@@ -276,6 +285,9 @@ def torchrl_rows() -> Rows:
         yield f"extend by 1,000, {kind}", partial(torchrl_extend, kind, 1000), 1
     for batch in BATCHES:
         yield f"sample {batch} over our storage, obs17", partial(torchrl_storage, "obs17", batch, True), 1
+    for batch in (128, 4096):
+        yield f"DQN CartPole-v1, 1,000 steps, 100 updates of {batch}", partial(training.torchrl_dqn, 1000, batch), 1
+    yield "PPO CartPole-v1, two updates of 512 x 1", partial(training.torchrl_ppo, 2), 1
     if prioritized.SumSegmentTreeFp32 is None:
         print("\ntorchrl: priorities are not measured (its C++ extension does not load beside this torch)")
         return
@@ -389,6 +401,115 @@ def tianshou_nstep(batch: int) -> tuple[Call, Call]:
     return partial(host, *call), partial(ours, *call)
 
 
+# Floors stand in the place of the host: what must be done, and nothing else.
+
+
+def tianshou_copy(buffer: Any, batch: int) -> Call:
+    """The rows of every column, drawn uniformly, into arrays that exist."""
+    from pyrl.adapters.tianshou.nested import leaves
+
+    columns = [column.reshape(len(column), -1) for column in leaves(buffer._meta.__dict__)]
+    out, rng = [np.empty((batch, column.shape[1]), column.dtype) for column in columns], np.random.default_rng(0)
+
+    def copy() -> None:
+        index = rng.integers(0, len(columns[0]), batch)
+        for column, rows in zip(columns, out):
+            np.take(column, index, 0, out=rows, mode="clip")
+
+    return copy
+
+
+def tianshou_copy_floor(kind: str, batch: int) -> tuple[Call, Call]:
+    host, ours = tianshou_pair("ReplayBuffer", kind)
+    return tianshou_copy(host, batch), partial(ours.sample, batch)
+
+
+def tianshou_add_floor(name: str, kind: str, num_envs: int) -> tuple[Call, Call]:
+    """A row of every column written by NumPy to positions that are known."""
+    from pyrl.adapters.tianshou.nested import leaves
+
+    host, ours = tianshou_pair(name, kind, num_envs)
+    columns = list(leaves(host._meta.__dict__))
+    rows = [np.ascontiguousarray(column[:num_envs]) for column in columns]
+    starts = np.arange(num_envs) * (len(columns[0]) // num_envs)
+    places = cycle(range(len(columns[0]) // num_envs))
+
+    def copy() -> None:
+        position = starts + next(places)
+        for column, row in zip(columns, rows):
+            column[position] = row
+
+    return copy, tianshou_adding(ours, kind, num_envs)
+
+
+def tree_kernels(batch: int) -> Call:
+    """Finding and setting in a tree of 10^6 weights: the kernels, on arrays that they take as they are."""
+    from pyrl.ops import SumTree
+
+    tree, rng, errors = SumTree(1_000_000), np.random.default_rng(0), cycle([x.astype(float) for x in _data.priorities(batch)])
+    tree.set(np.arange(1_000_000), rng.exponential(size=1_000_000))
+
+    def call() -> None:
+        values = rng.random(batch)
+        values *= tree.total * 0.999999
+        tree.set(tree.find(values), next(errors))
+
+    return call
+
+
+def tianshou_tree_floor(batch: int) -> tuple[Call, Call]:
+    return tree_kernels(batch), tianshou_tree(batch)[1]
+
+
+def tianshou_prioritized_floor(kind: str, batch: int) -> tuple[Call, Call]:
+    _, ours = tianshou_prioritized(kind, batch)
+    copy, tree = tianshou_copy(tianshou_pair("PrioritizedReplayBuffer", kind)[0], batch), tree_kernels(batch)
+    return lambda: (copy(), tree()), ours
+
+
+def tianshou_gae_floor(T: int) -> tuple[Call, Call]:
+    """One multiplication and addition a step, each of which waits for the one before; errors and factors are there."""
+    from numba import njit
+
+    @njit
+    def recursion(delta: Any, factor: Any, out: Any) -> None:
+        carry = 0.0
+        for t in range(len(delta) - 1, -1, -1):
+            carry = delta[t] + factor[t] * carry
+            out[t] = carry
+
+    call = partial(recursion, np.random.default_rng(0).normal(size=T), np.full(T, 0.94), np.empty(T))
+    call()  # compiles
+    return call, tianshou_gae(T)[1]
+
+
+def tianshou_nstep_floor(batch: int) -> tuple[Call, Call]:
+    """Rewards and flags of the steps, taken."""
+    _, ours = tianshou_nstep(batch)
+    reward, ends, _, steps = ours.args[:4]  # type: ignore[attr-defined]
+    out = np.empty(steps.shape), np.empty(steps.shape, bool)
+
+    def copy() -> None:
+        np.take(reward, steps, out=out[0], mode="clip")
+        np.take(ends, steps, out=out[1], mode="clip")
+
+    return copy, ours
+
+
+def tianshou_floors() -> Rows:
+    for batch in BATCHES:
+        yield f"kernels alone / SegmentTree draw + update {batch} of 10^6", partial(tianshou_tree_floor, batch), 0
+    for kind in KINDS:
+        for batch in BATCHES:
+            yield f"copy alone / sample {batch}, {kind}", partial(tianshou_copy_floor, kind, batch), 0
+        yield f"copy alone / add, {kind}", partial(tianshou_add_floor, "ReplayBuffer", kind, 1), 0
+    yield "copy alone / add 8 environments, obs17", partial(tianshou_add_floor, "VectorReplayBuffer", "obs17", 8), 0
+    for batch in BATCHES:
+        yield f"copy and kernels alone / prioritized {batch}, obs17", partial(tianshou_prioritized_floor, "obs17", batch), 0
+    yield "recursion alone / _gae 16384", partial(tianshou_gae_floor, 16384), 0
+    yield "copy alone / _nstep_return 4096, 3 steps", partial(tianshou_nstep_floor, 4096), 0
+
+
 def tianshou_rows() -> Rows:
     import tianshou  # noqa: F401
 
@@ -407,6 +528,9 @@ def tianshou_rows() -> Rows:
         yield f"_gae {T}", partial(tianshou_gae, T), 3
     for batch in (256, 4096):
         yield f"_nstep_return {batch}, 3 steps", partial(tianshou_nstep, batch), 3
+    for name in ("DQN", "prioritized DQN"):
+        yield f"{name} CartPole-v1, 1,500 steps", partial(training.tianshou_dqn, name, 1500), 1
+    yield from tianshou_floors()
 
 
 HOSTS = {"cpprb": cpprb_rows, "cleanrl": cleanrl_rows, "torchrl": torchrl_rows, "tianshou": tianshou_rows}

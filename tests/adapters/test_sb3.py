@@ -208,6 +208,31 @@ def test_rollouts_are_the_hosts() -> None:
         assert sizes == [20, 20, 8]
 
 
+@pytest.mark.parametrize("block", [1, 300, 2**20])  # bytes: one minibatch, some, all of them by one call
+def test_minibatches_have_every_row_once(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrl.adapters.sb3.rollout._BLOCK_BYTES", block)
+
+    class Own(sb3.RolloutBuffer):
+        def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
+            return len(batch_inds), super()._get_samples(batch_inds, env)
+
+    for made in (sb3.RolloutBuffer, Own):
+        buffer = made(16, spaces.Box(0, 99, (1,), np.float32), DISCRETE, "cpu", n_envs=3)
+        for t in range(16):
+            row = np.arange(3 * t, 3 * t + 3, dtype=np.float32)
+            buffer.add(row[:, None], np.zeros(3, np.int64), row, np.zeros(3), torch.from_numpy(row + 100), torch.from_numpy(row + 200))
+        batches: list[Any] = list(buffer.get(10))
+        if made is Own:  # a subclass's hook is called
+            assert [count for count, _ in batches] == [10, 10, 10, 10, 8]
+            batches = [batch for _, batch in batches]
+        assert [len(batch.actions) for batch in batches] == [10, 10, 10, 10, 8]
+        found = torch.cat([batch.observations[:, 0] for batch in batches])
+        assert found.sort()[0].tolist() == list(range(48))
+        assert found.tolist() != list(range(48))
+        assert torch.equal(torch.cat([batch.old_values for batch in batches]), found + 100)
+        assert torch.equal(torch.cat([batch.old_log_prob for batch in batches]), found + 200)
+
+
 # -- time limits ------------------------------------------------------------------------------------------------------------------
 
 

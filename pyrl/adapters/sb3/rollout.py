@@ -17,6 +17,8 @@ from pyrl.adapters.sb3.spaces import check_spaces
 from pyrl.errors import NonFiniteError, ShapeError
 from pyrl.types import map_observation
 
+_BLOCK_BYTES = 2**20  # of minibatches that are taken together
+
 
 class RolloutBuffer(host.RolloutBuffer):
     """``rollout_buffer_class=`` of PPO and A2C, for any observation that they take, a Dict too.
@@ -111,26 +113,37 @@ class RolloutBuffer(host.RolloutBuffer):
         size = self.buffer_size * self.n_envs
         step = size if batch_size is None else count("get", "batch_size", batch_size)
         order = torch.from_numpy(ops.permutation(size, self._random))
-        for start in range(0, size, step):
-            yield self._get_samples(order[start : start + step])
+        if type(self)._get_samples is not RolloutBuffer._get_samples:  # a subclass makes something else of the rows
+            yield from map(self._get_samples, order.split(step))
+            return
+        # Several minibatches are taken by one call: of 64 small rows it would be more work than the copy.
+        row_bytes = sum(column[0].nbytes for column in self._flat_columns)
+        for block in order.split(step * max(1, _BLOCK_BYTES // (step * row_bytes))):
+            yield from map(self._samples, zip(*(column.split(step) for column in self._rows(block))))
 
     def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
-        if self._columns is None:
-            self._columns = self._flat_columns()
-        rows: Any = ops.take_rows(self._columns, torch.as_tensor(batch_inds))
-        if self.device.type != "cpu":
-            rows = tuple(x.to(self.device) for x in rows)
+        return self._samples(self._rows(torch.as_tensor(batch_inds)))
+
+    def _rows(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of each column, on the buffer's device."""
+        rows: Any = ops.take_rows(self._flat_columns, index)
+        return rows if self.device.type == "cpu" else tuple(x.to(self.device) for x in rows)
+
+    def _samples(self, rows: tuple[torch.Tensor, ...]) -> Any:
         if isinstance(self.obs_shape, dict):
             return DictRolloutBufferSamples(dict(zip(self.obs_shape, rows[5:])), *rows[:5])
         return RolloutBufferSamples(rows[5], *rows[:5])
 
+    @property
     def _flat_columns(self) -> tuple[torch.Tensor, ...]:
         """What minibatches are taken from, [n_steps * n_envs, ...] each, the observations last. The host's actions are float32 here,
         whatever their space."""
-        flat = lambda x: torch.from_numpy(x).flatten(0, 1)  # noqa: E731
-        numbers = (self.actions.astype(np.float32, copy=False), self.values, self.log_probs, self.advantages, self.returns)
-        observations = map_observation(flat, self.observations)
-        return (*map(flat, numbers), *(observations.values() if isinstance(observations, dict) else (observations,)))
+        if self._columns is None:
+            flat = lambda x: torch.from_numpy(x).flatten(0, 1)  # noqa: E731
+            numbers = (self.actions.astype(np.float32, copy=False), self.values, self.log_probs, self.advantages, self.returns)
+            observations = map_observation(flat, self.observations)
+            self._columns = (*map(flat, numbers), *(observations.values() if isinstance(observations, dict) else (observations,)))
+        return self._columns
 
 
 class DictRolloutBuffer(RolloutBuffer, host.DictRolloutBuffer):

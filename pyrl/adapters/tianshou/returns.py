@@ -49,7 +49,9 @@ def nstep_return(
     if np.shape(stacked_indices_NI) != (steps, count):
         shape = list(np.shape(stacked_indices_NI))
         raise ShapeError(f"nstep_return: stacked_indices_NI has shape {shape}, expected [n_step, I] = [{steps}, {count}]")
-    reward, ends = np.asarray(rew_B[stacked_indices_NI], np.float64), end_flag_B[stacked_indices_NI] > 0
+    reward, ends = np.asarray(np.take(rew_B, stacked_indices_NI), np.float64), np.take(end_flag_B, stacked_indices_NI)
+    if ends.dtype != np.bool_:
+        ends = ends > 0
     if width > 1:
         reward, ends = np.repeat(reward, width, 1), np.repeat(ends, width, 1)
     target = np.empty_like(reward)

@@ -33,7 +33,11 @@ class SegmentTree:
         at, weight = self._index(index).ravel(), np.asarray(value, np.float64).ravel()
         if weight.size == 1 < at.size:
             weight = np.full(at.size, weight[0])
-        self._tree.set(at, weight)
+        try:
+            self._tree.set(at, weight)
+        except ValueError:
+            self._check_range(at)
+            raise
 
     def reduce(self, start: int = 0, end: int | None = None) -> float:
         """The sum of the elements start, ..., end - 1; a negative ``end`` counts from the size."""
@@ -51,7 +55,10 @@ class SegmentTree:
         at = np.asarray(index)
         if at.dtype.kind not in "iu":
             raise DTypeError(f"SegmentTree: index is {index!r}, expected an integer or an array of integers")
-        if at.size and not (at.min() >= 0 and at.max() < len(self._tree)):
-            wrong = at[(at < 0) | (at >= len(self._tree))].flat[0]
-            raise IndexError(f"SegmentTree: index is {wrong}, expected 0 to {len(self._tree) - 1}")
         return at.astype(np.int64, copy=False)
+
+    def _check_range(self, at: np.ndarray) -> None:
+        """IndexError, as the host's kind of error, once the tree has refused something."""
+        wrong = at[(at < 0) | (at >= len(self._tree))]
+        if wrong.size:
+            raise IndexError(f"SegmentTree: index is {wrong.flat[0]}, expected 0 to {len(self._tree) - 1}") from None
