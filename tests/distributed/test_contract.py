@@ -100,7 +100,7 @@ def loops(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def pid_of(member: Any) -> int | None:
     """Of a collector that runs."""
     if hasattr(member, "process"):
-        return int(member.process.pid) if member.process.is_alive() else None
+        return member.process.pid if member.process.is_alive() else None  # a pid of None: it is about to begin
     import ray
 
     actor = ray._private.state.actors(member.actor._actor_id.hex())
