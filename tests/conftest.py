@@ -30,7 +30,7 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 # In the reasons of what other machines and builds run, or packages that cannot live beside the rest.
-HARDWARE = re.compile(r"\b(CUDA|GPU|GPUs|on the CPU|has an environment of its own)\b")
+HARDWARE = re.compile(r"\b(CUDA|GPU|GPUs|AMX|on the CPU|has an environment of its own)\b")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
