@@ -278,7 +278,9 @@ def test_a_run_that_was_stopped_goes_on(engine: str, tmp_path: Path, loops: list
 
 
 @everywhere
-@pytest.mark.parametrize(("algo", "options"), [("impala", {"learning_rate": 0.01}), ("appo", {"learning_rate": 3e-3, "n_epochs": 4})])
+@pytest.mark.parametrize(
+    ("algo", "options"), [("impala", {"learning_rate": 0.01}), ("appo", {"learning_rate": 3e-3, "n_epochs": 4, "batch_size": 40})]
+)
 def test_what_is_collected_is_learned_from(algo: str, options: dict[str, Any], engine: str, loops: list[Any]) -> None:
     """Half of ten rewards by chance, all of them by the best policy."""
     run = pyrl.train(

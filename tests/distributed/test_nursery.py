@@ -101,7 +101,7 @@ def test_a_run_whose_nursery_is_killed_goes_on(monkeypatch: pytest.MonkeyPatch) 
 
     def watch(metrics: Any) -> bool:
         engine = loops[0].engine
-        if not parents:
+        if not parents and all(member.process.is_alive() and member.process.pid for member in engine.members):
             parents.extend(parent_of(member.process.pid) == engine.nursery._process.pid for member in engine.members)
             os.kill(engine.nursery._process.pid, signal.SIGKILL)
         return bool(metrics["time/restarts"] >= 2 and all(member.received > 500 for member in engine.members))
