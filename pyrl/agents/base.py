@@ -8,6 +8,7 @@ under the entry-point group ``pyrl.agents``).
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
@@ -40,6 +41,7 @@ from pyrl.nets.mlp import ACTIVATIONS, MakeActivation
 from pyrl.nets.normalizer import Normalizer
 from pyrl.nets.own import check_parameters
 from pyrl.ops.environments import NativePolicy
+from pyrl.ops.networks import bfloat16_products
 from pyrl.ops.random import RandomStream
 from pyrl.own import Own, require_here
 from pyrl.schedules import value_at
@@ -202,10 +204,8 @@ class Agent(ABC):
     def make_updater(self, *steps: Step) -> Updater:
         """What runs the updates of this agent, which make ``steps`` in this order."""
         updater = Updater(self.name, self.device, self.config.engine, *steps)
-        in_torch = self.config.precision != "float32" and updater.engine != "native"
-        if in_torch and not has_images(self.observation_space, self.config.features_extractor):
-            what = f"{self.name}: precision is 'bfloat16', which is for convolutional networks and for MLPs on the native engine"
-            raise SpaceError(f"{what}, but engine is {updater.engine!r} and {self.observation_space} has no image")
+        if self.config.precision != "float32":
+            self._check_bfloat16(updater.engine)
         owners: dict[int, str] = {}
         for name, trainable in updater.trainables.items():
             for path, parameter in trainable.network.named_parameters():
@@ -217,6 +217,16 @@ class Agent(ABC):
         if brings_own(self.config):
             updater.practice = Practice([step.trainable.network for step in steps], RandomStream(self.seed, "modules"), self.device)
         return updater
+
+    def _check_bfloat16(self, engine: str) -> None:
+        """SpaceError where nothing is computed in it; a warning where this processor cannot, as the checkpoint may come from another."""
+        if engine == "native":
+            if not bfloat16_products():
+                what = "but this processor has no products in it (pyrl.ops.bfloat16_products): all is computed in float32"
+                warnings.warn(f"{self.name}: precision is 'bfloat16', {what}", UserWarning, stacklevel=2)
+        elif not has_images(self.observation_space, self.config.features_extractor):
+            what = f"{self.name}: precision is 'bfloat16', which is for convolutional networks and for MLPs on the native engine"
+            raise SpaceError(f"{what}, but engine is {engine!r} and {self.observation_space} has no image")
 
     @property
     def trainables(self) -> dict[str, Trainable]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyrl import _core
+from pyrl.errors import DTypeError
 from pyrl.types import Array
 
 __all__ = ["Layer", "Network", "bfloat16_products"]
@@ -50,6 +51,9 @@ class Network:
     """
 
     def __init__(self, layers: Sequence[Layer], dtype: str = "float32", precision: str = "float32") -> None:
+        for name, given in (("dtype", dtype), ("precision", precision)):
+            if not isinstance(given, str):
+                raise DTypeError(f"Network: {name} is {given!r}, expected a name")
         self.layers = tuple(layers)
         self.dtype = dtype
         self.precision = precision

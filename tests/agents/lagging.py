@@ -1,4 +1,4 @@
-"""A rollout that another policy acted in, and V-trace of it by its definition."""
+"""A rollout that another policy acted in, V-trace of it by its definition, and what impala and appo have to learn of such rollouts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from agent_envs import CutOrEnd, TwoStates
 from gymnasium import spaces
 
+import pyrl
 from pyrl.types import Rollout
 
 OBSERVATION, ACTION = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(4)
@@ -68,3 +70,23 @@ def vtrace(agent: Any, data: Rollout, gamma: float, lambda_: float, rho_bar: flo
             goes_on = not (data.terminated[t, n] or data.truncated[t, n]) and t + 1 < T and data.valid[t + 1, n]
             A[t, n] = rho[t, n] * (data.reward[t, n] + gamma * (v[t + 1, n] if goes_on else following[t, n]) - V[t, n])
     return A, v
+
+
+def assert_learns_from_an_older_policy(algo: str, steps: int, options: dict[str, Any]) -> None:
+    """The actor gets the weights of now only after every eighth update."""
+    agent: Any = pyrl.make_agent(algo, spaces.Discrete(2), spaces.Discrete(2), num_envs=4, **options)
+    old = pyrl.make_agent(algo, spaces.Discrete(2), spaces.Discrete(2), num_envs=4, **options)
+    loop = pyrl.iterate(old, TwoStates, total_steps=steps)
+    old.learn = agent.learn  # type: ignore[method-assign]
+    for i, _ in enumerate(loop):
+        if i % 8 == 0:
+            old.acting.load_weights(agent.weights())
+    assert pyrl.evaluate(agent, TwoStates, episodes=10).mean == 10.0
+
+
+def assert_tells_truncation_from_termination(algo: str, steps: int, options: dict[str, Any]) -> None:
+    agent: Any = pyrl.make_agent(algo, CutOrEnd.observation_space, CutOrEnd.action_space, num_envs=4, **options)
+    for _ in pyrl.iterate(agent, CutOrEnd, total_steps=steps):
+        pass
+    assert agent.act(0) == 1
+    np.testing.assert_allclose(agent.network.value(torch.tensor([0, 1])).detach(), [9.0, 10.0], rtol=0.2)

@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_envs import CutOrEnd, TwoStates
-from gymnasium import spaces
-from lagging import ACTION, OBSERVATION, N, T, log_prob, rollout, vtrace
+from lagging import (
+    ACTION,
+    OBSERVATION,
+    N,
+    T,
+    assert_learns_from_an_older_policy,
+    assert_tells_truncation_from_termination,
+    log_prob,
+    rollout,
+    vtrace,
+)
 
 import pyrl
 
@@ -51,22 +59,10 @@ def test_where_the_same_policy_acted_it_is_a2c() -> None:
 
 @pytest.mark.parametrize("use_rms_prop", [True, False])
 def test_learns_from_rollouts_of_a_policy_that_lags_behind(use_rms_prop: bool) -> None:
-    """The actor gets the weights of now only after every eighth update."""
     options = {"net_arch": (8,), "learning_rate": 1e-2, "n_steps": 10, "use_rms_prop": use_rms_prop}
-    agent: Any = pyrl.make_agent("impala", spaces.Discrete(2), spaces.Discrete(2), num_envs=4, **options)
-    old = pyrl.make_agent("impala", spaces.Discrete(2), spaces.Discrete(2), num_envs=4, **options)
-    loop = pyrl.iterate(old, TwoStates, total_steps=8000)
-    old.learn = agent.learn  # type: ignore[method-assign]
-    for i, _ in enumerate(loop):
-        if i % 8 == 0:
-            old.acting.load_weights(agent.weights())
-    assert pyrl.evaluate(agent, TwoStates, episodes=10).mean == 10.0
+    assert_learns_from_an_older_policy("impala", 8000, options)
 
 
 def test_tells_truncation_from_termination() -> None:
     options = {"n_steps": 16, "net_arch": (32,), "learning_rate": 5e-3, "gamma": 0.9, "ent_coef": 0.05}
-    agent: Any = pyrl.make_agent("impala", CutOrEnd.observation_space, CutOrEnd.action_space, num_envs=4, **options)
-    for _ in pyrl.iterate(agent, CutOrEnd, total_steps=60_000):
-        pass
-    assert agent.act(0) == 1
-    np.testing.assert_allclose(agent.network.value(torch.tensor([0, 1])).detach(), [9.0, 10.0], rtol=0.2)
+    assert_tells_truncation_from_termination("impala", 60_000, options)

@@ -15,7 +15,7 @@ from test_images import ALGORITHMS, batch, seeing
 
 import pyrl
 from pyrl import _core, ops
-from pyrl.errors import SpaceError
+from pyrl.errors import SettingError, SpaceError
 from pyrl.nets.convolutional import ImageFeatures, ImpalaCNN, NatureCNN
 
 
@@ -89,10 +89,13 @@ def test_it_is_for_networks_that_compute_in_it() -> None:
         pyrl.make_agent("dqn", space, actions, precision="bfloat16", network=lambda *_: torch.nn.Linear(3, 2))
     with pytest.raises(ValueError, match="precision is 'float16', expected one of float32, bfloat16"):
         seeing("ppo", precision="float16")
+    with pytest.raises(SettingError, match="random: precision is 'bfloat16', expected 'float32': it has no network"):
+        pyrl.make_agent("random", space, actions, precision="bfloat16")
 
 
 # -- MLPs on the native engine: only products of at least 32 rows, columns and steps round ------------------------------
 
+wherever_it_runs = pytest.mark.filterwarnings("ignore:.*all is computed in float32:UserWarning")
 has_bfloat16 = pytest.mark.skipif(not ops.bfloat16_products(), reason="the processor has no AMX, or PYRL_SIMD asks for less")
 WIDE, BATCH = 64, 48
 SIZES = (17, WIDE, WIDE, 6)  # the middle layer's products round
@@ -161,10 +164,13 @@ def test_without_the_instructions_it_is_float32() -> None:
     try:
         assert not ops.bfloat16_products()
         assert torch.equal(native_gradient("bfloat16", 0), native_gradient("float32", 0))
+        with pytest.warns(UserWarning, match=r"ppo: precision is 'bfloat16', but this processor has no products in it .* float32"):
+            pyrl.make_agent("ppo", spaces.Box(-1, 1, (3,)), spaces.Discrete(2), precision="bfloat16")
     finally:
         _core.set_simd_level(level)
 
 
+@wherever_it_runs
 @pytest.mark.parametrize("algo", ["ppo", "dqn", "sac", "td3"])
 def test_all_networks_of_an_agent_compute_in_it(algo: str, tmp_path: Path) -> None:
     actions = spaces.Discrete(2) if algo in ("ppo", "dqn") else spaces.Box(-1, 1, (2,))
@@ -176,6 +182,7 @@ def test_all_networks_of_an_agent_compute_in_it(algo: str, tmp_path: Path) -> No
         assert {network.precision for network in networks} == {"bfloat16"}
 
 
+@wherever_it_runs
 def test_learns_on_the_native_engine() -> None:
     options: Any = {"num_envs": 8, "n_steps": 128, "batch_size": 256, "n_epochs": 4, "net_arch": (64, 64), "seed": 1}
     run = pyrl.train("ppo", "CartPole-v1", total_steps=24_576, precision="bfloat16", run_dir=False, **options)
