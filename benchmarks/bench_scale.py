@@ -244,7 +244,7 @@ def weights() -> Callable[[], None]:
     from pyrl.distributed.shared import SharedWeights
 
     values = np.random.default_rng(0).normal(size=WEIGHTS // 4).astype(np.float32)
-    shared, version = SharedWeights(values), iter(range(10**9))
+    shared, version = SharedWeights(Weights(0, values)), iter(range(10**9))
     return told_and_answered(reader, shared, lambda: shared.write(Weights(next(version), values)))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyrl.engine.native import Native
 from pyrl.engine.standard import in_standard_state
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
     from pyrl.agents.base import Agent
 
 START = Progress()
+NO_STATISTICS = np.zeros(0)
 
 
 class Weights(NamedTuple):
-    """All parameters that act, as they travel: one flat blob."""
+    """All that acts, as it travels: the parameters, one flat blob, and the few numbers beside them that no gradient changes."""
 
     version: int  # gradient steps that made them, or as the sender counts
     values: np.ndarray  # [size], as `pyrl.engine.arena` lays them out
     progress: Progress = START  # of the training, which schedules of exploration read
     updates: int = 0  # the same: gradient steps made
+    statistics: np.ndarray = NO_STATISTICS  # float64 [M]: moments of the normaliser, buffers of the network (batch norm's)
 
 
 LADDER = 7.0  # alpha of Horgan et al. 2018, appendix D: environment i of N explores by its rate to the power 1 + alpha i / (N - 1)
@@ -122,19 +125,33 @@ class Actor:
         """A copy of the weights."""
         self.trainable.arena.sync()
         values = self.trainable.arena.values.detach().cpu().numpy().copy()
-        return Weights(self.version, values, self.progress, self.updates)
+        return Weights(self.version, values, self.progress, self.updates, self._statistics())
 
     def load_weights(self, weights: Weights) -> None:
         """Acts with these weights from here on. ShapeError or NonFiniteError, and no change, for weights of another network or of none."""
-        arena, values = self.trainable.arena, np.asarray(weights.values)
+        arena, values, statistics = self.trainable.arena, np.asarray(weights.values), np.asarray(weights.statistics)
         arena.sync()
         if values.shape != tuple(arena.values.shape):
             raise ShapeError(f"load_weights: values has shape {list(values.shape)}, expected {list(arena.values.shape)}")
+        places = self._places()
+        if statistics.shape != (size := sum(place.numel() for place in places),):
+            raise ShapeError(f"load_weights: statistics has shape {list(statistics.shape)}, expected {[size]}")
         if not np.isfinite(values).all():
             raise NonFiniteError("load_weights: values holds a NaN or an infinity")
         with torch.no_grad():
             arena.values.copy_(torch.from_numpy(np.require(values, requirements="W")))  # torch warns of what is read-only, as Ray gives it
+            for place, numbers in zip(places, np.split(statistics, np.cumsum([place.numel() for place in places])[:-1]) if places else ()):
+                place.copy_(torch.from_numpy(numbers).view(place.shape))
         self.version, self.progress, self.updates = int(weights.version), weights.progress, int(weights.updates)
+
+    def _places(self) -> list[Tensor]:
+        """Where the statistics are that travel with the weights."""
+        moments = self.normalizer.moments_in_use() if self.normalizer.active else []
+        return [*map(torch.from_numpy, moments), *self.network.buffers()]
+
+    def _statistics(self) -> np.ndarray:
+        places = self._places()
+        return np.concatenate([place.detach().cpu().numpy().ravel() for place in places], dtype=np.float64) if places else NO_STATISTICS
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the agent's arena, whose optimiser and owner stay where they are: each parameter in memory of its own.

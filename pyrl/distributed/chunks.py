@@ -28,6 +28,11 @@ class Chunk(Record):
     version: int  # of the weights that acted
 
     @property
+    def first_env(self) -> int:
+        """The first of its environments, among those of all collectors."""
+        return self.collector * int(self.rollout.reward.shape[1])
+
+    @property
     def steps(self) -> int:
         """Environment steps in it."""
         return int(np.count_nonzero(self.rollout.valid))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from pyrl.agents.actor import Weights
 from pyrl.agents.base import Agent
@@ -19,10 +21,26 @@ class Learner:
     def __init__(self, agent: Agent, group: LearnerGroup | None = None) -> None:
         self.agent, self.group = agent, group
         self.version = 0
+        self._expected: dict[int, tuple[int, int]] = {}  # of each collector: incarnation and sequence of the chunk that follows the latest
 
     def learn(self, rollout: Rollout) -> Learned:
         """One update, of all learners if it is the first of a group."""
         return self.agent.learn(rollout) if self.group is None else self.group.learn(rollout)
+
+    def observe_rewards(self, chunks: Sequence[Chunk]) -> None:
+        """Show the normaliser the rewards of chunks of different collectors. The running return of an environment goes on from chunk to
+        chunk, and anew where a chunk is missing or another incarnation begins."""
+        normalizer, rollouts = self.agent.normalizer, [chunk.rollout for chunk in chunks]
+        for chunk in chunks:
+            name = chunk.incarnation, chunk.sequence
+            if name not in ((0, 0), self._expected.get(chunk.collector)):
+                normalizer.begin(slice(chunk.first_env, chunk.first_env + chunk.rollout.reward.shape[1]))
+            self._expected[chunk.collector] = chunk.incarnation, chunk.sequence + 1
+        reward, terminated, truncated, valid = (
+            np.concatenate([getattr(rollout, name) for rollout in rollouts], axis=1)
+            for name in ("reward", "terminated", "truncated", "valid")
+        )
+        normalizer.observe_reward(reward, terminated | truncated, valid, chunks[0].first_env)
 
     def weights(self) -> Weights:
         """What collectors are to act by."""

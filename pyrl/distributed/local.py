@@ -60,7 +60,7 @@ class LocalEngine(Pool[Process]):
         self.slots = [memory.numpy() for memory in self.memory]
         self.held: list[set[int]] = [set() for _ in range(self.workers)]  # slots that wait to be read
         self.stop_flag = torch.zeros((), dtype=torch.bool).share_memory_()
-        self.weights = SharedWeights(self.learner.weights().values)
+        self.weights = SharedWeights(self.learner.weights())
         self.shared = [Shared(self.weights, memory, self.vitals, self.stop_flag) for memory in self.memory]
         name = f"{self.learner.agent.name}-collector"
         self.nursery = Nursery(_work, self.shared, name) if nursery.possible() else None

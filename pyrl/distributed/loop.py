@@ -25,7 +25,7 @@ from pyrl.errors import SettingError
 from pyrl.loops.base import Limits, Loop
 from pyrl.spaces.masks import MaskReader
 from pyrl.torchrun import torchrun_rank, torchrun_ranks
-from pyrl.types import Learned, Metrics, Progress
+from pyrl.types import Learned, Metrics, Progress, map_observation
 
 WorkerEngine: TypeAlias = Literal["local", "sync", "ray"]
 MAX_POLICY_LAG = 20  # updates
@@ -69,7 +69,13 @@ class DistributedLoop(EngineLoop):
             told["time/learner_restarts"] = self.learner.group.restarts
         if self.goal_reached:  # by these parameters
             return told
-        losses = self.learn(rollout).metrics
+        if self.engine.in_step:
+            self.learner.observe_rewards(chunks)
+        else:  # some may be of one collector
+            for chunk in chunks:
+                self.learner.observe_rewards([chunk])
+        losses = self.learn(rollout).metrics  # by the moments of the observations that were acted by
+        self.agent.normalizer.update(map_observation(lambda leaf: leaf[:-1], rollout.observation))
         self.learner.version += 1
         self.engine.publish()
         if self.engine.in_step:
@@ -123,6 +129,11 @@ def _share_layout(agent: Agent, stepper: Stepper, spec: RolloutSpec, learners: i
         raise SettingError(
             f"train: learners is {learners}, but they sum one gradient of a whole rollout, as of impala and a2c, not of {name}"
         )
+    for setting in ("normalize_observation", "normalize_reward"):
+        if getattr(config, setting):
+            raise SettingError(f"train: learners is {learners}, but {setting} counts in one of them only; leave it or learners out")
+    if next(agent.network.buffers(), None) is not None:
+        raise SettingError(f"train: learners is {learners}, but the network has buffers (batch norm), which each would count by itself")
     if config.normalize_advantage:
         raise SettingError(
             f"train: learners is {learners}, but normalize_advantage needs the whole rollout in one place; leave it or learners out"
@@ -164,14 +175,9 @@ def _checked(agent: Agent, workers: int) -> RolloutSpec:
 
 
 def _check_shared(agent: Agent, workers: int) -> None:
-    """SettingError for what no workers can do."""
+    """SettingError for environments that cannot be shared out."""
     if agent.num_envs % workers:
         raise SettingError(f"train: workers is {workers}, expected a divisor of num_envs = {agent.num_envs}: all collect as many")
-    for name in ("normalize_observation", "normalize_reward"):
-        if getattr(agent.config, name):
-            raise SettingError(f"train: {name} is True, but workers share weights, not statistics; leave it or workers out")
-    if any(True for trainable in agent.trainables.values() for _ in trainable.network.buffers()):
-        raise SettingError(f"train: workers is {workers}, but the network has buffers (batch norm), which do not travel; leave it out")
 
 
 def iterate_with_workers(

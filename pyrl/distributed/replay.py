@@ -77,6 +77,8 @@ class ReplayLoop(EngineLoop):
             self._count(chunk.episodes)
             env_steps = self.agent.env_steps + chunk.steps
             self.agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
+            if self.agent.normalizer.active:
+                self._observe(chunk)
             losses = self._store(chunk) or losses
         release()
         if not (self.stopped or self.goal_reached):  # by these parameters
@@ -97,6 +99,12 @@ class ReplayLoop(EngineLoop):
             said = self._ask(k, lambda shard: shard.counts[0], self.inserted[k])
             if said != self.inserted[k]:
                 raise AccountingError(f"shard {k} has stored {said} transitions, expected {expected}")
+
+    def _observe(self, chunk: Chunk) -> None:
+        """Into the normaliser's moments."""
+        observation: Any = chunk.rollout.observation
+        self.agent.normalizer.update(observation["observation"] if self.masks else observation)
+        self.learner.observe_rewards([chunk])
 
     # -- storing -------------------------------------------------------------------------------------------------------
 
@@ -245,7 +253,7 @@ def parts(chunk: Chunk, envs: int) -> Iterator[tuple[int, Transitions, int]]:
     steps = chunk.rollout
     assert isinstance(steps, Transitions)
     count = steps.reward.shape[1]
-    first = chunk.collector * count
+    first = chunk.first_env
     for k in range(first // envs, (first + count - 1) // envs + 1):
         begin, end = max(first, k * envs), min(first + count, (k + 1) * envs)
         yield k, steps.of(begin - first, end - first), begin - k * envs

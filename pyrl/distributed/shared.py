@@ -35,10 +35,11 @@ class SharedWeights:
     """The latest weights: written by the learner, read by anybody. Two places, used in turn, each with a checksum: what was read while it
     was written is seen by that, on every processor."""
 
-    def __init__(self, values: np.ndarray) -> None:
-        self._values = torch.zeros((2, _MOMENT - (-values.nbytes // 8)), dtype=torch.int64).share_memory_()
+    def __init__(self, example: Weights) -> None:
+        self._begin = _MOMENT + example.statistics.size  # of the values
+        self._values = torch.zeros((2, self._begin - (-example.values.nbytes // 8)), dtype=torch.int64).share_memory_()
         self._about = torch.full((3,), -1, dtype=torch.int64).share_memory_()  # version; checksums
-        self._dtype, self._size = values.dtype, values.size
+        self._dtype, self._size = example.values.dtype, example.values.size
         self._open()
 
     def _open(self) -> None:
@@ -56,8 +57,9 @@ class SharedWeights:
         place = weights.version % 2
         words = self._words[place]
         self._numbers[1 + place] = -1
-        words[:_MOMENT].view(np.float64)[:] = *weights.progress, weights.updates
-        words[_MOMENT:].view(self._dtype)[: self._size] = weights.values
+        beside = words[: self._begin].view(np.float64)
+        beside[:_MOMENT], beside[_MOMENT:] = (*weights.progress, weights.updates), weights.statistics
+        words[self._begin :].view(self._dtype)[: self._size] = weights.values
         self._numbers[1 + place] = self._checksum(words, weights.version)
         self._numbers[0] = weights.version
 
@@ -69,9 +71,10 @@ class SharedWeights:
                 return None
             words = self._words[version % 2].copy()
             if self._numbers[1 + version % 2] == self._checksum(words, version):
-                env_steps, share, updates = words[:_MOMENT].view(np.float64).tolist()
-                values = words[_MOMENT:].view(self._dtype)[: self._size]
-                return Weights(version, values, Progress(int(env_steps), share), int(updates))
+                beside = words[: self._begin].view(np.float64)
+                env_steps, share, updates = beside[:_MOMENT].tolist()
+                values = words[self._begin :].view(self._dtype)[: self._size]
+                return Weights(version, values, Progress(int(env_steps), share), int(updates), beside[_MOMENT:])
         return None
 
     @staticmethod

@@ -75,7 +75,7 @@ class TransitionSpec:
     def prepare(self, actor: Actor, stepper: Stepper) -> TransitionBuffer:
         """What a collector of these environments writes to; from here on ``actor`` tells it what it computes priorities from."""
         actor.tells_values = self.prioritized and actor.can_tell_values
-        return TransitionBuffer(self, stepper.num_envs, actor.value if actor.tells_values else None)
+        return TransitionBuffer(self, stepper.num_envs, actor.value if actor.tells_values else None, actor.normalizer.reward)
 
     def rungs_of(self, stepper: Stepper) -> np.ndarray | None:
         first = stepper.first_index
@@ -87,10 +87,15 @@ class TransitionSpec:
 
 
 class TransitionBuffer:
-    """The steps of one chunk, written row by row, handed out whole. ``value`` says V(o) [N], where priorities are wanted."""
+    """The steps of one chunk, written row by row, handed out whole. ``value`` says V(o) [N], where priorities are wanted; ``normalized``
+    makes of rewards what the losses see."""
 
-    def __init__(self, spec: TransitionSpec, num_envs: int, value: Callable[[PolicyInput], np.ndarray] | None) -> None:
+    def __init__(
+        self, spec: TransitionSpec, num_envs: int, value: Callable[[PolicyInput], np.ndarray] | None,
+        normalized: Callable[[np.ndarray], Any] = lambda reward: reward,
+    ) -> None:  # fmt: skip
         leading = spec.n_steps, num_envs
+        self._normalized = normalized
         self.spec, self.num_steps, self._value, self._row = spec, spec.n_steps, value, 0
         self._mask_size = sum(choices(spec.action_space)) if spec.masks else 0
         self.columns = Transitions(
@@ -133,7 +138,7 @@ class TransitionBuffer:
         self._row, columns = 0, self.columns
         if self._value is not None:
             return_ = ops.n_step_return(
-                columns.reward, None, self._next_value, columns.terminated, columns.truncated,
+                self._normalized(columns.reward), None, self._next_value, columns.terminated, columns.truncated,
                 n=self.spec.window["n_step"], gamma=self.spec.window["gamma"], valid=columns.valid,
             )  # fmt: skip
             columns.priority = abs(return_ - self._q)

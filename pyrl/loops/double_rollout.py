@@ -137,5 +137,3 @@ def _check(agent: Agent) -> None:
     """SettingError for an agent whose actor cannot act beside it."""
     if not agent.trainables or type(agent).choose is not Agent.choose or "choose" in vars(agent):
         raise SettingError(f"iterate: overlap is True, but {agent.name} has no actor that acts while it learns (make_actor); leave it out")
-    if any(True for trainable in agent.trainables.values() for _ in trainable.network.buffers()):
-        raise SettingError("iterate: overlap is True, but the network has buffers (batch norm), which do not travel; leave it out")

@@ -71,31 +71,35 @@ class Normalizer:
         """Whether there is anything to do; if not, `update` and `observe_reward` need not be called."""
         return self._changes_observation or self.normalize_reward or self.clip_reward is not None
 
-    def begin(self) -> None:
-        """All environments were reset: running returns start anew. The moments stay."""
-        self._running_return[:] = 0.0
+    def begin(self, envs: slice = slice(None)) -> None:
+        """These environments were reset: their running returns start anew. The moments stay."""
+        self._running_return[envs] = 0.0
 
     def update(self, observation: Observation) -> None:
-        """Count the observations [N, ...] of one step. NonFiniteError for a NaN or infinity."""
+        """Count the observations [..., N, ...] of one step, or of more. NonFiniteError for a NaN or infinity."""
         if self.normalize_observation:
             map_observation(_count, observation, self._observation_moments)
 
-    def observe_reward(self, reward: Array, ended: Array, valid: Array | None = None) -> None:
-        """Count the rewards [N] of one step. ``ended`` (bool [N]: terminated or truncated) ends the running return of an
-        environment; where ``valid`` is False there was no step, and nothing is counted."""
+    def observe_reward(self, reward: Array, ended: Array, valid: Array | None = None, first_env: int | None = None) -> None:
+        """Count the rewards [N] of one step, or [T, N] of T steps one after the other, of all environments, or of N from ``first_env`` on.
+        ``ended`` (bool, the same shape: terminated or truncated) ends the running return of an environment; where ``valid`` is False
+        there was no step, and nothing is counted. NonFiniteError for a NaN or infinity, and nothing has changed then."""
         if not self.normalize_reward:
             return
         reward = np.asarray(reward, np.float64)
-        if reward.shape != self._running_return.shape:
-            expected = f"[N] = [{len(self._running_return)}]"
+        envs = slice(first_env, None if first_env is None else first_env + reward.shape[-1])
+        running_return = self._running_return[envs].copy()
+        if reward.ndim not in (1, 2) or reward.shape[-1:] != running_return.shape:
+            expected = f"[N] = [{len(running_return)}]"
             raise ShapeError(f"Normalizer: reward has shape {list(reward.shape)}, expected {expected}")
-        running_return = self._running_return * self.gamma + reward
-        if valid is None or np.all(valid):
-            self._reward_moments.update(running_return)
-        else:
-            self._reward_moments.update(running_return[np.asarray(valid)])
-            running_return = np.where(valid, running_return, self._running_return)
-        self._running_return = np.where(ended, 0.0, running_return)
+        valid = np.ones(reward.shape, bool) if valid is None else np.asarray(valid)
+        told = np.empty(reward.shape)
+        for step, over, made, row in zip(*map(np.atleast_2d, (reward, ended, valid, told))):
+            np.copyto(running_return, running_return * self.gamma + step, where=made)
+            row[:] = running_return
+            running_return[over] = 0.0
+        self._reward_moments.update(told if valid.all() else told[valid])
+        self._running_return[envs] = running_return
 
     def observation(self, observation: Observation) -> Observation:
         """Observations [..., *shape] as the networks shall see them."""
@@ -131,6 +135,11 @@ class Normalizer:
             mean, scale = moments.mean, 1.0 / np.sqrt(moments.var + EPSILON)
             x = ((x.double() - torch.as_tensor(mean)) * torch.as_tensor(scale)).float()
         return _clipped(x, self.clip_observation)
+
+    def moments_in_use(self) -> list[np.ndarray]:
+        """The arrays of all moments, which are changed in place: what another normaliser of this kind must have to normalise alike."""
+        used = list(self._named_moments.values()) if self.normalize_observation else []
+        return [array for moments in [*used, *([self._reward_moments] if self.normalize_reward else [])] for array in moments.arrays]
 
     def state_dict(self) -> dict[str, Any]:
         """The moments in use, as arrays; empty where nothing is normalised."""

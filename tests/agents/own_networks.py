@@ -143,6 +143,18 @@ class Tied(nn.Module):
         return self.second(torch.tanh(self.first(x)))
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Features with buffers: means, variances, and a count that is no float."""
+
+    features_dim: int
+
+
+def batch_norm(space: spaces.Box) -> BatchNorm:
+    network = BatchNorm(space.shape[0])
+    network.features_dim = space.shape[0]
+    return network
+
+
 # What torch trains in special ways, as the piece within the features.
 PIECES: dict[str, Any] = {
     "frozen": Frozen,

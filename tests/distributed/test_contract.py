@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import torch
 from agent_envs import TwoStates
+from own_networks import batch_norm
 from worker_envs import Faulty, Global, Masked, Unpicklable
 
 import pyrl
@@ -178,6 +179,11 @@ def test_what_an_environment_raises(engine: str, loops: list[Any]) -> None:
         ("ppo", "CartPole-v1", {"batch_size": 16, "n_epochs": 2}),
         ("ppo", Masked, {"batch_size": 16, "backend": "sync"}),
         ("a2c", "CartPole-v1", {"backend": "native"}),
+        (
+            "ppo",
+            "Pendulum-v1",
+            {"batch_size": 16, "normalize_observation": True, "normalize_reward": True, "features_extractor": batch_norm},
+        ),
     ],
 )
 def test_agents_that_wait_for_every_collector_make_the_run_of_sync(
@@ -190,9 +196,25 @@ def test_agents_that_wait_for_every_collector_make_the_run_of_sync(
     one, *more = runs
     for other in more:
         assert torch.equal(other.agent.arena.values, one.agent.arena.values)
+        np.testing.assert_equal(other.agent.normalizer.state_dict(), one.agent.normalizer.state_dict())
         assert [e for m in other.metrics for e in m.episodes] == [e for m in one.metrics for e in m.episodes]
         assert all(m["train/policy_lag"] == 0 for m in other.metrics)
     assert one.agent.updates >= 20
+
+
+@everywhere
+@pytest.mark.parametrize(("algo", "options"), [("impala", {"n_steps": 8}), ("sac", {"learning_starts": 200, "batch_size": 16})])
+def test_what_is_learned_from_is_counted_by_the_normaliser(engine: str, algo: str, options: dict[str, Any], loops: list[Any]) -> None:
+    run = pyrl.train(
+        algo, "Pendulum-v1", total_steps=640, workers=2, worker_engine=engine, num_envs=4, net_arch=(8,), curve=False, run_dir=False,
+        normalize_observation=True, normalize_reward=True, **options,
+    )  # fmt: skip
+    state = run.agent.normalizer.state_dict()
+    consumed = loops[0].engine.accounts.consumed
+    assert consumed >= 640
+    assert state["observation"]["count"] == state["reward"]["count"] == consumed
+    assert 0.0 < state["observation"]["m2"][2] / consumed < 64.0  # the angular velocity, which is at most 8
+    assert run.agent.updates > 10
 
 
 @elsewhere

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from own_networks import batch_norm
 from test_roles import chunk, same_rollouts
 
 import pyrl
@@ -93,6 +94,8 @@ def test_weights_that_differ_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     ("algo", "options", "words"),
     [
         ("ppo", {"batch_size": 16}, "learners is 2, but they sum one gradient of a whole rollout, as of impala and a2c, not of ppo"),
+        ("impala", {"normalize_reward": True}, "learners is 2, but normalize_reward counts in one of them only"),
+        ("impala", {"features_extractor": batch_norm}, "learners is 2, but the network has buffers"),
         ("impala", {"normalize_advantage": True}, "learners is 2, but normalize_advantage needs the whole rollout"),
         ("impala", {"learners": 3}, "learners is 3, expected a divisor of num_envs = 4"),
         ("impala", {"optimizer": "sgd"}, "learners is 2, but their optimiser is Adam or RMSprop, not"),

@@ -41,6 +41,9 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "td3": ("td3", "Pendulum-v1", {}),
     "sac": ("sac", "Pendulum-v1", {"noise_std": 0.1}),
     "tqc": ("tqc", "Pendulum-v1", {}),
+    "crossq": ("crossq", "Pendulum-v1", {"prioritized": False}),
+    "sac, normalised": ("sac", "Pendulum-v1", {"normalize_observation": True, "normalize_reward": True, "clip_reward": 10.0}),
+    "dqn, masks, normalised": ("dqn", Masked, {"normalize_observation": True, "normalize_reward": True}),
 }
 
 
@@ -434,7 +437,6 @@ def test_in_processes_collectors_are_killed_and_the_books_agree(
         ({"learners": 2}, "learners is 2, but dqn learns from batches"),
         ({"gradient_steps": 0}, "gradient_steps is 0, but without updates nothing is drawn"),
         ({"buffer_size": 80}, r"buffer_size is 80, 40 a shard, expected at least \d+ a shard"),
-        ({"normalize_reward": True}, "normalize_reward is True, but workers share weights"),
     ],
 )
 def test_what_shards_cannot_do_is_refused(options: dict[str, Any], words: str) -> None:

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from pyrl import make_agent
 from pyrl.agents.actor import Weights
 from pyrl.agents.storage import RolloutSpec
 from pyrl.distributed.chunks import Accounts, Chunk, joined
-from pyrl.distributed.learner import RolloutQueue
+from pyrl.distributed.learner import Learner, RolloutQueue
 from pyrl.distributed.shared import ChunkLayout, SharedWeights
 from pyrl.distributed.supervisor import STEPPING, WAITING, Failure, Supervisor, Vital, Vitals
 from pyrl.errors import AccountingError, EnvError
 from pyrl.loops.supervision import DEATHS, ENOUGH, START_SECONDS
-from pyrl.types import Episode, Rollout, map_observation
+from pyrl.types import Episode, Progress, Rollout, map_observation
 
 T = 5
 OBSERVATION = spaces.Dict(
@@ -125,6 +126,29 @@ def test_every_chunk_is_consumed_or_discarded_once() -> None:
         accounts.check()
 
 
+def test_running_returns_go_on_from_chunk_to_chunk_and_no_further() -> None:
+    """Of collector 1, which has environments 2 and 3 of four: its chunk 1 follows; 3 does not follow 1, and another incarnation none."""
+    agent: Any = make_agent("a2c", spaces.Box(-1, 1, (2,)), spaces.Discrete(2), num_envs=4, normalize_reward=True, gamma=0.5)
+    learner, expected = Learner(agent), np.zeros(4)
+    told = list[np.ndarray]()
+    for incarnation, sequence, anew in ((0, 0, False), (0, 1, False), (0, 3, True), (1, 0, True), (1, 1, False)):
+        chunks = [chunk(2, seed=sequence, mask=False, sequence=sequence, collector=collector) for collector in (0, 1)]
+        chunks[1].incarnation, chunks[0].incarnation, chunks[0].sequence = incarnation, 0, len(told) // T
+        learner.observe_rewards(chunks)
+        expected[2:] *= not anew
+        rollout = joined(chunks)
+        for t in range(T):
+            valid = rollout.valid[t]
+            expected[valid] = expected[valid] / 2 + rollout.reward[t, valid]
+            told.append(expected[valid])
+            expected[rollout.terminated[t] | rollout.truncated[t]] = 0.0
+    state = agent.normalizer.state_dict()["reward"]
+    np.testing.assert_allclose(state["running_return"], expected, rtol=1e-12)
+    every = np.concatenate(told)
+    assert state["count"] == len(every)
+    np.testing.assert_allclose([state["mean"], state["m2"] / len(every)], [every.mean(), every.var()], rtol=1e-12)
+
+
 @pytest.mark.parametrize("sequence", [0, 2])
 def test_a_chunk_that_comes_twice_or_never_is_noticed(sequence: int) -> None:
     queue = RolloutQueue(Accounts(), 1)
@@ -136,14 +160,16 @@ def test_a_chunk_that_comes_twice_or_never_is_noticed(sequence: int) -> None:
 
 def test_weights_are_read_whole_or_not_at_all() -> None:
     values = np.arange(7, dtype=np.float32)
-    shared = SharedWeights(values)
+    shared = SharedWeights(Weights(0, values, statistics=np.zeros(2)))
     assert shared.read(known=-1) is None
     for version in range(5):
-        shared.write(Weights(version, values + version))
+        shared.write(Weights(version, values + version, Progress(version, 0.5), 2 * version, np.array([0.25, version])))
         got = shared.read(known=version - 1)
         assert got is not None
         assert got.version == version
         same(got.values, values + np.float32(version))
+        same(got.statistics, np.array([0.25, version]))
+        assert (got.progress, got.updates) == (Progress(version, 0.5), 2 * version)
         assert shared.read(known=version) is None
     shared._values[4 % 2, 3] += 1  # half written
     assert shared.read(known=3) is None

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from agent_envs import TwoStates
+from own_networks import batch_norm
 from worker_envs import Masked
 
 import pyrl
 from pyrl.errors import SettingError
 
 SMALL: dict[str, Any] = {"num_envs": 4, "n_steps": 8, "net_arch": (8,), "seed": 3, "curve": False}
+NORMALIZED: dict[str, Any] = {"normalize_observation": True, "normalize_reward": True, "clip_reward": 10.0}
 CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "impala": ("impala", "CartPole-v1", {"backend": "native"}),
     "impala, lean, torch": ("impala", TwoStates, {"engine": "torch"}),
@@ -23,6 +25,8 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "appo, masks": ("appo", Masked, {"batch_size": 16, "n_epochs": 2}),
     "ppo": ("ppo", "CartPole-v1", {"batch_size": 16, "n_epochs": 2}),
     "a2c": ("a2c", TwoStates, {}),
+    "ppo, normalised": ("ppo", "Pendulum-v1", {**NORMALIZED, "batch_size": 16, "n_epochs": 2}),
+    "impala, normalised, batch norm": ("impala", "Pendulum-v1", {**NORMALIZED, "features_extractor": batch_norm}),
 }
 
 
@@ -43,6 +47,9 @@ def test_any_number_of_workers_is_the_same_run(case: str) -> None:
     assert one.agent.updates >= 20
     for other in more:
         assert torch.equal(weights(one), weights(other))
+        np.testing.assert_equal(other.agent.normalizer.state_dict(), one.agent.normalizer.state_dict())
+        for ours, theirs in zip(one.agent.network.buffers(), other.agent.network.buffers(), strict=True):
+            assert torch.equal(ours, theirs)
         # Times differ.
         assert [{k: v for k, v in m.items() if "time/" not in k} for m in one.metrics] == [
             {k: v for k, v in m.items() if "time/" not in k} for m in other.metrics
@@ -80,7 +87,6 @@ def test_episodes_are_those_of_every_environment() -> None:
         ("random", {}, "and random does not"),
         ("ppo", {"worker_engine": "local", "max_policy_lag": 3}, "max_policy_lag is 3, but nothing lags behind where ppo waits for every"),
         ("impala", {"workers": 3, "num_envs": 4}, "workers is 3, expected a divisor of num_envs = 4"),
-        ("impala", {"normalize_observation": True}, "normalize_observation is True, but workers share weights"),
         ("impala", {"max_policy_lag": 0}, "max_policy_lag is 0, expected an integer of at least 1"),
         ("impala", {"max_policy_lag": 3}, "max_policy_lag is 3, but nothing lags behind with worker_engine='sync'"),
         ("impala", {"max_policy_lag": 3, "workers": None, "worker_engine": None}, "max_policy_lag is 3, but there are no workers"),

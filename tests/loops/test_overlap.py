@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_networks import batch_norm
 from toy_envs import Walk
 
 import pyrl
@@ -140,6 +141,7 @@ def test_off_policy_is_one_step_late_and_nothing_else(backend: str, algo: str, e
         ("ppo", "CartPole-v1", PPO),
         ("ppo", "Pendulum-v1", {**PPO, "normalize_observation": True, "normalize_reward": True, "learning_rate": "linear_1e-3"}),
         ("a2c", Walk, {"n_steps": 8, "net_arch": (16,), "engine": "torch"}),
+        ("a2c", "CartPole-v1", {"n_steps": 8, "net_arch": (16,), "features_extractor": batch_norm}),
     ],
 )
 def test_on_policy_is_one_rollout_late_and_nothing_else(backend: str, algo: str, env: Any, config: dict[str, Any]) -> None:
