@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -44,8 +45,9 @@ class Slow(gymnasium.Wrapper):
         return self.env.step(action)
 
 
-def stepping_case(num_envs: int, *goals: str) -> Case:
-    return Case(f"step CartPole-v1 + 1 ms x{num_envs}", "slow.step", {"num_envs": num_envs}, num_envs, "env steps", goals)
+def stepping_case(num_envs: int, *goals: str, seconds: float = SECONDS) -> Case:
+    params = {"num_envs": num_envs, "seconds": seconds}
+    return Case(f"step CartPole-v1 + {1e3 * seconds:g} ms x{num_envs}", "slow.step", params, num_envs, "env steps", goals)
 
 
 def training_case(algorithm: str, env_id: str, config: dict[str, Any], env_steps: int, num_envs: int, *goals: str) -> Case:
@@ -55,6 +57,7 @@ def training_case(algorithm: str, env_id: str, config: dict[str, Any], env_steps
 
 CASES = [
     stepping_case(1), stepping_case(2, "pyrl processes 1.8x pyrl lean"), stepping_case(8, "pyrl processes 1.8x pyrl lean"),
+    stepping_case(2, "pyrl processes 1.9x pyrl lean", seconds=5e-3),
     training_case("dqn", "CartPole-v1", DQN, 1_000, 1, "pyrl overlap 1.6x pyrl processes"),
     training_case("sac", "Pendulum-v1", SAC, 1_000, 1, "pyrl overlap 1.6x pyrl processes"),
     training_case("ppo", "CartPole-v1", PPO, 1_024, 1),
@@ -63,8 +66,8 @@ CASES = [
 
 def register_stepping(backend: str) -> None:
     @contender("slow.step", f"pyrl {backend}")
-    def step(num_envs: int) -> Callable[[], object]:
-        stepper = make("CartPole-v1", num_envs, backend=backend, wrapper=Slow)
+    def step(num_envs: int, seconds: float) -> Callable[[], object]:
+        stepper = make("CartPole-v1", num_envs, backend=backend, wrapper=partial(Slow, seconds=seconds))
         stepper.reset()
         actions = cycle([np.full(num_envs, k % 2) for k in range(7)])
         return lambda: stepper.step(next(actions))
