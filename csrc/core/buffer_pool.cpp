@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdlib>
 #include <iterator>
 #include <mutex>
@@ -18,9 +19,15 @@ namespace {
 
 constexpr std::size_t smallest_kept = 64 << 10, most_kept = 192 << 20, huge_page = 2 << 20, most_blocks = 1024;
 
+// Where the data of large blocks begin in a page: in its middle. Those of NumPy's large arrays begin with the page. A kernel that writes a
+// little further into a page than it reads seems to read what it has just written, as processors compare the last 12 bits of addresses first:
+// normalising 256 x 376 numbers took 25 us for outputs 112 bytes further than the inputs, 20 us elsewhere.
+constexpr std::size_t page = 4096, into_page = page / 2;
+
 // In front of the data.
 struct alignas(64) Header {
-  std::size_t capacity;  // with the header
+  void* start;           // of the block
+  std::size_t capacity;  // of all of it
 };
 
 struct Pool {
@@ -49,19 +56,20 @@ std::size_t rounded(std::size_t bytes) {
 }
 
 Header* allocate(std::size_t capacity) {
-  const bool large = capacity >= 2 * huge_page;
-  void* memory = nullptr;
-  if (posix_memalign(&memory, large ? huge_page : 64, capacity) != 0) throw std::bad_alloc();
+  const bool large = capacity >= smallest_kept, huge = capacity >= 2 * huge_page;
+  void* start = nullptr;
+  if (posix_memalign(&start, huge ? huge_page : large ? page : sizeof(Header), capacity) != 0) throw std::bad_alloc();
 #if defined(__linux__)
-  if (large) madvise(memory, capacity, MADV_HUGEPAGE);
+  if (huge) madvise(start, capacity, MADV_HUGEPAGE);
 #endif
-  return new (memory) Header{capacity};
+  return new (static_cast<std::byte*>(start) + (large ? into_page - sizeof(Header) : 0)) Header{start, capacity};
 }
 
 }  // namespace
 
 void* acquire_buffer(std::size_t bytes) {
-  const std::size_t capacity = rounded(bytes + sizeof(Header));
+  std::size_t capacity = rounded(bytes + sizeof(Header));
+  if (capacity >= smallest_kept) capacity = rounded(bytes + into_page);
   if (capacity < bytes) throw std::bad_alloc();
   if (capacity >= smallest_kept && capacity <= most_kept) {
     Pool& pool = the_pool();
@@ -79,12 +87,12 @@ void* acquire_buffer(std::size_t bytes) {
 
 void release_buffer(void* data) noexcept {
   Header* block = static_cast<Header*>(data) - 1;
-  if (block->capacity < smallest_kept || block->capacity > most_kept) return std::free(block);
+  if (block->capacity < smallest_kept || block->capacity > most_kept) return std::free(block->start);
   Pool& pool = the_pool();
   std::lock_guard<std::mutex> lock(pool.mutex);
   while (!pool.idle.empty() && (pool.bytes + block->capacity > most_kept || pool.idle.size() == most_blocks)) {
     pool.bytes -= pool.idle.front()->capacity;
-    std::free(pool.idle.front());
+    std::free(pool.idle.front()->start);
     pool.idle.erase(pool.idle.begin());
   }
   pool.idle.push_back(block);

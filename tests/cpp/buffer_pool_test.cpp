@@ -15,6 +15,7 @@ TEST_CASE("buffers are aligned, wholly usable, distinct while in use and used ag
     void* second = acquire_buffer(bytes);
     CHECK(first != second);
     CHECK(reinterpret_cast<std::uintptr_t>(first) % 64 == 0);
+    if (bytes >= (64 << 10)) CHECK(reinterpret_cast<std::uintptr_t>(first) % 4096 == 2048);  // away from where NumPy's begin
     std::memset(first, 1, bytes);
     std::memset(second, 2, bytes);
     if (bytes > 0) CHECK(static_cast<char*>(first)[bytes - 1] == 1);
