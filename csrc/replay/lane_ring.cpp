@@ -84,12 +84,16 @@ struct Changes {
   }
 };
 
+bool is_streamed(const Column& column, std::int64_t lanes) {
+  return column.row_bytes >= streamed_row_bytes && column.row_bytes * lanes >= streamed_add_bytes;
+}
+
 // to slots[i] from row number rows[i]
 PYRL_INLINE void copy_rows(const RingView& ring, const Column& column, const std::int64_t* slots, const void* source, const std::int64_t* rows, std::int64_t n) {
   const std::int64_t bytes = column.row_bytes, stride = column.stride;
   std::uint8_t* const to = ring.row(column, 0);
   const auto* const from = static_cast<const std::uint8_t*>(source);
-  if (bytes >= streamed_row_bytes && bytes * ring.options.num_lanes >= streamed_add_bytes) {
+  if (is_streamed(column, ring.options.num_lanes)) {
     for (std::int64_t i = 0; i < n; ++i) streaming_copy(to + slots[i] * stride, from + rows[i] * bytes, bytes);
     return;
   }
@@ -107,6 +111,67 @@ PYRL_INLINE void compare_rows(const RingView& ring, const Column& column, const 
   with_row_compare(bytes, [&](const auto& rows_equal) PYRL_INLINE_LAMBDA {
     for (std::int64_t i = 0; i < n; ++i) equal[i] = equal[i] && rows_equal(stored + slots[i] * stride, given + rows[i] * bytes);
   });
+}
+
+// Whole blocks of lanes that are as most are: every row continues the stream of its lane, within the ring. Half as many instructions as
+// `add_lanes`, which does the same for rows of any kind, a step at a time; false, and nothing is changed: the block is not of that kind.
+PYRL_INLINE bool add_followers(const RingView& ring, std::int64_t first, const AddArgs& args, Changes& changes) {
+  const std::int64_t lane = args.first_lane + first, capacity = ring.lane_capacity, stride = ring.stride;
+  const std::int64_t* const newest = ring.newest + lane;
+  std::uint8_t* const pending = ring.pending + lane;
+  bool usual = true;
+  for (int i = 0; i < block; ++i) usual &= (pending[i] == 1) & (newest[i] + 1 < capacity);
+  if (args.valid != nullptr)
+    for (int i = 0; i < block; ++i) usual &= args.valid[first + i];
+  if (!usual) return false;
+
+  std::int64_t here[block];
+  std::uint8_t *record[block], *apart[block];
+  for (int i = 0; i < block; ++i) here[i] = (lane + i) * capacity + newest[i];
+  for (int i = 0; i < block; ++i) record[i] = ring.store + here[i] * stride;
+  // body(to, from) with where a column's row of each lane is kept, and what is given
+  const auto with_rows = [&](const Column& column, std::int64_t distance, const void* source, const auto& body) PYRL_INLINE_LAMBDA {
+    const auto* const from = static_cast<const std::uint8_t*>(source) + first * column.row_bytes;
+    const std::int64_t bytes = column.row_bytes, offset = column.hot ? column.offset + distance : distance;
+    if (!column.hot)
+      for (int i = 0; i < block; ++i) apart[i] = ring.row(column, here[i]);
+    std::uint8_t* const* const rows = column.hot ? record : apart;
+    body([=](int i) PYRL_INLINE_LAMBDA { return rows[i] + offset; }, [=](int i) PYRL_INLINE_LAMBDA { return from + i * bytes; });
+  };
+  const auto copy_rows_of = [&](const Column& column, std::int64_t distance, const void* source) PYRL_INLINE_LAMBDA {
+    with_rows(column, distance, source, [&](const auto& to, const auto& from) PYRL_INLINE_LAMBDA {
+      with_row_copy(column.row_bytes, [&](const auto& copy) PYRL_INLINE_LAMBDA {
+        for (int i = 0; i < block; ++i) copy(to(i), from(i));
+      });
+    });
+  };
+  for (int c = 0; c < ring.num_observation_columns; ++c) {
+    const Column column = ring.columns[c];
+    with_rows(column, 0, args.observation[c], [&](const auto& to, const auto& from) PYRL_INLINE_LAMBDA {
+      with_row_compare(column.row_bytes, [&](const auto& rows_equal) PYRL_INLINE_LAMBDA {
+        for (int i = 0; i < block; ++i) usual &= rows_equal(to(i), from(i));
+      });
+    });
+    if (!usual) return false;
+  }
+
+  const auto* const terminated = reinterpret_cast<const std::uint8_t*>(args.terminated + first);
+  const auto* const truncated = reinterpret_cast<const std::uint8_t*>(args.truncated + first);
+  std::uint8_t ends[block];
+  for (int i = 0; i < block; ++i) ends[i] = static_cast<std::uint8_t>(terminated[i] * flag::terminated | truncated[i] * flag::truncated);
+  for (int i = 0; i < block; ++i) pending[i] = ends[i] == 0;
+  for (int i = 0; i < block; ++i) {
+    ring.flags[here[i]] = static_cast<std::uint8_t>(flag::transition | flag::drawable | ends[i]);
+    ++changes.size;
+    ring.push(lane + i, changes);
+  }
+  for (int c = 0; c < ring.num_columns; ++c) {
+    const Column column = ring.columns[c];
+    const bool seen = c < ring.num_observation_columns;  // the next observation goes into the next record
+    copy_rows_of(column, seen ? column.stride : 0, seen ? args.next_observation[c] : args.columns[c - ring.num_observation_columns]);
+  }
+  for (int i = 0; i < block; ++i) std::memcpy(record[i], &args.reward[first + i], sizeof(float));
+  return true;
 }
 
 // At most `most` rows, which the compiler knows.
@@ -170,24 +235,28 @@ std::int64_t LaneRing::add(const AddArgs& args) {
   if (bad >= 0) return bad;
   if (selector_ != nullptr) selector_->adding();
   std::int64_t drawable = size();
+  const bool streams = std::ranges::any_of(layout_.columns(), [&](const Column& column) { return is_streamed(column, options().num_lanes); });
   simd::dispatch_to_avx2([&]() PYRL_INLINE_LAMBDA {
     RingView ring = view_;
     const AddArgs rows = args;
-    const auto add_all = [&](Selector* selector) PYRL_INLINE_LAMBDA {
+    const auto add_all = [&](Selector* selector, bool follows) PYRL_INLINE_LAMBDA {
       Changes changes{selector, drawable};
       if (count == 1) {
         add_lanes<1>(ring, 0, 1, rows, changes);
       } else {
-        for (std::int64_t first = 0; first < count; first += block) add_lanes<block>(ring, first, std::min(first + block, count), rows, changes);
+        for (std::int64_t first = 0; first < count; first += block) {
+          if (follows && first + block <= count && add_followers(ring, first, rows, changes)) continue;
+          add_lanes<block>(ring, first, std::min(first + block, count), rows, changes);
+        }
       }
       drawable = changes.size;
     };
     if (ring.options.linked && ring.options.frame_stack == 1 && selector_ == nullptr) {
       ring.options.linked = true;  // known to the compiler now, which leaves the rest out
       ring.options.frame_stack = 1;
-      add_all(nullptr);
+      add_all(nullptr, !streams && args.outcome == nullptr && args.index == nullptr);
     } else {
-      add_all(selector_);
+      add_all(selector_, false);
     }
   });
   size_.store(drawable, std::memory_order_relaxed);

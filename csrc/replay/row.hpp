@@ -134,6 +134,8 @@ template <class Use>
 PYRL_INLINE void with_row_compare(std::int64_t bytes, const Use& use) {
   if (bytes > 512 || bytes < 4) {
     use(detail::CompareCall{bytes});
+  } else if (bytes == 16) {
+    use(detail::CompareWords<detail::Block16>{16});
   } else if (bytes >= 32) {
     use(detail::CompareWords<detail::Block32>{bytes});
   } else if (bytes >= 16) {

@@ -11,6 +11,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
+from pyrl import _core
 from pyrl.buffers import PrioritizedReplayBuffer, ReplayBuffer, Window
 from pyrl.errors import DTypeError, NonFiniteError, ShapeError
 
@@ -179,3 +180,37 @@ def test_rows_of_environments_that_are_not_there_are_refused() -> None:
         buffer.extend_some(2, zeros, np.zeros((3, 4), int), *rows[2:])
     assert len(buffer) == 0
     assert (buffer.extend_some(2, *rows) % 4).tolist() == [[2, 3]] * 3
+
+
+@pytest.mark.parametrize("level", [0, 2])
+@pytest.mark.parametrize("wide", [False, True])
+def test_steps_that_all_continue_their_streams_are_stored_as_any(wide: bool, level: int) -> None:
+    """Blocks of sixteen such environments have a path of their own in `add`: the ring is what rows of a few environments make it."""
+    N, random = 40, np.random.default_rng(0)
+    space = Dict({"a": OBSERVATION, "b": Box(-9, 9, (300 if wide else 3,), np.float32)})
+    options: Any = {"num_envs": N, "extra": {"mark": ((), "int64")}, "seed": 0}
+    blocks, few = ReplayBuffer(9 * N, space, ACTION, **options), ReplayBuffer(9 * N, space, ACTION, **options)
+    shapes = {name: (N, *leaf.shape) for name, leaf in space.items()}
+    here = {name: random.random(shape, np.float32) for name, shape in shapes.items()}
+    before = _core.simd_level()
+    _core.set_simd_level(level)
+    try:
+        for t in range(40):
+            there = {name: random.random(shape, np.float32) for name, shape in shapes.items()}
+            terminated, truncated, valid = (random.random(N) < p for p in (0.02, 0.02, 1.0 if t % 3 else 0.97))
+            row: list[Any] = [here, random.integers(0, 3, N), random.random(N, np.float32), there, terminated, truncated, valid]
+            mark = np.arange(N) + N * t
+            blocks.add(*row, mark=mark)
+            for first in range(0, N, 5):
+
+                def part(x: Any, first: int = first) -> Any:
+                    return {name: part(leaf) for name, leaf in x.items()} if isinstance(x, dict) else x[None, first : first + 5]
+
+                few.extend_some(first, *map(part, row), mark=part(mark))
+            ended = (terminated | truncated)[:, None]
+            here = {name: np.where(ended, there[name] + 1, there[name]) for name in there}
+            assert len(blocks) == len(few)
+    finally:
+        _core.set_simd_level(before)
+    one, other = blocks.state_dict(), few.state_dict()
+    np.testing.assert_equal(one, other)
