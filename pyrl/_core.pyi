@@ -269,7 +269,7 @@ class RolloutRows:
     @staticmethod
     def write(row, values):
         ...
-    def __init__(self, columns: collections.abc.Sequence[tuple[str, typing.Any]], finite: str) -> None:
+    def __init__(self, columns: collections.abc.Sequence[tuple[str, typing.Any]], finite: str, flag: str) -> None:
         ...
 class StepBook:
     """

@@ -23,8 +23,9 @@ namespace {
 // Columns and the arrays that hold them, which it keeps.
 class RolloutRows {
  public:
-  // columns: (name, array) each; `finite`: the name of a float32 column whose numbers must be finite.
-  RolloutRows(const std::vector<std::pair<std::string, py::object>>& columns, std::string finite) : finite_(std::move(finite)) {
+  // columns: (name, array) each; `finite`: the name of a float32 column whose numbers must be finite; `flag`: that of the bool column that
+  // `write` tells of.
+  RolloutRows(const std::vector<std::pair<std::string, py::object>>& columns, const std::string& finite, const std::string& flag) {
     PYRL_CHECK(!columns.empty(), ArgumentError, "RolloutRows: columns is empty, expected at least one");
     for (const auto& [name, array] : columns) {
       Border border("RolloutRows");
@@ -34,28 +35,32 @@ class RolloutRows {
       arg.require_writable();
       PYRL_CHECK(arg.rank >= 2 && arg.dtype != DType::Other, ShapeError, "RolloutRows: ", name, " has shape ", arg.shape_text(), " and dtype ", arg.dtype_text(),
                  ", expected [T, N, ...] of booleans or numbers");
-      PYRL_CHECK(name != finite_ || arg.dtype == DType::Float32, DTypeError, "RolloutRows: ", name, " has dtype ", arg.dtype_text(), ", expected float32");
+      PYRL_CHECK(name != finite || arg.dtype == DType::Float32, DTypeError, "RolloutRows: ", name, " has dtype ", arg.dtype_text(), ", expected float32");
+      PYRL_CHECK(name != flag || arg.dtype == DType::Bool, DTypeError, "RolloutRows: ", name, " has dtype ", arg.dtype_text(), ", expected bool");
       Leaf leaf{name, arg.dtype, {arg.shape.begin() + 2, arg.shape.begin() + arg.rank}};
       const std::int64_t bytes = arg.shape[1] * leaf.row_bytes();
-      columns_.push_back({RowReader(leaf, arg.shape[1]), name, array, static_cast<std::byte*>(arg.data), bytes});
+      columns_.push_back({RowReader(leaf, arg.shape[1]), name, array, static_cast<std::byte*>(arg.data), bytes, name == finite, name == flag});
       rows_ = columns_.size() == 1 ? arg.shape[0] : std::min(rows_, arg.shape[0]);
     }
   }
 
-  // Reads all before it writes any.
-  void write(std::int64_t row, py::handle values) {
+  // Reads all before it writes any. Whether a flag of the column `flag` is set.
+  bool write(std::int64_t row, py::handle values) {
     PYRL_CHECK(row >= 0 && row < rows_, ArgumentError, "RolloutBuffer: row is ", row, ", expected 0 to ", rows_ - 1);
     PYRL_CHECK(PyTuple_Check(values.ptr()) && PyTuple_GET_SIZE(values.ptr()) == static_cast<Py_ssize_t>(columns_.size()), DTypeError,
                "RolloutBuffer: values is no tuple of ", columns_.size(), " arrays");
     RowScratch scratch;  // of this call: a conversion by NumPy may let another thread in
     std::vector<const void*> sources;
     sources.reserve(columns_.size());
+    bool set = false;
     for (std::size_t i = 0; i < columns_.size(); ++i) {
       const Column& column = columns_[i];
       sources.push_back(column.reader.read(PyTuple_GET_ITEM(values.ptr(), static_cast<Py_ssize_t>(i)), scratch, {"RolloutBuffer"}));
-      if (column.name == finite_) require_finite(column, static_cast<const float*>(sources.back()));
+      if (column.is_finite) require_finite(column, static_cast<const float*>(sources.back()));
+      if (column.is_flag) set = std::memchr(sources.back(), 1, static_cast<std::size_t>(column.bytes)) != nullptr;
     }
     for (std::size_t i = 0; i < columns_.size(); ++i) std::memcpy(columns_[i].data + row * columns_[i].bytes, sources[i], static_cast<std::size_t>(columns_[i].bytes));
+    return set;
   }
 
  private:
@@ -65,6 +70,7 @@ class RolloutRows {
     py::object keeps;
     std::byte* data;
     std::int64_t bytes;  // of one row
+    bool is_finite, is_flag;
   };
 
   static void require_finite(const Column& column, const float* values) {
@@ -73,16 +79,12 @@ class RolloutRows {
                  " as float32");
   }
 
-  std::string finite_;
   std::vector<Column> columns_;
   std::int64_t rows_ = 0;
 };
 
-// (row, values)
-py::object write_row(RolloutRows& self, FastArgs args) {
-  self.write(integer_arg(args[0]), args[1]);
-  return py::none();
-}
+// (row, values) -> whether a flag is set
+py::object write_row(RolloutRows& self, FastArgs args) { return py::bool_(self.write(integer_arg(args[0]), args[1])); }
 
 }  // namespace
 
@@ -90,6 +92,7 @@ PYRL_CONSTRUCTED(RolloutRows);
 
 PYRL_BINDINGS(rollout, m) {
   py::class_<RolloutRows> rows(m, "RolloutRows", "Columns [T, N, ...] of a rollout, written row by row.");
-  rows.def(py::init<const std::vector<std::pair<std::string, py::object>>&, std::string>(), py::arg("columns"), py::arg("finite"));
+  rows.def(py::init<const std::vector<std::pair<std::string, py::object>>&, const std::string&, const std::string&>(), py::arg("columns"), py::arg("finite"),
+           py::arg("flag"));
   def_fast_method<RolloutRows, write_row, "write(row, values)">(rows);
 }

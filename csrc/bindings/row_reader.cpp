@@ -28,21 +28,24 @@ const void* keep(To value, RowScratch& scratch) {
 }
 
 template <class From, class To, class Convert>
-const void* convert(const ArrayArg& arg, RowScratch& scratch, const Convert& convert_one) {
-  auto* to = static_cast<To*>(scratch.bytes(static_cast<std::size_t>(arg.size()) * sizeof(To)));
-  const auto* from = static_cast<const From*>(arg.data);
-  std::transform(from, from + arg.size(), to, convert_one);
+const void* convert(const void* data, std::int64_t count, RowScratch& scratch, const Convert& convert_one) {
+  auto* to = static_cast<To*>(scratch.bytes(static_cast<std::size_t>(count) * sizeof(To)));
+  const auto* from = static_cast<const From*>(data);
+  std::transform(from, from + count, to, convert_one);
   return to;
 }
 
+const void* rounded(const void* doubles, std::int64_t count, RowScratch& scratch) {
+  return convert<double, float>(doubles, count, scratch, [](double value) { return static_cast<float>(value); });
+}
+
 // Any byte but 0 is true; what is stored is 0 or 1.
-const void* zeros_and_ones(const ArrayArg& arg, RowScratch& scratch) {
-  const auto* bytes = static_cast<const std::uint8_t*>(arg.data);
-  const std::int64_t size = arg.size();
+const void* zeros_and_ones(const void* flags, std::int64_t count, RowScratch& scratch) {
+  const auto* bytes = static_cast<const std::uint8_t*>(flags);
   std::uint8_t any = 0;
-  for (std::int64_t i = 0; i < size; ++i) any |= bytes[i];
-  if (any <= 1) return arg.data;
-  return convert<std::uint8_t, bool>(arg, scratch, [](std::uint8_t value) { return value != 0; });
+  for (std::int64_t i = 0; i < count; ++i) any |= bytes[i];
+  if (any <= 1) return flags;
+  return convert<std::uint8_t, bool>(flags, count, scratch, [](std::uint8_t value) { return value != 0; });
 }
 
 }  // namespace
@@ -57,7 +60,12 @@ DType dtype_named(const std::string& name, const std::string& leaf) {
   throw DTypeError(concat("ReplayBuffer: ", leaf, " has dtype ", name, ", which cannot be stored"));
 }
 
+RowReader::RowReader(Leaf leaf, std::int64_t rows) : leaf_(std::move(leaf)), rows_(rows) {
+  if (leaf_.dtype != DType::BFloat16 && leaf_.dtype != DType::Other) descriptor_ = py::dtype(std::string(name_of(leaf_.dtype)));
+}
+
 const void* RowReader::read(py::handle object, RowScratch& scratch, const RowBlock& block) const {
+  if (const void* plain = read_plain(object, scratch, block)) return plain;
   if (rows_of(block) == 1 && block.steps < 0 && leaf_.shape.empty())
     if (const void* number = read_number(object, scratch, block)) return number;
   py::object array = py::reinterpret_borrow<py::object>(object);
@@ -69,11 +77,31 @@ const void* RowReader::read(py::handle object, RowScratch& scratch, const RowBlo
   check_shape(arg, block);
   arg.require_cpu();
   if (!arg.contiguous || !arg.aligned) return read_converted(std::move(array), arg, scratch, block);
-  if (arg.dtype == leaf_.dtype) return leaf_.dtype == DType::Bool ? zeros_and_ones(arg, scratch) : arg.data;
-  if (arg.dtype == DType::Float64 && leaf_.dtype == DType::Float32)
-    return convert<double, float>(arg, scratch, [](double value) { return static_cast<float>(value); });
-  if (arg.dtype == DType::UInt8 && leaf_.dtype == DType::Bool) return zeros_and_ones(arg, scratch);
+  if (arg.dtype == leaf_.dtype) return leaf_.dtype == DType::Bool ? zeros_and_ones(arg.data, arg.size(), scratch) : arg.data;
+  if (arg.dtype == DType::Float64 && leaf_.dtype == DType::Float32) return rounded(arg.data, arg.size(), scratch);
+  if (arg.dtype == DType::UInt8 && leaf_.dtype == DType::Bool) return zeros_and_ones(arg.data, arg.size(), scratch);
   return read_converted(std::move(array), arg, scratch, block);
+}
+
+// At a look: a contiguous NumPy array of the shape, in the leaf's dtype, or float64 for float32, as most rows come. Null: not that.
+const void* RowReader::read_plain(py::handle object, RowScratch& scratch, const RowBlock& block) const {
+  static PyObject* const numpy_double = py::dtype::of<double>().release().ptr();
+  const auto& api = py::detail::npy_api::get();
+  if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != reinterpret_cast<PyObject*>(api.PyArray_Type_)) return nullptr;
+  const auto* const array = py::detail::array_proxy(object.ptr());
+  constexpr int usable = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+  const int leading = block.steps >= 0 ? 2 : 1;
+  if ((array->flags & usable) != usable || array->nd != leading + static_cast<int>(leaf_.shape.size())) return nullptr;
+  const auto* const extent = array->dimensions;
+  if ((leading == 2 && extent[0] != block.steps) || extent[leading - 1] != rows_of(block) || !std::equal(leaf_.shape.begin(), leaf_.shape.end(), extent + leading)) return nullptr;
+  const auto size = [&] {
+    std::int64_t count = 1;
+    for (int axis = 0; axis < array->nd; ++axis) count *= extent[axis];
+    return count;
+  };
+  if (array->descr == descriptor_.ptr()) return leaf_.dtype == DType::Bool ? zeros_and_ones(array->data, size(), scratch) : array->data;
+  if (array->descr == numpy_double && leaf_.dtype == DType::Float32) return rounded(array->data, size(), scratch);
+  return nullptr;
 }
 
 // Null: not a plain number of this kind.
@@ -141,7 +169,7 @@ const void* RowReader::read_converted(py::object object, const ArrayArg& arg, Ro
                " does not hold");
   scratch.kept.push_back(converted);
   const ArrayArg plain = read_array(converted, block.function, leaf_.name.c_str());
-  return leaf_.dtype == DType::Bool ? zeros_and_ones(plain, scratch) : plain.data;
+  return leaf_.dtype == DType::Bool ? zeros_and_ones(plain.data, plain.size(), scratch) : plain.data;
 }
 
 }  // namespace pyrl::bindings

@@ -52,7 +52,7 @@ struct RowBlock {
 class RowReader {
  public:
   // `rows`: N
-  RowReader(Leaf leaf, std::int64_t rows) : leaf_(std::move(leaf)), rows_(rows) {}
+  RowReader(Leaf leaf, std::int64_t rows);
 
   // [N, ...shape] or [T, N, ...shape]; for one lane N may be left out: a NumPy array, a torch tensor, lists, for one row also plain numbers. float64 is
   // rounded to float32, integers become floats and other integers that hold their values; throws a typed error for anything else.
@@ -62,6 +62,7 @@ class RowReader {
   const void* read_at(py::handle object, const Location& location, const RowBlock& block) const;
 
  private:
+  const void* read_plain(py::handle object, RowScratch& scratch, const RowBlock& block) const;
   const void* read_number(py::handle object, RowScratch& scratch, const RowBlock& block) const;
   const void* read_converted(py::object object, const ArrayArg& arg, RowScratch& scratch, const RowBlock& block) const;
   void check_shape(const ArrayArg& arg, const RowBlock& block) const;
@@ -69,6 +70,7 @@ class RowReader {
 
   Leaf leaf_;
   std::int64_t rows_;
+  py::object descriptor_;  // NumPy's of the dtype; null: it has none
 };
 
 }  // namespace pyrl::bindings

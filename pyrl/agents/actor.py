@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -65,6 +67,7 @@ class Actor:
         self.version = self.updates = agent.updates
         self.progress = START  # of the weights that were loaded
         self.rungs: np.ndarray | None = None  # [N] in [0, 1], places of the environments on a ladder of exploration; None: all on its first
+        self._unwatched = False
         self.tells_values = False  # whether `choose` stores what collectors compute priorities from: "q", and "value" as `value` gives it
 
     @property
@@ -105,14 +108,26 @@ class Actor:
     def native_form(self) -> Native | None:
         """The network as native kernels take it, None where torch is to compute it; NetworkError where its modules were replaced."""
         native = self.trainable.native
-        return native if native.sync() and self.engine == "native" else None
+        usable = native.supported if self._unwatched else native.sync()
+        return native if usable and self.engine == "native" else None
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Within, the network is not looked at again at each choice: for loops that run nothing but environments between choices. What they
+        replace of its modules meanwhile counts, or is refused, when the block is left."""
+        self.native_form()
+        self._unwatched = True
+        try:
+            yield
+        finally:
+            self._unwatched = False
 
     def features(self, observation: Observation, native: Native) -> tuple[np.ndarray, Moments | None]:
         """Observations [N, ...] as native kernels take them, [N, D], and the moments by which the kernel is to normalise them."""
-        encoder, moments = native.encoder, self.normalizer.moments
+        encoder, normalizer = native.encoder, self.normalizer
         assert encoder is not None
-        if encoder.identity and native.dtype is np.float32 and moments is not None:
-            return encoder.array(observation), moments
+        if encoder.identity and native.dtype is np.float32 and (normalizer.moments is not None or not normalizer.changes_observation):
+            return encoder.array(observation), normalizer.moments
         return self.encoded(observation, native), None
 
     def encoded(self, observation: Observation, native: Native) -> np.ndarray:
@@ -158,7 +173,7 @@ class Actor:
         network = copy.deepcopy(self.trainable.network)
         for parameter in network.parameters():
             parameter.data, parameter.grad = parameter.data.clone(memory_format=torch.contiguous_format), None
-        return {**self.__dict__, "trainable": (self.trainable.name, network)}
+        return {**self.__dict__, "trainable": (self.trainable.name, network), "_unwatched": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, trainable=Trainable(*state["trainable"]))

@@ -11,6 +11,7 @@ import dataclasses
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -269,8 +270,14 @@ class Agent(ABC):
         An agent with memory returns it as ``state`` and finds it in the next ``given.state``; it starts anew in the rows that
         ``given.first`` marks, and in all of them where the state is None.
         """
-        self.acting.version = self.acting.updates = self.updates
-        return self.acting.choose(given, deterministic, self.progress)
+        acting = self.acting
+        acting.version = acting.updates = self.updates
+        return acting.choose(given, deterministic, self.progress)
+
+    def unwatched(self) -> AbstractContextManager[None]:
+        """`Actor.unwatched`, where this agent acts by its actor."""
+        own = type(self).choose is Agent.choose and "choose" not in vars(self)
+        return self.acting.unwatched() if own else nullcontext()
 
     def deterministic_action(self, observation: Observation) -> Tensor:
         """The action [B, ...] that ``choose`` gives where it is deterministic, for normalised observations, tensors, by operations of

@@ -63,21 +63,20 @@ class RolloutBuffer(Pickled):
 
     def add(self, step: StepResult, extra: Mapping[str, Array]) -> None:
         """Write one row; ``extra`` holds arrays [N, ...] that the agent wants back. Raises before anything is written."""
-        if self.full:
-            raise ValueError(f"RolloutBuffer: all {self.num_steps} rows are written; take the rollout first")
+        t, mask, observation = self._row, step.action_mask, step.observation
+        if t == self.num_steps:
+            raise ValueError(f"RolloutBuffer: all {t} rows are written; take the rollout first")
         if extra.keys() != self._extra.keys():
             self._take_columns(extra)
-        mask = step.action_mask
         if self._mask is None and mask is not None:
             self._mask, self._rows = np.ones((self.num_steps, *mask.shape), bool), None
-        rows, t = self._rows or self._writer(), self._row
-        observation = step.observation
-        leaves = (observation,) if type(observation) is np.ndarray else tuple(flat_leaves(self.observation_space, observation))
+        rows = self._rows or self._writer()
+        leaves = (observation,) if type(observation) is np.ndarray else flat_leaves(self.observation_space, observation)
         masks = () if self._mask is None else (np.ones(self._mask.shape[1:], bool) if mask is None else mask,)
         columns = step.action, step.reward, step.terminated, step.truncated, step.valid, step.first, *masks
-        rows.write(t, (*leaves, *columns, *(extra[name] for name in self._extra)))
-        for n in np.flatnonzero(step.truncated) if np.count_nonzero(step.truncated) else ():
-            self._final.append((t, int(n), map_observation(lambda x, n=n: np.array(x[n]), step.next_observation)))
+        if rows.write(t, (*leaves, *columns, *map(extra.__getitem__, self._extra))):
+            for n in np.flatnonzero(step.truncated):
+                self._final.append((t, int(n), map_observation(lambda x, n=n: np.array(x[n]), step.next_observation)))
         self._row += 1
 
     def extend(
@@ -122,7 +121,9 @@ class RolloutBuffer(Pickled):
         flags = (("terminated", self._terminated), ("truncated", self._truncated), ("valid", self._valid), ("first", self._first))
         mask = [] if self._mask is None else [("action_mask", self._mask)]
         extra = [(f"extra[{name!r}]", rows) for name, rows in self._extra.items()]
-        self._rows = RolloutRows([*observation, ("action", self._action), ("reward", self._reward), *flags, *mask, *extra], "reward")
+        self._rows = RolloutRows(
+            [*observation, ("action", self._action), ("reward", self._reward), *flags, *mask, *extra], "reward", "truncated"
+        )
         return self._rows
 
     def take(self, observation: Observation, first: Array | None = None) -> Rollout:

@@ -146,14 +146,14 @@ class Loop(ABC):
 
     def step_envs(self, meanwhile: Callable[[], None] | None = None) -> tuple[StepResult, Mapping[str, Array]]:
         """One step of all environments, and what the agent wants stored beside it. ``meanwhile`` is called while they step."""
-        agent, stepper = self.agent, self.stepper
-        if agent.normalizer.active:
-            agent.normalizer.update(stepper.observation)
+        agent, stepper, moments = self.agent, self.stepper, self.agent.normalizer
+        if moments.active:
+            moments.update(stepper.observation)
         choice = self.player.choose(stepper.observation, stepper.first, stepper.action_mask)
         step = stepper.step(choice.action) if meanwhile is None else self._step_meanwhile(choice.action, meanwhile)
-        if agent.normalizer.active:
-            agent.normalizer.observe_reward(step.reward, step.terminated | step.truncated, step.valid)
-        env_steps = agent.progress.env_steps + int(np.count_nonzero(step.valid))
+        if moments.active:
+            moments.observe_reward(step.reward, step.terminated | step.truncated, step.valid)
+        env_steps = agent.progress.env_steps + np.count_nonzero(step.valid)
         if step.episodes:
             self._count(step.episodes)
         agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))

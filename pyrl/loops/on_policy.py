@@ -49,15 +49,22 @@ class OnPolicyLoop(Loop):
         super().load_state_dict(rest)
 
     def round(self) -> dict[str, float]:
-        while not self.buffer.full and not self.finished:
-            policy = self.agent.native_policy() if isinstance(self.stepper, NativeStepper) else None
-            if policy is None:
-                self.buffer.add(*self.step_envs())
-            else:
-                self._step_many(policy)
+        self.collect()
         if self.stopped or self.goal_reached:  # by these parameters: no last step on a scrap of a rollout
             return {}
         return self.learn(self.buffer.take(self.stepper.observation, self.stepper.first)).metrics
+
+    def collect(self) -> None:
+        """Step until the buffer is full or a limit is reached."""
+        agent, buffer, native = self.agent, self.buffer, isinstance(self.stepper, NativeStepper)
+        agent.progress = Progress(agent.env_steps, self.limits.share(agent.env_steps, self.episodes))
+        with agent.unwatched():
+            while not (buffer.full or self.stopped or self.goal_reached or agent.progress.share >= 1.0):
+                policy = agent.native_policy() if native else None
+                if policy is None:
+                    buffer.add(*self.step_envs())
+                else:
+                    self._step_many(policy)
 
     def _step_many(self, policy: NativePolicy) -> None:
         """What `step_envs` does, for as many steps as no limit can break off."""

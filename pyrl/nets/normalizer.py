@@ -59,17 +59,14 @@ class Normalizer:
         self._named_moments = _named(observation_space, self._observation_moments)
         self._reward_moments = RunningMoments()
         self._running_return = np.zeros(num_envs)
-        self._changes_observation = normalize_observation or clip_observation is not None
+        self.changes_observation = normalize_observation or clip_observation is not None
+        # Whether there is anything to do; if not, `update` and `observe_reward` need not be called.
+        self.active = self.changes_observation or normalize_reward or clip_reward is not None
         # With which a kernel of `pyrl.ops.acting` does what `observation` does; None: none does.
         self.moments: Moments | None = None
         if normalize_observation and isinstance(self._observation_moments, RunningMoments):  # of an observation that is one array
             number, mean, m2 = self._observation_moments.arrays
             self.moments = Moments(number, mean, m2, clip_observation, EPSILON)
-
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to do; if not, `update` and `observe_reward` need not be called."""
-        return self._changes_observation or self.normalize_reward or self.clip_reward is not None
 
     def begin(self, envs: slice = slice(None)) -> None:
         """These environments were reset: their running returns start anew. The moments stay."""
@@ -103,13 +100,13 @@ class Normalizer:
 
     def observation(self, observation: Observation) -> Observation:
         """Observations [..., *shape] as the networks shall see them."""
-        if not self._changes_observation:
+        if not self.changes_observation:
             return observation
         return map_observation(self._normalized, observation, self._observation_moments)
 
     def traceable(self, observation: Observation) -> Observation:
         """`observation` for tensors by operations of torch alone, to whom the moments are constants: for export."""
-        if not self._changes_observation:
+        if not self.changes_observation:
             return observation
         return map_observation(self._traceable, observation, self._observation_moments)
 

@@ -146,3 +146,20 @@ def test_hooks_and_forwards_of_instances_are_called(case: str, engine: str, how:
 
 def test_spaces_of_the_cases() -> None:
     assert all(isinstance(CASES[case][1], spaces.Box) and CASES[case][1].shape == (5,) for case, _ in NETWORKS)
+
+
+def test_what_is_replaced_in_a_rollout_counts_when_it_is_over() -> None:
+    """Loops look at the network once a rollout, whatever ends it."""
+    agent = make("ppo gaussian", "native")
+
+    def rollout() -> None:
+        with agent.unwatched():
+            before = agent.act(OBSERVATION)
+            CHANGES["another class"](agent.modules()["network"])
+            np.testing.assert_array_equal(agent.act(OBSERVATION), before)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rollout()
+    with pytest.raises(NetworkError, match="Linear"):
+        agent.act(OBSERVATION)

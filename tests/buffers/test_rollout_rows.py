@@ -48,6 +48,17 @@ def test_rows_are_what_was_given() -> None:
     np.testing.assert_array_equal(rollout.extra["log_prob"], np.repeat(np.arange(5.0, dtype=np.float32), N).reshape(5, N))
 
 
+@pytest.mark.parametrize("flags", [np.array([0, 1, 0], bool), np.array([0, 3, 0], np.uint8), np.array([0, 2, 0], np.uint8).view(bool)])
+def test_observations_after_which_episodes_were_truncated_are_kept(flags: np.ndarray) -> None:
+    made, given = buffer(), replace(step(0), truncated=flags)
+    for row in (step(1), given, step(2)):
+        made.add(row, {})
+    rollout = made.take(step(3).observation)
+    assert (rollout.final_step.tolist(), rollout.final_env.tolist()) == ([1], [1])
+    np.testing.assert_array_equal(rollout.final_observation, given.next_observation[1:2])
+    assert rollout.truncated.view(np.uint8).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
 def test_masks_that_come_late_leave_the_rows_before_free() -> None:
     made, mask = buffer(), np.array([[True, False]] * N)
     for given in (step(0), step(1, mask), step(2)):
