@@ -102,13 +102,13 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "learning_rate": "linear_5e-4",
         },
     ),
-    # Our own: small rollouts and Adam. By RMSprop and 16 x 20 steps an update, nothing was learned in 800,000 steps.
+    # Our own. Without normalised rewards and observations none of 27 settings got beyond 146.
     ("impala", "LunarLander-v3"): Preset(
-        total_steps=1_000_000,
-        num_envs=8,
+        total_steps=3_000_000,
+        num_envs=16,
         config={
-            "n_steps": 5, "use_rms_prop": False, "learning_rate": "linear_1e-3", "gamma": 0.99, "gae_lambda": 1.0, "ent_coef": 1e-3,
-            "max_grad_norm": 0.5,
+            "n_steps": 20, "use_rms_prop": False, "learning_rate": "linear_2e-3", "gamma": 0.99, "gae_lambda": 0.95,
+            "ent_coef": "linear_0.01", "max_grad_norm": 0.5, "normalize_observation": True, "normalize_reward": True,
         },
     ),
     ("a2c", "FrozenLake-v1"): Preset(total_steps=500_000, num_envs=8, config={"learning_rate": 3e-3, "ent_coef": 0.01}),
