@@ -87,6 +87,7 @@ def train(
     max_policy_lag: Count | None = None,
     replay_shards: Count | None = None,
     samples_per_insert: Positive | None = None,
+    remote_shards: bool | None = None,
     learners: Count | None = None,
     overlap: bool | None = None,
     address: str | None = None,
@@ -123,6 +124,8 @@ def train(
         not given is the preset's, rounded up to a multiple of workers and of replay_shards.
     samples_per_insert: transitions drawn for each that is stored; None: as with one environment and no workers, by batch_size,
         train_freq and gradient_steps.
+    remote_shards: with worker_engine="ray": each shard is an actor of Ray, on any node, whose memory it uses (docs/scale.md). None: in
+        this process.
     learners: of impala and a2c, that share each update's environments and sum their gradients (docs/scale.md): this process and others
         that it starts, or those of torchrun. None: one.
     overlap: the environments step while the agent learns, on another core. What it acts by lags: off-policy by one step (the updates that
