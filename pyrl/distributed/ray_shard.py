@@ -167,7 +167,7 @@ class RemoteShard:
 
     def can_sample(self, beta: float | None = None) -> bool:
         self._confirm()
-        if self._drawn is None and self._asked is None and self.limiter.sample(self.spec.sample_size):
+        if self._drawn is None and self._asked is None and self._parts is None and self.limiter.sample(self.spec.sample_size):
             self._asked = self._send("sample", beta)
         return self._drawn is not None
 
