@@ -177,8 +177,8 @@ def of_shards(kills: int, random: np.random.Generator) -> dict[str, Any]:
                 back.append(now - when)
                 del killed[k]
         # Three deaths in a row, each before ENOUGH transitions, end a run: random moments, but for those.
-        ready = [k for k, shard in enumerate(shards) if k not in killed and shard.confirmed >= ENOUGH]
-        if now > state["due"] and state["kills"] < kills and ready:
+        ready = [k for k, shard in enumerate(shards) if shard.confirmed >= ENOUGH]
+        if now > state["due"] and state["kills"] < kills and ready and not killed:  # one at a time
             k = ready[random.integers(len(ready))]
             os.kill(pid_of_shard(shards[k]), signal.SIGKILL)
             killed[k] = now, shards[k]
