@@ -147,7 +147,8 @@ class RayEngine(Pool[Remote]):
 
     def _connect(self, shards: int) -> None:
         """SettingError where the cluster never has a CPU for every actor."""
-        self.ours = connect(self.address, self.workers + shards) or self.ours
+        if not self.ours:
+            self.ours = connect(self.address, self.workers + shards)
         cpus = ray.cluster_resources().get("CPU", 0)
         if OPTIONS["num_cpus"] * self.workers + shards > cpus:
             beside = f" and replay_shards is {shards}" if shards else ""

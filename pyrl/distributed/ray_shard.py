@@ -265,8 +265,9 @@ class RemoteShard:
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """The answer, after all that it was told."""
-        while self._sent or self._parts is not None:
-            ray.wait(self.awaited()[:1], timeout=TICK)
+        self._confirm()
+        while self._sent:  # a state that is being sent, too
+            ray.wait(self.awaited(), timeout=TICK)
             self._confirm()
         return self._get(getattr(self.actor, method).remote(*arguments))
 

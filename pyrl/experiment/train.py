@@ -157,8 +157,7 @@ def train(
             elif run_dir is not False:
                 settings |= {"config": config_to_json(agent.config), "num_envs": agent.num_envs, "engine": agent.engine}
                 folder = _new_folder(settings, run_dir)
-            score = _score(loop, env, settings, options)
-            run = _run(loop, folder, settings, score, on_metrics, recorded, curve, signals)
+            run = _run(loop, folder, settings, _score(loop, env, settings, options), on_metrics, recorded, curve, signals)
     except Exception:
         if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
             raise

@@ -129,6 +129,8 @@ def test_a_state_goes_in_and_comes_out_in_parts(shards: Any, monkeypatch: pytest
     assert there.counts == here.counts
     assert not there.can_insert(some_steps(9, 4))  # before it is all there
     assert there.stored() == here.stored()
+    there.load_state_dict(here.state_dict())  # into one that has begun
+    assert there.stored() == here.stored()
     assert same(here.state_dict()["buffer"], there.state_dict()["buffer"])
     there.can_sample(0.5)  # a draw that nobody has used is not in a state
     assert there.state_dict()["limiter"] == {"inserts": here.stored(), "samples": 0}
