@@ -109,12 +109,13 @@ class ShardActor:
         self._memory = [*memory]
         return state
 
-    def read(self, index: int, begin: int) -> np.ndarray:
+    def read(self, index: int, begin: int, end: int) -> np.ndarray:
+        """Bytes of an array, one part after the other."""
         memory = self._memory[index]
         assert memory is not None
-        if begin + PART >= len(memory):
+        if end >= len(memory):
             self._memory[index] = None
-        return memory[begin : begin + PART]
+        return memory[begin:end]
 
     def write(self, place: Place, begin: int, part: np.ndarray) -> None:
         memory = self._given.setdefault(place.index, np.empty(place.size, np.uint8))
@@ -206,7 +207,7 @@ class RemoteShard:
                 return leaf
             memory = np.empty(leaf.size, np.uint8)
             for begin in leaf.begins:
-                memory[begin : begin + PART] = self._ask("read", leaf.index, begin)
+                memory[begin : begin + PART] = self._ask("read", leaf.index, begin, begin + PART)
             return leaf.array(memory)
 
         state: dict[str, Any] = map_tree(whole, given)

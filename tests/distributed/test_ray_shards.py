@@ -121,7 +121,7 @@ def test_it_does_what_a_shard_does(shards: Any) -> None:
 
 
 def test_a_state_goes_in_and_comes_out_in_parts(shards: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrl.distributed.ray_shard.PART", 1000)  # of this side: what it reads again overlaps
+    monkeypatch.setattr("pyrl.distributed.ray_shard.PART", 1000)
     here, there = ReplayShard(shard_spec()), shards.make(shard_spec())
     for seed in range(2):
         assert here.insert(some_steps(9, 4, seed))
