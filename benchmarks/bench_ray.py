@@ -4,6 +4,7 @@ python benchmarks/bench_ray.py throughput     chunks of 8,192 transitions of 17 
 python benchmarks/bench_ray.py weights        4 MB of weights, from the learner into two collectors
 python benchmarks/bench_ray.py crowd          64 to 512 simulated collectors on one learner (docs/scale.md has the arithmetic)
 python benchmarks/bench_ray.py kills          100 kill -9 of collectors at random moments of a training
+python benchmarks/bench_ray.py shards         a replay's shards as actors beside one in the learner's process: inserts and draws
 
 Actors, object store, packing, queue and books are the engine's own; the environments are not there: a chunk is made once and sent again
 under the next number. Printed: medians, and the processor's time of the learner's process, which a busy machine does not stretch.
@@ -19,6 +20,7 @@ import signal
 import statistics
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -289,8 +291,69 @@ def kills(count: int = 100) -> None:
     print(f"books: {books.collected:,} collected = {books.consumed:,} consumed + {dict(books.discarded)}; {run.agent.updates:,} updates")
 
 
+def shards(seconds: float = 3.0) -> None:
+    """By the clock, and by the processor's time of the learner's process."""
+    from bench_shards import ENVS, shard_spec, spec_and_chunk
+
+    from pyrl.distributed.ray_shard import RemoteShards
+    from pyrl.distributed.shard import ReplayShard
+    from pyrl.distributed.transitions import Transitions
+
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    spec, chunk = spec_and_chunk()
+    many, whole = RemoteShards(), chunk.rollout
+    assert isinstance(whole, Transitions)
+    few = Transitions(whole.observation[:16], whole.action[:16], whole.reward[:16], whole.next_observation[:16], whole.terminated[:16],
+                      whole.truncated[:16], whole.valid[:16], priority=whole.priority[:16])  # fmt: skip
+
+    def rates(what: str, size: int, call: Any) -> None:
+        told = []
+        for _ in range(3):
+            began, before, count = time.perf_counter(), time.process_time(), 0
+            while time.perf_counter() - began < seconds:
+                if done := call():
+                    count += 1
+                elif awaited := many.awaited():
+                    ray.wait(awaited, timeout=0.1)
+                assert done or awaited
+            told.append((size * count / (time.perf_counter() - began), 1e6 * (time.process_time() - before) / count))
+        rate, own = (statistics.median(column) for column in zip(*told))
+        print(f"{what}: {rate / 1e6:.2f} M transitions/s, {own:.0f} us of the learner each", flush=True)
+
+    def draw(targets: list[Any], work: float) -> bool:
+        for target in targets:
+            if target.can_sample(0.4):
+                batches = target.sample(0.4)
+                until = time.process_time() + work
+                while time.process_time() < until:
+                    pass
+                target.update_priorities([batch.index for batch in batches], priority)
+                return True
+        return False
+
+    priority = [np.random.default_rng(0).random(256).astype(np.float32)] * 16
+    for name, count, make in (("in the learner", 1, ReplayShard), ("an actor", 1, many.make), ("two actors", 2, many.make)):
+        targets = [make(shard_spec(spec, True, index, count)) for index in range(count)]
+        turn = itertools.cycle(targets)
+        for target in targets:
+            target.stored()  # it has started
+        for steps in (few, whole):
+            rates(f"{name}: inserts of {16 * ENVS if steps is few else 128 * ENVS:,}", steps.steps, lambda: next(turn).insert(steps))  # noqa: B023
+        while targets[0].stored() < 2**20:
+            targets[0].insert(whole)
+        state = {**targets[0].state_dict(), "limiter": {"inserts": 2**52, "samples": 0}}  # as many draws as one likes
+        many.close()
+        targets = [make(replace(target.spec, samples_per_insert=1.0)) for target in targets]
+        for target in targets:
+            target.load_state_dict(state)
+            target.stored()
+        for work in (0.0, 0.01):
+            rates(f"{name}: 16 batches of 256, {1e3 * work:g} ms of learning each", 16 * 256, lambda: draw(targets, work))  # noqa: B023
+        many.close()
+
+
 if __name__ == "__main__":
-    subjects = {"throughput": throughput, "weights": weights, "crowd": crowd, "kills": kills}
+    subjects = {"throughput": throughput, "weights": weights, "crowd": crowd, "kills": kills, "shards": shards}
     for name in sys.argv[1:] or subjects:
         print(f"-- {name}", flush=True)
         subjects[name]()

@@ -55,17 +55,21 @@ def spec_and_chunk() -> tuple[Any, Any]:
     return spec, Chunk(steps, [], 0, 0, 0, 0)
 
 
-def shard(spec: Any, prioritized: bool) -> Any:
+def shard_spec(spec: Any, prioritized: bool, index: int = 0, shards: int = 1) -> Any:
     from pyrl.agents.storage import PrioritySpec, ReplaySpec
-    from pyrl.distributed.shard import ReplayShard, ShardSpec
+    from pyrl.distributed.shard import ShardSpec
 
-    replay = ReplaySpec(capacity=2**20, batch_size=256, prioritized=PrioritySpec() if prioritized else None)
-    return ReplayShard(
-        ShardSpec(
-            replay=replay, index=0, shards=1, envs=ENVS, space=spec.observation_space, action_space=spec.action_space, window=spec.window,
-            seed=0, samples_per_insert=1e-9, insert_size=CHUNK, batches=16,
-        )
+    replay = ReplaySpec(capacity=shards * 2**20, batch_size=256, prioritized=PrioritySpec() if prioritized else None)
+    return ShardSpec(
+        replay=replay, index=index, shards=shards, envs=ENVS, space=spec.observation_space, action_space=spec.action_space,
+        window=spec.window, seed=0, samples_per_insert=1e-9, insert_size=CHUNK, batches=16,
     )  # fmt: skip
+
+
+def shard(spec: Any, prioritized: bool) -> Any:
+    from pyrl.distributed.shard import ReplayShard
+
+    return ReplayShard(shard_spec(spec, prioritized))
 
 
 def fill(memory: Any, free: Connection, filled: Connection) -> None:

@@ -43,6 +43,7 @@ class TrainOptions:
     max_policy_lag: Count | None = None  # of workers in processes: chunks by weights of more updates ago are discarded; None: 20
     replay_shards: Count | None = None  # of workers that fill a replay (dqn, ddpg, td3, sac): its parts; None: one
     samples_per_insert: Positive | None = None  # the same: transitions drawn for each that is stored; None: as without workers
+    remote_shards: bool = False  # with --worker-engine ray: each shard is an actor, on any node; else all are in this process
     learners: Count | None = None  # that share the updates of impala and a2c (docs/scale.md); None: one
     overlap: bool = False  # environments step while the agent learns: off-policy it acts one step late, on-policy one rollout
     address: str | None = None  # of Ray's cluster, auto: the one of this machine; None: RAY_ADDRESS, or one of its own

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pyrl.distributed.chunks import Accounts, Chunk
-from pyrl.distributed.shard import ReplayShard, ShardSpec
+from pyrl.distributed.shard import Shard, ShardSpec
 from pyrl.loops.base import Loop
 from pyrl.types import Metrics
 
@@ -27,11 +27,12 @@ class Engine(Protocol):
     def take(self, stopped: Callable[[], bool]) -> tuple[list[Chunk], Callable[[], None]] | None:
         """As many chunks as an update of on-policy agents needs, and what to call when their arrays have been read; None if ``stopped``."""
 
-    def take_ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
-        """All chunks that are there; if ``wait``, at least one, unless ``stopped``."""
+    def take_ready(self, stopped: Callable[[], bool], idle: Callable[[], bool]) -> list[tuple[Chunk, Callable[[], None]]]:
+        """All chunks that are there, each with what to call when its arrays have been read; at least one, unless ``stopped`` or no longer
+        ``idle``: there is something else to do."""
 
-    def make_shard(self, spec: ShardSpec) -> ReplayShard:
-        """A shard, or what speaks to one elsewhere: its methods raise ShardLost when it is gone."""
+    def make_shard(self, spec: ShardSpec) -> Shard:
+        """A shard, or what speaks to one elsewhere; in the place of the one that had this index before."""
 
     def publish(self) -> None:
         """The learner's weights, to whoever asks for some."""
@@ -45,6 +46,9 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """No collector is left, and every step is accounted for."""
+
+    def close(self) -> None:
+        """As `stop`, and no shard is left."""
 
 
 class EngineLoop(Loop):
@@ -72,7 +76,7 @@ class EngineLoop(Loop):
 
     def close(self) -> None:
         """No environment and no process is left."""
-        self.engine.stop()
+        self.engine.close()
 
     @property
     def can_continue(self) -> bool:

@@ -183,8 +183,8 @@ def _check_shared(agent: Agent, workers: int) -> None:
 def iterate_with_workers(
     agent: Agent, env: EnvSource, stepper: Stepper, told: Mapping[str, Any], limits: Mapping[str, Any], options: Mapping[str, Any]
 ) -> EngineLoop | FollowingLoop:
-    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag, learners, replay_shards, samples_per_insert
-    and address; ``limits``: of `pyrl.iterate`; ``options``: of `pyrl.envs.make`."""
+    """`pyrl.iterate` for workers. ``told`` holds workers, worker_engine, max_policy_lag, learners, replay_shards, samples_per_insert,
+    remote_shards and address; ``limits``: of `pyrl.iterate`; ``options``: of `pyrl.envs.make`."""
     if isinstance(env, VectorEnv):
         raise SettingError("train: workers needs environments of its own, expected env as an id or a callable, got a vector environment")
     bounds = Limits(**{name: value for name, value in limits.items() if value is not None}, first_step=agent.env_steps)
@@ -194,15 +194,18 @@ def iterate_with_workers(
     learners, address = told.get("learners") or 1, told.get("address")
     if address is not None and engine != "ray":
         raise SettingError(f"train: address is {address!r}, but it is of worker_engine='ray'; leave it out")
+    if told.get("remote_shards") and engine != "ray":
+        raise SettingError("train: remote_shards is True, but it is of worker_engine='ray'; leave it out")
+    of_ray = {"address": address, "remote_shards": bool(told.get("remote_shards"))}
 
     def make_engine(*roles: Any) -> Engine:
-        return _engine(engine, address, environments, workers, *roles)
+        return _engine(engine, of_ray, environments, workers, *roles)
 
     if isinstance(agent.storage(), ReplaySpec) and agent.trainables:
         _check_shared(agent, workers)
         return replay_loop(agent, stepper, bounds, told, engine == "sync", make_engine)
-    for name in ("replay_shards", "samples_per_insert"):
-        if told.get(name) is not None:
+    for name in ("replay_shards", "samples_per_insert", "remote_shards"):
+        if told.get(name) not in (None, False):
             raise SettingError(f"train: {name} is {told[name]!r}, but {agent.name} learns from no replay; leave it out")
     in_step = engine == "sync" or not agent.corrects_lag
     if in_step and lag is not None:
@@ -214,11 +217,11 @@ def iterate_with_workers(
 
 
 def _engine(
-    name: WorkerEngine, address: str | None, environments: Environments, workers: int, learner: Learner,
+    name: WorkerEngine, of_ray: Mapping[str, Any], environments: Environments, workers: int, learner: Learner,
     spec: RolloutSpec | TransitionSpec, mask_size: int, lag: int,
 ) -> Engine:  # fmt: skip
     """What runs the collectors. ``lag``: in updates, as of `Pool`."""
     if name == "sync":
         return SyncEngine(learner, environments, spec, workers)
     roles = learner, environments, spec, workers, mask_size, lag
-    return LocalEngine(*roles) if name == "local" else _ray_engine()(*roles, address=address)
+    return LocalEngine(*roles) if name == "local" else _ray_engine()(*roles, **of_ray)

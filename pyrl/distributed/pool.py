@@ -21,7 +21,7 @@ from pyrl.agents.storage import RolloutSpec
 from pyrl.distributed.chunks import Accounts, Chunk
 from pyrl.distributed.collector import Collector, InStep, collector_seed
 from pyrl.distributed.learner import Learner, RolloutQueue
-from pyrl.distributed.shard import ReplayShard, ShardSpec
+from pyrl.distributed.shard import ReplayShard, Shard, ShardSpec
 from pyrl.distributed.shared import ChunkLayout, Slots
 from pyrl.distributed.supervisor import STEPPING, WAITING, Failure, Supervisor, Vital, Vitals
 from pyrl.distributed.sync import Environments, make_collector
@@ -84,7 +84,7 @@ class Pool(ABC, Generic[M]):
         self.timeout: float | None = environments.options.get("env_timeout")
         self.accounts = Accounts()
         self.members: list[M] = []
-        self.waited = 0.0  # seconds for chunks, since the first ones came
+        self.waited = 0.0  # seconds for chunks and draws, since the first chunks came
         self.begun: float | None = None
         self._early = (0, 0, 0)  # what `_done` was then
         self.chunks = 0  # that came
@@ -126,24 +126,24 @@ class Pool(ABC, Generic[M]):
             self._wait(TICK)
         return None
 
-    def take_ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
-        """All chunks that are there, in order of arrival, and what to call when their arrays have been read; if ``wait``, at least one,
-        unless ``stopped``. EnvError as of `take`."""
+    def take_ready(self, stopped: Callable[[], bool], idle: Callable[[], bool]) -> list[tuple[Chunk, Callable[[], None]]]:
+        """All chunks that are there, in order of arrival, each with what to call when its arrays have been read; at least one, unless
+        ``stopped`` or no longer ``idle``. EnvError as of `take`."""
         began = time.monotonic()
         self._look()
-        while wait and not len(self.queue) and not stopped():
+        while not len(self.queue) and idle() and not stopped():
             self._wait(TICK)
             self._look()
-        if len(self.queue):
+        if len(self.queue) or self.begun is not None:
             self._came(began)
-        return self.queue.take(len(self.queue))
+        return [(chunk, release) for (chunk,), release in (self.queue.take(1) for _ in range(len(self.queue)))]
 
-    def make_shard(self, spec: ShardSpec) -> ReplayShard:
+    def make_shard(self, spec: ShardSpec) -> Shard:
         """In the learner's process: chunks go into it from where they are."""
         return ReplayShard(spec)
 
     def _came(self, began: float) -> None:
-        """Chunks came; since ``began`` they were waited for."""
+        """Something came; since ``began`` it was waited for."""
         if self.begun is None:  # processes take seconds to start, which would hide how fast they are
             self.begun, self._early = time.monotonic(), self._done()
         else:
@@ -196,6 +196,10 @@ class Pool(ABC, Generic[M]):
             self._end(index, member)
         self.queue.clear("left over at the end")
         self.accounts.collected = self.supervisor.collected()
+
+    def close(self) -> None:
+        """As `stop`, and nothing else is left either."""
+        self.stop()
 
     def _look(self) -> None:
         """Replace who died or hangs."""

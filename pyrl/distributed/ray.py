@@ -36,6 +36,8 @@ from pyrl.distributed.collector import Collector, InStep
 from pyrl.distributed.learner import Learner
 from pyrl.distributed.packing import pack, unpack
 from pyrl.distributed.pool import Incoming, Member, Pool, Task, collecting, failure_of
+from pyrl.distributed.ray_shard import RemoteShards
+from pyrl.distributed.shard import Shard, ShardSpec
 from pyrl.distributed.supervisor import STARTING, STEPPING, Failure, Vital, Vitals
 from pyrl.errors import SettingError
 
@@ -119,29 +121,49 @@ OPTIONS: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_task_retries":
 
 
 class RayEngine(Pool[Remote]):
-    """See the module. ``address``: of a cluster; None: the Ray that the program has initialised, else one of our own on this machine."""
+    """See the module. ``address``: of a cluster; None: the Ray that the program has initialised, else one of our own on this machine.
+    ``remote_shards``: the shards of a replay are actors too (`pyrl.distributed.ray_shard`)."""
 
-    def __init__(self, learner: Learner, *roles: Any, address: str | None = None) -> None:
+    def __init__(self, learner: Learner, *roles: Any, address: str | None = None, remote_shards: bool = False) -> None:
         super().__init__(learner, *roles)
-        self.address, self.ours = address, False
+        self.address, self.ours, self.remote_shards = address, False, remote_shards
+        self.shards = RemoteShards()
         self.bytes_received = self.bytes_published = 0
 
     def _open(self) -> None:
-        self.ours = connect(self.address, self.workers) or self.ours
+        self._connect(len(self.shards))
         self.held = [0] * self.workers  # chunks that wait to be read
         self.ready: set[Any] = set()
         self.blob: tuple[Weights, Any] | None = None
         self.remote = ray.remote(concurrency_groups={"signs": 1}, **OPTIONS)(CollectorActor)
         self._check_room()
 
+    def make_shard(self, spec: ShardSpec) -> Shard:
+        """In the learner's process, unless shards are actors."""
+        if not self.remote_shards:
+            return super().make_shard(spec)
+        self._connect(spec.shards)
+        return self.shards.make(spec)
+
+    def _connect(self, shards: int) -> None:
+        """SettingError where the cluster never has a CPU for every actor."""
+        if not self.ours:
+            self.ours = connect(self.address, self.workers + shards)
+        cpus = ray.cluster_resources().get("CPU", 0)
+        if OPTIONS["num_cpus"] * self.workers + shards > cpus:
+            beside = f" and replay_shards is {shards}" if shards else ""
+            raise SettingError(f"train: workers is {self.workers}{beside}, but Ray's cluster has {cpus:g} CPUs, and each takes one")
+
     def _check_room(self) -> None:
-        """SettingError for what the cluster never has room for."""
-        resources = ray.cluster_resources()
-        cpus = resources.get("CPU", 0)
-        if OPTIONS["num_cpus"] * self.workers > cpus:
-            raise SettingError(f"train: workers is {self.workers}, but Ray's cluster has {cpus:g} CPUs, and each takes one")
-        store, needed = resources.get("object_store_memory", 0.0), self.workers * self.ahead * self.layout.size
-        if needed > store / 2:  # else Ray writes chunks to the disk, without a word
+        """SettingError for what the object store never has room for."""
+        store, needed = ray.cluster_resources().get("object_store_memory", 0.0), self.workers * self.ahead * self.layout.size
+        of_shards = self.shards.bytes_under_way()
+        if needed + of_shards > store / 2 and of_shards > needed:
+            raise SettingError(
+                f"train: {len(self.shards)} shards have draws and inserts of up to {of_shards / 2**20:.0f} MiB under way, but the object "
+                f"store has {store / 2**20:.0f} MiB; take a smaller batch_size, or start Ray with a larger object_store_memory"
+            )
+        if needed + of_shards > store / 2:  # else Ray writes chunks to the disk, without a word
             raise SettingError(
                 f"train: {self.workers} workers have chunks of up to {needed / 2**20:.0f} MiB under way, but the object store has "
                 f"{store / 2**20:.0f} MiB; take a smaller n_steps or num_envs, or start Ray with a larger object_store_memory"
@@ -158,6 +180,10 @@ class RayEngine(Pool[Remote]):
     def stop(self) -> None:
         super().stop()
         self.blob = None
+
+    def close(self) -> None:
+        super().close()
+        self.shards.close()
         if self.ours:
             self.ours = False
             ray.shutdown()
@@ -192,8 +218,8 @@ class RayEngine(Pool[Remote]):
 
     def _wait(self, seconds: float) -> None:
         self._ask(self.members)
-        heads = [member.chunks[0] for member in self.members if member.chunks]
-        if len(heads) == len(self.members):
+        heads = [member.chunks[0] for member in self.members if member.chunks] + self.shards.awaited()
+        if heads and all(member.death is None for member in self.members):
             ray.wait(heads, num_returns=1, timeout=seconds)
 
     def _look(self) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from pyrl.agents.storage import ReplaySpec
 from pyrl.distributed.chunks import Chunk
 from pyrl.distributed.engine_loop import Engine, EngineLoop
 from pyrl.distributed.learner import Learner
-from pyrl.distributed.shard import ReplayShard, ShardLost, ShardSpec
+from pyrl.distributed.shard import Shard, ShardLost, ShardSpec
 from pyrl.distributed.transitions import Transitions, TransitionSpec
 from pyrl.envs import Stepper
 from pyrl.errors import AccountingError, CheckpointError
@@ -32,11 +34,21 @@ from pyrl.types import Progress
 CHUNK = 16  # steps of each environment that a collector sends at a time
 BATCHES = 16  # of one draw
 T = TypeVar("T")
+Part: TypeAlias = tuple[int, Transitions, int]  # shard, its steps of a chunk, which of its environments they begin with
+
+
+@dataclass
+class Waiting:
+    """What of a chunk is in no shard yet, and what to call when all of it is."""
+
+    release: Callable[[], None]
+    parts: list[Part]
 
 
 class ReplayLoop(EngineLoop):
     """One round = whatever chunks are there, into the shards, and one draw of a shard that is ready. Where no shard is, the round waits for
-    a chunk (``sync``: collects one of every environment).
+    a chunk (``sync``: collects one of every environment). A shard elsewhere may be busy, or not there yet: then chunks wait for it, which
+    holds back the collectors they are from, and nobody else.
 
     The clock of an update is the environment step whose share of updates it is: what target networks and schedules see, as if updates and
     steps alternated one by one.
@@ -56,7 +68,12 @@ class ReplayLoop(EngineLoop):
         )  # fmt: skip
         self.learner = Learner(agent)
         self.engine = make_engine(self.learner, collected)
-        self.shards: list[ReplayShard] = [self.engine.make_shard(each) for each in shards]
+        self.waiting: list[Waiting] = []
+        try:
+            self.shards: list[Shard] = [self.engine.make_shard(each) for each in shards]
+        except BaseException:
+            self.engine.close()
+            raise
         self.inserted = [0] * len(shards)  # transitions that each has said to have stored, those of its snapshot included
         self.stored = self.lost = 0  # transitions stored by all, in all runs; of these, those that were lost with a shard
         self.begun = 0  # of ``stored``, those of before the collectors began
@@ -66,39 +83,36 @@ class ReplayLoop(EngineLoop):
         self._since: tuple[float, int, int] | None = None  # seconds, and counts of all shards, when there was something to draw first
 
     def reset(self) -> None:
-        self.begun = self.stored
+        self.begun, self.waiting = self.stored, []
         super().reset()
 
     def round(self) -> dict[str, float]:
-        chunks, release = self.engine.take_ready(lambda: self.stopped, not any(map(self._can_sample, range(len(self.shards)))))
-        told = self._lag(chunks)
-        losses: dict[str, float] = {}
-        for chunk in chunks:
-            self._count(chunk.episodes)
-            env_steps = self.agent.env_steps + chunk.steps
-            self.agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
-            if self.agent.normalizer.active:
-                self._observe(chunk)
-            losses = self._store(chunk) or losses
-        release()
+        taken = self.engine.take_ready(lambda: self.stopped, self._idle)
+        told = self._lag([chunk for chunk, _ in taken])
+        losses = self._store(taken)
         if not (self.stopped or self.goal_reached):  # by these parameters
             losses = self._learn_next() or losses
-        if chunks or losses:
+        if taken or losses:
             self.learner.version += 1
             self._updates_at.append((self.learner.version, self.agent.updates))
             self.engine.publish()
         return {**losses, **told, **self.engine.metrics(), **self._rates()}
 
     def check_books(self) -> None:
-        """As of collectors; and every transition that was consumed is in a shard, or was, or is lost with one."""
+        """As of collectors; and every transition that was consumed is in a shard, or was, or is lost with one. What waits for a shard is
+        discarded."""
+        for waiting in self.waiting:
+            for _, steps, _ in waiting.parts:
+                self._discard("left over at the end", steps)
+        self.waiting = []
         super().check_books()
         consumed = self.engine.accounts.consumed
         if self.stored - self.begun != consumed:
             raise AccountingError(f"{consumed} steps went to the shards, but {self.stored - self.begun} were stored")
-        for k, expected in enumerate(self.inserted):
-            said = self._ask(k, lambda shard: shard.counts[0], self.inserted[k])
-            if said != self.inserted[k]:
-                raise AccountingError(f"shard {k} has stored {said} transitions, expected {expected}")
+        for k in range(len(self.shards)):
+            said = self._ask(k, lambda shard: shard.stored(), None)
+            if said not in (None, self.inserted[k]):
+                raise AccountingError(f"shard {k} has stored {said} transitions, expected {self.inserted[k]}")
 
     def _observe(self, chunk: Chunk) -> None:
         """Into the normaliser's moments."""
@@ -108,27 +122,75 @@ class ReplayLoop(EngineLoop):
 
     # -- storing -------------------------------------------------------------------------------------------------------
 
-    def _store(self, chunk: Chunk) -> dict[str, float]:
-        """Into the shards; what was learned until they took it, which they do when enough was drawn."""
-        assert isinstance(chunk.rollout, Transitions)
+    def _store(self, taken: list[tuple[Chunk, Callable[[], None]]]) -> dict[str, float]:
+        """What waits and what was ``taken``, into the shards; what was learned until they took it, which they do when enough was drawn."""
         losses: dict[str, float] = {}
-        for k, steps, first_env in parts(chunk, self.specs[0].envs):
-            while not (taken := self._ask(k, lambda shard: shard.insert(steps, first_env), None)):  # noqa: B023
-                if taken is None or self.goal_reached:
-                    reason = "lost with a shard" if taken is None else "left over at the end"
-                    self.engine.accounts.consumed -= steps.steps
-                    self.engine.accounts.discard(reason, steps.steps)
-                    break
-                losses = self._learn(k)
+        busy = set[int]()  # shards for which something waits: what comes later of the same environments waits too
+
+        def chunks() -> Iterator[Waiting]:
+            yield from self.waiting
+            for chunk, release in taken:
+                self._count(chunk.episodes)
+                if self.agent.normalizer.active:
+                    self._observe(chunk)
+                yield Waiting(release, [*parts(chunk, self.specs[0].envs)])
+
+        def goes_in(part: Part) -> bool:
+            if part[0] in busy:
+                return False
+            gone, learned = self._insert(*part)
+            losses.update(learned)
+            if not gone:
+                busy.add(part[0])
+            return gone
+
+        left = list[Waiting]()
+        for waiting in chunks():
+            waiting.parts = [part for part in waiting.parts if not goes_in(part)]
+            if waiting.parts:
+                left.append(waiting)
             else:
-                self.inserted[k] += steps.steps
-                self.stored += steps.steps
+                waiting.release()
+        self.waiting = left
         return losses
+
+    def _insert(self, k: int, steps: Transitions, first_env: int) -> tuple[bool, dict[str, float]]:
+        """Whether they need not wait for shard ``k``, which has them or is lost, and what was learned."""
+        agent, losses = self.agent, dict[str, float]()
+        before, env_steps = agent.progress, agent.env_steps + steps.steps
+        agent.progress = Progress(env_steps, self.limits.share(env_steps, self.episodes))
+        while not (taken := self._ask(k, lambda shard: shard.insert(steps, first_env), None)):
+            if taken is None or self.goal_reached:
+                self._discard("lost with a shard" if taken is None else "left over at the end", steps)
+                return True, losses
+            if not self._can_sample(k):  # elsewhere, and busy
+                agent.progress = before
+                return False, losses
+            losses = self._learn(k) or losses
+        self.inserted[k] += steps.steps
+        self.stored += steps.steps
+        return True, losses
+
+    def _discard(self, reason: str, steps: Transitions) -> None:
+        self.engine.accounts.consumed -= steps.steps
+        self.engine.accounts.discard(reason, steps.steps)
+
+    def _idle(self) -> bool:
+        """Whether there is nothing to do until somebody sends something."""
+        if any([self._can_sample(k) for k in range(len(self.shards))]):  # all are asked
+            return False
+        heads = {k: steps for waiting in reversed(self.waiting) for k, steps, _ in reversed(waiting.parts)}  # the first of each shard
+        return not any(self._ask(k, lambda shard: shard.can_insert(steps), True) for k, steps in heads.items())  # noqa: B023
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
     def _can_sample(self, k: int) -> bool:
-        return self._ask(k, lambda shard: shard.can_sample(), False)
+        return self._ask(k, lambda shard: shard.can_sample(self._beta), False)
+
+    @property
+    def _beta(self) -> float | None:
+        priorities = self.spec.prioritized
+        return None if priorities is None else priorities.beta_at(self.agent.progress.share)
 
     def _learn_next(self) -> dict[str, float]:
         """From the next shard that is ready, in turn."""
@@ -142,7 +204,7 @@ class ReplayLoop(EngineLoop):
     def _learn(self, k: int) -> dict[str, float]:
         agent, priorities = self.agent, self.spec.prioritized
         now = agent.progress
-        batches = self._ask(k, lambda shard: shard.sample(None if priorities is None else priorities.beta_at(now.share)), None)
+        batches = self._ask(k, lambda shard: shard.sample(self._beta), None)
         if batches is None:
             return {}
         if self._since is None:
@@ -170,16 +232,31 @@ class ReplayLoop(EngineLoop):
 
     # -- shards --------------------------------------------------------------------------------------------------------
 
-    def _ask(self, k: int, question: Callable[[ReplayShard], T], otherwise: T) -> T:
+    def _ask(self, k: int, question: Callable[[Shard], T], otherwise: T) -> T:
         """The answer of shard ``k``; ``otherwise``, and a new one in its place, if it is lost."""
         try:
             return question(self.shards[k])
         except ShardLost:
             self.shards[k] = self.engine.make_shard(self.specs[k])
-            kept = self.shards[k].counts[0]  # of its snapshot
+            self._restore(k)
+            kept = self.shards[k].counts[0]
             self.lost += self.inserted[k] - kept
             self.inserted[k] = kept
             return otherwise
+
+    def _restore(self, k: int) -> None:
+        """What the last checkpoint of this run has of shard ``k``, where there is one, into the new shard."""
+        if self.saved_replay is None:
+            return
+        try:
+            self.shards[k].load_state_dict(self.saved_replay(str(k)))
+        except (OSError, CheckpointError) as error:
+            warnings.warn(f"shard {k} was lost and begins empty, as the checkpoint does not have it: {error}", RuntimeWarning, stacklevel=2)
+
+    def _state_of(self, k: int) -> dict[str, Any]:
+        while (state := self._ask(k, lambda shard: shard.state_dict(), None)) is None:
+            pass  # the one that took its place
+        return state
 
     def _counts(self) -> tuple[int, int]:
         """(transitions stored, transitions drawn), by all shards."""
@@ -208,17 +285,17 @@ class ReplayLoop(EngineLoop):
 
     def state_dict(self, replay: bool = True) -> dict[str, Any]:
         """Of the shards all that was stored. Chunks under way are none of it; neither are they in the agent's environment steps."""
-        state = {**super().state_dict(replay), "stored": self.stored, "clock": self.clock, "lost": self.lost, "next": self._next}
-        if not replay:
-            return state
-        for shard in self.shards:
-            shard.stop()
-        try:
-            shards = {str(k): shard.state_dict() for k, shard in enumerate(self.shards)}
-        finally:
+        shards: dict[str, Any] = {}
+        if replay:
             for shard in self.shards:
-                shard.resume()
-        return {**state, "buffer": {"shards": shards}}
+                shard.stop()
+            try:
+                shards = {str(k): self._state_of(k) for k in range(len(self.shards))}
+            finally:
+                for shard in self.shards:
+                    shard.resume()
+        state = {**super().state_dict(replay), "stored": self.stored, "clock": self.clock, "lost": self.lost, "next": self._next}
+        return {**state, "buffer": {"shards": shards}} if replay else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         rest = dict(state)
@@ -234,9 +311,9 @@ class ReplayLoop(EngineLoop):
         for k, shard in enumerate(self.shards):
             try:
                 shard.load_state_dict(shards[str(k)])
+                self.inserted[k] = shard.stored()
             except (ValueError, TypeError, LookupError) as error:
                 raise CheckpointError(f"loop/buffer/shards/{k}: {error}") from error
-            self.inserted[k] = shard.counts[0]
         self.stored, self.clock, self.lost, self._next = stored, float(clock), lost, following % len(self.shards)
         self.begun = stored
         super().load_state_dict(rest)
@@ -248,8 +325,8 @@ def ladder(num_envs: int, shards: int) -> tuple[float, ...]:
     return tuple((env % each * shards + env // each) / max(1, num_envs - 1) for env in range(num_envs))
 
 
-def parts(chunk: Chunk, envs: int) -> Iterator[tuple[int, Transitions, int]]:
-    """(shard, its steps, which of its environments they begin with), where each shard has ``envs`` environments."""
+def parts(chunk: Chunk, envs: int) -> Iterator[Part]:
+    """What goes to which shard, where each shard has ``envs`` environments."""
     steps = chunk.rollout
     assert isinstance(steps, Transitions)
     count = steps.reward.shape[1]

@@ -1,13 +1,14 @@
 """The role that keeps experience: a replay behind a rate limiter (Horgan et al. 2018; the limiter: Cassirer et al. 2021).
 
-A plain object. It can be in the learner's process, or in one of its own behind whatever calls its methods from there.
+`ReplayShard` is a plain object: in the learner's process, or in one of its own behind whatever speaks to it from here (`RemoteShard` of
+`pyrl.distributed.ray_shard`). The learner sees a `Shard`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +23,45 @@ from pyrl.types import Batch
 
 class ShardLost(Exception):
     """A shard elsewhere is gone, with what it held."""
+
+
+class Shard(Protocol):
+    """What the learner sees of a shard. It alone speaks to it. Methods of one that is elsewhere raise ShardLost when it is gone, and do not
+    wait for it but where that is said; its own errors come with the next call of any."""
+
+    spec: ShardSpec
+
+    def can_insert(self, steps: Transitions) -> bool: ...
+
+    def insert(self, steps: Transitions, first_env: int = 0) -> bool:
+        """Store the steps of the environments from ``first_env`` on, counted in this shard, with their initial priorities, where they have
+        some. False, and nothing is stored, if it would have to wait."""
+
+    def can_sample(self, beta: float | None = None) -> bool:
+        """Whether `sample` has a draw now. ``beta``: of its importance weights; one that is elsewhere is asked for the draw here."""
+
+    def sample(self, beta: float | None = None) -> list[Batch] | None:
+        """``spec.batches`` batches; None if it would have to wait for them."""
+
+    def update_priorities(self, index: Sequence[np.ndarray], priority: Sequence[np.ndarray]) -> None:
+        """Of the batches of one draw, at once; of a transition that comes twice the last counts."""
+
+    def stop(self) -> None:
+        """Nothing goes in or out until `resume`: the barrier of a checkpoint."""
+
+    def resume(self) -> None: ...
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """(transitions inserted, transitions drawn), as the learner knows."""
+
+    def stored(self) -> int:
+        """Transitions inserted, as the shard itself has counted, after all that it was told. Waits."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """After all that it was told. Waits."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +90,9 @@ class ShardSpec:
         """Transitions before the first draw."""
         return -(-self.replay.learning_begins // self.shards)
 
+    def limiter(self) -> RateLimiter:
+        return RateLimiter(self.samples_per_insert, min_size=self.min_size, insert_size=self.insert_size, sample_size=self.sample_size)
+
 
 class ReplayShard:
     """Transitions of some environments; `insert` and `sample` say no where the limiter wants them to wait.
@@ -63,17 +106,17 @@ class ReplayShard:
             spec.replay, spec.replay.capacity // spec.shards, spec.space, spec.action_space, num_envs=spec.envs,
             seed=stream_key(spec.seed, "replay shard", spec.index) >> 1, **spec.window,
         )  # fmt: skip
-        self.limiter = RateLimiter(
-            spec.samples_per_insert, min_size=spec.min_size, insert_size=spec.insert_size, sample_size=spec.sample_size
-        )
+        self.limiter = spec.limiter()
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
         return len(self.buffer)
 
+    def can_insert(self, steps: Transitions) -> bool:
+        return self.limiter.can_insert(steps.steps)
+
     def insert(self, steps: Transitions, first_env: int = 0, timeout: float = 0.0) -> bool:
-        """Store the steps of the environments from ``first_env`` on, counted in this shard, with their initial priorities, where they have
-        some. False, and nothing is stored, if the limiter did not allow it for ``timeout`` seconds. Errors as of `ReplayBuffer.extend`."""
+        """As of `Shard`; False if the limiter did not allow it for ``timeout`` seconds. Errors as of `ReplayBuffer.extend`."""
         count = steps.steps
         if not self.limiter.begin_insert(count, timeout):
             return False
@@ -88,12 +131,11 @@ class ReplayShard:
             self.limiter.end_insert(count, stored)
         return True
 
-    def can_sample(self) -> bool:
-        """Whether `sample` would draw a full number of batches now."""
+    def can_sample(self, beta: float | None = None) -> bool:
         return self.limiter.can_sample(self.spec.sample_size)
 
     def sample(self, beta: float | None = None, timeout: float = 0.0) -> list[Batch] | None:
-        """``spec.batches`` batches; None if the limiter did not allow it for ``timeout`` seconds. ``beta``: of importance weights."""
+        """As of `Shard`; None if the limiter did not allow it for ``timeout`` seconds."""
         if not self.limiter.sample(self.spec.sample_size, timeout):
             return None
         if beta is not None and isinstance(self.buffer, PrioritizedReplayBuffer):
@@ -101,12 +143,10 @@ class ReplayShard:
         return [self.buffer.sample(self.spec.replay.batch_size) for _ in range(self.spec.batches)]
 
     def update_priorities(self, index: Sequence[np.ndarray], priority: Sequence[np.ndarray]) -> None:
-        """Of the batches of one draw, at once; of a transition that comes twice the last counts."""
         assert isinstance(self.buffer, PrioritizedReplayBuffer)
         self.buffer.update_priorities(np.concatenate(index), np.concatenate(priority))
 
     def stop(self) -> None:
-        """Nothing goes in or out until `resume`: the barrier of a checkpoint."""
         self.limiter.stop()
 
     def resume(self) -> None:
@@ -114,8 +154,10 @@ class ReplayShard:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """(transitions inserted, transitions drawn)"""
         return self.limiter.inserts, self.limiter.samples
+
+    def stored(self) -> int:
+        return self.limiter.inserts
 
     def state_dict(self) -> dict[str, Any]:
         return {"limiter": self.limiter.state_dict(), "buffer": self.buffer.state_dict()}

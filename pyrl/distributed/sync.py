@@ -91,9 +91,10 @@ class SyncEngine:
             self.queue.put(chunk)
         return self.queue.take(len(self.collectors))
 
-    def take_ready(self, stopped: Callable[[], bool], wait: bool) -> tuple[list[Chunk], Callable[[], None]]:
-        """A round of `take`; nothing, unless ``wait``."""
-        return (self.take(stopped) if wait else None) or ([], lambda: None)
+    def take_ready(self, stopped: Callable[[], bool], idle: Callable[[], bool]) -> list[tuple[Chunk, Callable[[], None]]]:
+        """A round of `take`; nothing, unless ``idle``."""
+        taken = self.take(stopped) if idle() else None
+        return [] if taken is None else [(chunk, lambda: None) for chunk in taken[0]]
 
     def make_shard(self, spec: ShardSpec) -> ReplayShard:
         return ReplayShard(spec)
@@ -126,6 +127,9 @@ class SyncEngine:
         for collector in self.collectors:
             collector.stepper.close()
         self.collectors = []
+
+    def close(self) -> None:
+        self.stop()
 
     def metrics(self) -> dict[str, float]:
         return {}

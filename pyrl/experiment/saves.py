@@ -92,6 +92,7 @@ class Saver:
         """From here on the run can be resumed."""
         if not resumed:
             self._write_last(whole=True)
+        self._loop.saved_replay = self._read_replay
         self._agent_pace.took(0.0)
 
     def offer(self, score: float, rare: bool) -> None:
@@ -148,6 +149,11 @@ class Saver:
         checkpoint.save(self.folder.last, tree, about, keep=() if whole else self._replay_files, parents=False)
         if replay is not None:
             self._replay_steps = steps
+
+    def _read_replay(self, part: str) -> Any:
+        """Of a shard, by its name."""
+        group = f"replay-{part}"
+        return checkpoint.load(self.folder.last, [group])[0][group]
 
     def _write_waiting(self) -> None:
         for name, write in list(self._waiting.items()):

@@ -66,8 +66,8 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
     else:
         config = _config_of(agent, told, names)
         own = {"seed": agent.seed, "num_envs": agent.num_envs}
-    for name in ("worker_engine", "max_policy_lag", "address", "learners", "replay_shards", "samples_per_insert"):
-        if name in told and "workers" not in told:
+    for name in ("worker_engine", "max_policy_lag", "address", "learners", "replay_shards", "samples_per_insert", "remote_shards"):
+        if told.get(name) and "workers" not in told:
             raise SettingError(f"train: {name} is {told[name]!r}, but there are no workers; leave it out, or set workers")
     limits = {name: told[name] for name in ("total_steps", "total_episodes") if told.get(name) is not None}
     limits = limits or {"total_steps": chosen.total_steps, "total_episodes": chosen.total_episodes}
@@ -80,7 +80,7 @@ def new_settings(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str
         "eval_every": None, "eval_episodes": int(arguments["eval_episodes"]), "stop_at_return": None,
         "stop_window": int(arguments["stop_window"]), "save_every_episodes": None,
         "workers": None, "worker_engine": None, "max_policy_lag": None, "address": None, "learners": None,
-        "replay_shards": None, "samples_per_insert": None, "overlap": False,
+        "replay_shards": None, "samples_per_insert": None, "remote_shards": False, "overlap": False,
         **{name: value for name, value in told.items() if name not in (*_PER_CALL, "algo", "env", "agent", "run_dir", *limits)},
         **limits, "config": config,
     }  # fmt: skip
@@ -119,7 +119,7 @@ def _keeps(folder: RunFolder, name: str, value: Any, before: Any) -> bool:
         return value is True or (value is not False and Path(value).resolve() == folder.path.resolve())
     if name == "env_kwargs":
         return to_json(value, name) == (before or {})
-    if name == "overlap":  # older versions did not keep it
+    if name in ("overlap", "remote_shards"):  # older versions did not keep them
         return bool(value) == bool(before)
     return value == before or (name == "backend" and value == "auto")
 

@@ -87,6 +87,7 @@ def train(
     max_policy_lag: Count | None = None,
     replay_shards: Count | None = None,
     samples_per_insert: Positive | None = None,
+    remote_shards: bool | None = None,
     learners: Count | None = None,
     overlap: bool | None = None,
     address: str | None = None,
@@ -123,6 +124,8 @@ def train(
         not given is the preset's, rounded up to a multiple of workers and of replay_shards.
     samples_per_insert: transitions drawn for each that is stored; None: as with one environment and no workers, by batch_size,
         train_freq and gradient_steps.
+    remote_shards: with worker_engine="ray": each shard is an actor of Ray, on any node, whose memory it uses (docs/scale.md). None: in
+        this process.
     learners: of impala and a2c, that share each update's environments and sum their gradients (docs/scale.md): this process and others
         that it starts, or those of torchrun. None: one.
     overlap: the environments step while the agent learns, on another core. What it acts by lags: off-policy by one step (the updates that
@@ -154,8 +157,7 @@ def train(
             elif run_dir is not False:
                 settings |= {"config": config_to_json(agent.config), "num_envs": agent.num_envs, "engine": agent.engine}
                 folder = _new_folder(settings, run_dir)
-            score = _score(loop, env, settings, options)
-            run = _run(loop, folder, settings, score, on_metrics, recorded, curve, signals)
+            run = _run(loop, folder, settings, _score(loop, env, settings, options), on_metrics, recorded, curve, signals)
     except Exception:
         if run is None or signals.received is None:  # else the signal went to the environments' processes too, and all is saved
             raise

@@ -69,6 +69,7 @@ class Loop(ABC):
         self.episodes = 0
         self.window: deque[Episode] = deque(maxlen=WINDOW)
         self.refused: Any = None  # the data of an update that was not finite
+        self.saved_replay: Callable[[str], Any] | None = None  # what the run's last checkpoint has of a part of its replay
         self._ended: list[Episode] = []
         self._window_means: dict[str, float] = {}
         self._continues: int | None = None  # the stepper's count of resets while its episodes are ours and no round was interrupted

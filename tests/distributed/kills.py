@@ -1,9 +1,10 @@
-"""`kill -9` at random moments, and what it costs: collectors, learners of a group, and the program itself, which is resumed.
+"""`kill -9` at random moments, and what it costs: collectors, learners of a group, the program itself, which is resumed, and shards on Ray.
 
-python tests/distributed/kills.py [--collectors 60] [--learners 20] [--programs 20] [--seed 0]
+python tests/distributed/kills.py [--collectors 60] [--learners 20] [--programs 20] [--shards 0] [--seed 0]
 
-Prints the longest gap between two updates, how long it took until a killed collector's place made chunks again, and until a killed
-program's run went on. Every run asserts that no step was lost, and that no process, file or shared memory is left.
+Prints the longest gap between two updates, how long it took until a killed collector's place made chunks again, until a killed
+program's run went on, and until a killed shard stored again. Every run asserts that no step was lost, and that no process, file or shared
+memory is left.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import pyrl
 from pyrl.distributed.learner import RolloutQueue
 from pyrl.distributed.loop import DistributedLoop
+from pyrl.distributed.replay import ReplayLoop
 from pyrl.loops.supervision import ENOUGH
 
 SMALL: dict[str, Any] = {
@@ -130,6 +132,72 @@ def _killed_in_a_run(
     }  # fmt: skip
 
 
+def pid_of_shard(shard: Any) -> int:
+    """0: its actor has not begun."""
+    import ray
+
+    actor = ray._private.state.actors(shard.actor._actor_id.hex())
+    return int(actor["Pid"]) if actor.get("State") == "ALIVE" else 0
+
+
+def check_shards(loop: ReplayLoop) -> dict[str, Any]:
+    """AccountingError unless all that was collected is stored or discarded, and all that was stored is in shards or lost."""
+    loop.check_books()
+    books, held = loop.engine.accounts, sum(shard.stored() for shard in loop.shards)
+    assert loop.stored == held + loop.lost, (loop.stored, held, loop.lost)
+    return {
+        "collected": books.collected, "stored": loop.stored - loop.begun, "in shards": held, "lost": loop.lost,
+        "discarded": dict(books.discarded),
+    }  # fmt: skip
+
+
+def of_shards(kills: int, random: np.random.Generator) -> dict[str, Any]:
+    """One run of distributed replay on Ray, in which a random shard is killed again and again."""
+    gaps, back, books, loops = list[float](), list[float](), dict[str, Any](), list[ReplayLoop]()
+    killed: dict[int, tuple[float, Any]] = {}  # shard: when, and which one it was
+    state = {"due": 0.0, "last": 0.0, "kills": 0, "updates": 0.0}
+    begin, close = ReplayLoop.reset, ReplayLoop.close
+
+    def beginning(loop: ReplayLoop) -> None:
+        loops.append(loop)
+        begin(loop)
+
+    def closing(loop: ReplayLoop) -> None:
+        books.update(check_shards(loop))
+        close(loop)
+
+    def watch(metrics: Any) -> bool:
+        now, shards = time.monotonic(), loops[-1].shards
+        if metrics["time/updates"] > state["updates"]:
+            if state["last"]:
+                gaps.append(now - state["last"])
+            state["last"], state["updates"] = now, metrics["time/updates"]
+        for k, (when, dead) in list(killed.items()):
+            if shards[k] is not dead and shards[k].confirmed:
+                back.append(now - when)
+                del killed[k]
+        # Three deaths in a row, each before ENOUGH transitions, end a run: random moments, but for those.
+        ready = [k for k, shard in enumerate(shards) if shard.confirmed >= ENOUGH]
+        if now > state["due"] and state["kills"] < kills and ready and not killed:  # one at a time
+            k = ready[random.integers(len(ready))]
+            os.kill(pid_of_shard(shards[k]), signal.SIGKILL)
+            killed[k] = now, shards[k]
+            state["kills"] += 1
+            state["due"] = now + random.random()
+        return bool(state["kills"] >= kills and not killed and now > state["due"])
+
+    options = {
+        "num_envs": 4, "net_arch": (32,), "backend": "native", "workers": 2, "curve": False, "run_dir": False, "worker_engine": "ray",
+        "replay_shards": 2, "remote_shards": True, "prioritized": True, "batch_size": 32, "learning_starts": 200, "buffer_size": 20_000,
+    }  # fmt: skip
+    ReplayLoop.reset, ReplayLoop.close = beginning, closing  # type: ignore[method-assign]
+    try:
+        pyrl.train("dqn", "CartPole-v1", total_steps=10**9, on_metrics=watch, **options)
+    finally:
+        ReplayLoop.reset, ReplayLoop.close = begin, close  # type: ignore[method-assign]
+    return {"kills": kills, "longest gap between two updates, s": round(max(gaps), 2), "back, s": _spread(back), **books}
+
+
 def of_programs(kills: int, random: np.random.Generator, folder: Path) -> dict[str, Any]:
     """One run, whose program is killed again and again, and resumed from the last checkpoint."""
     command = [sys.executable, "-m", "pyrl", "train"]
@@ -206,7 +274,7 @@ def _spread(seconds: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for role, count in (("collectors", 60), ("learners", 20), ("programs", 20)):
+    for role, count in (("collectors", 60), ("learners", 20), ("programs", 20), ("shards", 0)):
         parser.add_argument(f"--{role}", type=int, default=count, help="kills")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -218,6 +286,8 @@ def main() -> None:
     if options.programs:
         with tempfile.TemporaryDirectory(prefix="kills") as folder:
             print("programs", json.dumps(of_programs(options.programs, random, Path(folder))), flush=True)
+    if options.shards:
+        print("shards", json.dumps(of_shards(options.shards, random)), flush=True)
     assert left_over() <= before, f"left behind: {sorted(left_over() - before)}"
 
 

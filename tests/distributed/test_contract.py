@@ -90,8 +90,8 @@ def loops(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return iterate(loop)
 
     def closing(loop: EngineLoop) -> None:
-        close(loop)
         loop.check_books()
+        close(loop)
 
     monkeypatch.setattr(EngineLoop, "__iter__", beginning)
     monkeypatch.setattr(EngineLoop, "close", closing)

@@ -277,9 +277,9 @@ def books(monkeypatch: pytest.MonkeyPatch) -> list[ReplayLoop]:
     seen, close = [], EngineLoop.close
 
     def closing(loop: EngineLoop) -> None:
-        close(loop)
         assert isinstance(loop, ReplayLoop)
         loop.check_books()
+        close(loop)
         seen.append(loop)
 
     monkeypatch.setattr(EngineLoop, "close", closing)
@@ -340,10 +340,10 @@ class Fragile(ReplayShard):
             raise ShardLost
         return super().insert(*arguments, **options)
 
-    def can_sample(self) -> bool:
+    def can_sample(self, beta: float | None = None) -> bool:
         if self.gone:
             raise ShardLost
-        return super().can_sample()
+        return super().can_sample(beta)
 
 
 def test_a_lost_shard_begins_empty_and_its_loss_is_told(monkeypatch: pytest.MonkeyPatch, books: list[ReplayLoop]) -> None:
