@@ -18,6 +18,7 @@ import pickle
 import signal
 import statistics
 import sys
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -62,10 +63,18 @@ def made_up(T: int, N: int) -> Chunk:
 class Producer:
     """In the place of `CollectorActor`: packs the same chunk again and again, by weights that it loads."""
 
-    def __init__(self, path: list[str], payload: bytes) -> None:
+    def __init__(self, path: list[str], modules: list[str], payload: bytes) -> None:
+        self.version, self.collected, self.weights = -1, 0, np.zeros(0, np.float32)
+        self.needed = threading.Event()
+
+    def begin(self, payload: bytes) -> None:
+        self.needed.set()
         self.task: Task = pickle.loads(payload)
         self.chunk = made_up(self.task.spec.n_steps, self.task.num_envs)
-        self.version, self.collected, self.weights = -1, 0, np.zeros(0, np.float32)
+
+    @ray.method(concurrency_group="standby")
+    def stand_by(self) -> None:
+        self.needed.wait()
 
     def collect(self, weights: Weights, values: list[Any]) -> np.ndarray:
         self.pull(weights.version, values)
@@ -141,7 +150,7 @@ def engine(kind: Any, workers: int, T: int, N: int, size: int) -> Any:
 class ProducerEngine(RayEngine):
     def _open(self) -> None:
         super()._open()
-        self.remote = ray.remote(concurrency_groups={"signs": 1}, **engine_of_ray.OPTIONS)(Producer)
+        self.remote = ray.remote(**engine_of_ray.OPTIONS)(Producer)
 
 
 class CrowdEngine(RayEngine):
@@ -161,9 +170,7 @@ class CrowdEngine(RayEngine):
             collect=SimpleNamespace(remote=lambda weights, values: host.collect.remote(index, incarnation, next(number), weights, values)),
             signs=SimpleNamespace(remote=lambda: host.signs.remote(index)),
         )
-        member = Remote(index, guest, begun_at=begun_at)
-        self._ask([member])
-        return member
+        return Remote(index, guest, at_work=True, begun_at=begun_at)
 
     def _dismiss(self, members: list[Remote]) -> None:
         """Until everybody's chunk is there, or for as long as collectors get."""
@@ -222,7 +229,7 @@ def weights(size: int = 4_000_000) -> None:
 
 def crowd(seconds: float = 8.0) -> None:
     """Each collector makes a chunk of 1,000 transitions a second; the learner takes as many as there are collectors for an update."""
-    engine_of_ray.OPTIONS["num_cpus"] = 0
+    engine_of_ray.CPUS = 0
     ray.init("local", num_cpus=2, include_dashboard=False)  # Ray starts a process for each CPU
     for workers in (64, 128, 256, 512):
         pool = engine(CrowdEngine, workers, 125, 8, 100_000)

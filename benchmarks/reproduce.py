@@ -74,6 +74,8 @@ TABLE = [
     Entry("impala", "LunarLander-v3", 200, 200, {"workers": 2}, suffix="-workers"),
     Entry("appo", "CartPole-v1", 475, 475, {"workers": 2}, suffix="-workers"),
     Entry("appo", "LunarLander-v3", 200, 200, {"workers": 2}, suffix="-workers"),
+    Entry("appo", "CartPole-v1", 475, 475, {"workers": 2, "worker_engine": "ray"}, suffix="-ray"),
+    Entry("appo", "LunarLander-v3", 200, 200, {"workers": 2, "worker_engine": "ray"}, suffix="-ray"),
     Entry("sac", "Pendulum-v1", -165, -200, {"total_steps": 20_000}),
     Entry("td3", "Pendulum-v1", -165, -200, {"total_steps": 20_000}),
     Entry("ddpg", "Pendulum-v1", -200, -200, {"total_steps": 5_000}, suffix="-5k"),
