@@ -3,7 +3,8 @@
 python benchmarks/bench_ray.py throughput     chunks of 8,192 transitions of 17 numbers, into the queue and into the learner's rollout
 python benchmarks/bench_ray.py weights        4 MB of weights, from the learner into two collectors
 python benchmarks/bench_ray.py crowd          64 to 512 simulated collectors on one learner (docs/scale.md has the arithmetic)
-python benchmarks/bench_ray.py kills          100 kill -9 of collectors at random moments of a training
+python benchmarks/bench_ray.py kills          100 kill -9 of collectors at random moments of a training, up to 20 s apart
+python benchmarks/bench_ray.py more_kills     30 within a second of each other: another standby is not there yet
 
 Actors, object store, packing, queue and books are the engine's own; the environments are not there: a chunk is made once and sent again
 under the next number. Printed: medians, and the processor's time of the learner's process, which a busy machine does not stretch.
@@ -254,10 +255,17 @@ def crowd(seconds: float = 8.0) -> None:
         pool.stop()
 
 
-def kills(count: int = 100) -> None:
+def more_kills() -> None:
+    kills(30, 1.0)
+
+
+def kills(count: int = 100, apart: float = 20.0) -> None:
+    from bench_scale import offspring
+
     import pyrl
     from pyrl.distributed.engine_loop import EngineLoop
 
+    before = offspring(os.getpid())
     loops, reset = list[Any](), EngineLoop.reset
 
     def beginning(loop: Any) -> None:
@@ -266,38 +274,53 @@ def kills(count: int = 100) -> None:
 
     EngineLoop.reset = beginning  # type: ignore[method-assign]
     random = np.random.default_rng(0)
-    times, waits, killed = list[float](), list[float](), dict[int, tuple[float, int]]()  # collector: when, and the incarnation
-    state: dict[str, Any] = {"due": 0.0, "last": -1, "done": 0}
+    times, killed = list[float](), dict[int, tuple[float, int, bool]]()  # collector: when, its incarnation, whether somebody stood by
+    waits: dict[bool, list[float]] = {True: [], False: []}  # by that
+    state: dict[str, Any] = {"due": 0.0, "done": 0}
+
+    def pid_of(role: Any) -> int | None:
+        """Of an actor that has started."""
+        actor = ray._private.state.actors(role.actor._actor_id.hex())
+        return int(actor["Pid"]) if actor.get("State") == "ALIVE" and actor["Pid"] else None
 
     def watch(metrics: Any) -> bool:
         now, pool = time.monotonic(), loops[0].engine
         times.append(now)
-        for index, (at, incarnation) in list(killed.items()):
+        for index, (at, incarnation, ready) in list(killed.items()):
             if pool.members[index].received and pool.supervisor.incarnation[index] > incarnation:
-                waits.append(now - at)
+                waits[ready].append(now - at)
                 del killed[index]
+                state["due"] = now + apart * random.random()
+                if state["done"] % 10 == 0:
+                    print(f"   {state['done']} kills, load {os.getloadavg()[0]:.0f}, longest gap {np.diff(times).max():.2f} s", flush=True)
         if state["done"] < count and now > state["due"] and not killed:
             index = int(random.integers(2))
-            actor = ray._private.state.actors(pool.members[index].actor._actor_id.hex())
-            if actor.get("State") == "ALIVE" and actor["Pid"] and pool.members[index].received > 1000:
-                os.kill(int(actor["Pid"]), signal.SIGKILL)
-                killed[index] = now, pool.supervisor.incarnation[index]
+            if pool.members[index].received > 1000 and (pid := pid_of(pool.members[index])) is not None:
+                ready = pool.standby is not None and pid_of(pool.standby) is not None
+                os.kill(pid, signal.SIGKILL)
+                killed[index] = now, pool.supervisor.incarnation[index], ready
                 state["done"] += 1
-                state["due"] = now + random.random()
         return state["done"] >= count and not killed
 
     run = pyrl.train(
         "impala", "CartPole-v1", total_steps=10**9, workers=2, worker_engine="ray", backend="native", run_dir=False, on_metrics=watch
     )
     books, gaps = loops[0].engine.accounts, np.diff(times)
-    q = np.quantile(waits, [0.5, 0.95, 1.0])
-    print(f"{len(waits)} kills: longest gap between two updates {gaps.max():.2f} s (99.99 %: {np.quantile(gaps, 0.9999):.3f} s)")
-    print(f"the next chunk of the one that took the place: {q[0]:.1f} s (median), {q[1]:.1f} s (95 %), {q[2]:.1f} s (worst)")
+    print(f"{state['done']} kills: longest gap between two updates {gaps.max():.2f} s (99.99 %: {np.quantile(gaps, 0.9999):.3f} s)")
+    for who, these in {
+        "all": waits[True] + waits[False],
+        "where somebody stood by": waits[True],
+        "where nobody did yet": waits[False],
+    }.items():
+        if these:
+            q = np.quantile(these, [0.5, 0.95, 1.0])
+            print(f"the next chunk from that place, {who} ({len(these)}): {q[0]:.2f} s (median), {q[1]:.2f} s (95 %), {q[2]:.2f} s (worst)")
+    print(f"load {os.getloadavg()[0]:.0f}; processes left: {sorted(offspring(os.getpid()) - before)}")
     print(f"books: {books.collected:,} collected = {books.consumed:,} consumed + {dict(books.discarded)}; {run.agent.updates:,} updates")
 
 
 if __name__ == "__main__":
-    subjects = {"throughput": throughput, "weights": weights, "crowd": crowd, "kills": kills}
+    subjects = {"throughput": throughput, "weights": weights, "crowd": crowd, "kills": kills, "more_kills": more_kills}
     for name in sys.argv[1:] or subjects:
         print(f"-- {name}", flush=True)
         subjects[name]()
