@@ -151,7 +151,7 @@ def engine(kind: Any, workers: int, T: int, N: int, size: int) -> Any:
 class ProducerEngine(RayEngine):
     def _open(self) -> None:
         super()._open()
-        self.remote = ray.remote(**engine_of_ray.OPTIONS)(Producer)
+        self.remote = ray.remote(concurrency_groups={"signs": 1, "standby": 1}, **engine_of_ray.OPTIONS)(Producer)
 
 
 class CrowdEngine(RayEngine):
@@ -230,7 +230,7 @@ def weights(size: int = 4_000_000) -> None:
 
 def crowd(seconds: float = 8.0) -> None:
     """Each collector makes a chunk of 1,000 transitions a second; the learner takes as many as there are collectors for an update."""
-    engine_of_ray.CPUS = 0
+    engine_of_ray.OPTIONS["num_cpus"] = 0
     ray.init("local", num_cpus=2, include_dashboard=False)  # Ray starts a process for each CPU
     for workers in (64, 128, 256, 512):
         pool = engine(CrowdEngine, workers, 125, 8, 100_000)

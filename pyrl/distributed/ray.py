@@ -146,8 +146,7 @@ class Standby:
     death: Any = None  # what `stand_by` answers when it is dead
 
 
-CPUS = 1.0  # of the cluster, for each collector
-OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"signs": 1, "standby": 1}}  # of the actors
+OPTIONS: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}  # of the actors
 
 
 class RayEngine(Pool[Remote]):
@@ -163,7 +162,7 @@ class RayEngine(Pool[Remote]):
         self.held = [0] * self.workers  # chunks that wait to be read
         self.ready: set[Any] = set()
         self.blob: tuple[Weights, Any] | None = None
-        self.remote = ray.remote(**OPTIONS)(CollectorActor)
+        self.remote = ray.remote(concurrency_groups={"signs": 1, "standby": 1}, **OPTIONS)(CollectorActor)
         self.standby: Standby | None = None
         self.wanted = False  # somebody who stands by
         self._check_room()
@@ -172,7 +171,7 @@ class RayEngine(Pool[Remote]):
         """SettingError for what the cluster never has room for."""
         resources = ray.cluster_resources()
         cpus = resources.get("CPU", 0)
-        if CPUS * self.workers > cpus:
+        if OPTIONS["num_cpus"] * self.workers > cpus:
             raise SettingError(f"train: workers is {self.workers}, but Ray's cluster has {cpus:g} CPUs, and each takes one")
         store, needed = resources.get("object_store_memory", 0.0), self.workers * self.ahead * self.layout.size
         if needed > store / 2:  # else Ray writes chunks to the disk, without a word
@@ -222,13 +221,12 @@ class RayEngine(Pool[Remote]):
 
     def _actor(self, task: bytes) -> Standby:
         """All together claim a CPU for each collector: a new one what is left of that."""
-        cpus = min(CPUS, CPUS * self.workers - sum(member.cpus for member in self.members if not member.ended))
-        strategy: Any = "SPREAD"
-        if cpus == 0:  # which Ray would find room for where collectors must not be
+        each = OPTIONS["num_cpus"]
+        options = {**OPTIONS, "num_cpus": min(each, each * self.workers - sum(member.cpus for member in self.members if not member.ended))}
+        if options["num_cpus"] == 0:  # which Ray would find room for where collectors must not be
             node = max(ray.nodes(), key=lambda node: node["Alive"] * node["Resources"].get("CPU", 0))
-            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-        actor = self.remote.options(num_cpus=cpus, scheduling_strategy=strategy).remote(sys.path, modules_of_program(), task)
-        return Standby(actor, cpus)
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+        return Standby(self.remote.options(**options).remote(sys.path, modules_of_program(), task), options["num_cpus"])
 
     def _stand_by(self) -> None:
         """Once all collectors are at work, somebody for the next that dies; one that dies itself has no successor until then."""

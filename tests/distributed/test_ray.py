@@ -204,14 +204,14 @@ def test_an_actor_stands_by(pools: list[Any]) -> None:
 
 
 def test_collectors_work_while_the_learner_draws(pools: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it waits for a chunk or not, two of each collector are under way or wait to be read."""
+    """Whether it waits for a chunk or not, two of each collector are under way or not yet read."""
     from pyrl.distributed.ray import RayEngine
 
     take, seen = RayEngine.take_ready, list[int]()
 
-    def taken(engine: Any, stopped: Any, wait: bool) -> Any:
-        answer = take(engine, stopped, wait)
-        seen.extend(len(member.chunks) + engine.held[member.index] for member in engine.members if member.at_work and not wait)
+    def taken(engine: Any, *asked: Any) -> Any:
+        answer = take(engine, *asked)
+        seen.extend(len(member.chunks) + engine.held[member.index] for member in engine.members if member.at_work)
         return answer
 
     monkeypatch.setattr(RayEngine, "take_ready", taken)
