@@ -21,6 +21,7 @@ import statistics
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -259,6 +260,15 @@ def more_kills() -> None:
     kills(30, 1.0)
 
 
+def ran_and_waited(pid: int) -> np.ndarray:
+    """Seconds that a process has been on a processor and waited for one: the first by all threads, both by its main thread; else zeros."""
+    try:
+        each = {task: (Path(f"/proc/{pid}/task/{task}/schedstat")).read_text().split() for task in os.listdir(f"/proc/{pid}/task")}
+        return np.array([sum(int(ran) for ran, *_ in each.values()), *map(int, each[str(pid)][:2])]) / 1e9
+    except (OSError, LookupError):
+        return np.zeros(3)
+
+
 def kills(count: int = 100, apart: float = 20.0) -> None:
     from bench_scale import offspring
 
@@ -274,31 +284,43 @@ def kills(count: int = 100, apart: float = 20.0) -> None:
 
     EngineLoop.reset = beginning  # type: ignore[method-assign]
     random = np.random.default_rng(0)
-    times, killed = list[float](), dict[int, tuple[float, int, bool]]()  # collector: when, its incarnation, whether somebody stood by
-    waits: dict[bool, list[float]] = {True: [], False: []}  # by that
-    state: dict[str, Any] = {"due": 0.0, "done": 0}
+    pids: dict[str, int] = {}  # of actors that have started
 
-    def pid_of(role: Any) -> int | None:
-        """Of an actor that has started."""
-        actor = ray._private.state.actors(role.actor._actor_id.hex())
-        return int(actor["Pid"]) if actor.get("State") == "ALIVE" and actor["Pid"] else None
+    def pid_of(actor: Any) -> int | None:
+        name = actor._actor_id.hex()
+        if name not in pids:
+            told = ray._private.state.actors(name)
+            if told.get("State") != "ALIVE" or not told["Pid"]:
+                return None
+            pids[name] = int(told["Pid"])
+        return pids[name]
+
+    times, waited = list[float](), list[list[np.ndarray]]()  # at each update; waited: of the learner and of both collectors
+    killed: dict[int, tuple[float, int, float | None]] = {}  # collector: when, its incarnation, the CPU seconds of who stood by
+    back: dict[bool, list[float]] = {True: [], False: []}  # seconds, by whether somebody stood by
+    spent = list[float]()  # CPU seconds of who stood by, until its first chunk
+    state: dict[str, Any] = {"due": 0.0, "done": 0}
 
     def watch(metrics: Any) -> bool:
         now, pool = time.monotonic(), loops[0].engine
         times.append(now)
-        for index, (at, incarnation, ready) in list(killed.items()):
+        collectors = [(pid_of(member.actor) or 0) if member.received else 0 for member in pool.members]
+        waited.append([ran_and_waited(pid) for pid in (os.getpid(), *collectors)])
+        for index, (at, incarnation, stood) in list(killed.items()):
             if pool.members[index].received and pool.supervisor.incarnation[index] > incarnation:
-                waits[ready].append(now - at)
+                back[stood is not None].append(now - at)
+                if stood is not None:
+                    spent.append(ran_and_waited(collectors[index])[0] - stood)
                 del killed[index]
                 state["due"] = now + apart * random.random()
                 if state["done"] % 10 == 0:
                     print(f"   {state['done']} kills, load {os.getloadavg()[0]:.0f}, longest gap {np.diff(times).max():.2f} s", flush=True)
         if state["done"] < count and now > state["due"] and not killed:
             index = int(random.integers(2))
-            if pool.members[index].received > 1000 and (pid := pid_of(pool.members[index])) is not None:
-                ready = pool.standby is not None and pid_of(pool.standby) is not None
+            if pool.members[index].received > 1000 and (pid := pid_of(pool.members[index].actor)) is not None:
+                ready = None if pool.standby is None else pid_of(pool.standby.actor)
                 os.kill(pid, signal.SIGKILL)
-                killed[index] = now, pool.supervisor.incarnation[index], ready
+                killed[index] = now, pool.supervisor.incarnation[index], None if ready is None else ran_and_waited(ready)[0]
                 state["done"] += 1
         return state["done"] >= count and not killed
 
@@ -307,14 +329,16 @@ def kills(count: int = 100, apart: float = 20.0) -> None:
     )
     books, gaps = loops[0].engine.accounts, np.diff(times)
     print(f"{state['done']} kills: longest gap between two updates {gaps.max():.2f} s (99.99 %: {np.quantile(gaps, 0.9999):.3f} s)")
-    for who, these in {
-        "all": waits[True] + waits[False],
-        "where somebody stood by": waits[True],
-        "where nobody did yet": waits[False],
-    }.items():
+    for at in np.argsort(gaps)[:-4:-1]:
+        who = zip(("learner", "collector 0", "collector 1"), waited[at], waited[at + 1])
+        parts = [f"{name} ran {(b - a)[1]:.2f}, waited {(b - a)[2]:.2f}" for name, a, b in who if a.any() and b.any()]
+        print(f"   {gaps[at]:.2f} s: for a processor, {'; '.join(parts)}")
+    for who, these in {"all": back[True] + back[False], "where somebody stood by": back[True], "where nobody did yet": back[False]}.items():
         if these:
             q = np.quantile(these, [0.5, 0.95, 1.0])
             print(f"the next chunk from that place, {who} ({len(these)}): {q[0]:.2f} s (median), {q[1]:.2f} s (95 %), {q[2]:.2f} s (worst)")
+    if spent:
+        print(f"CPU of who stood by, until then: {1e3 * np.median(spent):.0f} ms (median), {1e3 * max(spent):.0f} ms (worst)")
     print(f"load {os.getloadavg()[0]:.0f}; processes left: {sorted(offspring(os.getpid()) - before)}")
     print(f"books: {books.collected:,} collected = {books.consumed:,} consumed + {dict(books.discarded)}; {run.agent.updates:,} updates")
 

@@ -249,8 +249,8 @@ def draw(row: Entry, out: Path, to: Path) -> None:
     from pyrl.experiment.metrics import read_csv, running_mean
 
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for path in sorted((out / row.name).glob("*/episodes.csv")):
-        episodes = read_csv(path)
+    for path in sorted((out / row.name).glob("*/result.json")):
+        episodes = read_csv(path.with_name("episodes.csv"))
         axes.plot(episodes["step"], running_mean(episodes["return"]), linewidth=1.2, label=f"seed {path.parent.name}")
     if row.threshold is not None:
         axes.axhline(row.threshold, color="0.5", linewidth=0.8, linestyle="--")
