@@ -3,7 +3,8 @@
 python benchmarks/bench_ray.py throughput     chunks of 8,192 transitions of 17 numbers, into the queue and into the learner's rollout
 python benchmarks/bench_ray.py weights        4 MB of weights, from the learner into two collectors
 python benchmarks/bench_ray.py crowd          64 to 512 simulated collectors on one learner (docs/scale.md has the arithmetic)
-python benchmarks/bench_ray.py kills          100 kill -9 of collectors at random moments of a training
+python benchmarks/bench_ray.py kills          100 kill -9 of collectors at random moments of a training, up to 20 s apart
+python benchmarks/bench_ray.py more_kills     30 within a second of each other: another standby is not there yet
 python benchmarks/bench_ray.py shards         a replay's shards as actors beside one in the learner's process: inserts and draws
 
 Actors, object store, packing, queue and books are the engine's own; the environments are not there: a chunk is made once and sent again
@@ -19,8 +20,10 @@ import pickle
 import signal
 import statistics
 import sys
+import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,10 +67,18 @@ def made_up(T: int, N: int) -> Chunk:
 class Producer:
     """In the place of `CollectorActor`: packs the same chunk again and again, by weights that it loads."""
 
-    def __init__(self, path: list[str], payload: bytes) -> None:
+    def __init__(self, path: list[str], modules: list[str], payload: bytes) -> None:
+        self.version, self.collected, self.weights = -1, 0, np.zeros(0, np.float32)
+        self.needed = threading.Event()
+
+    def begin(self, payload: bytes) -> None:
+        self.needed.set()
         self.task: Task = pickle.loads(payload)
         self.chunk = made_up(self.task.spec.n_steps, self.task.num_envs)
-        self.version, self.collected, self.weights = -1, 0, np.zeros(0, np.float32)
+
+    @ray.method(concurrency_group="standby")
+    def stand_by(self) -> None:
+        self.needed.wait()
 
     def collect(self, weights: Weights, values: list[Any]) -> np.ndarray:
         self.pull(weights.version, values)
@@ -143,7 +154,7 @@ def engine(kind: Any, workers: int, T: int, N: int, size: int) -> Any:
 class ProducerEngine(RayEngine):
     def _open(self) -> None:
         super()._open()
-        self.remote = ray.remote(concurrency_groups={"signs": 1}, **engine_of_ray.OPTIONS)(Producer)
+        self.remote = ray.remote(concurrency_groups={"signs": 1, "standby": 1}, **engine_of_ray.OPTIONS)(Producer)
 
 
 class CrowdEngine(RayEngine):
@@ -163,9 +174,7 @@ class CrowdEngine(RayEngine):
             collect=SimpleNamespace(remote=lambda weights, values: host.collect.remote(index, incarnation, next(number), weights, values)),
             signs=SimpleNamespace(remote=lambda: host.signs.remote(index)),
         )
-        member = Remote(index, guest, begun_at=begun_at)
-        self._ask([member])
-        return member
+        return Remote(index, guest, at_work=True, begun_at=begun_at)
 
     def _dismiss(self, members: list[Remote]) -> None:
         """Until everybody's chunk is there, or for as long as collectors get."""
@@ -249,10 +258,26 @@ def crowd(seconds: float = 8.0) -> None:
         pool.stop()
 
 
-def kills(count: int = 100) -> None:
+def more_kills() -> None:
+    kills(30, 1.0)
+
+
+def ran_and_waited(pid: int) -> np.ndarray:
+    """Seconds that a process has been on a processor and waited for one: the first by all threads, both by its main thread; else zeros."""
+    try:
+        each = {task: (Path(f"/proc/{pid}/task/{task}/schedstat")).read_text().split() for task in os.listdir(f"/proc/{pid}/task")}
+        return np.array([sum(int(ran) for ran, *_ in each.values()), *map(int, each[str(pid)][:2])]) / 1e9
+    except (OSError, LookupError):
+        return np.zeros(3)
+
+
+def kills(count: int = 100, apart: float = 20.0) -> None:
+    from bench_scale import offspring
+
     import pyrl
     from pyrl.distributed.engine_loop import EngineLoop
 
+    before = offspring(os.getpid())
     loops, reset = list[Any](), EngineLoop.reset
 
     def beginning(loop: Any) -> None:
@@ -261,33 +286,62 @@ def kills(count: int = 100) -> None:
 
     EngineLoop.reset = beginning  # type: ignore[method-assign]
     random = np.random.default_rng(0)
-    times, waits, killed = list[float](), list[float](), dict[int, tuple[float, int]]()  # collector: when, and the incarnation
-    state: dict[str, Any] = {"due": 0.0, "last": -1, "done": 0}
+    pids: dict[str, int] = {}  # of actors that have started
+
+    def pid_of(actor: Any) -> int | None:
+        name = actor._actor_id.hex()
+        if name not in pids:
+            told = ray._private.state.actors(name)
+            if told.get("State") != "ALIVE" or not told["Pid"]:
+                return None
+            pids[name] = int(told["Pid"])
+        return pids[name]
+
+    times, waited = list[float](), list[list[np.ndarray]]()  # at each update; waited: of the learner and of both collectors
+    killed: dict[int, tuple[float, int, float | None]] = {}  # collector: when, its incarnation, the CPU seconds of who stood by
+    back: dict[bool, list[float]] = {True: [], False: []}  # seconds, by whether somebody stood by
+    spent = list[float]()  # CPU seconds of who stood by, until its first chunk
+    state: dict[str, Any] = {"due": 0.0, "done": 0}
 
     def watch(metrics: Any) -> bool:
         now, pool = time.monotonic(), loops[0].engine
         times.append(now)
-        for index, (at, incarnation) in list(killed.items()):
+        collectors = [(pid_of(member.actor) or 0) if member.received else 0 for member in pool.members]
+        waited.append([ran_and_waited(pid) for pid in (os.getpid(), *collectors)])
+        for index, (at, incarnation, stood) in list(killed.items()):
             if pool.members[index].received and pool.supervisor.incarnation[index] > incarnation:
-                waits.append(now - at)
+                back[stood is not None].append(now - at)
+                if stood is not None:
+                    spent.append(ran_and_waited(collectors[index])[0] - stood)
                 del killed[index]
+                state["due"] = now + apart * random.random()
+                if state["done"] % 10 == 0:
+                    print(f"   {state['done']} kills, load {os.getloadavg()[0]:.0f}, longest gap {np.diff(times).max():.2f} s", flush=True)
         if state["done"] < count and now > state["due"] and not killed:
             index = int(random.integers(2))
-            actor = ray._private.state.actors(pool.members[index].actor._actor_id.hex())
-            if actor.get("State") == "ALIVE" and actor["Pid"] and pool.members[index].received > 1000:
-                os.kill(int(actor["Pid"]), signal.SIGKILL)
-                killed[index] = now, pool.supervisor.incarnation[index]
+            if pool.members[index].received > 1000 and (pid := pid_of(pool.members[index].actor)) is not None:
+                ready = None if pool.standby is None else pid_of(pool.standby.actor)
+                os.kill(pid, signal.SIGKILL)
+                killed[index] = now, pool.supervisor.incarnation[index], None if ready is None else ran_and_waited(ready)[0]
                 state["done"] += 1
-                state["due"] = now + random.random()
         return state["done"] >= count and not killed
 
     run = pyrl.train(
         "impala", "CartPole-v1", total_steps=10**9, workers=2, worker_engine="ray", backend="native", run_dir=False, on_metrics=watch
     )
     books, gaps = loops[0].engine.accounts, np.diff(times)
-    q = np.quantile(waits, [0.5, 0.95, 1.0])
-    print(f"{len(waits)} kills: longest gap between two updates {gaps.max():.2f} s (99.99 %: {np.quantile(gaps, 0.9999):.3f} s)")
-    print(f"the next chunk of the one that took the place: {q[0]:.1f} s (median), {q[1]:.1f} s (95 %), {q[2]:.1f} s (worst)")
+    print(f"{state['done']} kills: longest gap between two updates {gaps.max():.2f} s (99.99 %: {np.quantile(gaps, 0.9999):.3f} s)")
+    for at in np.argsort(gaps)[:-4:-1]:
+        who = zip(("learner", "collector 0", "collector 1"), waited[at], waited[at + 1])
+        parts = [f"{name} ran {(b - a)[1]:.2f}, waited {(b - a)[2]:.2f}" for name, a, b in who if a.any() and b.any()]
+        print(f"   {gaps[at]:.2f} s: for a processor, {'; '.join(parts)}")
+    for who, these in {"all": back[True] + back[False], "where somebody stood by": back[True], "where nobody did yet": back[False]}.items():
+        if these:
+            q = np.quantile(these, [0.5, 0.95, 1.0])
+            print(f"the next chunk from that place, {who} ({len(these)}): {q[0]:.2f} s (median), {q[1]:.2f} s (95 %), {q[2]:.2f} s (worst)")
+    if spent:
+        print(f"CPU of who stood by, until then: {1e3 * np.median(spent):.0f} ms (median), {1e3 * max(spent):.0f} ms (worst)")
+    print(f"load {os.getloadavg()[0]:.0f}; processes left: {sorted(offspring(os.getpid()) - before)}")
     print(f"books: {books.collected:,} collected = {books.consumed:,} consumed + {dict(books.discarded)}; {run.agent.updates:,} updates")
 
 
@@ -353,7 +407,9 @@ def shards(seconds: float = 3.0) -> None:
 
 
 if __name__ == "__main__":
-    subjects = {"throughput": throughput, "weights": weights, "crowd": crowd, "kills": kills, "shards": shards}
+    subjects = {
+        "throughput": throughput, "weights": weights, "crowd": crowd, "kills": kills, "more_kills": more_kills, "shards": shards,
+    }  # fmt: skip
     for name in sys.argv[1:] or subjects:
         print(f"-- {name}", flush=True)
         subjects[name]()

@@ -74,6 +74,8 @@ TABLE = [
     Entry("impala", "LunarLander-v3", 200, 200, {"workers": 2}, suffix="-workers"),
     Entry("appo", "CartPole-v1", 475, 475, {"workers": 2}, suffix="-workers"),
     Entry("appo", "LunarLander-v3", 200, 200, {"workers": 2}, suffix="-workers"),
+    Entry("appo", "CartPole-v1", 475, 475, {"workers": 2, "worker_engine": "ray"}, suffix="-ray"),
+    Entry("appo", "LunarLander-v3", 200, 200, {"workers": 2, "worker_engine": "ray"}, suffix="-ray"),
     Entry("sac", "Pendulum-v1", -165, -200, {"total_steps": 20_000}),
     Entry("td3", "Pendulum-v1", -165, -200, {"total_steps": 20_000}),
     Entry("ddpg", "Pendulum-v1", -200, -200, {"total_steps": 5_000}, suffix="-5k"),
@@ -247,8 +249,8 @@ def draw(row: Entry, out: Path, to: Path) -> None:
     from pyrl.experiment.metrics import read_csv, running_mean
 
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for path in sorted((out / row.name).glob("*/episodes.csv")):
-        episodes = read_csv(path)
+    for path in sorted((out / row.name).glob("*/result.json")):
+        episodes = read_csv(path.with_name("episodes.csv"))
         axes.plot(episodes["step"], running_mean(episodes["return"]), linewidth=1.2, label=f"seed {path.parent.name}")
     if row.threshold is not None:
         axes.axhline(row.threshold, color="0.5", linewidth=0.8, linestyle="--")

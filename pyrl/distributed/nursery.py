@@ -78,8 +78,7 @@ class Nursery:
     def __init__(self, work: Work, shared: list[Any], name: str) -> None:
         self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._close = Finalize(None, self._socket.close, exitpriority=0)  # before multiprocessing waits for it as the program ends
-        modules = [name for name in list(sys.modules) if name.partition(".")[0] in ("pyrl", "gymnasium")]  # with those of its environments
-        arguments = there, modules, work, shared
+        arguments = there, modules_of_program(), work, shared
         self._process = torch.multiprocessing.get_context("spawn").Process(target=_serve, args=arguments, name=name)
         with _one_thread_for_linear_algebra():
             self._process.start()
@@ -159,6 +158,17 @@ class Nursery:
                 _kill_orphan(child.pid)
 
 
+def modules_of_program() -> list[str]:
+    """What it has imported of pyrl and Gymnasium, and with that what its environments are of."""
+    return [name for name in list(sys.modules) if name.partition(".")[0] in ("pyrl", "gymnasium")]
+
+
+def import_all(modules: list[str]) -> None:
+    for name in modules:
+        with contextlib.suppress(Exception):  # else who needs it tells of it
+            importlib.import_module(name)
+
+
 def possible() -> bool:
     return sys.platform == "linux" and hasattr(socket, "send_fds")
 
@@ -192,9 +202,7 @@ def _serve(program: socket.socket, modules: list[str], work: Work, shared: list[
     """The life of a nursery: it ends when the program closes its side, or ends."""
     leave_signals()
     parent = os.getppid()
-    for name in modules:
-        with contextlib.suppress(Exception):  # else the child tells of it, or does not need it
-            importlib.import_module(name)
+    import_all(modules)
     if len(os.listdir("/proc/self/task")) > 1:
         program.send(_ANSWER.pack(REFUSED, 0, 0))
         return

@@ -5,17 +5,17 @@ of the latest weights and a reference to them, one flat blob a version that only
 pulls it before its chunk and, where it does not come in time, acts by what it has: the chunk says so. A chunk comes back as one
 contiguous array. Ray restarts nothing and repeats no call: the supervisor begins another actor, as in ``local``.
 
+A process of Ray needs seconds to start and to import torch, so one actor that has done so stands by: it takes the place of the next
+collector that dies, and another stands by then. It claims no CPU of the cluster as long as all collectors have theirs.
+
 Signs of life (phase, beats, steps made) are asked for, since no memory is shared: of a collector that is killed, the steps since its
 latest sign are unknown to everybody but the dead.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import contextlib
 import pickle
-import signal
-import socket
 import sys
 import threading
 import time
@@ -29,13 +29,16 @@ import numpy as np
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pyrl.agents.actor import Weights
 from pyrl.distributed.chunks import Chunk
 from pyrl.distributed.collector import Collector, InStep
 from pyrl.distributed.learner import Learner
+from pyrl.distributed.nursery import import_all, modules_of_program
 from pyrl.distributed.packing import pack, unpack
 from pyrl.distributed.pool import Incoming, Member, Pool, Task, collecting, failure_of
+from pyrl.distributed.ray_cluster import connect
 from pyrl.distributed.ray_shard import RemoteShards
 from pyrl.distributed.shard import Shard, ShardSpec
 from pyrl.distributed.supervisor import STARTING, STEPPING, Failure, Vital, Vitals
@@ -44,31 +47,43 @@ from pyrl.errors import SettingError
 PULL_SECONDS = 1.0  # that a collector waits for weights
 SIGN_SECONDS = 0.5  # between two signs of life
 NONE = np.zeros(0, np.float32)
-PROBE_SECONDS = 3.0  # for an address to answer
 SILENT_SECONDS = 2.0  # without an answer: as if it were in its environments
 
 
 class CollectorActor:
-    """A collector's side. `collect` runs in one thread; what must be answered meanwhile in another."""
+    """A collector's side. `begin` and `collect` run in one thread; what must be answered meanwhile in another."""
 
-    def __init__(self, path: list[str], payload: bytes) -> None:
+    def __init__(self, path: list[str], modules: list[str], payload: bytes) -> None:
+        """Imports what a collector by ``payload`` needs; the place that it takes is that of `begin`."""
         sys.path += [entry for entry in path if entry not in sys.path]  # where the program found its modules, as `multiprocessing` does it
-        self._payload, self._vitals, self._leaving = payload, Vitals.shared(1), False
+        import_all(modules)
+        with contextlib.suppress(Exception):  # which `begin` tells of
+            pickle.loads(payload)
+        torch.set_num_threads(1)
+        self._vitals, self._leaving, self._needed = Vitals.shared(1), False, threading.Event()
         self._vital = Vital(self._vitals, 0)
-        self._vital.at(STARTING)
         self._collecting: Any = None
         self._collector: Collector | InStep | None = None
+
+    def begin(self, payload: bytes) -> Failure | None:
+        """Become the collector of a `Task`, ready to collect."""
+        self._needed.set()
+        self._vital.at(STARTING)
+        try:
+            self._task: Task = pickle.loads(payload)
+            self._collecting = collecting(self._task, self._vital)
+            self._collector = self._collecting.__enter__()
+        except BaseException as error:
+            self._leaving = True
+            return failure_of(error)
+        return None
 
     def collect(self, weights: Weights, values: list[Any]) -> np.ndarray | Failure | None:
         """The next chunk, by ``weights``, whose values are elsewhere, if they come in time; None where it was told to leave."""
         if self._leaving:
             return None
         try:
-            if self._collector is None:
-                torch.set_num_threads(1)
-                self._task: Task = pickle.loads(self._payload)
-                self._collecting = collecting(self._task, self._vital)
-                self._collector = self._collecting.__enter__()
+            assert self._collector is not None
             self._pull(self._collector, weights, values[0])
             chunk = self._collector.collect(lambda: self._leaving)
             return None if chunk is None else pack(self._task.layout, chunk, int(self._vitals.collected[0]))
@@ -91,6 +106,11 @@ class CollectorActor:
         vitals = self._vitals
         return int(vitals.phase[0]), int(vitals.beats[0]), int(vitals.collected[0])
 
+    @ray.method(concurrency_group="standby")
+    def stand_by(self) -> None:
+        """Until `begin`: an answer before means that it died."""
+        self._needed.wait()
+
     @ray.method(concurrency_group="signs")
     def leave(self) -> None:
         self._leaving = True
@@ -108,13 +128,24 @@ class Remote(Member):
 
     index: int
     actor: Any
-    chunks: deque[Any] = field(default_factory=deque)  # that were asked for, in this order
+    cpus: float = 0.0  # of the cluster, that its actor claims
+    at_work: bool = False  # it has answered `begin`
+    chunks: deque[Any] = field(default_factory=deque)  # that were asked for, in this order, after the answer to `begin`
     signs: Any = None  # that were asked for
     asked: float = -1.0  # when
     answered: bool = False  # a sign ever came
     silent: bool = False  # an answer is late
     closing: Any = None
     death: str | None = None
+
+
+@dataclass
+class Standby:
+    """An actor without a place."""
+
+    actor: Any
+    cpus: float
+    death: Any = None  # what `stand_by` answers when it is dead
 
 
 OPTIONS: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}  # of the actors
@@ -135,7 +166,9 @@ class RayEngine(Pool[Remote]):
         self.held = [0] * self.workers  # chunks that wait to be read
         self.ready: set[Any] = set()
         self.blob: tuple[Weights, Any] | None = None
-        self.remote = ray.remote(concurrency_groups={"signs": 1}, **OPTIONS)(CollectorActor)
+        self.remote = ray.remote(concurrency_groups={"signs": 1, "standby": 1}, **OPTIONS)(CollectorActor)
+        self.standby: Standby | None = None
+        self.wanted = False  # somebody who stands by
         self._check_room()
 
     def make_shard(self, spec: ShardSpec) -> Shard:
@@ -178,6 +211,9 @@ class RayEngine(Pool[Remote]):
         return super().take(stopped)
 
     def stop(self) -> None:
+        if self.running and self.standby is not None:
+            ray.kill(self.standby.actor)
+            self.standby = None
         super().stop()
         self.blob = None
 
@@ -201,14 +237,33 @@ class RayEngine(Pool[Remote]):
         return pickled
 
     def _begin(self, index: int, task: bytes, begun_at: int) -> Remote:
-        member = Remote(index, self.remote.remote(sys.path, task), begun_at=begun_at)
-        self._ask([member])
+        standby, self.standby = self.standby, None
+        if standby is None or ray.wait([standby.death], timeout=0)[0]:
+            standby = self._actor(task)
+        self.task, self.wanted = task, True
+        member = Remote(index, standby.actor, standby.cpus, begun_at=begun_at)
+        member.chunks.append(member.actor.begin.remote(task))
         return member
+
+    def _actor(self, task: bytes) -> Standby:
+        """All together claim a CPU for each collector: a new one what is left of that."""
+        each = OPTIONS["num_cpus"]
+        options = {**OPTIONS, "num_cpus": min(each, each * self.workers - sum(member.cpus for member in self.members if not member.ended))}
+        if options["num_cpus"] == 0:  # which Ray would find room for where collectors must not be
+            node = max(ray.nodes(), key=lambda node: node["Alive"] * node["Resources"].get("CPU", 0))
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+        return Standby(self.remote.options(**options).remote(sys.path, modules_of_program(), task), options["num_cpus"])
+
+    def _stand_by(self) -> None:
+        """Once all collectors are at work, somebody for the next that dies; one that dies itself has no successor until then."""
+        if self.wanted and all(member.at_work for member in self.members):
+            self.standby, self.wanted = self._actor(self.task), False
+            self.standby.death = self.standby.actor.stand_by.remote()
 
     def _ask(self, members: Iterable[Remote]) -> None:
         """As many chunks as each may have under way, by the weights of now."""
         for member in members:
-            while len(member.chunks) + self.held[member.index] < self.ahead and member.death is None:
+            while member.at_work and member.death is None and len(member.chunks) + self.held[member.index] < self.ahead:
                 if self.blob is None:
                     weights = self.learner.weights()
                     self.blob = weights._replace(values=NONE), ray.put(weights.values)
@@ -218,8 +273,7 @@ class RayEngine(Pool[Remote]):
 
     def _wait(self, seconds: float) -> None:
         self._ask(self.members)
-        heads = [member.chunks[0] for member in self.members if member.chunks] + self.shards.awaited()
-        if heads and all(member.death is None for member in self.members):
+        if heads := [member.chunks[0] for member in self.members if member.chunks] + self.shards.awaited():
             ray.wait(heads, num_returns=1, timeout=seconds)
 
     def _look(self) -> None:
@@ -228,6 +282,8 @@ class RayEngine(Pool[Remote]):
         for member in self.members:
             self._read_signs(member)
         super()._look()
+        self._ask(self.members)
+        self._stand_by()
 
     def _read_signs(self, member: Remote) -> None:
         now = time.monotonic()
@@ -246,7 +302,7 @@ class RayEngine(Pool[Remote]):
         try:
             self.vitals.phase[member.index], self.vitals.beats[member.index], collected = ray.get(reference)
         except RayError as error:
-            member.death = member.death or _in_words(error)
+            self._died(member, error)
             return
         self._count(member, collected)
 
@@ -269,17 +325,24 @@ class RayEngine(Pool[Remote]):
             try:
                 told = ray.get(reference)
             except RayError as error:
-                member.death = member.death or _in_words(error)
-                member.chunks.clear()
+                self._died(member, error)
                 return
             if isinstance(told, Failure):
                 member.failure, member.death = told, told.text
-            elif told is not None:
+                self.look_at = 0.0
+            elif told is None:  # it has begun, or leaves
+                member.at_work = True
+            else:
                 chunk, collected = unpack(self.layout, told, index)
                 self._count(member, collected)
                 self.bytes_received += told.nbytes
                 self.held[index] += 1
                 yield chunk, partial(self._release, index)
+
+    def _died(self, member: Remote, error: RayError) -> None:
+        member.death = member.death or _in_words(error)
+        member.chunks.clear()
+        self.look_at = 0.0
 
     def _release(self, index: int) -> None:
         self.held[index] -= 1
@@ -291,64 +354,6 @@ class RayEngine(Pool[Remote]):
 
     def _kill(self, member: Remote) -> None:
         ray.kill(member.actor, no_restart=True)
-
-
-def connect(address: str | None, workers: int) -> bool:
-    """Whether this started or joined a Ray, which is then ours to leave; False where the program has initialised one, which is used."""
-    if ray.is_initialized():
-        here = ray.get_runtime_context().gcs_address
-        if address not in (None, "auto", here):
-            raise SettingError(f"train: address is {address!r}, but the program is connected to the Ray at {here}; leave it out")
-        return False
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address == "local":  # as Ray says it; its own would listen beyond this machine
-        address = None
-    if address is not None:
-        _probe(address)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if address is None:
-            _start(max(workers, os.cpu_count() or 1))
-        else:
-            ray.init(address, logging_level=logging.WARNING)
-    except ConnectionError as error:
-        raise SettingError(f"train: address is {address!r}, but no Ray answers there ({error})") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():  # Ray's own would not save the run
-                signal.signal(number, handler)
-    return True
-
-
-def _probe(address: str) -> None:
-    """SettingError unless somebody listens at ``address``: Ray itself asks a dead one for minutes, in C++ that no signal ends."""
-    try:
-        if address.startswith("ray://"):  # of a Ray client
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-        else:
-            services = ray._private.services
-            host, port = services.parse_address(services.canonicalize_bootstrap_address(address))
-        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
-    except (OSError, ValueError, TypeError) as error:  # ConnectionError is an OSError: "auto" finds none
-        raise SettingError(f"train: address is {address!r}, but no Ray answers there ({error})") from error
-
-
-def _start(cpus: int) -> None:
-    """A Ray of our own, with tokens, as it has them by default, and which only this machine can reach. The variable, which its processes
-    inherit, is named after the systems where that is the default."""
-    name, constants = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ray._private.ray_constants
-    before, enabled = os.environ.get(name), constants.ENABLE_RAY_CLUSTER
-    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-    finally:
-        constants.ENABLE_RAY_CLUSTER = enabled
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-    if not (here := ray.util.get_node_ip_address()).startswith("127."):
-        ray.shutdown()
-        raise RuntimeError(f"ray {ray.__version__} listens on {here}, not on this machine alone; start one yourself and name its address")
 
 
 def _in_words(error: RayError) -> str:

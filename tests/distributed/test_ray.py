@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_contract import OWN, SMALL, ray_actors
+from test_contract import OWN, SMALL, pid_of, ray_actors
 from test_roles import ACTION, OBSERVATION, SPEC, chunk, same_rollouts
 
 import pyrl
@@ -133,3 +135,102 @@ def test_a_machine_disappears() -> None:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The engine of each run, on a Ray of two CPUs."""
+    import ray
+
+    from pyrl.distributed.ray import RayEngine
+
+    seen, start = list[Any](), RayEngine.start
+    monkeypatch.setattr(RayEngine, "start", lambda engine, env_steps: (seen.append(engine), start(engine, env_steps)))
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield seen
+    assert ray_actors() == {}
+    ray.shutdown()
+
+
+def test_an_actor_stands_by(pools: list[Any]) -> None:
+    """It takes the place of who dies and claims no CPU that a collector wants; one that has died itself takes no place."""
+    import ray
+
+    def until(condition: Any) -> Iterator[None]:
+        while not condition():
+            yield
+
+    def story() -> Iterator[None]:
+        (pool,) = pools
+
+        def claims() -> float:
+            return float(pool.standby.cpus + sum(member.cpus for member in pool.members))
+
+        def killed(role: Any) -> None:
+            pid = pid_of(role)
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+
+        yield from until(lambda: pool.standby is not None and pid_of(pool.standby) is not None)
+        assert pool.standby.cpus == 0
+        assert [member.cpus for member in pool.members] == [1, 1]
+        stood = pool.standby.actor
+        yield from until(lambda: pool.members[0].received >= 1000)
+        killed(pool.members[0])
+        yield from until(lambda: pool.members[0].actor is stood and pool.members[0].received >= 1000)
+        yield from until(lambda: pool.standby is not None and pid_of(pool.standby) is not None)
+        assert (pool.standby.cpus, claims()) == (1, 2)
+
+        killed(pool.standby)
+        yield from until(lambda: ray.wait([pool.standby.death], timeout=0)[0])
+        dead = pool.standby.actor
+        yield from until(lambda: pool.members[1].received >= 1000)
+        killed(pool.members[1])
+        yield from until(lambda: pool.supervisor.restarts == 2)
+        assert pool.members[1].actor is not dead
+        version, put, first = pool.learner.version, pool.queue.put, list[Any]()
+        pool.queue.put = lambda chunk, release: (first.append(chunk) if chunk.collector else None, put(chunk, release))
+        yield from until(lambda: first)
+        assert first[0].version > version  # not those of when it began, which took a process of its own seconds
+        yield from until(lambda: pool.standby is not None)
+        assert (pool.standby.cpus, claims()) == (1, 2)
+        assert pool.supervisor.restarts == 2
+
+    told = story()
+    pyrl.train(
+        "impala", "CartPole-v1", total_steps=10**8, workers=2, worker_engine="ray", backend="native",
+        on_metrics=lambda metrics: next(told, "over") == "over", **SMALL,
+    )  # fmt: skip
+
+
+def test_collectors_work_while_the_learner_draws(pools: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it waits for a chunk or not, two of each collector are under way or not yet read."""
+    from pyrl.distributed.ray import RayEngine
+
+    take, seen = RayEngine.take_ready, list[int]()
+
+    def taken(engine: Any, *asked: Any) -> Any:
+        answer = take(engine, *asked)
+        seen.extend(len(member.chunks) + engine.held[member.index] for member in engine.members if member.at_work)
+        return answer
+
+    monkeypatch.setattr(RayEngine, "take_ready", taken)
+    pyrl.train(
+        "dqn", "CartPole-v1", total_steps=2000, workers=2, worker_engine="ray", num_envs=4, net_arch=(8,), learning_starts=200,
+        buffer_size=1000, batch_size=8, curve=False, run_dir=False,
+    )  # fmt: skip
+    assert set(seen) == {2}
+
+
+def test_a_collector_without_a_request_is_no_reason_to_spin(pools: list[Any]) -> None:
+    import ray
+
+    from pyrl.distributed.ray import RayEngine, Remote
+
+    engine = RayEngine.__new__(RayEngine)
+    never = ray.remote(lambda: time.sleep(60)).remote()
+    engine.members = [Remote(0, None, begun_at=0), Remote(1, None, begun_at=0, chunks=deque([never]))]
+    begun = time.monotonic()
+    engine._wait(0.2)
+    assert time.monotonic() - begun > 0.15
+    ray.cancel(never, force=True)
