@@ -37,6 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--complete", action="store_true", help="fail if a test is skipped for anything but the hardware")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is slow begins first: no worker is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def reasons(config: pytest.Config, hardware: bool) -> Counter[str]:
     """How many tests were skipped for each."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")

@@ -140,7 +140,7 @@ import sys
 from pyrl.__main__ import main
 runs = {{"ppo": "CartPole-v1 --n-steps 16", "dqn": "CartPole-v1 --learning-starts 20", "sac": "Pendulum-v1 --learning-starts 20"}}
 for algo, flags in runs.items():
-    shared = "--engine {engine} --num-envs 1 --batch-size 16 --total-steps 40 --quiet --run-dir"
+    shared = "--engine {engine} --num-envs 1 --batch-size 16 --total-steps 40 --quiet --no-curve --run-dir"
     main(["train", algo, *flags.split(), *shared.split(), algo])
 import pyrl
 for algo in runs:

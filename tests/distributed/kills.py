@@ -229,7 +229,7 @@ def of_programs(kills: int, random: np.random.Generator, folder: Path) -> dict[s
         while _checkpoint_steps(folder) <= saved:
             assert program.poll() is None, (folder / "log").read_text()
             assert time.monotonic() - started < 120
-            time.sleep(0.01)
+            time.sleep(0.1)  # each look loads a checkpoint
         back.append(time.monotonic() - started)
         if kill == kills:
             program.send_signal(signal.SIGTERM)

@@ -111,14 +111,18 @@ def test_what_learners_cannot_do_is_refused(algo: str, options: dict[str, Any], 
 def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pyrl", "train", "impala"]
     flags = ["CartPole-v1", "--workers", "1", "--worker-engine", "sync", "--env-backend", "native", "--num-envs", "4", "--n-steps", "8"]
-    more = ["--net-arch", "8", "--total-steps", "3840", "--seed", "3", "--no-curve", "--run-dir", "run", "--learners"]
-    ended = subprocess.run([*command, *flags, *more, "2"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    more = ["--net-arch", "8", "--total-steps", "3840", "--seed", "3", "--no-curve", "--run-dir", "run", "--learners", "2"]
+    ended = subprocess.run([*command, *flags, *more], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # one rank writes
     assert ended.stdout.count("return") <= 30
     assert ended.stdout.count("preset for CartPole-v1") == 1
     own = pyrl.train("impala", "CartPole-v1", learners=2, **SYNC)
     assert pyrl.load(tmp_path / "run/checkpoints/last").env_steps == own.agent.env_steps == 3840
-    refused = subprocess.run([*command, *flags, *more, "3"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
-    assert refused.returncode != 0
-    assert "learners is 3" in refused.stdout + refused.stderr
+
+
+def test_as_many_learners_as_torchrun_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingError, match="learners is 4, but torchrun has started 2, expected as many"):
+        pyrl.train("impala", "CartPole-v1", learners=4, **SYNC)

@@ -40,8 +40,8 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "ddpg": ("ddpg", "Pendulum-v1", {"noise_type": "ornstein-uhlenbeck", "noise_std": 0.3}),
     "td3": ("td3", "Pendulum-v1", {}),
     "sac": ("sac", "Pendulum-v1", {"noise_std": 0.1}),
-    "tqc": ("tqc", "Pendulum-v1", {}),
-    "crossq": ("crossq", "Pendulum-v1", {"prioritized": False}),
+    "tqc": ("tqc", "Pendulum-v1", {"total_steps": 320}),
+    "crossq": ("crossq", "Pendulum-v1", {"prioritized": False, "total_steps": 320}),
     "sac, normalised": ("sac", "Pendulum-v1", {"normalize_observation": True, "normalize_reward": True, "clip_reward": 10.0}),
     "dqn, masks, normalised": ("dqn", Masked, {"normalize_observation": True, "normalize_reward": True}),
 }

@@ -7,6 +7,7 @@ of one case share nothing unless they are the same object.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -25,7 +26,9 @@ def case(make: Case) -> Case:
 
 
 def floats(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    """Some numbers again and again: to draw millions would take longer than the call."""
+    some = np.random.default_rng(0).standard_normal(min(math.prod(shape), 1 << 16))
+    return np.resize(some.astype(np.float32), shape)
 
 
 def flags(*shape: int) -> np.ndarray:
@@ -229,9 +232,10 @@ def hindsight(scale):
     goal = spaces.Box(-1, 1, (2,))
     space = spaces.Dict({name: goal for name in ("observation", "achieved_goal", "desired_goal")})
     buffer, relabels = ReplayBuffer(64 * scale, space, spaces.Discrete(3)), Hindsight(lambda achieved, desired, info: achieved[..., 0])
-    rows = floats(32 * scale, 1, 2)
-    observation, flag = dict.fromkeys(space.spaces, rows), flags(32 * scale, 1)
-    buffer.extend(observation, np.zeros((32 * scale, 1), np.int64), floats(32 * scale, 1), observation, flag, flag)
+    steps = min(32 * scale, 2000)
+    rows = floats(steps, 1, 2)
+    observation, flag = dict.fromkeys(space.spaces, rows), flags(steps, 1)
+    buffer.extend(observation, np.zeros((steps, 1), np.int64), floats(steps, 1), observation, flag, flag)
 
     def call():
         batch = buffer.sample(16 * min(scale, 20))
