@@ -6,7 +6,7 @@ python benchmarks/reproduce.py --list
 Each seed trains in a process of its own with `pyrl.train`, one thread, and its *last* checkpoint is evaluated on the same 100 start
 states (`pyrl.evaluate(agent, env, 100, seed=10_000)`), deterministic. A finished seed is not run again, so an interrupted run goes
 on. The report is written into docs/results.md between the marks, with docs/results.json and one curve a row in docs/curves; rows that have
-no seed in ``--out`` stay as they are there.
+no seed in ``--out`` stay as they are there, and so does the control, unless all rows are asked for.
 Threshold times are those of the training episodes' 100-episode mean: the environment steps and the wall seconds at which it passed.
 """
 
@@ -322,14 +322,16 @@ def main() -> None:
         parser.error(f"unknown rows {sorted(unknown)}; --list shows them")
     if not args.report:
         train_missing([row for name, row in rows.items() if not args.names or name in args.names], args.seeds, args.jobs, args.out)
-    searches = [linear_search(seed) for seed in range(5)]
-    control = {
-        "linear_search": [int(np.median([s for s, _ in searches])), float(np.median([t for _, t in searches]))],
-        "machine": machine(),
-        "date": datetime.date.today().isoformat(),
-    }
     results = ROOT / "docs" / "results.json"
-    table = collect(TABLE, args.out, json.loads(results.read_text())["rows"])
+    before = json.loads(results.read_text())
+    table, control = collect(TABLE, args.out, before["rows"]), before["control"]
+    if not args.names:
+        searches = [linear_search(seed) for seed in range(5)]
+        control = {
+            "linear_search": [int(np.median([s for s, _ in searches])), float(np.median([t for _, t in searches]))],
+            "machine": machine(),
+            "date": datetime.date.today().isoformat(),
+        }
     for name in table:
         if (args.out / name).exists():
             draw(rows[name], args.out, ROOT / "docs" / "curves")

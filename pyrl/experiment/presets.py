@@ -102,7 +102,7 @@ _PRESETS: dict[tuple[str, str], Preset] = {
             "learning_rate": "linear_5e-4",
         },
     ),
-    # Our own. Without normalised rewards and observations none of 27 settings got beyond 146.
+    # Our own. Without normalised rewards and observations none of 24 settings got beyond 146.
     ("impala", "LunarLander-v3"): Preset(
         total_steps=3_000_000,
         num_envs=16,
