@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "bindings/kept.hpp"
 #include "bindings/tensor_arg.hpp"
 
 namespace pyrl::bindings {
@@ -31,8 +32,8 @@ DType numpy_dtype(const py::detail::PyArray_Proxy* array) {
 }
 
 PyTypeObject* ndarray() {
-  static PyTypeObject* const type = py::detail::npy_api::get().PyArray_Type_;
-  return type;
+  static PyTypeObject* type = nullptr;
+  return kept(type, [] { return py::detail::npy_api::get().PyArray_Type_; });
 }
 
 // Subclasses hold plain memory, except for this one.

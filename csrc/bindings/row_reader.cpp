@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bindings/kept.hpp"
 #include "bindings/tensor_arg.hpp"
 
 namespace pyrl::bindings {
@@ -18,8 +19,8 @@ bool is_plain(py::handle object) {
 }
 
 bool is_numpy_flag(py::handle object) {
-  static PyObject* const type = py::object(py::module_::import("numpy").attr("bool_")).release().ptr();
-  return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == type;
+  static PyObject* type = nullptr;
+  return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == kept(type, [] { return py::object(py::module_::import("numpy").attr("bool_")).release().ptr(); });
 }
 
 template <class To>
@@ -85,7 +86,7 @@ const void* RowReader::read(py::handle object, RowScratch& scratch, const RowBlo
 
 // At a look: a contiguous NumPy array of the shape, in the leaf's dtype, or float64 for float32, as most rows come. Null: not that.
 const void* RowReader::read_plain(py::handle object, RowScratch& scratch, const RowBlock& block) const {
-  static PyObject* const numpy_double = py::dtype::of<double>().release().ptr();
+  static PyObject* numpy_double = nullptr;
   const auto& api = py::detail::npy_api::get();
   if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != reinterpret_cast<PyObject*>(api.PyArray_Type_)) return nullptr;
   const auto* const array = py::detail::array_proxy(object.ptr());
@@ -100,7 +101,7 @@ const void* RowReader::read_plain(py::handle object, RowScratch& scratch, const 
     return count;
   };
   if (array->descr == descriptor_.ptr()) return leaf_.dtype == DType::Bool ? zeros_and_ones(array->data, size(), scratch) : array->data;
-  if (array->descr == numpy_double && leaf_.dtype == DType::Float32) return rounded(array->data, size(), scratch);
+  if (array->descr == kept(numpy_double, [] { return py::dtype::of<double>().release().ptr(); }) && leaf_.dtype == DType::Float32) return rounded(array->data, size(), scratch);
   return nullptr;
 }
 

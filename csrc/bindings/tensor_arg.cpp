@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "bindings/kept.hpp"
+
 namespace pyrl::bindings {
 namespace {
 
@@ -186,8 +188,8 @@ void read_tensor(ArrayArg& arg, py::handle tensor, const TorchType& type) {
 void require_plain(const ArrayArg& tensor) {
   PYRL_CHECK(!requires_grad(tensor.object), ArgumentError, tensor.function, ": ", tensor.name, " requires grad, and kernels stand outside autograd; pass ",
              tensor.name, ".detach()");
-  static const Question is_neg("is_neg");
-  PYRL_CHECK(!is_signed(tensor.dtype) || !is_neg(tensor.object), ArgumentError, tensor.function, ": ", tensor.name,
+  static const Question* is_neg = nullptr;
+  PYRL_CHECK(!is_signed(tensor.dtype) || !(*kept(is_neg, [] { return new Question("is_neg"); }))(tensor.object), ArgumentError, tensor.function, ": ", tensor.name,
              " is a negated view (of a conjugate, as a rule), whose memory holds the opposite numbers; pass ", tensor.name, ".resolve_neg()");
   // A tensor whose storage is gone gives its offset as its address. No other address is usually that low, so torch is asked then.
   constexpr std::uintptr_t low = std::uintptr_t{1} << 36;
@@ -196,8 +198,8 @@ void require_plain(const ArrayArg& tensor) {
 }
 
 bool requires_grad(py::handle tensor) {
-  static const Question question("requires_grad");
-  return question(tensor);
+  static const Question* question = nullptr;
+  return (*kept(question, [] { return new Question("requires_grad"); }))(tensor);
 }
 
 Device device_of(py::handle object) {
