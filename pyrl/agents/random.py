@@ -38,9 +38,9 @@ class Random(Agent):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, config: RandomConfig, seed: int, num_envs: int) -> None:
         if brings_own(config):
             raise SettingError(f"random: features_extractor is {name_of(config.features_extractor)}, expected a name: it has no network")
-        for name, expected in (("precision", "float32"), ("engine", "auto")):
-            if (given := getattr(config, name)) != expected:
-                raise SettingError(f"random: {name} is {given!r}, expected {expected!r}: it has no network")
+        for name, expected in (("precision", ("float32",)), ("engine", ("auto", "torch"))):
+            if (given := getattr(config, name)) not in expected:
+                raise SettingError(f"random: {name} is {given!r}, expected {' or '.join(map(repr, expected))}: it has no network")
         super().__init__(observation_space, action_space, config, seed, num_envs)
         self.uniform = UniformActions(action_space)
 

@@ -89,7 +89,7 @@ def test_it_is_for_networks_that_compute_in_it() -> None:
         pyrl.make_agent("dqn", space, actions, precision="bfloat16", network=lambda *_: torch.nn.Linear(3, 2))
     with pytest.raises(ValueError, match="precision is 'float16', expected one of float32, bfloat16"):
         seeing("ppo", precision="float16")
-    with pytest.raises(SettingError, match="random: engine is 'native', expected 'auto': it has no network"):
+    with pytest.raises(SettingError, match="random: engine is 'native', expected 'auto' or 'torch': it has no network"):
         pyrl.make_agent("random", space, actions, engine="native")
     with pytest.raises(SettingError, match="random: precision is 'bfloat16', expected 'float32': it has no network"):
         pyrl.make_agent("random", space, actions, precision="bfloat16")
