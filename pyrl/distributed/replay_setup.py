@@ -41,6 +41,8 @@ def shard_specs(agent: Agent, stepper: Stepper, told: Mapping[str, Any], one_by_
     spec, shards, workers = agent.storage(), told.get("replay_shards") or 1, told["workers"]
     assert isinstance(spec, ReplaySpec)
     _check(agent, spec, shards)
+    if stepper.frames is not None and agent.config.normalize_observation:
+        raise SettingError("train: workers is set and normalize_observation is True, but shards store single frames; leave one out")
     envs = agent.num_envs // shards
     a_chunk = CHUNK * (1 if one_by_one else min(envs, agent.num_envs // workers))
     updates = spec.gradient_steps / spec.train_freq if spec.gradient_steps >= 0 else 1

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -442,6 +443,14 @@ def test_in_processes_collectors_are_killed_and_the_books_agree(
 def test_what_shards_cannot_do_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         trained("dqn", **options)
+
+
+def test_moments_of_stacked_frames_are_refused() -> None:
+    def stacked() -> gym.Env[Any, Any]:
+        return gym.wrappers.FrameStackObservation(gym.make("CartPole-v1"), 4)
+
+    with pytest.raises(SettingError, match="normalize_observation is True, but shards store single frames"):
+        pyrl.train("dqn", stacked, **{**SMALL, "normalize_observation": True, "run_dir": False})
 
 
 def test_the_presets_environments_are_rounded_up() -> None:
