@@ -52,6 +52,7 @@ class Group:
             self.answers[name] = answer
 
     def refuse(self, name: str, reason: str) -> None:
+        self.rounds.pop(name, None)
         self.refused[name] = reason
 
     def time(self, name: str, ns: float) -> None:

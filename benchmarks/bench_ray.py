@@ -413,3 +413,4 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or subjects:
         print(f"-- {name}", flush=True)
         subjects[name]()
+        ray.shutdown()

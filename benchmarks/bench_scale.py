@@ -58,7 +58,7 @@ CASES = [
     ),
     *(
         Case(f"update {width}x{width}", "scale.group", {"width": width, "updates": 10}, 10, "updates", once=True)
-        for width in (64, 256, 512)
+        for width in (64, 96, 128, 256, 512)
     ),
     *(
         Case(f"train {ENV}, 16 {backend} envs", "scale.train", {"backend": backend, "env_steps": 20_000}, 20_000, "env steps", once=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -134,6 +135,7 @@ def full_shard() -> Any:
 def draw() -> Callable[[], None]:
     target, priority = full_shard(), [np.random.default_rng(0).random(256).astype(np.float32)] * 16
     # As many draws as one likes: a limiter that has counted a great many inserts.
+    target.limiter = replace(target.spec, samples_per_insert=1.0).limiter()
     target.limiter.load_state_dict({"inserts": 2**52, "samples": 0})
 
     def call() -> None:

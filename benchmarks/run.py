@@ -133,8 +133,14 @@ def run_case(case: Case, remotes: list[Remote], rounds: int, seconds: float) -> 
                 group.add(name, reply["answer"])
                 ready.append((remote, name, reply.get("loops", 1)))
     for _ in range(rounds):
-        for remote, name, loops in ready:
-            group.time(name, remote.ask("time", name=name, loops=loops)["ns"])
+        for contender in list(ready):
+            remote, name, loops = contender
+            reply = remote.ask("time", name=name, loops=loops)
+            if "ns" in reply:
+                group.time(name, reply["ns"])
+            else:
+                group.refuse(name, reply["error"])
+                ready.remove(contender)
     for remote in remotes:
         if remote.process.poll() is None:
             remote.ask("drop", stores=False)
