@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=60)
     parser.add_argument("--burners", type=int, default=1)
     options = parser.parse_args()
+    if options.turns < 1 or options.burners < 0:
+        parser.error("turns are at least 1, burners at least 0")
     print(", ".join(f"{name} {value}" for name, value in machine_facts().items()))
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.burners)]
     try:

@@ -136,11 +136,11 @@ def run_case(case: Case, remotes: list[Remote], rounds: int, seconds: float) -> 
         for contender in list(ready):
             remote, name, loops = contender
             reply = remote.ask("time", name=name, loops=loops)
-            if "ns" in reply:
-                group.time(name, reply["ns"])
-            else:
-                group.refuse(name, reply["error"])
+            if reason := reply.get("unsupported") or reply.get("error"):
+                group.refuse(name, reason)
                 ready.remove(contender)
+            else:
+                group.time(name, reply["ns"])
     for remote in remotes:
         if remote.process.poll() is None:
             remote.ask("drop", stores=False)
