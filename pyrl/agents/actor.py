@@ -144,7 +144,9 @@ class Actor:
 
     def load_weights(self, weights: Weights) -> None:
         """Acts with these weights from here on. ShapeError or NonFiniteError, and no change, for weights of another network or of none."""
-        arena, values, statistics = self.trainable.arena, np.asarray(weights.values), np.asarray(weights.statistics)
+        # Ray gives read-only arrays, of which torch warns.
+        values, statistics = (np.require(numbers, requirements="W") for numbers in (weights.values, weights.statistics))
+        arena = self.trainable.arena
         arena.sync()
         if values.shape != tuple(arena.values.shape):
             raise ShapeError(f"load_weights: values has shape {list(values.shape)}, expected {list(arena.values.shape)}")
@@ -154,7 +156,7 @@ class Actor:
         if not np.isfinite(values).all():
             raise NonFiniteError("load_weights: values holds a NaN or an infinity")
         with torch.no_grad():
-            arena.values.copy_(torch.from_numpy(np.require(values, requirements="W")))  # torch warns of what is read-only, as Ray gives it
+            arena.values.copy_(torch.from_numpy(values))
             for place, numbers in zip(places, np.split(statistics, np.cumsum([place.numel() for place in places])[:-1]) if places else ()):
                 place.copy_(torch.from_numpy(numbers).view(place.shape))
         self.version, self.progress, self.updates = int(weights.version), weights.progress, int(weights.updates)

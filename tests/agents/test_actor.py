@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from test_engines import CASES, batches, make, observations
 
 import pyrl
@@ -72,6 +73,20 @@ def test_weights_of_another_network_are_refused_and_change_nothing() -> None:
         actor.load_weights(Weights(1, broken))
     np.testing.assert_array_equal(actor.weights().values, before.values)
     assert actor.version == 0
+
+
+def test_read_only_weights_and_statistics_are_taken_without_a_warning() -> None:
+    """As Ray gives them."""
+    agent = pyrl.make_agent("ppo", Box(-1, 1, (3,)), Discrete(2), normalize_observation=True, seed=1)
+    agent.normalizer.update(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))
+    actor, weights = pickle.loads(pickle.dumps(agent.acting)), agent.weights()
+    weights.statistics[:] += 1.0
+    for array in (weights.values, weights.statistics):
+        array.flags.writeable = False
+    actor.load_weights(weights)
+    np.testing.assert_array_equal(actor.weights().values, weights.values)
+    np.testing.assert_array_equal(actor.weights().statistics, weights.statistics)
+    assert weights.statistics.size
 
 
 def _elsewhere(payload: bytes, weights: Weights, given: PolicyInput, pipe: Any) -> None:
