@@ -72,6 +72,7 @@ TABLE = [
     Entry("impala", "CartPole-v1", 475, 475, {"workers": 2}, suffix="-workers"),
     Entry("impala", "CartPole-v1", 475, 475, {"workers": 2, "worker_engine": "ray"}, suffix="-ray"),
     Entry("impala", "LunarLander-v3", 200, 200, {"workers": 2}, suffix="-workers"),
+    Entry("impala", "LunarLander-v3", 200, 200, {"workers": 2, "worker_engine": "ray"}, suffix="-ray"),
     Entry("appo", "CartPole-v1", 475, 475, {"workers": 2}, suffix="-workers"),
     Entry("appo", "LunarLander-v3", 200, 200, {"workers": 2}, suffix="-workers"),
     Entry("appo", "CartPole-v1", 475, 475, {"workers": 2, "worker_engine": "ray"}, suffix="-ray"),
