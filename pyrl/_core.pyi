@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'LimiterCore', 'NetworkCore', 'RandomStream', 'ReplayCore', 'RolloutRows', 'StepBook', 'StepCalls', 'SumTreeCore', 'act', 'act_continuously', 'act_greedily', 'adam', 'bfloat16_products', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'is_plain', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
+__all__: list[str] = ['ArenaViews', 'Environment', 'EnvironmentPool', 'LimiterCore', 'NetworkCore', 'RandomStream', 'ReplayCore', 'RolloutCalls', 'RolloutRows', 'StepBook', 'StepCalls', 'SumTreeCore', 'act', 'act_continuously', 'act_greedily', 'adam', 'bfloat16_products', 'collect', 'copy_nontemporal', 'cuda_built', 'discounted_return', 'dueling', 'dueling_backward', 'gae', 'is_plain', 'lambda_return', 'n_step_return', 'normalize', 'num_threads', 'permutation', 'policy_loss', 'polyak', 'q_loss', 'rmsprop', 'sample_categorical', 'sample_gaussian', 'sample_multi_categorical', 'set_num_threads', 'set_simd_level', 'simd_level', 'squashed_gaussian', 'squashed_gaussian_backward', 'supported_simd_level', 'take_rows', 'uniform_indices', 'update_moments', 'value_loss', 'vtrace']
 class ArenaViews:
     """
     Where the parameters of modules should lie in an arena.
@@ -270,6 +270,18 @@ class RolloutRows:
     def write(row, values):
         ...
     def __init__(self, columns: collections.abc.Sequence[tuple[str, typing.Any]], finite: str, flag: str) -> None:
+        ...
+class RolloutCalls:
+    """
+    Steps of a rollout in environments that are functions, a call each.
+    """
+    @staticmethod
+    def row(t, shown, steps, ended):
+        ...
+    def __init__(self, calls: typing.Any, network: typing.Any, parameters: typing.Any, log_std: typing.Any, random: typing.Any, actions: typing.Any, columns: tuple) -> None:
+        ...
+    @property
+    def actions(self) -> list:
         ...
 class StepBook:
     """

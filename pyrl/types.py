@@ -103,6 +103,22 @@ class StepResult(Record):
 
 
 @dataclass(slots=True, repr=False)
+class StepRows(Record):
+    """T consecutive steps of N environments, all of them transitions, as `StepResult` has one. The arrays are valid until the next call."""
+
+    observation: np.ndarray  # [T, N, ...]
+    action: np.ndarray  # [T, N, ...] as the policy drew it
+    reward: np.ndarray  # float64 [T, N]
+    next_observation: np.ndarray  # [T, N, ...] the final observation where an episode ended
+    terminated: np.ndarray  # bool [T, N]
+    truncated: np.ndarray  # bool [T, N]
+    first: np.ndarray  # bool [T, N]: the observation starts an episode
+    extra: dict[str, np.ndarray]  # [T, N, ...] each: what the agent wants stored beside it
+    episodes: list[Episode]
+    error: BaseException | None = None  # what ended them: `RolloutBuffer.extend` raises it when it has stored them
+
+
+@dataclass(slots=True, repr=False)
 class Rollout(Record):
     """T consecutive steps of N environments, time first, for on-policy agents.
 

@@ -8,11 +8,10 @@
 #include "bindings/environment_core.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/network_core.hpp"
+#include "bindings/policy_draw.hpp"
 #include "bindings/random_arg.hpp"
 #include "bindings/registry.hpp"
 #include "core/interrupt.hpp"
-#include "sampling/categorical.hpp"
-#include "sampling/gaussian.hpp"
 
 namespace py = pybind11;
 using namespace pyrl;
@@ -32,7 +31,8 @@ struct Collect {
   PoolCore& core;
   nn::Network<float>& network;
   const float* parameters;
-  ArrayView<const float, 2> log_std, low, high;  // [1, A] of Box actions; absent: Discrete ones, and no bounds
+  PolicyDraw draw;
+  ArrayView<const float, 2> low, high;  // [1, A] of Box actions; absent: no bounds
   RandomStream stream;
   std::int64_t steps;
   bool stop_at_end;
@@ -68,27 +68,10 @@ const float* Collect::encode(std::vector<float>& memory) const {
 // Draws the actions of step t, which it stores, and their log_prob. Returns the environments'.
 const void* Collect::choose(std::int64_t t, const float* output, std::vector<float>& clipped) {
   const std::int64_t n = core.pool.count(), width = network.out();
-  const DrawSource draw{stream.key, stream.draw + static_cast<std::uint64_t>(t), nullptr};
-  const ArrayView<float, 1> log_prob{columns.log_prob + t * n, {n}};
   std::byte* const stored = columns.action + t * n * core.pool.action_bytes();
-  if (!log_std.present()) {
-    sampling::CategoricalArgs call;
-    call.logits = {output, {n, width}};
-    call.nvec = {&width, {1}};
-    call.action = {reinterpret_cast<std::int64_t*>(stored), {n, 1}};
-    call.log_prob = log_prob;
-    call.random = draw;
-    sampling::sample_categorical(call);
-    return stored;
-  }
-  auto* const action = reinterpret_cast<float*>(stored);
-  sampling::GaussianArgs call;
-  call.mean = {output, {n, width}};
-  call.log_std = log_std;
-  call.action = {action, {n, width}};
-  call.log_prob = log_prob;
-  call.random = draw;
-  sampling::sample_gaussian(call);
+  draw(output, n, stored, columns.log_prob + t * n, {stream.key, stream.draw + static_cast<std::uint64_t>(t), nullptr});
+  if (!draw.log_std.present()) return stored;
+  const auto* const action = reinterpret_cast<const float*>(stored);
   clipped.resize(static_cast<std::size_t>(n * width));
   for (std::int64_t i = 0; i < n * width; ++i) {
     PYRL_CHECK(std::isfinite(action[i]), NonFiniteError, "step: action of environment ", i / width, " is not finite");
@@ -190,7 +173,7 @@ py::object collect(FastArgs args) {
   // The draws are taken before other threads can, and those that no step was made with are given back.
   const RandomStream stream = *here;
   here->draw += static_cast<std::uint64_t>(steps);
-  Collect work{core, std::get<nn::Network<float>>(network.network), parameters, log_std, low, high, stream, steps, stop_at_end, seconds, observation, returns, columns, 0, {}};
+  Collect work{core, std::get<nn::Network<float>>(network.network), parameters, {outputs, log_std}, low, high, stream, steps, stop_at_end, seconds, observation, returns, columns, 0, {}};
   const auto give_back = [&] {
     if (here->draw == stream.draw + static_cast<std::uint64_t>(steps)) here->draw = stream.draw + static_cast<std::uint64_t>(work.done + (work.fault ? 1 : 0));
   };

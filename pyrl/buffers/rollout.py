@@ -14,7 +14,7 @@ from pyrl.ops.rollouts import RolloutRows
 from pyrl.spaces import check_observation_space
 from pyrl.spaces.actions import Actions
 from pyrl.trees import zeros_for
-from pyrl.types import Array, Observation, Rollout, StepResult, map_observation
+from pyrl.types import Array, Observation, Rollout, StepResult, StepRows, map_observation
 
 
 @pickled
@@ -79,35 +79,32 @@ class RolloutBuffer(Pickled):
                 self._final.append((t, int(n), map_observation(lambda x, n=n: np.array(x[n]), step.next_observation)))
         self._row += 1
 
-    def extend(
-        self,
-        observation: Array,
-        action: Array,
-        reward: Array,
-        next_observation: Array,
-        terminated: Array,
-        truncated: Array,
-        first: Array,
-        extra: Mapping[str, Array],
-    ) -> None:
-        """Write K rows, [K, N, ...] each, of observations that are one array, as `add` would row by row. Raises before it writes."""
-        count, t = len(reward), self._row
+    def extend(self, rows: StepRows) -> None:
+        """Write K rows, of observations that are one array, as `add` would row by row; then raise the error that ended them, if one did.
+        Other errors come before anything is written."""
+        count, t = len(rows.reward), self._row
         if t + count > self.num_steps:
             raise ValueError(f"RolloutBuffer: {self.num_steps - t} rows are free, got {count}; take the rollout first")
+        with np.errstate(over="ignore"):
+            reward = rows.reward.astype(np.float32)
         if not np.isfinite(reward).all():
-            raise NonFiniteError("RolloutBuffer: a reward is not finite")
-        if extra.keys() != self._extra.keys():
-            self._take_columns({name: value[0] for name, value in extra.items()})
-        columns = self._observation, self._action, self._reward, self._terminated, self._truncated, self._first
-        for column, rows in zip(columns, (observation, action, reward, terminated, truncated, first)):
-            column[t : t + count] = rows
+            k, n = np.argwhere(~np.isfinite(reward))[0]
+            raise NonFiniteError(f"RolloutBuffer: reward of environment {n} is not finite: it is {reward[k, n]} as float32")
+        if rows.extra.keys() != self._extra.keys():
+            self._take_columns({name: value[0] for name, value in rows.extra.items()})
+        own = self._observation, self._action, self._reward, self._terminated, self._truncated, self._first
+        for column, values in zip(own, (rows.observation, rows.action, reward, rows.terminated, rows.truncated, rows.first)):
+            column[t : t + count] = values
         self._valid[t : t + count] = True
         if self._mask is not None:
             self._mask[t : t + count] = True
-        for name, value in extra.items():
+        for name, value in rows.extra.items():
             self._extra[name][t : t + count] = value
-        self._final += [(t + k, n, np.array(next_observation[k, n])) for k, n in np.argwhere(truncated).tolist()]
+        if rows.truncated.any():
+            self._final += [(t + k, n, np.array(rows.next_observation[k, n])) for k, n in np.argwhere(rows.truncated).tolist()]
         self._row += count
+        if rows.error is not None:
+            raise rows.error
 
     def _take_columns(self, extra: Mapping[str, Array]) -> None:
         """Memory for the extra columns of a first row; ValueError for others than before."""

@@ -13,7 +13,6 @@ from pyrl.buffers import RolloutBuffer
 from pyrl.distributed.chunks import Chunk, combined
 from pyrl.distributed.transitions import TransitionBuffer, TransitionSpec
 from pyrl.envs import Stepper
-from pyrl.envs.native_stepper import NativeStepper
 from pyrl.errors import SettingError
 from pyrl.ops.random import RandomStream
 from pyrl.seeding import stream_seed
@@ -59,7 +58,7 @@ class Collector:
             if stopped():
                 return None
             self.before()
-            made, ended = self._step()
+            made, ended = self._step(stopped)
             self.collected += made
             self.after(made)
             first = self.stepper.first_index
@@ -78,17 +77,14 @@ class Collector:
     def state(self, state: tuple[Any, ...]) -> None:
         (self.random if self.noise is None else self.noise).state = state
 
-    def _step(self) -> tuple[int, list[Episode]]:
-        """(environment steps made, episodes that ended in them); as many at once as native environments can."""
+    def _step(self, stopped: Callable[[], bool]) -> tuple[int, list[Episode]]:
+        """(environment steps made, episodes that ended in them); as many at once as the stepper can."""
         actor, stepper, buffer = self.actor, self.stepper, self.buffer
         actor.explore_by(self.random, self.noise, self.rungs)
-        policy = actor.native_policy() if isinstance(stepper, NativeStepper) else None
-        if policy is not None and isinstance(stepper, NativeStepper) and isinstance(buffer, RolloutBuffer):
-            rows = stepper.rollout(policy, buffer.num_steps - len(buffer), stop_at_end=False)
-            buffer.extend(
-                rows.observation, rows.action, rows.reward, rows.next_observation, rows.terminated, rows.truncated, rows.first,
-                {"log_prob": rows.log_prob},
-            )  # fmt: skip
+        policy = actor.native_policy() if stepper.rolls_out and isinstance(buffer, RolloutBuffer) else None
+        if policy is not None and isinstance(buffer, RolloutBuffer):
+            rows = stepper.rollout(policy, buffer.num_steps - len(buffer), stopped=stopped)
+            buffer.extend(rows)
             return rows.reward.size, rows.episodes
         choice = actor.choose(PolicyInput(stepper.observation, stepper.first, stepper.action_mask), progress=actor.progress)
         if choice.state is not None:

@@ -7,6 +7,7 @@ random stream.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
@@ -22,10 +23,11 @@ from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.stepper import NEVER, Stepper
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError, SpaceError
-from pyrl.ops.steps import StepBook, StepCalls
+from pyrl.ops.environments import NativePolicy
+from pyrl.ops.steps import StepBook, StepCalls, rollout_calls
 from pyrl.spaces import difference
 from pyrl.spaces.masks import MASK_KEY
-from pyrl.types import Array, Episode, StepResult, map_observation
+from pyrl.types import Array, Episode, StepResult, StepRows, map_observation
 
 _STATE_METHODS = ("state_dict", "load_state_dict")  # of environments whose state can be saved
 
@@ -57,6 +59,7 @@ class LeanStepper(Stepper):
         self._book = StepBook(self._reward, self._truncated, [limit for _, limit in peeled])
         self._infos: list[Any] = [None] * len(envs)
         buffers = [array for buffer in self._buffers if (array := buffer.plain_array()) is not None]
+        self._rolls = len(buffers) == len(self._buffers) and buffers[0].dtype == np.float32
         self._calls = StepCalls(self._book, self._observations, self._rewards, self._infos, self._terminated, buffers)
         self._given: list[tuple[Any, Any]] = [(None, None)] * len(envs)  # observation and info of the first step, as returned
         self._flags_set = False
@@ -113,16 +116,20 @@ class LeanStepper(Stepper):
         observation = self._begin()
         action = self._border.check(action)
         env_actions = self._border.each(action)
-        terminated, truncated = self._terminated, self._truncated
         if self._flags_set:
-            terminated[:] = truncated[:] = self._flags_set = False
+            self._terminated[:] = self._truncated[:] = self._flags_set = False
         ended: list[int] = []
-        current = (self._current + 1) % 3
-        following = self._buffers[current]
         try:
-            at = self._calls.run(self._step_functions, env_actions, current, ended)
+            at = self._calls.run(self._step_functions, env_actions, (self._current + 1) % 3, ended)
         except FROM_ENVS as error:
             raise self._step_error(self._calls.at, error, env_actions) from error
+        return self._stepped(observation, action, env_actions, at, ended)
+
+    def _stepped(self, observation: Array, action: Array, env_actions: list[Any], at: int, ended: list[int]) -> StepResult:
+        """The step that `StepCalls.run` made, as it says by ``at`` and ``ended``."""
+        terminated, truncated = self._terminated, self._truncated
+        current = (self._current + 1) % 3
+        following = self._buffers[current]
         if at >= 0:
             self._read_results(at, env_actions, following, ended)
         if self._first_step:
@@ -145,6 +152,45 @@ class LeanStepper(Stepper):
         return StepResult(
             observation, action, self._reward, following.value, terminated, truncated, self._valid, episodes, mask, next_mask, first=first
         )  # fmt: skip
+
+    @property
+    def rolls_out(self) -> bool:
+        own = type(self).step is LeanStepper.step and "step" not in vars(self)
+        return self._rolls and own and self._masks is None and not self.episodic_life
+
+    def rollout(self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = bool) -> StepRows:
+        self._begin()
+        columns, border, end = self._columns_for(steps), self._border, time.perf_counter() + self.at_once
+        calls = rollout_calls(self._calls, policy, border.each if border.counts_from is None else border.counts_from, columns)
+        done, over, first = 0, False, self.first
+        episodes: list[Episode] = []
+        fault: BaseException | None = None
+        try:
+            while not over:
+                ended: list[int] = []
+                if self._flags_set:
+                    self._terminated[:] = self._truncated[:] = self._flags_set = False
+                try:
+                    at = calls.row(done, self._current, self._step_functions, ended)
+                except FROM_ENVS as error:
+                    if self._calls.at < 0:  # the policy's own
+                        raise
+                    raise self._step_error(self._calls.at, error, calls.actions) from error
+                if at >= 0 or ended or self._first_step:
+                    step = self._stepped(self.observation, columns.action[done], calls.actions, at, ended)
+                    columns.following[done], columns.reward[done] = step.next_observation, step.reward
+                    columns.terminated[done], columns.truncated[done] = step.terminated, step.truncated
+                    episodes += step.episodes
+                else:
+                    self._current = (self._current + 1) % 3
+                    self.observation, self.first = self._buffers[self._current].value, self._nowhere
+                done += 1
+                over = done == steps or (stop_at_end and bool(ended)) or stopped() or time.perf_counter() >= end
+        except BaseException as error:
+            if not done:
+                raise
+            fault = error
+        return columns.rows(done).step_rows(first, episodes, fault)
 
     def _read_results(self, at: int, env_actions: list[Any], following: ObservationBuffer, ended: list[int]) -> None:
         """What `StepCalls.run` does, of results of any form, from environment ``at`` on, which has returned ``_observations[at]``."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,7 @@ from pyrl.envs.processes import OneThread
 from pyrl.envs.stepper import Stepper
 from pyrl.errors import EnvError
 from pyrl.ops.environments import EnvironmentPool, NativePolicy, collect
-from pyrl.trees import zeros_for
-from pyrl.types import Array, Episode, Observation, Record, StepResult
-
-_AT_ONCE = 0.05  # seconds of one call: signals and limits wait no longer
-
-
-@dataclass(slots=True, repr=False)
-class StepRows(Record):
-    """T consecutive steps of N environments, as `StepResult` has one. The arrays are valid until the next call."""
-
-    observation: Observation  # [T, N, ...]
-    action: Array  # [T, N, ...] as the policy drew it
-    reward: Array  # float64 [T, N]
-    next_observation: Observation  # [T, N, ...] the final observation where an episode ended
-    terminated: Array  # bool [T, N]
-    truncated: Array  # bool [T, N]
-    first: Array  # bool [T, N]: the observation starts an episode
-    log_prob: Array  # float32 [T, N]
-    episodes: list[Episode]
+from pyrl.types import Array, Episode, StepResult, StepRows
 
 
 class NativeStepper(Stepper):
@@ -57,7 +38,7 @@ class NativeStepper(Stepper):
         if box:
             low, high = (np.ascontiguousarray(bound, np.float32).ravel() for bound in (self._border._low, self._border._high))
             self._bounds = low, high
-        self._rollout_columns: tuple[Array, ...] = ()
+        self._running = np.zeros((0, num_envs))  # returns of the episodes of a rollout, at each step
         self._thread: OneThread | None = None
         self._under_way: Future[StepResult] | None = None
 
@@ -103,40 +84,40 @@ class NativeStepper(Stepper):
         assert self._under_way is not None
         return self._under_way.result()
 
-    def rollout(self, policy: NativePolicy, steps: int, stop_at_end: bool) -> StepRows:
-        """Up to ``steps`` steps, of ``policy`` acting: the same bits as `step` by step. Fewer where they take long, and where
-        ``stop_at_end`` and an episode has ended."""
+    @property
+    def rolls_out(self) -> bool:
+        return True
+
+    def rollout(self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = bool) -> StepRows:
+        """Without Python: ``stopped`` is for the caller to look at."""
         self._begin()
-        columns = self._rows(steps)
+        columns = self._columns_for(steps)
+        if len(self._running) < steps:
+            self._running = np.zeros((steps, self.num_envs))
         observation, (returns, ages) = self._arrays[self._current], map(np.array, self._book.state())
         try:
             done, fault = collect(
-                self.pool, policy, self._bounds, steps, observation, returns, columns, stop_at_end=stop_at_end, seconds=_AT_ONCE
-            )
+                self.pool, policy, self._bounds, steps, observation, returns, (*columns[:4], self._running[:steps], *columns[4:]),
+                stop_at_end=stop_at_end, seconds=self.at_once,
+            )  # fmt: skip
         except BaseException:
             self.observation = None
             raise
-        seen, following, action, reward, running, terminated, truncated, log_prob = (column[:done] for column in columns)
-        ended, starts, episodes = terminated | truncated, -ages, []  # starts: by the steps of this call
-        for t, i in np.argwhere(ended).tolist():
-            self._reward[i], self._terminated[i] = reward[t, i], terminated[t, i]
-            episodes.append(self._episode(i, float(running[t, i]), int(t + 1 - starts[i])))
+        made = columns.rows(done)
+        starts, episodes = -ages, []  # starts: by the steps of this call
+        for t, i in np.argwhere(made.terminated | made.truncated).tolist():
+            self._reward[i], self._terminated[i] = made.reward[t, i], made.terminated[t, i]
+            episodes.append(self._episode(i, float(self._running[t, i]), int(t + 1 - starts[i])))
             starts[i] = t + 1
         self._book.load(returns.tolist(), (done - starts).tolist())
-        first = np.concatenate([self.first[None], ended])
-        self.first = first[done]
+        error = None
         if fault is not None:
-            raise self._error(fault[0], f"{fault[1]} (action {columns[2][done, fault[0]].tolist()})")
-        return StepRows(seen, action, reward, following, terminated, truncated, first[:done], log_prob, episodes)
-
-    def _rows(self, steps: int) -> tuple[Array, ...]:
-        """The columns of `collect`, which are kept for the next call."""
-        if not self._rollout_columns or len(self._rollout_columns[0]) < steps:
-            leading = steps, self.num_envs
-            shown = [zeros_for(self.single_observation_space, *leading) for _ in range(2)]
-            numbers = [np.zeros(leading, kind) for kind in (np.float64, np.float64, bool, bool, np.float32)]
-            self._rollout_columns = (*shown, zeros_for(self._border.stored, *leading), *numbers)
-        return tuple(column[:steps] for column in self._rollout_columns)
+            error = self._error(fault[0], f"{fault[1]} (action {columns.action[done, fault[0]].tolist()})")
+            if not done:
+                raise error
+        rows = made.step_rows(self.first, episodes, error)
+        self.first = made.terminated[-1] | made.truncated[-1]
+        return rows
 
     def _environment_states(self) -> dict[str, Any]:
         if not self.native.description.plain:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from gymnasium import Space
@@ -32,13 +32,39 @@ from pyrl.envs.notices import mask_is_ignored, mask_of_resets_only
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.success import success_rule
 from pyrl.errors import CheckpointError, EnvError
+from pyrl.ops.environments import NativePolicy
 from pyrl.ops.steps import StepBook
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_action_space, check_observation_space
 from pyrl.spaces.masks import MaskReader
-from pyrl.types import Array, Episode, Observation, StepResult
+from pyrl.trees import zeros_for
+from pyrl.types import Array, Episode, Observation, StepResult, StepRows
 
 NEVER = 1 << 62  # no time limit
+
+
+class RowColumns(NamedTuple):
+    """What a rollout writes, in the order of `pyrl.ops.steps.rollout_calls`; [T, N, ...] each, as in `StepRows`."""
+
+    observation: Array
+    following: Array
+    action: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    log_prob: Array
+
+    def rows(self, count: int) -> RowColumns:
+        """The first ones."""
+        return RowColumns(*(column[:count] for column in self))
+
+    def step_rows(self, first: Array, episodes: list[Episode], error: BaseException | None = None) -> StepRows:
+        """``first`` bool [N]: where the first row starts an episode."""
+        starts = np.concatenate([first[None], (self.terminated | self.truncated)[:-1]])
+        return StepRows(
+            self.observation, self.action, self.reward, self.following, self.terminated, self.truncated, starts,
+            {"log_prob": self.log_prob}, episodes, error,
+        )  # fmt: skip
 
 
 class Stepper(ABC):
@@ -56,6 +82,7 @@ class Stepper(ABC):
     env_timeout: float | None = None  # seconds that an environment in another process gets to answer
     first_index = 0  # of the environments, in messages: these may be some of many
     fires = False  # the step after a lost life is the environment's own, which revives the player: no transition
+    at_once: ClassVar[float] = 0.05  # seconds of one call of `rollout`: signals and limits wait no longer, and a step
     overlaps = False  # whether the environments step outside of this thread's interpreter: between `send` and `receive` they go on
 
     def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
@@ -90,6 +117,7 @@ class Stepper(ABC):
         self._lives = np.zeros(num_envs, np.int64)  # left, where `episodic_life`
         self._lost = np.zeros(num_envs, bool)  # one of them, in the last step
         self._success_rule = success_rule(name)
+        self._row_columns: RowColumns | None = None
         self._was_reset = False
         self._sent: Any = None  # the action of a step under way
         self.resets = 0  # of all environments together, so far
@@ -135,6 +163,26 @@ class Stepper(ABC):
 
         After an error the environments are in an unknown state: `reset` or `close`.
         """
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether `rollout` can make the steps from here."""
+        return False
+
+    def rollout(self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = bool) -> StepRows:
+        """Up to ``steps`` steps, of ``policy`` acting: the same bits as `step` by step. Fewer where they take long (`at_once`), where
+        ``stop_at_end`` and an episode has ended, and where it was ``stopped``. An error after a step or more is in the rows' ``error``."""
+        raise EnvError(f"{self.name}: {type(self).__name__} makes no rollouts; see rolls_out")
+
+    def _columns_for(self, steps: int) -> RowColumns:
+        """Memory of a rollout, which is kept for the next one."""
+        if self._row_columns is None or len(self._row_columns.reward) < steps:
+            leading = steps, self.num_envs
+            shown = [zeros_for(self.single_observation_space, *leading) for _ in range(2)]
+            drawn = np.zeros((*leading, *self._border.stored.shape), np.float32 if self._border.is_box else np.int64)
+            numbers = [np.zeros(leading, kind) for kind in (np.float64, bool, bool, np.float32)]
+            self._row_columns = RowColumns._make([*shown, drawn, *numbers])
+        return self._row_columns.rows(steps)
 
     def send(self, action: Array) -> None:
         """Begin a step, which `receive` ends: together they are `step`. Where the stepper ``overlaps``, the environments step meanwhile;

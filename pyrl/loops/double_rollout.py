@@ -13,7 +13,6 @@ import numpy as np
 from pyrl.agents.actor import Actor
 from pyrl.agents.base import Agent
 from pyrl.envs import Stepper
-from pyrl.envs.native_stepper import NativeStepper
 from pyrl.envs.processes import OneThread
 from pyrl.errors import CheckpointError, SettingError
 from pyrl.loops.base import Limits
@@ -80,14 +79,11 @@ class DoubleRolloutLoop(OnPolicyLoop):
         most = limits.first_step + limits.total_steps - progress.env_steps
         collected = Collected()
         while not (buffer.full or self.stopped or self._broken_off or collected.steps >= most):
-            policy = actor.native_policy() if isinstance(stepper, NativeStepper) else None
-            if policy is not None and isinstance(stepper, NativeStepper):
+            policy = actor.native_policy() if stepper.rolls_out else None
+            if policy is not None:
                 wanted = min(buffer.num_steps - len(buffer), -(-(most - collected.steps) // stepper.num_envs))
-                rows = stepper.rollout(policy, int(wanted), stop_at_end=False)
-                buffer.extend(
-                    rows.observation, rows.action, rows.reward, rows.next_observation, rows.terminated, rows.truncated, rows.first,
-                    {"log_prob": rows.log_prob},
-                )  # fmt: skip
+                rows = stepper.rollout(policy, int(wanted), stopped=lambda: self.stopped or self._broken_off)
+                buffer.extend(rows)
                 collected.steps += rows.reward.size
                 collected.episodes += rows.episodes
                 continue

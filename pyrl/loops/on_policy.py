@@ -10,7 +10,6 @@ from pyrl.agents.base import Agent
 from pyrl.agents.storage import RolloutSpec
 from pyrl.buffers.rollout import RolloutBuffer
 from pyrl.envs import Stepper
-from pyrl.envs.native_stepper import NativeStepper
 from pyrl.loops.base import Limits, Loop
 from pyrl.ops.environments import NativePolicy
 from pyrl.types import Progress
@@ -56,11 +55,11 @@ class OnPolicyLoop(Loop):
 
     def collect(self) -> None:
         """Step until the buffer is full or a limit is reached."""
-        agent, buffer, native = self.agent, self.buffer, isinstance(self.stepper, NativeStepper)
+        agent, buffer, stepper = self.agent, self.buffer, self.stepper
         agent.progress = Progress(agent.env_steps, self.limits.share(agent.env_steps, self.episodes))
         with agent.unwatched():
             while not (buffer.full or self.stopped or self.goal_reached or agent.progress.share >= 1.0):
-                policy = agent.native_policy() if native else None
+                policy = agent.native_policy() if stepper.rolls_out else None
                 if policy is None:
                     buffer.add(*self.step_envs())
                 else:
@@ -69,15 +68,12 @@ class OnPolicyLoop(Loop):
     def _step_many(self, policy: NativePolicy) -> None:
         """What `step_envs` does, for as many steps as no limit can break off."""
         agent, stepper, limits = self.agent, self.stepper, self.limits
-        assert isinstance(stepper, NativeStepper)
         left = (limits.first_step + limits.total_steps - agent.env_steps) / stepper.num_envs
         steps = math.ceil(min(self.buffer.num_steps - len(self.buffer), left))
-        rows = stepper.rollout(policy, steps, stop_at_end=min(limits.total_episodes, limits.stop_at_return) < math.inf)
-        self.buffer.extend(
-            rows.observation, rows.action, rows.reward, rows.next_observation, rows.terminated, rows.truncated, rows.first,
-            {"log_prob": rows.log_prob},
-        )  # fmt: skip
+        stop_at_end = min(limits.total_episodes, limits.stop_at_return) < math.inf
+        rows = stepper.rollout(policy, steps, stop_at_end=stop_at_end, stopped=lambda: self.stopped)
         env_steps = agent.env_steps + rows.reward.size
         if rows.episodes:
             self._count(rows.episodes)
         agent.progress = Progress(env_steps, limits.share(env_steps, self.episodes))
+        self.buffer.extend(rows)

@@ -234,15 +234,21 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
             if agent.progress.share >= 1.0:
                 break
             agent.pull(shared.learned)
-            while not buffer.full:
-                choice = player.choose(stepper.observation, stepper.first, stepper.action_mask)
-                step = stepper.step(choice.action)
-                buffer.add(step, choice.stored)
-                if step.episodes:
-                    report.episodes += [Episode(e.episode_return, e.length, task.index, e.success) for e in step.episodes]
-                    break
+            episodes: list[Episode] = []
+            while not (buffer.full or episodes):
+                policy = agent.native_policy() if stepper.rolls_out else None
+                if policy is None:
+                    choice = player.choose(stepper.observation, stepper.first, stepper.action_mask)
+                    step = stepper.step(choice.action)
+                    buffer.add(step, choice.stored)
+                    episodes = step.episodes
+                else:
+                    rows = stepper.rollout(policy, buffer.num_steps - len(buffer), stop_at_end=True)
+                    buffer.extend(rows)
+                    episodes = rows.episodes
+            report.episodes += [Episode(e.episode_return, e.length, task.index, e.success) for e in episodes]
             shared.steps[task.index] += len(buffer)
-            shared.episodes[task.index] += len(step.episodes)
+            shared.episodes[task.index] += len(episodes)
             report.losses = agent.gradient(buffer.take(stepper.observation, stepper.first))
             agent.push(shared.learned)
             report.updates += 1

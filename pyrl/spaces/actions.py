@@ -51,6 +51,11 @@ class Actions:
             self._from_zero = not np.any(self._start)
             self._legal = frozenset(range(counts[0])) if self._discrete and counts[0] <= 4096 else None
 
+    @property
+    def counts_from(self) -> int | None:
+        """The environment's number of a Discrete space's action 0; None of other spaces."""
+        return self._start if self._discrete else None
+
     @cached_property
     def stored(self) -> Any:
         """Made where something is stored: a Box takes ten times the memory of an action."""

@@ -1,4 +1,4 @@
-"""`StepBook` against the obvious definition: lists of Python numbers."""
+"""`StepBook` against the obvious definition, lists of Python numbers; `StepCalls` and `RolloutCalls` against their parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrl.errors import DTypeError, ShapeError
-from pyrl.ops.steps import StepBook, StepCalls
+from pyrl.ops.acting import act
+from pyrl.ops.environments import NativePolicy
+from pyrl.ops.networks import Layer, Network
+from pyrl.ops.random import RandomStream
+from pyrl.ops.steps import RolloutCalls, StepBook, StepCalls, rollout_calls
 
 NEVER = 1 << 62
 
@@ -290,3 +294,109 @@ def test_calls_that_are_refused() -> None:
         calls.run([len], [0, 0], 0, [])
     with pytest.raises(DTypeError, match="run: ended is a tuple, expected a list"):
         calls.run([len, len], [0, 0], 0, ())
+
+
+class Rollout:
+    """`RolloutCalls` of three functions, whose actions are ``kind``: an int of discrete ones, or "box"."""
+
+    def __init__(self, kind: int | str, rows: int = 4) -> None:
+        self.calls = Calls([result(1, 2), result(3, 4, reward=3), result(5, 6)], buffers=3)
+        self.calls.buffers[0][...] = [[1, -2], [0, 3], [2, 2]]
+        network = Network([Layer(2, 4, 0, 8, activation="tanh"), Layer(4, 2, 12)])
+        parameters = np.random.default_rng(0).normal(size=20).astype(np.float32)
+        log_std = np.array([-1, 0.5], np.float32) if kind == "box" else None
+        self.policy = NativePolicy(network, parameters, log_std, RandomStream(3, "a"))
+        shown, flags = np.zeros((2, rows, 3, 2), np.float32), np.ones((2, rows, 3), bool)
+        drawn = np.zeros((rows, 3, 2), np.float32) if kind == "box" else np.zeros((rows, 3), np.int64)
+        self.columns = (*shown, drawn, np.zeros((rows, 3)), *flags, np.zeros((rows, 3), np.float32))
+        self.kind: Any = kind
+        self.made = self.make()
+
+    def make(self, **other: Any) -> RolloutCalls:
+        usual: dict[str, Any] = {"calls": self.calls.calls, "policy": self.policy, "columns": self.columns}
+        actions = list if self.kind == "box" else self.kind
+        return rollout_calls(**{**usual, "actions": actions, **other})
+
+    def row(self, t: int, shown: int) -> tuple[int, list[int]]:
+        ended: list[int] = []
+        return self.made.row(t, shown, [lambda action, i=i: self.step(i, action) for i in range(3)], ended), ended
+
+    def step(self, index: int, action: Any) -> Any:
+        self.calls.actions.append(action)
+        if isinstance(self.calls.results[index], BaseException):
+            raise self.calls.results[index]
+        return self.calls.results[index]
+
+
+@pytest.mark.parametrize("kind", [0, -1, 7, "box"])
+def test_a_row_is_what_its_parts_make(kind: int | str) -> None:
+    one = Rollout(kind)
+    random = RandomStream(3, "a")
+    for t, shown in ((0, 0), (1, 1), (3, 2)):
+        observation = one.calls.buffers[shown].copy()
+        del one.calls.actions[:]
+        assert one.row(t, shown) == (-1, [])
+        nvec = None if kind == "box" else 2
+        action, log_prob = act(one.policy.network, one.policy.parameters, observation, None, None, nvec, one.policy.log_std, random, False)
+        given = [row.tolist() for row in one.calls.actions] if kind == "box" else [number - kind for number in one.calls.actions]
+        assert given == action.tolist()
+        assert list(map(type, one.made.actions)) == [np.ndarray if kind == "box" else int] * 3
+        expected = observation, one.calls.buffers[(shown + 1) % 3], action, one.calls.reward, [False] * 3, [False] * 3, log_prob
+        for column, value in zip(one.columns, expected):
+            np.testing.assert_array_equal(column[t], value)
+    assert one.policy.random.state == random.state
+    assert one.calls.book.clock == 3
+
+
+def test_what_is_not_usual_is_left_to_the_caller() -> None:
+    one = Rollout(0)
+    one.calls.results[1] = result(3, 4, terminated=True)
+    assert one.row(0, 0) == (-1, [1])
+    assert one.columns[5][0].all()  # not written
+    one.calls.results[2] = None
+    assert one.row(1, 1) == (2, [1])
+    one.calls.results[0] = KeyError("wheels")
+    with pytest.raises(KeyError, match="wheels"):
+        one.row(2, 2)
+    assert one.calls.calls.at == 0
+    assert one.policy.random.draw == 3  # each step took its draw
+    one.policy.parameters[...] = math.nan
+    with pytest.raises(ValueError, match="logits"):
+        one.row(3, 0)
+    assert one.calls.calls.at == -1
+    assert one.policy.random.draw == 3
+
+
+def test_rollouts_that_are_refused() -> None:
+    one, columns = Rollout(0), list(Rollout(0).columns)
+    policies = {
+        "wide": NativePolicy(Network([Layer(5, 2, 0)]), np.zeros(10, np.float32), None, one.policy.random),
+        "double": NativePolicy(Network([Layer(2, 2, 0)], "float64"), np.zeros(4), None, one.policy.random),
+    }
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        (r"RolloutCalls: columns has 6 arrays, expected 7", {"columns": tuple(columns[:6])}),
+        (r"columns.action has shape \[4, 3, 2\] and dtype|columns.action has dtype float32", {"columns": Rollout("box").columns}),
+        (r"columns.reward has shape \[4, 2\], expected \[T, 3, ...\]", {"columns": (*columns[:3], np.zeros((4, 2)), *columns[4:])}),
+        ("an observation has 2 numbers of float32, expected 5", {"policy": policies["wide"]}),
+        ("the network is of float64", {"policy": policies["double"]}),
+        ("calls has no buffers", {"calls": Calls([result(1, 2)] * 3, buffers=0).calls}),
+    ]
+    for text, other in wrong:
+        with pytest.raises((ValueError, DTypeError), match=text):
+            one.make(**other)
+    for t, shown in ((4, 0), (-1, 0), (0, 3)):
+        with pytest.raises(ValueError, match=f"row: t is {t} and shown {shown}, expected less than 4 and 3"):
+            one.row(t, shown)
+    with pytest.raises(DTypeError, match="row: steps is a tuple, expected a list"):
+        one.made.row(0, 0, (), [])
+    with pytest.raises(ShapeError, match="run: 2 steps and 3 actions"):
+        one.made.row(0, 0, [one.step] * 2, [])
+    assert one.policy.random.draw == 1
+
+
+def test_actions_of_another_number_are_refused() -> None:
+    one = Rollout("box")
+    for actions, error, text in ((lambda row: list(row)[:2], ShapeError, "3 steps and 2 actions"), (lambda row: None, TypeError, "None")):
+        one.made = one.make(actions=actions)
+        with pytest.raises(error, match=text):
+            one.row(0, 0)
