@@ -269,6 +269,9 @@ class RolloutRows:
     @staticmethod
     def write(row, values):
         ...
+    @staticmethod
+    def write_rows(row, count, values):
+        ...
     def __init__(self, columns: collections.abc.Sequence[tuple[str, typing.Any]], finite: str, flag: str) -> None:
         ...
 class RolloutCalls:

@@ -44,9 +44,10 @@ class RolloutRows {
     }
   }
 
-  // Reads all before it writes any. Whether a flag of the column `flag` is set.
-  bool write(std::int64_t row, py::handle values) {
-    PYRL_CHECK(row >= 0 && row < rows_, ArgumentError, "RolloutBuffer: row is ", row, ", expected 0 to ", rows_ - 1);
+  // One row, [N, ...] of each column, or `count` of them, [count, N, ...]. Reads all before it writes any. Whether a flag of the column `flag`
+  // is set.
+  bool write(std::int64_t row, std::int64_t count, const RowBlock& block, py::handle values) {
+    PYRL_CHECK(row >= 0 && count >= 0 && row <= rows_ - count, ArgumentError, "RolloutBuffer: row is ", row, ", expected 0 to ", rows_ - count);
     PYRL_CHECK(PyTuple_Check(values.ptr()) && PyTuple_GET_SIZE(values.ptr()) == static_cast<Py_ssize_t>(columns_.size()), DTypeError,
                "RolloutBuffer: values is no tuple of ", columns_.size(), " arrays");
     RowScratch scratch;  // of this call: a conversion by NumPy may let another thread in
@@ -55,11 +56,11 @@ class RolloutRows {
     bool set = false;
     for (std::size_t i = 0; i < columns_.size(); ++i) {
       const Column& column = columns_[i];
-      sources.push_back(column.reader.read(PyTuple_GET_ITEM(values.ptr(), static_cast<Py_ssize_t>(i)), scratch, {"RolloutBuffer"}));
-      if (column.is_finite) require_finite(column, static_cast<const float*>(sources.back()));
-      if (column.is_flag) set = std::memchr(sources.back(), 1, static_cast<std::size_t>(column.bytes)) != nullptr;
+      sources.push_back(column.reader.read(PyTuple_GET_ITEM(values.ptr(), static_cast<Py_ssize_t>(i)), scratch, block));
+      if (column.is_finite) require_finite(column, static_cast<const float*>(sources.back()), count);
+      if (column.is_flag) set = std::memchr(sources.back(), 1, static_cast<std::size_t>(count * column.bytes)) != nullptr;
     }
-    for (std::size_t i = 0; i < columns_.size(); ++i) std::memcpy(columns_[i].data + row * columns_[i].bytes, sources[i], static_cast<std::size_t>(columns_[i].bytes));
+    for (std::size_t i = 0; i < columns_.size(); ++i) std::memcpy(columns_[i].data + row * columns_[i].bytes, sources[i], static_cast<std::size_t>(count * columns_[i].bytes));
     return set;
   }
 
@@ -73,9 +74,10 @@ class RolloutRows {
     bool is_finite, is_flag;
   };
 
-  static void require_finite(const Column& column, const float* values) {
-    for (std::int64_t i = 0; i < column.bytes / 4; ++i)
-      PYRL_CHECK(std::isfinite(values[i]), NonFiniteError, "RolloutBuffer: ", column.name, " of environment ", i, " is not finite: it is ", values[i],
+  static void require_finite(const Column& column, const float* values, std::int64_t count) {
+    const std::int64_t n = column.bytes / 4;
+    for (std::int64_t i = 0; i < count * n; ++i)
+      PYRL_CHECK(std::isfinite(values[i]), NonFiniteError, "RolloutBuffer: ", column.name, " of environment ", i % n, " is not finite: it is ", values[i],
                  " as float32");
   }
 
@@ -84,7 +86,13 @@ class RolloutRows {
 };
 
 // (row, values) -> whether a flag is set
-py::object write_row(RolloutRows& self, FastArgs args) { return py::bool_(self.write(integer_arg(args[0]), args[1])); }
+py::object write_row(RolloutRows& self, FastArgs args) { return py::bool_(self.write(integer_arg(args[0]), 1, {"RolloutBuffer"}, args[1])); }
+
+// (row, count, values) -> whether a flag is set
+py::object write_rows(RolloutRows& self, FastArgs args) {
+  const std::int64_t count = integer_arg(args[1]);
+  return py::bool_(self.write(integer_arg(args[0]), count, {"RolloutBuffer", count}, args[2]));
+}
 
 }  // namespace
 
@@ -95,4 +103,5 @@ PYRL_BINDINGS(rollout, m) {
   rows.def(py::init<const std::vector<std::pair<std::string, py::object>>&, const std::string&, const std::string&>(), py::arg("columns"), py::arg("finite"),
            py::arg("flag"));
   def_fast_method<RolloutRows, write_row, "write(row, values)">(rows);
+  def_fast_method<RolloutRows, write_rows, "write_rows(row, count, values)">(rows);
 }

@@ -89,7 +89,13 @@ def explained_variance(return_: np.ndarray, value: np.ndarray, valid: np.ndarray
     if not valid.all():
         return_, value = return_[valid.ravel()], value[valid.ravel()]
     with np.errstate(over="ignore", invalid="ignore"):  # NaN of returns that are not finite; the update names them
-        return 1.0 - float((return_ - value).var() / max(float(return_.var()), 1e-8))
+        return 1.0 - _variance(return_ - value) / max(_variance(return_), 1e-8)
+
+
+def _variance(x: np.ndarray) -> float:
+    """Of a vector; a third of the time of ``x.var()`` where it is short."""
+    centred = x - np.add.reduce(x) / len(x)
+    return float(centred.dot(centred) / len(x))
 
 
 class ActorCriticActor(Actor):

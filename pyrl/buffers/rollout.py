@@ -51,6 +51,7 @@ class RolloutBuffer(Pickled):
         self._extra = self._declared_columns()
         self._rows: RolloutRows | None = None  # what writes one; None: the columns have changed since
         self._final: list[tuple[int, int, Observation]] = []
+        self._no_finals = zeros_for(observation_space, 0)
         self._row = 0
 
     def __len__(self) -> int:
@@ -85,22 +86,12 @@ class RolloutBuffer(Pickled):
         count, t = len(rows.reward), self._row
         if t + count > self.num_steps:
             raise ValueError(f"RolloutBuffer: {self.num_steps - t} rows are free, got {count}; take the rollout first")
-        with np.errstate(over="ignore"):
-            reward = rows.reward.astype(np.float32)
-        if not np.isfinite(reward).all():
-            k, n = np.argwhere(~np.isfinite(reward))[0]
-            raise NonFiniteError(f"RolloutBuffer: reward of environment {n} is not finite: it is {reward[k, n]} as float32")
         if rows.extra.keys() != self._extra.keys():
             self._take_columns({name: value[0] for name, value in rows.extra.items()})
-        own = self._observation, self._action, self._reward, self._terminated, self._truncated, self._first
-        for column, values in zip(own, (rows.observation, rows.action, reward, rows.terminated, rows.truncated, rows.first)):
-            column[t : t + count] = values
-        self._valid[t : t + count] = True
-        if self._mask is not None:
-            self._mask[t : t + count] = True
-        for name, value in rows.extra.items():
-            self._extra[name][t : t + count] = value
-        if rows.truncated.any():
+        writer, valid = self._rows or self._writer(), np.ones((count, self.num_envs), bool)
+        masks = () if self._mask is None else (np.ones((count, *self._mask.shape[1:]), bool),)
+        columns = rows.observation, rows.action, rows.reward, rows.terminated, rows.truncated, valid, rows.first, *masks
+        if writer.write_rows(t, count, (*columns, *map(rows.extra.__getitem__, self._extra))):
             self._final += [(t + k, n, np.array(rows.next_observation[k, n])) for k, n in np.argwhere(rows.truncated).tolist()]
         self._row += count
         if rows.error is not None:
@@ -130,7 +121,7 @@ class RolloutBuffer(Pickled):
         self._first[T] = (self._terminated[T - 1] | self._truncated[T - 1] if T else True) if first is None else first
         map_observation(lambda rows, x: rows.__setitem__(T, x), self._observation, observation)
         finals, self._final = self._final, []
-        stacked = zeros_for(self.observation_space, len(finals))
+        stacked = zeros_for(self.observation_space, len(finals)) if finals else self._no_finals
         for k, (_, _, final) in enumerate(finals):
             map_observation(lambda rows, x, k=k: rows.__setitem__(k, x), stacked, final)
         return Rollout(

@@ -80,6 +80,9 @@ class LeanStepper(Stepper):
         """Of the current observations."""
         return [info.get(MASK_KEY) if isinstance(info, dict) else None for info in self._infos]
 
+    def _given_mask(self) -> Array | None:
+        return None if self._masks is None else self._mask_rows(self._given_masks())
+
     def _reset_one(self, index: int, buffer: ObservationBuffer, seed: int | None = None) -> None:
         try:
             result = self._inner[index].reset(seed=seed)
@@ -136,13 +139,13 @@ class LeanStepper(Stepper):
             self._step_freely()
         episodes: list[Episode] = []
         after, first, mask, restarted = following, self.first, self.action_mask, self._nowhere
-        next_mask = after_mask = None if self._masks is None else self._mask_rows(self._given_masks())
+        next_mask = after_mask = self._given_mask()
         lives = [info["lives"] for info in self._infos] if self.episodic_life else None
         if ended:
             current = (current + 1) % 3
             after = self._buffers[current]
             episodes = self._restart(ended, following, after)
-            restarted, after_mask = terminated | truncated, self._mask_rows(self._given_masks())
+            restarted, after_mask = terminated | truncated, self._given_mask()
         if lives is not None:
             self._valid = self._all_valid
             self._mark_lost_lives(lives)
@@ -190,7 +193,7 @@ class LeanStepper(Stepper):
             if not done:
                 raise
             fault = error
-        return columns.rows(done).step_rows(first, episodes, fault)
+        return columns.step_rows(done, first, episodes, fault)
 
     def _read_results(self, at: int, env_actions: list[Any], following: ObservationBuffer, ended: list[int]) -> None:
         """What `StepCalls.run` does, of results of any form, from environment ``at`` on, which has returned ``_observations[at]``."""

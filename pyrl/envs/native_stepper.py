@@ -91,7 +91,7 @@ class NativeStepper(Stepper):
     def rollout(self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = bool) -> StepRows:
         """Without Python: ``stopped`` is for the caller to look at."""
         self._begin()
-        columns = self._columns_for(steps)
+        columns = self._columns_for(steps).rows(steps)
         if len(self._running) < steps:
             self._running = np.zeros((steps, self.num_envs))
         observation, (returns, ages) = self._arrays[self._current], map(np.array, self._book.state())
@@ -115,7 +115,7 @@ class NativeStepper(Stepper):
             error = self._error(fault[0], f"{fault[1]} (action {columns.action[done, fault[0]].tolist()})")
             if not done:
                 raise error
-        rows = made.step_rows(self.first, episodes, error)
+        rows = columns.step_rows(done, self.first, episodes, error)
         self.first = made.terminated[-1] | made.truncated[-1]
         return rows
 

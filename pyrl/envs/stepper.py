@@ -56,15 +56,16 @@ class RowColumns(NamedTuple):
 
     def rows(self, count: int) -> RowColumns:
         """The first ones."""
-        return RowColumns(*(column[:count] for column in self))
+        return RowColumns._make([column[:count] for column in self])
 
-    def step_rows(self, first: Array, episodes: list[Episode], error: BaseException | None = None) -> StepRows:
-        """``first`` bool [N]: where the first row starts an episode."""
-        starts = np.concatenate([first[None], (self.terminated | self.truncated)[:-1]])
-        return StepRows(
-            self.observation, self.action, self.reward, self.following, self.terminated, self.truncated, starts,
-            {"log_prob": self.log_prob}, episodes, error,
-        )  # fmt: skip
+    def step_rows(self, count: int, first: Array, episodes: list[Episode], error: BaseException | None = None) -> StepRows:
+        """The first ones, of which the very first starts an episode where ``first`` (bool [N]) says so."""
+        observation, following, action, reward, terminated, truncated, log_prob = [column[:count] for column in self]
+        starts = np.empty_like(terminated)
+        starts[:1] = first
+        np.logical_or(terminated[:-1], truncated[:-1], out=starts[1:])
+        extra = {"log_prob": log_prob}
+        return StepRows(observation, action, reward, following, terminated, truncated, starts, extra, episodes, error)
 
 
 class Stepper(ABC):
@@ -175,14 +176,14 @@ class Stepper(ABC):
         raise EnvError(f"{self.name}: {type(self).__name__} makes no rollouts; see rolls_out")
 
     def _columns_for(self, steps: int) -> RowColumns:
-        """Memory of a rollout, which is kept for the next one."""
+        """Memory of a rollout, which is kept for the next one: of so many steps or more."""
         if self._row_columns is None or len(self._row_columns.reward) < steps:
             leading = steps, self.num_envs
             shown = [zeros_for(self.single_observation_space, *leading) for _ in range(2)]
             drawn = np.zeros((*leading, *self._border.stored.shape), np.float32 if self._border.is_box else np.int64)
             numbers = [np.zeros(leading, kind) for kind in (np.float64, bool, bool, np.float32)]
             self._row_columns = RowColumns._make([*shown, drawn, *numbers])
-        return self._row_columns.rows(steps)
+        return self._row_columns
 
     def send(self, action: Array) -> None:
         """Begin a step, which `receive` ends: together they are `step`. Where the stepper ``overlaps``, the environments step meanwhile;

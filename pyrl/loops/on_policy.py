@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from pyrl.agents.base import Agent
@@ -55,11 +56,11 @@ class OnPolicyLoop(Loop):
 
     def collect(self) -> None:
         """Step until the buffer is full or a limit is reached."""
-        agent, buffer, stepper = self.agent, self.buffer, self.stepper
+        agent, buffer = self.agent, self.buffer
         agent.progress = Progress(agent.env_steps, self.limits.share(agent.env_steps, self.episodes))
-        with agent.unwatched():
+        policy = agent.native_policy() if self.stepper.rolls_out else None
+        with agent.unwatched() if policy is None else nullcontext():
             while not (buffer.full or self.stopped or self.goal_reached or agent.progress.share >= 1.0):
-                policy = agent.native_policy() if stepper.rolls_out else None
                 if policy is None:
                     buffer.add(*self.step_envs())
                 else:
