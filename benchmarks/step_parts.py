@@ -2,10 +2,11 @@
 
     python benchmarks/step_parts.py [--envs 8] [--rounds 40]
 
-`bare` steps CartPole-v1 in a plain loop, without wrappers; `step` is the lean stepper on the same environments, `free` a lean stepper whose
-environments cost nothing (and `bare free` these alone), `choose` acting, `add` storing a row, `round` all of a step in a round of the loop
-that learns nothing.
-The parts alone take less than they take together: what lies between them leaves the processor's caches to others.
+`bare` steps CartPole-v1 in a plain loop, without wrappers; `round` is all of a step in a round of the loop that learns nothing, where
+one call acts, steps and stores (`Stepper.rollout`). The rest is what happens where a policy or an environment does not allow that: `one
+by one` is all of a step, `step` the lean stepper on the same environments, `free` a lean stepper whose environments cost nothing (and
+`bare free` these alone), `choose` acting, `add` storing a row. The parts alone take less than they take together: what lies between them
+leaves the processor's caches to others.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ def parts(num_envs: int) -> dict[str, Callable[[], object]]:
         made.reset()
         return made
 
-    alone, whole = loop(), loop()
-    whole.learn = lambda data: Learned({})  # type: ignore[method-assign]
+    alone, whole, single = loop(), loop(), loop()
+    whole.learn = single.learn = lambda data: Learned({})  # type: ignore[method-assign]
+    single.agent.native_policy = lambda: None  # type: ignore[method-assign]
     rows = itertools.cycle(actions)
     row = alone.step_envs()
     player = alone.agent.player(num_envs, deterministic=False)
@@ -96,6 +98,7 @@ def parts(num_envs: int) -> dict[str, Callable[[], object]]:
         "free": lambda: free.step(actions[0]),
         "choose": lambda: player.choose(observation, first, None),
         "add": lambda: add(alone, *row),
+        "one by one": single.round,
         "round": whole.round,
     }
 
@@ -111,7 +114,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, call in calls.items():
             start = time.process_time()
-            for _ in range(1 if name == "round" else CALLS):
+            for _ in range(1 if name in ("one by one", "round") else CALLS):
                 call()
             found.setdefault(name, []).append(1e6 * (time.process_time() - start) / CALLS)
     about = machine_facts()
@@ -122,7 +125,8 @@ def main() -> None:
         us = {name: of(values) for name, values in found.items()}
         print(
             f"{kind}: step by bare {us['step'] / us['bare']:.2f}; the stepper's own part {us['free'] - us['bare free']:.2f}; "
-            f"ours an environment step {(us['round'] - us['bare']) / options.envs:.2f}"
+            f"ours an environment step {(us['round'] - us['bare']) / options.envs:.2f}, "
+            f"one by one {(us['one by one'] - us['bare']) / options.envs:.2f}"
         )
 
 

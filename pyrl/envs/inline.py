@@ -188,7 +188,7 @@ class LeanStepper(Stepper):
                     self._current = (self._current + 1) % 3
                     self.observation, self.first = self._buffers[self._current].value, self._nowhere
                 done += 1
-                over = done == steps or (stop_at_end and bool(ended)) or stopped() or time.perf_counter() >= end
+                over = done == len(columns.reward) or (stop_at_end and bool(ended)) or stopped() or time.perf_counter() >= end
         except BaseException as error:
             if not done:
                 raise

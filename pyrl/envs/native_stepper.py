@@ -91,7 +91,8 @@ class NativeStepper(Stepper):
     def rollout(self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = bool) -> StepRows:
         """Without Python: ``stopped`` is for the caller to look at."""
         self._begin()
-        columns = self._columns_for(steps).rows(steps)
+        columns = self._columns_for(steps)
+        steps = len(columns.reward)
         if len(self._running) < steps:
             self._running = np.zeros((steps, self.num_envs))
         observation, (returns, ages) = self._arrays[self._current], map(np.array, self._book.state())

@@ -41,6 +41,7 @@ from pyrl.trees import zeros_for
 from pyrl.types import Array, Episode, Observation, StepResult, StepRows
 
 NEVER = 1 << 62  # no time limit
+_COLUMN_BYTES = 1 << 20  # of the observations of a rollout
 
 
 class RowColumns(NamedTuple):
@@ -176,14 +177,16 @@ class Stepper(ABC):
         raise EnvError(f"{self.name}: {type(self).__name__} makes no rollouts; see rolls_out")
 
     def _columns_for(self, steps: int) -> RowColumns:
-        """Memory of a rollout, which is kept for the next one: of so many steps or more."""
+        """Memory of a rollout of ``steps`` steps or of fewer, which is kept for the next one: more rows than fit into `_COLUMN_BYTES` would
+        be out of the caches when they are read."""
+        steps = min(steps, max(1, _COLUMN_BYTES // sum(leaf.array.nbytes for leaf in self._buffers[0].leaves)))
         if self._row_columns is None or len(self._row_columns.reward) < steps:
             leading = steps, self.num_envs
             shown = [zeros_for(self.single_observation_space, *leading) for _ in range(2)]
             drawn = np.zeros((*leading, *self._border.stored.shape), np.float32 if self._border.is_box else np.int64)
             numbers = [np.zeros(leading, kind) for kind in (np.float64, bool, bool, np.float32)]
             self._row_columns = RowColumns._make([*shown, drawn, *numbers])
-        return self._row_columns
+        return self._row_columns.rows(steps)
 
     def send(self, action: Array) -> None:
         """Begin a step, which `receive` ends: together they are `step`. Where the stepper ``overlaps``, the environments step meanwhile;

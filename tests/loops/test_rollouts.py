@@ -109,9 +109,13 @@ def test_same_bits_as_stepping_one_by_one(algo: str, backend: str, env: str, lim
 
 
 @pytest.mark.parametrize("backend", ["native", "lean"])
-def test_calls_of_any_length_make_the_same_rollout(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("short", ["time", "memory"])
+def test_calls_of_any_length_make_the_same_rollout(backend: str, short: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trained("ppo", backend, "CartPole-v1", one_by_one=False, total_steps=800)
-    monkeypatch.setattr(Stepper, "at_once", 0.0)  # one step a call
+    if short == "time":
+        monkeypatch.setattr(Stepper, "at_once", 0.0)  # one step a call
+    else:
+        monkeypatch.setattr(pyrl.envs.stepper, "_COLUMN_BYTES", 500)  # three
     pieces = trained("ppo", backend, "CartPole-v1", one_by_one=False, total_steps=800)
     assert whole[1] == pieces[1]
     np.testing.assert_array_equal(whole[2], pieces[2])
@@ -253,6 +257,7 @@ def test_a_signal_ends_a_long_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Stop
 
     monkeypatch.setattr(Stepper, "at_once", 600.0)
+    monkeypatch.setattr(pyrl.envs.stepper, "_COLUMN_BYTES", 1 << 30)
     with make("CartPole-v1", 4, backend="native") as stepper:
         agent = agent_for(stepper)
         stepper.reset()
@@ -274,6 +279,7 @@ def test_a_signal_ends_a_long_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_threads_run_during_a_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stepper, "at_once", 0.5)
+    monkeypatch.setattr(pyrl.envs.stepper, "_COLUMN_BYTES", 1 << 30)
     with make("CartPole-v1", 64, backend="native") as stepper:
         agent = agent_for(stepper)
         stepper.reset()
