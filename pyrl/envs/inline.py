@@ -161,7 +161,9 @@ class LeanStepper(Stepper):
         own = type(self).step is LeanStepper.step and "step" not in vars(self)
         return self._rolls and own and self._masks is None and not self.episodic_life
 
-    def rollout(self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = bool) -> StepRows:
+    def rollout(
+        self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = lambda: False
+    ) -> StepRows:
         self._begin()
         columns, border, end = self._columns_for(steps), self._border, time.perf_counter() + self.at_once
         calls = rollout_calls(self._calls, policy, border.each if border.counts_from is None else border.counts_from, columns)

@@ -88,7 +88,9 @@ class NativeStepper(Stepper):
     def rolls_out(self) -> bool:
         return True
 
-    def rollout(self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = bool) -> StepRows:
+    def rollout(
+        self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = lambda: False
+    ) -> StepRows:
         """Without Python: ``stopped`` is for the caller to look at."""
         self._begin()
         columns = self._columns_for(steps)

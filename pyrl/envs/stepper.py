@@ -171,7 +171,9 @@ class Stepper(ABC):
         """Whether `rollout` can make the steps from here."""
         return False
 
-    def rollout(self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = bool) -> StepRows:
+    def rollout(
+        self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = lambda: False
+    ) -> StepRows:
         """Up to ``steps`` steps, of ``policy`` acting: the same bits as `step` by step. Fewer where they take long (`at_once`), where
         ``stop_at_end`` and an episode has ended, and where it was ``stopped``. An error after a step or more is in the rows' ``error``."""
         raise EnvError(f"{self.name}: {type(self).__name__} makes no rollouts; see rolls_out")
