@@ -63,7 +63,7 @@ class LeanStepper(Stepper):
         self._calls = StepCalls(self._book, self._observations, self._rewards, self._infos, self._terminated, buffers)
         self._given: list[tuple[Any, Any]] = [(None, None)] * len(envs)  # observation and info of the first step, as returned
         self._flags_set = False
-        self._first_step = True  # after a reset: it is checked in full
+        self._first_step = self._special = True  # after a reset: it is checked in full
         self._valid.flags.writeable = False
         self._all_valid = self._valid
 
@@ -72,7 +72,7 @@ class LeanStepper(Stepper):
             self._reset_one(i, buffer, None if seeds is None else seeds[i])
         self._check_numbers(buffer, "reset")
         self._flags_set = False
-        self._first_step = True
+        self._first_step = self._special = True
         self._step_functions = [self._closely(i) for i in range(self.num_envs)]
         return self._given_masks()
 
@@ -108,8 +108,9 @@ class LeanStepper(Stepper):
         return closely
 
     def _step_freely(self) -> None:
-        """After the first step the environments are called directly, unless some return the same object."""
-        self._first_step = False
+        """After the first step the environments are called directly, unless some return the same object; and all there is to do after a
+        step as usual is to move on, unless there are masks or lives."""
+        self._first_step, self._special = False, self._masks is not None or self.episodic_life
         shared = (a[1] is b[1] or share_memory(a[0], b[0]) for a, b in combinations(self._given, 2))
         if not any(shared):
             self._step_functions = [env.step for env in self._inner]
@@ -126,10 +127,16 @@ class LeanStepper(Stepper):
             at = self._calls.run(self._step_functions, env_actions, (self._current + 1) % 3, ended)
         except FROM_ENVS as error:
             raise self._step_error(self._calls.at, error, env_actions) from error
-        return self._stepped(observation, action, env_actions, at, ended)
+        if at >= 0 or ended or self._special:
+            return self._settled(observation, action, env_actions, at, ended)
+        self._current, first = (self._current + 1) % 3, self.first
+        self.observation, self.first = self._buffers[self._current].value, self._nowhere
+        return StepResult(
+            observation, action, self._reward, self.observation, self._terminated, self._truncated, self._valid, [], first=first
+        )  # fmt: skip
 
-    def _stepped(self, observation: Array, action: Array, env_actions: list[Any], at: int, ended: list[int]) -> StepResult:
-        """The step that `StepCalls.run` made, as it says by ``at`` and ``ended``."""
+    def _settled(self, observation: Array, action: Array, env_actions: list[Any], at: int, ended: list[int]) -> StepResult:
+        """The step that `StepCalls.run` made, as it says by ``at`` and ``ended``, where it was not as usual."""
         terminated, truncated = self._terminated, self._truncated
         current = (self._current + 1) % 3
         following = self._buffers[current]
@@ -181,8 +188,8 @@ class LeanStepper(Stepper):
                     if self._calls.at < 0:  # the policy's own
                         raise
                     raise self._step_error(self._calls.at, error, calls.actions) from error
-                if at >= 0 or ended or self._first_step:
-                    step = self._stepped(self.observation, columns.action[done], calls.actions, at, ended)
+                if at >= 0 or ended or self._special:
+                    step = self._settled(self.observation, columns.action[done], calls.actions, at, ended)
                     columns.following[done], columns.reward[done] = step.next_observation, step.reward
                     columns.terminated[done], columns.truncated[done] = step.terminated, step.truncated
                     episodes += step.episodes
@@ -292,7 +299,7 @@ class LeanStepper(Stepper):
                 env.load_state_dict(states[str(i)])  # type: ignore[attr-defined]
             except FROM_ENVS as error:
                 raise self._error(i, f"load_state_dict raised {described(error)}") from error
-        self._flags_set, self._first_step = True, True
+        self._flags_set = self._first_step = self._special = True
         self._step_functions = [self._closely(i) for i in range(self.num_envs)]
 
     def render(self) -> Any:
