@@ -44,6 +44,10 @@ CASES = [
     ),
     case("ppo Pendulum-v1 8 envs 64x64", "ppo", "Pendulum-v1", 8, 8_192, PPO, [64, 64], "pyrl native 20x sb3"),
     case("ppo FrozenLake-v1 8 envs 64x64", "ppo", "FrozenLake-v1", 8, 8_192, PPO, [64, 64], "pyrl native 20x sb3"),
+    case(
+        "ppo HalfCheetah-v5 1 env 64x64", "ppo", "HalfCheetah-v5", 1, 4_096,
+        {**PPO, "n_steps": 2_048, "batch_size": 64, "n_epochs": 10}, [64, 64],
+    ),
     case("a2c CartPole-v1 8 envs 64x64", "a2c", "CartPole-v1", 8, 8_000, A2C, [64, 64], "pyrl lean 7.5x sb3"),
     case("dqn CartPole-v1 b64 f4 256x256", "dqn", "CartPole-v1", 1, 2_000, DQN, [256, 256], "pyrl lean 4.5x sb3"),
     case(

@@ -281,7 +281,7 @@ class RolloutCalls:
     @staticmethod
     def row(t, shown, steps, ended):
         ...
-    def __init__(self, calls: typing.Any, network: typing.Any, parameters: typing.Any, log_std: typing.Any, random: typing.Any, actions: typing.Any, columns: tuple) -> None:
+    def __init__(self, calls: typing.Any, network: typing.Any, parameters: typing.Any, moments: typing.Any, log_std: typing.Any, random: typing.Any, actions: typing.Any, columns: tuple) -> None:
         ...
     @property
     def actions(self) -> list:

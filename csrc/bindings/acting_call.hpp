@@ -14,6 +14,41 @@
 
 namespace pyrl::bindings {
 
+// Moments that normalise observations, as `pyrl.ops.acting.Moments` has them: (count, mean, m2, clip or None, epsilon).
+class MomentsArg {
+ public:
+  bool present() const { return moments_.count != nullptr; }
+
+  // For rows of `columns` numbers.
+  void read(Border& border, py::handle object, std::int64_t columns, const char* function) {
+    PYRL_CHECK(PyTuple_Check(object.ptr()) && PyTuple_GET_SIZE(object.ptr()) == 5, DTypeError, function, ": moments is a ", Py_TYPE(object.ptr())->tp_name,
+               ", expected None or a tuple (count, mean, m2, clip, epsilon)");
+    const auto item = [&](Py_ssize_t i) { return py::handle(PyTuple_GET_ITEM(object.ptr(), i)); };
+    const auto doubles = [&](Py_ssize_t i, const char* name) {
+      return const_cast<double*>(border.input(item(i), name).as<const double, 1>({columns}, "[D]").data);
+    };
+    moments_.count = const_cast<std::int64_t*>(border.input(item(0), "moments.count").as<const std::int64_t, 0>("[]").data);
+    moments_.mean = {doubles(1, "moments.mean"), {columns}};
+    moments_.m2 = {doubles(2, "moments.m2"), {columns}};
+    clip_ = item(3).is_none() ? infinity : number_in(item(3), 0, infinity, function, "moments.clip");
+    epsilon_ = number_in(item(4), 0, infinity, function, "moments.epsilon");
+  }
+
+  // [batch, columns] -> `memory`
+  template <class T>
+  const float* normalize(const T* rows, std::int64_t batch, std::vector<float>& memory) const {
+    const std::int64_t columns = moments_.mean.size();
+    memory.resize(static_cast<std::size_t>(batch * columns));
+    const sampling::NormalizeArgs<T> call{{rows, {batch, columns}}, {memory.data(), {batch, columns}}, moments_, clip_, epsilon_};
+    alone(lock_of(moments_.mean.data), [&] { sampling::normalize(call); });
+    return memory.data();
+  }
+
+ private:
+  sampling::Moments moments_;
+  double clip_ = infinity, epsilon_ = 0;
+};
+
 // The outputs of a network for a batch of observations.
 struct ActingCall {
   Border border;
@@ -49,7 +84,11 @@ struct ActingCall {
     std::vector<float> normalized;
     const auto* x = static_cast<const Real*>(observation_.data);
     if constexpr (std::is_same_v<Real, float>) {
-      if (moments_.count != nullptr) x = observation_.dtype == DType::Float32 ? normalize<float>(normalized) : normalize<double>(normalized);
+      if (moments_.present()) {
+        const bool single = observation_.dtype == DType::Float32;
+        x = single ? moments_.normalize(static_cast<const float*>(observation_.data), batch, normalized)
+                   : moments_.normalize(static_cast<const double*>(observation_.data), batch, normalized);
+      }
     }
     if (advantage_ == nullptr) {
       infer(core, x, memory.data());
@@ -103,36 +142,16 @@ struct ActingCall {
     return core.arena(arena);
   }
 
-  // (count, mean, m2, clip or None, epsilon)
   void read_moments(py::handle object) {
-    PYRL_CHECK(PyTuple_Check(object.ptr()) && PyTuple_GET_SIZE(object.ptr()) == 5, DTypeError, function, ": moments is a ", Py_TYPE(object.ptr())->tp_name,
-               ", expected None or a tuple (count, mean, m2, clip, epsilon)");
     PYRL_CHECK(observation_.dtype == DType::Float32 || observation_.dtype == DType::Float64, DTypeError, function, ": observation has dtype ",
                observation_.dtype_text(), ", expected float32 or float64");
     PYRL_CHECK(core.dtype == DType::Float32, DTypeError, function, ": the network is of float64, expected float32: what is normalised");
-    const auto item = [&](Py_ssize_t i) { return py::handle(PyTuple_GET_ITEM(object.ptr(), i)); };
-    const auto doubles = [&](Py_ssize_t i, const char* name) {
-      return const_cast<double*>(border.input(item(i), name).as<const double, 1>({core.in}, "[D]").data);
-    };
-    moments_.count = const_cast<std::int64_t*>(border.input(item(0), "moments.count").as<const std::int64_t, 0>("[]").data);
-    moments_.mean = {doubles(1, "moments.mean"), {core.in}};
-    moments_.m2 = {doubles(2, "moments.m2"), {core.in}};
-    clip_ = item(3).is_none() ? infinity : number_in(item(3), 0, infinity, function, "moments.clip");
-    epsilon_ = number_in(item(4), 0, infinity, function, "moments.epsilon");
-  }
-
-  template <class T>
-  const float* normalize(std::vector<float>& memory) {
-    memory.resize(static_cast<std::size_t>(batch * core.in));
-    const sampling::NormalizeArgs<T> call{{static_cast<const T*>(observation_.data), {batch, core.in}}, {memory.data(), {batch, core.in}}, moments_, clip_, epsilon_};
-    alone(lock_of(moments_.mean.data), [&] { sampling::normalize(call); });
-    return memory.data();
+    moments_.read(border, object, core.in, function);
   }
 
   const void* parameters_;
   ArrayArg observation_;
-  sampling::Moments moments_;
-  double clip_ = infinity, epsilon_ = 0;
+  MomentsArg moments_;
 };
 
 // `count` draws of a stream, taken before the interpreter lock may be released. A call that fails gives them back, unless another thread has

@@ -121,27 +121,29 @@ class StepCalls {
     PYRL_CHECK(static_cast<std::int64_t>(steps.size()) == count_ && static_cast<std::int64_t>(actions.size()) == count_, ShapeError, "run: ", steps.size(),
                " steps and ", actions.size(), " actions, expected ", count_, " of each");
     bool usual = buffer < buffers_.size();
-    for (at_ = 0; at_ < count_; ++at_) {
-      const auto result = called(item(steps), item(actions));
+    for (std::int64_t i = 0; i < count_; ++i) {  // not by `at_`, which a call from within a call would change
+      at_ = i;
+      const auto result = called(item(steps, i), item(actions, i));
       PyObject* const tuple = result.ptr();
       if (!PyTuple_CheckExact(tuple) || PyTuple_GET_SIZE(tuple) != 5 || !PyBool_Check(PyTuple_GET_ITEM(tuple, 2)) || !PyBool_Check(PyTuple_GET_ITEM(tuple, 3))) {
-        put(observations_, tuple);
-        return at_;
+        put(observations_, i, tuple);
+        return i;
       }
-      put(observations_, PyTuple_GET_ITEM(tuple, 0));
-      put(rewards_, PyTuple_GET_ITEM(tuple, 1));
-      put(infos_, PyTuple_GET_ITEM(tuple, 4));
+      put(observations_, i, PyTuple_GET_ITEM(tuple, 0));
+      put(rewards_, i, PyTuple_GET_ITEM(tuple, 1));
+      put(infos_, i, PyTuple_GET_ITEM(tuple, 4));
       const bool over = PyTuple_GET_ITEM(tuple, 2) == Py_True, cut = PyTuple_GET_ITEM(tuple, 3) == Py_True;
       if (over || cut) {
-        terminated_[at_] = over;
-        book_->truncated()[at_] = cut;
-        ended.append(at_);
+        terminated_[i] = over;
+        book_->truncated()[i] = cut;
+        ended.append(i);
       }
-      usual = usual && write(buffers_[buffer], PyTuple_GET_ITEM(tuple, 0));
+      usual = usual && write(buffers_[buffer], i, PyTuple_GET_ITEM(tuple, 0));
     }
     envs::StepBook& book = book_->book();
     if (!usual || !read_rewards(rewards_, book_->reward(), count_) || !book.book({book_->reward(), static_cast<std::size_t>(count_)})) return count_;
     if (book.due()) cut_into(*book_, ended);
+    at_ = count_;
     return -1;
   }
 
@@ -153,7 +155,7 @@ class StepCalls {
     std::int64_t bytes;  // of one row
   };
 
-  // The environment that was called last; -1 after `begin`.
+  // The environment that was called last; -1 after `begin`, the number of environments after a whole run.
   std::int64_t at() const { return at_; }
   void begin() { at_ = -1; }
   std::int64_t count() const { return count_; }
@@ -161,10 +163,9 @@ class StepCalls {
   const double* reward() const { return book_->reward(); }
 
  private:
-
   // Checked, as the environment before may have done anything.
-  py::object item(const py::list& list) const {
-    PyObject* const found = PyList_GetItem(list.ptr(), at_);
+  static py::object item(const py::list& list, std::int64_t i) {
+    PyObject* const found = PyList_GetItem(list.ptr(), i);
     if (found == nullptr) throw py::error_already_set();
     return py::reinterpret_borrow<py::object>(found);
   }
@@ -173,15 +174,15 @@ class StepCalls {
     if (result == nullptr) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(result);
   }
-  void put(const py::list& list, PyObject* item) const {
-    if (PyList_SetItem(list.ptr(), at_, Py_NewRef(item)) != 0) throw py::error_already_set();
+  static void put(const py::list& list, std::int64_t i, PyObject* item) {
+    if (PyList_SetItem(list.ptr(), i, Py_NewRef(item)) != 0) throw py::error_already_set();
   }
 
   // False for anything but an array such as the buffer's rows, of finite numbers.
-  bool write(const Buffer& buffer, PyObject* observation) const {
+  static bool write(const Buffer& buffer, std::int64_t i, PyObject* observation) {
     const int axes = buffer.rank - 1;
     if (!is_plain_like(observation, buffer.array.ptr(), axes, axes)) return false;
-    std::byte* const row = buffer.data + at_ * buffer.bytes;
+    std::byte* const row = buffer.data + i * buffer.bytes;
     std::memcpy(row, py::detail::array_proxy(observation)->data, static_cast<std::size_t>(buffer.bytes));
     return all_finite(row, buffer.dtype, buffer.bytes / size_of(buffer.dtype));
   }

@@ -89,8 +89,9 @@ class Actor:
         """By torch."""
         raise NotImplementedError(f"{type(self).__name__} defines neither choose nor torch_choice")
 
-    def native_policy(self) -> NativePolicy | None:
-        """What acts as `choose` does without Python, where there is such a thing."""
+    def native_policy(self, normalizes: bool = False) -> NativePolicy | None:
+        """What acts as `choose` does without Python, where there is such a thing. ``normalizes``: whether observations may be left to it to
+        normalise, and a normaliser is shown what it is to count (`pyrl.envs.Stepper.rollout`)."""
         return None
 
     def value(self, given: PolicyInput) -> np.ndarray:
@@ -126,15 +127,18 @@ class Actor:
         """Observations [N, ...] as native kernels take them, [N, D], and the moments by which the kernel is to normalise them."""
         encoder, normalizer = native.encoder, self.normalizer
         assert encoder is not None
-        if encoder.identity and native.dtype is np.float32 and (normalizer.moments is not None or not normalizer.changes_observation):
-            return encoder.array(observation), normalizer.moments
+        if encoder.vector and native.dtype is np.float32:
+            if normalizer.moments is not None:  # which the kernel takes from float64 too
+                return np.ascontiguousarray(observation, np.float32 if encoder.identity else np.float64), normalizer.moments
+            if not normalizer.changes_observation:
+                return encoder.array(observation), None
         return self.encoded(observation, native), None
 
     def encoded(self, observation: Observation, native: Native) -> np.ndarray:
         """Observations [N, ...], normalised and as native kernels take them: [N, D]."""
         encoder, observation = native.encoder, self.normalizer.observation(observation)
         assert encoder is not None
-        return encoder.array(observation, native.dtype) if encoder.identity else _encoded(encoder, observation, native.dtype)
+        return encoder.array(observation, native.dtype) if encoder.floats else _encoded(encoder, observation, native.dtype)
 
     def weights(self) -> Weights:
         """A copy of the weights."""

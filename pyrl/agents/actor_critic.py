@@ -121,12 +121,17 @@ class ActorCriticActor(Actor):
         action, log_prob = network.distribution.sample(output, log_std, self.random, deterministic)
         return Choice(action.numpy(), None, {"log_prob": log_prob.numpy()})
 
-    def native_policy(self) -> NativePolicy | None:
-        native, kind = self.native_form(), type(self.network.distribution)
-        if native is None or native.dtype is not np.float32 or kind not in (Categorical, DiagonalGaussian) or self.normalizer.active:
+    def native_policy(self, normalizes: bool = False) -> NativePolicy | None:
+        native, kind, normalizer = self.native_form(), type(self.network.distribution), self.normalizer
+        if native is None or native.dtype is not np.float32 or kind not in (Categorical, DiagonalGaussian):
+            return None
+        if normalizer.active and not normalizes:
+            return None
+        assert native.encoder is not None
+        if normalizer.changes_observation and (normalizer.moments is None or not native.encoder.vector):
             return None
         log_std = native.log_std if kind is DiagonalGaussian else None
-        return NativePolicy(native.networks[0], native.parameters, log_std, self.random)
+        return NativePolicy(native.networks[0], native.parameters, log_std, self.random, normalizer.moments)
 
 
 class ActorCriticAgent(Agent):
@@ -173,10 +178,10 @@ class ActorCriticAgent(Agent):
     def deterministic_action(self, observation: Observation) -> Tensor:
         return self.distribution.mode(self.network.policy(observation))
 
-    def native_policy(self) -> NativePolicy | None:
-        """What acts as `choose` does, bit for bit, in one kernel with native environments; None where nothing does."""
+    def native_policy(self, normalizes: bool = False) -> NativePolicy | None:
+        """What acts as `choose` does, bit for bit, in the kernel of a rollout; None where nothing does."""
         own = type(self).choose is Agent.choose and "choose" not in vars(self) and type(self.acting) is ActorCriticActor
-        return self.acting.native_policy() if own and self.updater.engine == "native" else None
+        return self.acting.native_policy(normalizes) if own and self.updater.engine == "native" else None
 
     def native_distribution(self) -> dict[str, Any]:
         """What `pyrl.ops.policy_loss` must know of the action distribution."""

@@ -284,8 +284,8 @@ class Agent(ABC):
         torch alone: what `pyrl.export` traces. NetworkError for an agent that has none."""
         raise NetworkError(f"export: {self.name} has no deterministic_action by operations of torch, which is what can be exported")
 
-    def native_policy(self) -> NativePolicy | None:
-        """What acts as `choose` does without Python, where there is such a thing."""
+    def native_policy(self, normalizes: bool = False) -> NativePolicy | None:
+        """What acts as `choose` does without Python, where there is such a thing; see `Actor.native_policy`."""
         return None
 
     @abstractmethod

@@ -32,7 +32,8 @@ def collector_seed(seed: int, collector: int, incarnation: int, env_steps: int) 
 class Collector:
     """Acts by ``actor``, whose weights others may replace between chunks, and by a random stream of its own.
 
-    ``before`` is called before each step and ``after`` after it with the steps that it made: so somebody outside can see where it is.
+    ``before`` is called before each step, or the steps of `pyrl.envs.Stepper.rollout`, and ``after`` afterwards with how many steps were
+    made: so somebody outside can see where it is.
     """
 
     def __init__(
@@ -58,9 +59,7 @@ class Collector:
             if stopped():
                 return None
             self.before()
-            made, ended = self._step(stopped)
-            self.collected += made
-            self.after(made)
+            ended = self._step(stopped)
             first = self.stepper.first_index
             episodes += [Episode(e.episode_return, e.length, first + e.env_index, e.success) for e in ended]
         rollout = self.buffer.take(self.stepper.observation, self.stepper.first)
@@ -77,21 +76,27 @@ class Collector:
     def state(self, state: tuple[Any, ...]) -> None:
         (self.random if self.noise is None else self.noise).state = state
 
-    def _step(self, stopped: Callable[[], bool]) -> tuple[int, list[Episode]]:
-        """(environment steps made, episodes that ended in them); as many at once as the stepper can."""
+    def _step(self, stopped: Callable[[], bool]) -> list[Episode]:
+        """A step, or as many at once as the stepper can; the episodes that ended in them."""
         actor, stepper, buffer = self.actor, self.stepper, self.buffer
         actor.explore_by(self.random, self.noise, self.rungs)
-        policy = actor.native_policy() if stepper.rolls_out and isinstance(buffer, RolloutBuffer) else None
+        policy = actor.native_policy(stepper.normalizes) if stepper.rolls_out and isinstance(buffer, RolloutBuffer) else None
         if policy is not None and isinstance(buffer, RolloutBuffer):
             rows = stepper.rollout(policy, buffer.num_steps - len(buffer), stopped=stopped)
+            self._count(rows.reward.size)
             buffer.extend(rows)
-            return rows.reward.size, rows.episodes
+            return rows.episodes
         choice = actor.choose(PolicyInput(stepper.observation, stepper.first, stepper.action_mask), progress=actor.progress)
         if choice.state is not None:
             raise SettingError(f"{actor.name}: workers is set, but the agent has a memory, which collectors do not keep; leave it out")
         step = stepper.step(choice.action)
         buffer.add(step, choice.stored)
-        return int(np.count_nonzero(step.valid)), step.episodes
+        self._count(int(np.count_nonzero(step.valid)))
+        return step.episodes
+
+    def _count(self, steps: int) -> None:
+        self.collected += steps
+        self.after(steps)
 
 
 class InStep:

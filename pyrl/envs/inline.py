@@ -20,6 +20,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from pyrl.envs.guard import FROM_ENVS, described, read_flag, read_info, read_number, read_reset, read_step, share_memory
 from pyrl.envs.notices import late_mask_is_ignored
 from pyrl.envs.observations import ObservationBuffer, finite_test
+from pyrl.envs.rows import Normalizes
 from pyrl.envs.stepper import NEVER, Stepper
 from pyrl.envs.success import success_in
 from pyrl.errors import EnvError, SpaceError
@@ -29,6 +30,7 @@ from pyrl.spaces import difference
 from pyrl.spaces.masks import MASK_KEY
 from pyrl.types import Array, Episode, StepResult, StepRows, map_observation
 
+_LARGEST = float(np.finfo(np.float32).max)
 _STATE_METHODS = ("state_dict", "load_state_dict")  # of environments whose state can be saved
 
 
@@ -36,6 +38,7 @@ class LeanStepper(Stepper):
     """See the module. ``envs`` must be distinct objects of equal spaces."""
 
     autoreset = AutoresetMode.SAME_STEP
+    normalizes = True
 
     def __init__(self, envs: list[gymnasium.Env], *, seed: int, name: str, spec: Any) -> None:
         first = envs[0]
@@ -59,7 +62,7 @@ class LeanStepper(Stepper):
         self._book = StepBook(self._reward, self._truncated, [limit for _, limit in peeled])
         self._infos: list[Any] = [None] * len(envs)
         buffers = [array for buffer in self._buffers if (array := buffer.plain_array()) is not None]
-        self._rolls = len(buffers) == len(self._buffers) and buffers[0].dtype == np.float32
+        self._rolls = len(buffers) == len(self._buffers) and buffers[0].dtype in (np.float32, np.float64)
         self._calls = StepCalls(self._book, self._observations, self._rewards, self._infos, self._terminated, buffers)
         self._given: list[tuple[Any, Any]] = [(None, None)] * len(envs)  # observation and info of the first step, as returned
         self._flags_set = False
@@ -126,6 +129,8 @@ class LeanStepper(Stepper):
         try:
             at = self._calls.run(self._step_functions, env_actions, (self._current + 1) % 3, ended)
         except FROM_ENVS as error:
+            if self._calls.at == self.num_envs:  # a signal handler's
+                raise
             raise self._step_error(self._calls.at, error, env_actions) from error
         if at >= 0 or ended or self._special:
             return self._settled(observation, action, env_actions, at, ended)
@@ -169,11 +174,17 @@ class LeanStepper(Stepper):
         return self._rolls and own and self._masks is None and not self.episodic_life
 
     def rollout(
-        self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = lambda: False
+        self,
+        policy: NativePolicy,
+        steps: int,
+        *,
+        normalizer: Normalizes | None = None,
+        stop_at_end: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> StepRows:
         self._begin()
         columns, border, end = self._columns_for(steps), self._border, time.perf_counter() + self.at_once
-        calls = rollout_calls(self._calls, policy, border.each if border.counts_from is None else border.counts_from, columns)
+        calls = rollout_calls(self._calls, policy, border.counted or border.each, columns)
         done, over, first = 0, False, self.first
         episodes: list[Episode] = []
         fault: BaseException | None = None
@@ -182,10 +193,12 @@ class LeanStepper(Stepper):
                 ended: list[int] = []
                 if self._flags_set:
                     self._terminated[:] = self._truncated[:] = self._flags_set = False
+                if normalizer is not None:
+                    normalizer.update(self.observation)
                 try:
                     at = calls.row(done, self._current, self._step_functions, ended)
                 except FROM_ENVS as error:
-                    if self._calls.at < 0:  # the policy's own
+                    if not 0 <= self._calls.at < self.num_envs:  # the policy's own, or a signal handler's
                         raise
                     raise self._step_error(self._calls.at, error, calls.actions) from error
                 if at >= 0 or ended or self._special:
@@ -193,11 +206,14 @@ class LeanStepper(Stepper):
                     columns.following[done], columns.reward[done] = step.next_observation, step.reward
                     columns.terminated[done], columns.truncated[done] = step.terminated, step.truncated
                     episodes += step.episodes
+                    at = -1 if (np.abs(step.reward) <= _LARGEST).all() else -2
                 else:
                     self._current = (self._current + 1) % 3
                     self.observation, self.first = self._buffers[self._current].value, self._nowhere
+                if normalizer is not None:
+                    normalizer.observe_reward(self._reward, self.first)
                 done += 1
-                over = done == len(columns.reward) or (stop_at_end and bool(ended)) or stopped() or time.perf_counter() >= end
+                over = at == -2 or done == len(columns.reward) or (stop_at_end and bool(ended)) or stopped() or time.perf_counter() >= end
         except BaseException as error:
             if not done:
                 raise

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from pyrl.envs.native import NativeEnv
 from pyrl.envs.observations import ObservationBuffer
 from pyrl.envs.processes import OneThread
+from pyrl.envs.rows import Normalizes
 from pyrl.envs.stepper import Stepper
 from pyrl.errors import EnvError
 from pyrl.ops.environments import EnvironmentPool, NativePolicy, collect
@@ -89,10 +90,18 @@ class NativeStepper(Stepper):
         return True
 
     def rollout(
-        self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = lambda: False
+        self,
+        policy: NativePolicy,
+        steps: int,
+        *,
+        normalizer: Normalizes | None = None,
+        stop_at_end: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> StepRows:
-        """Without Python: ``stopped`` is for the caller to look at."""
+        """Without Python: ``stopped`` is for the caller to look at, and nothing is normalised."""
         self._begin()
+        if normalizer is not None:
+            raise EnvError(f"{self.name}: rollout: normalizer is given, but native environments show their steps to none; see normalizes")
         columns = self._columns_for(steps)
         steps = len(columns.reward)
         if len(self._running) < steps:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import Space
@@ -30,6 +30,7 @@ from gymnasium.vector import AutoresetMode
 from pyrl.envs.actions import ActionBorder
 from pyrl.envs.notices import mask_is_ignored, mask_of_resets_only
 from pyrl.envs.observations import ObservationBuffer, finite_test
+from pyrl.envs.rows import Normalizes, RowColumns, most_rows
 from pyrl.envs.success import success_rule
 from pyrl.errors import CheckpointError, EnvError
 from pyrl.ops.environments import NativePolicy
@@ -37,36 +38,9 @@ from pyrl.ops.steps import StepBook
 from pyrl.seeding import stream_seed
 from pyrl.spaces import check_action_space, check_observation_space
 from pyrl.spaces.masks import MaskReader
-from pyrl.trees import zeros_for
 from pyrl.types import Array, Episode, Observation, StepResult, StepRows
 
 NEVER = 1 << 62  # no time limit
-_COLUMN_BYTES = 1 << 20  # of the observations of a rollout
-
-
-class RowColumns(NamedTuple):
-    """What a rollout writes, in the order of `pyrl.ops.steps.rollout_calls`; [T, N, ...] each, as in `StepRows`."""
-
-    observation: Array
-    following: Array
-    action: Array
-    reward: Array
-    terminated: Array
-    truncated: Array
-    log_prob: Array
-
-    def rows(self, count: int) -> RowColumns:
-        """The first ones."""
-        return RowColumns._make([column[:count] for column in self])
-
-    def step_rows(self, count: int, first: Array, episodes: list[Episode], error: BaseException | None = None) -> StepRows:
-        """The first ones, of which the very first starts an episode where ``first`` (bool [N]) says so."""
-        observation, following, action, reward, terminated, truncated, log_prob = [column[:count] for column in self]
-        starts = np.empty_like(terminated)
-        starts[:1] = first
-        np.logical_or(terminated[:-1], truncated[:-1], out=starts[1:])
-        extra = {"log_prob": log_prob}
-        return StepRows(observation, action, reward, following, terminated, truncated, starts, extra, episodes, error)
 
 
 class Stepper(ABC):
@@ -84,7 +58,8 @@ class Stepper(ABC):
     env_timeout: float | None = None  # seconds that an environment in another process gets to answer
     first_index = 0  # of the environments, in messages: these may be some of many
     fires = False  # the step after a lost life is the environment's own, which revives the player: no transition
-    at_once: ClassVar[float] = 0.05  # seconds of one call of `rollout`: signals and limits wait no longer, and a step
+    at_once: ClassVar[float] = 0.05  # seconds after which `rollout` makes no further step, so that whoever waits for it need not wait long
+    normalizes = False  # whether `rollout` takes a policy with moments and a ``normalizer``
     overlaps = False  # whether the environments step outside of this thread's interpreter: between `send` and `receive` they go on
 
     def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed: int, name: str, spec: Any) -> None:
@@ -172,22 +147,26 @@ class Stepper(ABC):
         return False
 
     def rollout(
-        self, policy: NativePolicy, steps: int, *, stop_at_end: bool = False, stopped: Callable[[], bool] = lambda: False
+        self,
+        policy: NativePolicy,
+        steps: int,
+        *,
+        normalizer: Normalizes | None = None,
+        stop_at_end: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> StepRows:
         """Up to ``steps`` steps, of ``policy`` acting: the same bits as `step` by step. Fewer where they take long (`at_once`), where
-        ``stop_at_end`` and an episode has ended, and where it was ``stopped``. An error after a step or more is in the rows' ``error``."""
+        ``stop_at_end`` and an episode has ended, and where it was ``stopped``. ``normalizer`` is shown the observations and rewards; its
+        moments may be the policy's. An error after a step or more is in the rows' ``error``."""
         raise EnvError(f"{self.name}: {type(self).__name__} makes no rollouts; see rolls_out")
 
     def _columns_for(self, steps: int) -> RowColumns:
-        """Memory of a rollout of ``steps`` steps or of fewer, which is kept for the next one: more rows than fit into `_COLUMN_BYTES` would
-        be out of the caches when they are read."""
-        steps = min(steps, max(1, _COLUMN_BYTES // sum(leaf.array.nbytes for leaf in self._buffers[0].leaves)))
+        """Memory of a rollout of ``steps`` steps or of fewer, which is kept for the next one."""
+        if steps < 1:
+            raise ValueError(f"rollout: steps is {steps}, expected at least 1")
+        steps = min(steps, most_rows(self._buffers[0]))
         if self._row_columns is None or len(self._row_columns.reward) < steps:
-            leading = steps, self.num_envs
-            shown = [zeros_for(self.single_observation_space, *leading) for _ in range(2)]
-            drawn = np.zeros((*leading, *self._border.stored.shape), np.float32 if self._border.is_box else np.int64)
-            numbers = [np.zeros(leading, kind) for kind in (np.float64, bool, bool, np.float32)]
-            self._row_columns = RowColumns._make([*shown, drawn, *numbers])
+            self._row_columns = RowColumns.of(self.single_observation_space, self._border, steps, self.num_envs)
         return self._row_columns.rows(steps)
 
     def send(self, action: Array) -> None:

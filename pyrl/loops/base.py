@@ -153,7 +153,7 @@ class Loop(ABC):
         choice = self.player.choose(stepper.observation, stepper.first, stepper.action_mask)
         step = stepper.step(choice.action) if meanwhile is None else self._step_meanwhile(choice.action, meanwhile)
         if moments.active:
-            moments.observe_reward(step.reward, step.terminated | step.truncated, step.valid)
+            moments.observe_reward(step.reward, step.terminated | step.truncated, None if step.valid.all() else step.valid)
         env_steps = agent.progress.env_steps + int(np.count_nonzero(step.valid))
         if step.episodes:
             self._count(step.episodes)

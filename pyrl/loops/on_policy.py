@@ -58,7 +58,8 @@ class OnPolicyLoop(Loop):
         """Step until the buffer is full or a limit is reached."""
         agent, buffer = self.agent, self.buffer
         agent.progress = Progress(agent.env_steps, self.limits.share(agent.env_steps, self.episodes))
-        policy = agent.native_policy() if self.stepper.rolls_out else None
+        own = type(self).step_envs is Loop.step_envs and "step_envs" not in vars(self)
+        policy = agent.native_policy(self.stepper.normalizes) if own and self.stepper.rolls_out else None
         with agent.unwatched() if policy is None else nullcontext():
             while not (buffer.full or self.stopped or self.goal_reached or agent.progress.share >= 1.0):
                 if policy is None:
@@ -72,7 +73,8 @@ class OnPolicyLoop(Loop):
         left = (limits.first_step + limits.total_steps - agent.env_steps) / stepper.num_envs
         steps = math.ceil(min(self.buffer.num_steps - len(self.buffer), left))
         stop_at_end = min(limits.total_episodes, limits.stop_at_return) < math.inf
-        rows = stepper.rollout(policy, steps, stop_at_end=stop_at_end, stopped=lambda: self.stopped)
+        normalizer = agent.normalizer if agent.normalizer.active else None
+        rows = stepper.rollout(policy, steps, normalizer=normalizer, stop_at_end=stop_at_end, stopped=lambda: self.stopped)
         env_steps = agent.env_steps + rows.reward.size
         if rows.episodes:
             self._count(rows.episodes)

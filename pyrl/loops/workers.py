@@ -236,7 +236,7 @@ def _train(task: Task, shared: Shared, pipe: Connection) -> None:
             agent.pull(shared.learned)
             episodes: list[Episode] = []
             while not (buffer.full or episodes):
-                policy = agent.native_policy() if stepper.rolls_out else None
+                policy = agent.native_policy(stepper.normalizes) if stepper.rolls_out else None
                 if policy is None:
                     choice = player.choose(stepper.observation, stepper.first, stepper.action_mask)
                     step = stepper.step(choice.action)

@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.space = space
         check_observation_space(space, "Encoder")
-        self.identity = False
+        self.identity = self.floats = self.vector = False
         self.own = OwnFeatures(features_extractor, space) if callable(features_extractor) else None
         if self.own is not None:
             self.size = self.own.size
@@ -56,8 +56,11 @@ class Encoder(nn.Module):
             if network is not None:
                 self.images[str(i)] = ImageFeatures(cast(spaces.Box, leaf).shape, network)
             self.size += _size(leaf) if network is None else network.size
-        # A flat float32 vector needs no work at all, and it is what most environments give.
-        self.identity = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == "float32"
+        # Floats need no operation of torch, vectors of them are rows already, and a float32 vector needs no work at all: these are what
+        # most environments give.
+        self.floats = isinstance(space, spaces.Box) and space.dtype in (np.float32, np.float64)
+        self.vector = self.floats and len(space.shape) == 1  # type: ignore[arg-type]
+        self.identity = self.vector and space.dtype == np.float32
 
     def forward(self, observation: Observation) -> Tensor:
         if self.identity:
@@ -70,7 +73,11 @@ class Encoder(nn.Module):
 
     def array(self, observation: Observation, dtype: type = np.float32) -> np.ndarray:
         """The same of NumPy arrays (or tensors), as a contiguous array [B, D] for the native engine."""
-        if not self.identity:
+        if self.floats:
+            with np.errstate(over="ignore"):  # as torch rounds
+                rows = np.ascontiguousarray(observation, np.float32)
+            observation = rows if self.vector else rows.reshape(len(rows), -1)
+        else:
             observation = self(map_observation(torch.as_tensor, observation)).numpy()
         return np.ascontiguousarray(observation, dtype)
 

@@ -84,6 +84,12 @@ class Normalizer:
         if not self.normalize_reward:
             return
         reward = np.asarray(reward, np.float64)
+        if valid is None and reward.shape == self._running_return.shape:  # a step of all of them, the usual case
+            running_return = self._running_return * self.gamma + reward
+            self._reward_moments.update(running_return)
+            running_return[ended] = 0.0
+            self._running_return[:] = running_return
+            return
         envs = slice(first_env, None if first_env is None else first_env + reward.shape[-1])
         running_return = self._running_return[envs].copy()
         if reward.ndim not in (1, 2) or reward.shape[-1:] != running_return.shape:

@@ -52,9 +52,9 @@ class Actions:
             self._legal = frozenset(range(counts[0])) if self._discrete and counts[0] <= 4096 else None
 
     @property
-    def counts_from(self) -> int | None:
-        """The environment's number of a Discrete space's action 0; None of other spaces."""
-        return self._start if self._discrete else None
+    def counted(self) -> tuple[int, int] | None:
+        """(start, count) of a Discrete space; None of other spaces."""
+        return (self._start, self._count) if self._discrete else None
 
     @cached_property
     def stored(self) -> Any:

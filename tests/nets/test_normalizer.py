@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrl.errors import ShapeError
+from pyrl.errors import NonFiniteError, ShapeError
 from pyrl.nets.normalizer import EPSILON, Normalizer
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -95,6 +95,23 @@ def test_equals_the_model(steps, num_envs, clip_observation, clip_reward, gamma,
         result = normalizer.reward(reward)
         assert (result.dtype, result.shape) == (np.float32, shape)
         np.testing.assert_allclose(result, model.reward(reward, clip_reward), rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_of_all_environments_has_the_same_bits():
+    """Where nothing is said of valid, the usual case, a shorter way is taken."""
+    rng = np.random.default_rng(0)
+    one, other = (Normalizer(BOX, normalize_reward=True, gamma=0.9, num_envs=3) for _ in range(2))
+    for _ in range(50):
+        reward, ended = rng.standard_normal(3) * 10, rng.random(3) < 0.2
+        one.observe_reward(reward, ended)
+        other.observe_reward(reward, ended, np.ones(3, bool))
+    for a, b in zip(one.moments_in_use(), other.moments_in_use()):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(one._running_return, other._running_return)
+    before = one.state_dict()
+    with pytest.raises(NonFiniteError):
+        one.observe_reward(np.array([1.0, np.nan, 1.0]), np.zeros(3, bool))
+    np.testing.assert_equal(one.state_dict(), before)
 
 
 def test_the_running_return_does_not_leak_over_an_end():

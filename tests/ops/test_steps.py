@@ -314,7 +314,7 @@ class Rollout:
 
     def make(self, **other: Any) -> RolloutCalls:
         usual: dict[str, Any] = {"calls": self.calls.calls, "policy": self.policy, "columns": self.columns}
-        actions = list if self.kind == "box" else self.kind
+        actions = list if self.kind == "box" else (self.kind, 2)
         return rollout_calls(**{**usual, "actions": actions, **other})
 
     def row(self, t: int, shown: int) -> tuple[int, list[int]]:
@@ -348,6 +348,31 @@ def test_a_row_is_what_its_parts_make(kind: int | str) -> None:
     assert one.calls.book.clock == 3
 
 
+@pytest.mark.parametrize("reward", [4e38, -1e300, 3e38])
+def test_a_reward_that_float32_does_not_hold_is_told(reward: float) -> None:
+    one = Rollout(0)
+    one.calls.results[1] = result(3, 4, reward=reward)
+    assert one.row(0, 0) == (-1 if reward == 3e38 else -2, [])
+    assert one.columns[3][0].tolist() == [1, reward, 1]
+
+
+def test_a_finalizer_may_step_the_same_environments() -> None:
+    """What an info held is dropped while its successor is stored; nothing is written where no environment is."""
+    case = Calls([result(1, 2), result(3, 4)])
+    ran = []
+
+    class Last:
+        def __del__(self) -> None:
+            ran.append(case.run())
+
+    case.results[0] = (*result(1, 2)[:4], {"last": Last()})
+    assert case.run() == (-1, [])
+    case.results[0] = result(5, 6)
+    assert case.run() == (-1, [])
+    assert ran == [(-1, [])]
+    assert case.buffers[0].tolist() == [[5, 6], [3, 4]]
+
+
 def test_what_is_not_usual_is_left_to_the_caller() -> None:
     one = Rollout(0)
     one.calls.results[1] = result(3, 4, terminated=True)
@@ -379,6 +404,7 @@ def test_rollouts_that_are_refused() -> None:
         (r"columns.reward has shape \[4, 2\], expected \[T, 3, ...\]", {"columns": (*columns[:3], np.zeros((4, 2)), *columns[4:])}),
         ("an observation has 2 numbers of float32, expected 5", {"policy": policies["wide"]}),
         ("the network is of float64", {"policy": policies["double"]}),
+        (r"the network has 2 outputs, expected 3 \(the actions\)", {"actions": (0, 3)}),
         ("calls has no buffers", {"calls": Calls([result(1, 2)] * 3, buffers=0).calls}),
     ]
     for text, other in wrong:
