@@ -30,8 +30,8 @@ class Vitals:
 
 
 class Vital:
-    """A collector's side: its own elements, as NumPy arrays, which are written at every step, or rollout of a moment, in a tenth of a
-    tensor's time."""
+    """A collector's side: its own elements, as NumPy arrays, which are written at every step, or every `pyrl.envs.Stepper.rollout`, in a
+    tenth of a tensor's time."""
 
     def __init__(self, vitals: Vitals, index: int) -> None:
         self._phase, self._beats, self._collected = (

@@ -73,11 +73,11 @@ class Encoder(nn.Module):
 
     def array(self, observation: Observation, dtype: type = np.float32) -> np.ndarray:
         """The same of NumPy arrays (or tensors), as a contiguous array [B, D] for the native engine."""
-        if self.floats:
+        if self.floats and not self.identity:
             with np.errstate(over="ignore"):  # as torch rounds
-                rows = np.ascontiguousarray(observation, np.float32)
-            observation = rows if self.vector else rows.reshape(len(rows), -1)
-        else:
+                observation = np.ascontiguousarray(observation, np.float32)
+            observation = observation.reshape(len(observation), -1)
+        elif not self.identity:
             observation = self(map_observation(torch.as_tensor, observation)).numpy()
         return np.ascontiguousarray(observation, dtype)
 
