@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -84,7 +85,7 @@ class RolloutCalls {
     std::memset(truncated_.row(t), 0, static_cast<std::size_t>(n_));
     double largest = 0;
     for (std::int64_t i = 0; i < n_; ++i) largest = std::max(largest, std::abs(calls_.reward()[i]));
-    return std::isinf(static_cast<float>(largest)) ? -2 : -1;
+    return largest > std::numeric_limits<float>::max() ? -2 : -1;
   }
 
   // Of the last row, as the environments got them.

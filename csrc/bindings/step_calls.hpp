@@ -127,6 +127,7 @@ class StepCalls {
       PyObject* const tuple = result.ptr();
       if (!PyTuple_CheckExact(tuple) || PyTuple_GET_SIZE(tuple) != 5 || !PyBool_Check(PyTuple_GET_ITEM(tuple, 2)) || !PyBool_Check(PyTuple_GET_ITEM(tuple, 3))) {
         put(observations_, i, tuple);
+        at_ = count_;
         return i;
       }
       put(observations_, i, PyTuple_GET_ITEM(tuple, 0));
@@ -140,10 +141,10 @@ class StepCalls {
       }
       usual = usual && write(buffers_[buffer], i, PyTuple_GET_ITEM(tuple, 0));
     }
+    at_ = count_;
     envs::StepBook& book = book_->book();
     if (!usual || !read_rewards(rewards_, book_->reward(), count_) || !book.book({book_->reward(), static_cast<std::size_t>(count_)})) return count_;
     if (book.due()) cut_into(*book_, ended);
-    at_ = count_;
     return -1;
   }
 
@@ -155,7 +156,7 @@ class StepCalls {
     std::int64_t bytes;  // of one row
   };
 
-  // The environment that was called last; -1 after `begin`, the number of environments after a whole run.
+  // The environment under call; -1 after `begin`, N after `run`.
   std::int64_t at() const { return at_; }
   void begin() { at_ = -1; }
   std::int64_t count() const { return count_; }

@@ -90,8 +90,8 @@ class Actor:
         raise NotImplementedError(f"{type(self).__name__} defines neither choose nor torch_choice")
 
     def native_policy(self, normalizes: bool = False) -> NativePolicy | None:
-        """What acts as `choose` does without Python, where there is such a thing. ``normalizes``: whether observations may be left to it to
-        normalise, and a normaliser is shown what it is to count (`pyrl.envs.Stepper.rollout`)."""
+        """What acts as `choose` does without Python, where there is such a thing. ``normalizes``: whether what takes it normalises
+        observations by its moments (`pyrl.envs.Stepper.normalizes`)."""
         return None
 
     def value(self, given: PolicyInput) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -128,10 +128,8 @@ class LeanStepper(Stepper):
         ended: list[int] = []
         try:
             at = self._calls.run(self._step_functions, env_actions, (self._current + 1) % 3, ended)
-        except FROM_ENVS as error:
-            if self._calls.at == self.num_envs:  # a signal handler's
-                raise
-            raise self._step_error(self._calls.at, error, env_actions) from error
+        except BaseException as error:
+            self._raise(error, env_actions)
         if at >= 0 or ended or self._special:
             return self._settled(observation, action, env_actions, at, ended)
         self._current, first = (self._current + 1) % 3, self.first
@@ -197,10 +195,8 @@ class LeanStepper(Stepper):
                     normalizer.update(self.observation)
                 try:
                     at = calls.row(done, self._current, self._step_functions, ended)
-                except FROM_ENVS as error:
-                    if not 0 <= self._calls.at < self.num_envs:  # the policy's own, or a signal handler's
-                        raise
-                    raise self._step_error(self._calls.at, error, calls.actions) from error
+                except BaseException as error:
+                    self._raise(error, calls.actions)
                 if at >= 0 or ended or self._special:
                     step = self._settled(self.observation, columns.action[done], calls.actions, at, ended)
                     columns.following[done], columns.reward[done] = step.next_observation, step.reward
@@ -268,6 +264,16 @@ class LeanStepper(Stepper):
         if not after.finite():
             raise self._error(after.not_finite_rows()[0], "reset returned an observation that is not finite")
         return episodes
+
+    def _raise(self, error: BaseException, env_actions: list[Any]) -> NoReturn:
+        """What ended a call of the environments: an error of the one under call, else ``error`` itself: of the policy, before them, or of a
+        signal's handler."""
+        at = self._calls.at
+        if 0 <= at < self.num_envs and isinstance(error, FROM_ENVS):
+            raise self._step_error(at, error, env_actions) from error
+        if at >= 0:  # some were stepped, maybe not all
+            self.observation = None
+        raise error
 
     def _step_error(self, index: int, error: BaseException, env_actions: list[Any], results: tuple[Any, ...] = ()) -> EnvError:
         """The error of stepping one environment: it raised, or returned a result of the wrong form, one of ``results``."""

@@ -1,4 +1,4 @@
-"""The rows of a rollout that a stepper makes (`Stepper.rollout`): their memory, and what they are shown to."""
+"""The rows of a rollout that a stepper makes (`Stepper.rollout`): their memory, and who sees them as they are made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Normalizes(Protocol):
 
 
 def most_rows(buffer: ObservationBuffer) -> int:
-    """Of one call, where a row's observations are as many as in ``buffer``."""
+    """Of one call, where a row's observations are as large as ``buffer``."""
     return max(1, _COLUMN_BYTES // sum(leaf.array.nbytes for leaf in buffer.leaves))
 
 

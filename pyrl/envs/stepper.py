@@ -156,8 +156,8 @@ class Stepper(ABC):
         stopped: Callable[[], bool] = lambda: False,
     ) -> StepRows:
         """Up to ``steps`` steps, of ``policy`` acting: the same bits as `step` by step. Fewer where they take long (`at_once`), where
-        ``stop_at_end`` and an episode has ended, and where it was ``stopped``. ``normalizer`` is shown the observations and rewards; its
-        moments may be the policy's. An error after a step or more is in the rows' ``error``."""
+        ``stop_at_end`` and an episode has ended, and where it was ``stopped``. ``normalizer`` is shown each observation before the policy
+        acts on it, by the same moments, and each reward. An error after a step or more is in the rows' ``error``."""
         raise EnvError(f"{self.name}: {type(self).__name__} makes no rollouts; see rolls_out")
 
     def _columns_for(self, steps: int) -> RowColumns:

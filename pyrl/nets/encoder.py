@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         if self.floats and not self.identity:
             with np.errstate(over="ignore"):  # as torch rounds
                 observation = np.ascontiguousarray(observation, np.float32)
-            observation = observation.reshape(len(observation), -1)
+            observation = observation.reshape(len(observation), self.size)
         elif not self.identity:
             observation = self(map_observation(torch.as_tensor, observation)).numpy()
         return np.ascontiguousarray(observation, dtype)

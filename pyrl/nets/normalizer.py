@@ -84,7 +84,9 @@ class Normalizer:
         if not self.normalize_reward:
             return
         reward = np.asarray(reward, np.float64)
-        if valid is None and reward.shape == self._running_return.shape:  # a step of all of them, the usual case
+        ended = np.asarray(ended, bool)
+        usual = valid is None and first_env is None  # a step of all of them
+        if usual and reward.shape == ended.shape == self._running_return.shape:
             running_return = self._running_return * self.gamma + reward
             self._reward_moments.update(running_return)
             running_return[ended] = 0.0

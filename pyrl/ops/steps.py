@@ -26,7 +26,7 @@ def rollout_calls(
 
     ``row(t, shown, steps, ended)`` makes step t from the observations in buffer ``shown``, whose successors go into the next one. It
     returns what ``calls.run`` does and fills ``ended`` likewise; row t of following, reward, terminated and truncated is written where
-    that is -1 and no episode ended, else it is for the caller, with ``actions``, those of the step. -2 is -1 where float32 does not hold
-    a reward. ``calls.at`` is -1 where the policy raised. Each step takes a draw, as `pyrl.ops.acting.act` does.
+    that is -1 and no episode ended, else it is for the caller, with ``actions``, those of the step. -2: like -1, but a reward is beyond
+    float32. ``calls.at`` is -1 where the policy raised. Each step takes a draw, as `pyrl.ops.acting.act` does.
     """
     return RolloutCalls(calls, policy.network._core, policy.parameters, policy.moments, policy.log_std, policy.random, actions, columns)

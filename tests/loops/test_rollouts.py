@@ -299,6 +299,8 @@ class Table(gym.Env):
 
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_what_a_signals_handler_raises_is_no_error_of_an_environment(one_by_one: bool) -> None:
+    """And who has not seen what the environments made of the step does not go on from before it."""
+
     class Alarm(Exception):
         pass
 
@@ -308,7 +310,7 @@ def test_what_a_signals_handler_raises_is_no_error_of_an_environment(one_by_one:
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         with make(Table, 1, backend="lean") as stepper:
-            policy = agent_for(stepper, net_arch=(256, 256), batch_size=8).native_policy()
+            policy, unknown = agent_for(stepper, net_arch=(256, 256), batch_size=8).native_policy(), list[bool]()
 
             def steps() -> None:
                 while True:
@@ -323,6 +325,8 @@ def test_what_a_signals_handler_raises_is_no_error_of_an_environment(one_by_one:
                 with pytest.raises(Alarm, match="time is over"):
                     steps()
                 timer.join()
+                unknown.append(stepper.observation is None)
+            assert any(unknown)  # where it came in between two calls, the observation is the right one
     finally:
         signal.signal(signal.SIGUSR1, before)
 

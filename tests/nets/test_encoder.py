@@ -29,3 +29,4 @@ def test_arrays_are_encoded_as_tensors_are(shape: tuple[int, ...], dtype: Any, t
     found = encoder.array(torch.from_numpy(values) if layout == "tensor" else values, to)
     assert (found.dtype, found.flags.c_contiguous) == (to, True)
     np.testing.assert_array_equal(found, expected.astype(to))
+    assert encoder.array(values[:0], to).shape == (0, encoder.size)

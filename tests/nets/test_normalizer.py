@@ -108,9 +108,16 @@ def test_a_step_of_all_environments_has_the_same_bits():
     for a, b in zip(one.moments_in_use(), other.moments_in_use()):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(one._running_return, other._running_return)
+    one.observe_reward([1.0, 2.0, 3.0], (False, True, False))
+    assert one._running_return[1] == 0
     before = one.state_dict()
     with pytest.raises(NonFiniteError):
         one.observe_reward(np.array([1.0, np.nan, 1.0]), np.zeros(3, bool))
+    with pytest.raises(ShapeError):
+        one.observe_reward(np.ones(3), np.zeros(3, bool), first_env=1)
+    for ended in (True, np.zeros(2, bool), np.zeros(4, bool)):
+        with pytest.raises((IndexError, ShapeError)):
+            one.observe_reward(np.ones(3), ended)
     np.testing.assert_equal(one.state_dict(), before)
 
 
