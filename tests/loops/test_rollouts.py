@@ -326,7 +326,7 @@ def test_what_a_signals_handler_raises_is_no_error_of_an_environment(one_by_one:
                     steps()
                 timer.join()
                 unknown.append(stepper.observation is None)
-            assert any(unknown)  # where it came in between two calls, the observation is the right one
+            assert one_by_one or any(unknown)  # where it came between two calls, the observation is the right one
     finally:
         signal.signal(signal.SIGUSR1, before)
 
