@@ -181,7 +181,7 @@ class LeanStepper(Stepper):
         stopped: Callable[[], bool] = lambda: False,
     ) -> StepRows:
         self._begin()
-        columns, border, end = self._columns_for(steps), self._border, time.perf_counter() + self.at_once
+        columns, border, end = self._columns_for(policy, steps), self._border, time.perf_counter() + self.at_once
         calls = rollout_calls(self._calls, policy, border.counted or border.each, columns)
         done, over, first = 0, False, self.first
         episodes: list[Episode] = []

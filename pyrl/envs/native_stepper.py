@@ -102,7 +102,7 @@ class NativeStepper(Stepper):
         self._begin()
         if normalizer is not None:
             raise EnvError(f"{self.name}: rollout: normalizer is given, but native environments show their steps to none; see normalizes")
-        columns = self._columns_for(steps)
+        columns = self._columns_for(policy, steps)
         steps = len(columns.reward)
         if len(self._running) < steps:
             self._running = np.zeros((steps, self.num_envs))

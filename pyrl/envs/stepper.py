@@ -32,7 +32,7 @@ from pyrl.envs.notices import mask_is_ignored, mask_of_resets_only
 from pyrl.envs.observations import ObservationBuffer, finite_test
 from pyrl.envs.rows import Normalizes, RowColumns, most_rows
 from pyrl.envs.success import success_rule
-from pyrl.errors import CheckpointError, EnvError
+from pyrl.errors import CheckpointError, DTypeError, EnvError
 from pyrl.ops.environments import NativePolicy
 from pyrl.ops.steps import StepBook
 from pyrl.seeding import stream_seed
@@ -160,8 +160,14 @@ class Stepper(ABC):
         acts on it, by the same moments, and each reward. An error after a step or more is in the rows' ``error``."""
         raise EnvError(f"{self.name}: {type(self).__name__} makes no rollouts; see rolls_out")
 
-    def _columns_for(self, steps: int) -> RowColumns:
-        """Memory of a rollout of ``steps`` steps or of fewer, which is kept for the next one."""
+    def _columns_for(self, policy: NativePolicy, steps: int) -> RowColumns:
+        """Memory of a rollout of ``steps`` steps or of fewer, which is kept for the next one. DTypeError or ValueError where ``policy`` or
+        ``steps`` is none."""
+        if not isinstance(policy, NativePolicy):
+            hint = "where agent.native_policy() has none, step one by one"
+            raise DTypeError(f"rollout: policy is {type(policy).__name__}, expected a NativePolicy; {hint}")
+        if not isinstance(steps, int | np.integer) or isinstance(steps, bool):
+            raise DTypeError(f"rollout: steps is {steps!r}, expected an integer")
         if steps < 1:
             raise ValueError(f"rollout: steps is {steps}, expected at least 1")
         steps = min(steps, most_rows(self._buffers[0]))

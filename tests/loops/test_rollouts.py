@@ -20,7 +20,7 @@ from pyrl.distributed.collector import Collector
 from pyrl.envs import Stepper, make, rows
 from pyrl.envs.inline import LeanStepper
 from pyrl.envs.native_stepper import NativeStepper
-from pyrl.errors import EnvError, NonFiniteError
+from pyrl.errors import DTypeError, EnvError, NonFiniteError
 from pyrl.loops import iterate
 from pyrl.loops.base import Limits
 from pyrl.loops.on_policy import OnPolicyLoop
@@ -338,6 +338,12 @@ def test_no_steps_are_refused(backend: str) -> None:
         for steps in (0, -3):
             with pytest.raises(ValueError, match=f"rollout: steps is {steps}, expected at least 1"):
                 stepper.rollout(agent_for(stepper).native_policy(), steps)
+        for odd in (2.5, True, "3"):
+            with pytest.raises(DTypeError, match=f"rollout: steps is {odd!r}, expected an integer"):
+                stepper.rollout(agent_for(stepper).native_policy(), odd)  # type: ignore[arg-type]
+        with pytest.raises(DTypeError, match="rollout: policy is NoneType, expected a NativePolicy; where agent"):
+            stepper.rollout(agent_for(stepper, engine="torch").native_policy(), 3)  # type: ignore[arg-type]
+        assert stepper.observation is not None
 
 
 def test_what_cannot_normalize_says_so() -> None:
